@@ -1,0 +1,67 @@
+# chexreason: every command of the project. `make` or `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+OUT ?= out
+DATA ?= phantom
+SHARED ?= $(or $(CHEXREASON_DATA),../shared/data)
+export HF_HUB_DISABLE_TELEMETRY := 1
+export TOKENIZERS_PARALLELISM := false
+
+# the study `make demo` runs: phantoms by default, DATA=nih for real radiographs
+ifeq ($(DATA),nih)
+export NIH_ROOT ?= $(SHARED)/nih
+export OOD_ROOT ?= $(SHARED)/kermany_test
+STUDY := demo_nih
+CHOOSE := data=nih_kermany
+else
+STUDY := demo
+CHOOSE := data=$(DATA)
+endif
+COMMON := paths.out=$(OUT) name=$(STUDY) $(CHOOSE)
+ARM = '$(OUT)/$(STUDY)/$(1)/seed0/adapter/best'
+
+.PHONY: help demo test test-unit lint format tiny-models clean
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}: make PYTHON=python3.11"'
+	rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP) ## the whole study, small: base, SFT, GRPO, two hospitals, report (DATA=nih: real radiographs)
+	$(PY) -m chexreason.cli.prepare paths.out=$(OUT) $(CHOOSE)
+	$(PY) -m chexreason.cli.evaluate $(COMMON) arm=base
+	$(PY) -m chexreason.cli.train experiment=demo_sft $(COMMON)
+	$(PY) -m chexreason.cli.evaluate $(COMMON) arm=sft 'adapters=[$(call ARM,sft)]'
+	$(PY) -m chexreason.cli.train experiment=demo_grpo $(COMMON)
+	$(PY) -m chexreason.cli.evaluate $(COMMON) arm=grpo 'adapters=[$(call ARM,grpo)]'
+	$(PY) -m chexreason.cli.report $(COMMON)
+
+test: $(STAMP) ## lint, types and all tests
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(PY) -m pytest
+
+test-unit: $(STAMP) ## the fast tests only
+	$(PY) -m pytest -m 'not slow'
+
+lint: $(STAMP) ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(STAMP) ## put the code in the house style
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean: ## remove what the commands wrote (out/ and the environment)
+	rm -rf out $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,229 @@
+"""From config to objects: the only importer of ``hydra.utils``, and the last place that sees a DictConfig."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from omegaconf import DictConfig, OmegaConf
+
+from chexreason.callbacks.adapter import AdapterExport
+from chexreason.callbacks.label_f1 import LabelF1Callback
+from chexreason.callbacks.samples import SampleLog
+from chexreason.data import manifest as manifests
+from chexreason.data.datamodule import StudyData
+from chexreason.data.prepare import MANIFEST_NAME, prepare
+from chexreason.labels.schema import LabelSet
+from chexreason.labels.uncertainty import label_policy
+from chexreason.modules.base import PolicyModule
+from chexreason.policy.adapters import attach_lora, read_card
+from chexreason.policy.policy import Policy
+from chexreason.progress import track
+from chexreason.prompts import Prompt, render
+from chexreason.types import Sample, Study
+
+
+def build_labels(cfg: DictConfig) -> LabelSet:
+    """The label set the model answers with."""
+    return instantiate(cfg.labels)
+
+
+def build_prompt(cfg: DictConfig) -> Prompt:
+    """The instruction format."""
+    return Prompt(**OmegaConf.to_container(cfg.prompt, resolve=True))
+
+
+def build_policy(cfg: DictConfig) -> Policy:
+    """The base model with ``cfg.adapters`` merged, on the device Lightning would choose."""
+    own = ("eval_batch_size", "max_new_tokens")
+    node = OmegaConf.create({k: v for k, v in cfg.model.items() if k not in own})
+    return instantiate(node, adapters=list(cfg.adapters))
+
+
+def build_manifests(cfg: DictConfig, *, on_error: str, workers: int) -> dict[str, manifests.Manifest]:
+    """Prepare every set of the data config; what is up to date is left as it is."""
+    prepared = {}
+    for name, node in cfg.data.sets.items():
+        source = instantiate(node.source, _convert_="all")
+        folder = Path(cfg.data.folder) / name
+        prepared[name] = prepare(source, folder, on_error, workers, partial(track, description=f"prepare {name}"))
+    return prepared
+
+
+def load_studies(cfg: DictConfig, name: str, splits: Sequence[str], label_set: LabelSet) -> list[Study]:
+    """The studies of one prepared set; raises KeyError for a set the data config does not have."""
+    if name not in cfg.data.sets:
+        raise KeyError(f"data set '{name}' is not in data={cfg.data.name}; it has: {', '.join(cfg.data.sets)}")
+    manifest = manifests.read(Path(cfg.data.folder) / name / MANIFEST_NAME)
+    return manifests.studies(manifest, label_set, label_policy(cfg.data.sets[name].policy), splits)
+
+
+def training_prevalence(cfg: DictConfig, label_set: LabelSet) -> dict[str, float]:
+    """Share of positives among the judged training studies of the home set, by label; 0 where none is judged."""
+    studies = load_studies(cfg, cfg.data.home, ("sft", "rl"), label_set)
+    positives = [sum(s.target[i] for s in studies if s.mask[i]) for i in range(len(label_set))]
+    judged = [sum(s.mask[i] for s in studies) for i in range(len(label_set))]
+    return {label: p / n if n else 0.0 for label, p, n in zip(label_set, positives, judged, strict=True)}
+
+
+def build_samples(studies: Sequence[Study], prompt: Prompt, label_set: LabelSet, teacher: Any) -> list[Sample]:
+    """Studies with the prompt's words, and the teacher's answer where there is a teacher and it can write one."""
+    words = render(prompt, label_set)
+    if teacher is None:
+        return [Sample(study, words) for study in studies]
+    writable = [study for study in studies if teacher.can_write(study, label_set)]
+    return [Sample(study, words, teacher.write(study, prompt, label_set)) for study in writable]
+
+
+def build_data(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: LabelSet) -> StudyData:
+    """Training samples of the phase's split and the validation sets; only the home set validates with answers."""
+    teacher = instantiate(cfg.phase.teacher)
+    train = build_samples(load_studies(cfg, cfg.data.home, (cfg.phase.split,), label_set), prompt, label_set, teacher)
+    val = {
+        name: build_samples(
+            load_studies(cfg, name, ("val",), label_set), prompt, label_set, teacher if name == cfg.data.home else None
+        )
+        for name in cfg.data.val
+    }
+    return StudyData(
+        policy.encode,
+        policy.encode_answers,
+        train,
+        val,
+        batch_size=cfg.phase.batch_size,
+        eval_batch_size=cfg.model.eval_batch_size,
+        accumulate=cfg.phase.accumulate,
+        num_workers=cfg.num_workers,
+        seed=cfg.seed,
+        drop_last=cfg.phase.name == "grpo",
+    )
+
+
+def build_module(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: LabelSet) -> PolicyModule:
+    """Attach the adapter and wrap the policy in its phase's module."""
+    attach_lora(policy, **OmegaConf.to_container(cfg.adapter, resolve=True))
+    extra: dict[str, Any] = {}
+    if cfg.phase.name == "grpo":
+        extra = {"reward": build_reward(cfg, label_set), "objective": instantiate(cfg.objective), "seed": cfg.seed}
+    module: PolicyModule = instantiate(
+        cfg.phase.module,
+        policy=policy,
+        label_set=label_set,
+        grammar=prompt.grammar,
+        make_optimizer=instantiate(cfg.optim.optimizer),
+        make_scheduler=instantiate(cfg.optim.scheduler),
+        max_new_tokens=cfg.model.max_new_tokens,
+        _convert_="object",
+        **extra,
+    )
+    # from_pretrained returns a model in evaluation mode and Lightning keeps modes: dropout would stay off
+    return module.train()
+
+
+def build_reward(cfg: DictConfig, label_set: LabelSet) -> Any:
+    """The reward, told the training prevalence where it prices labels by it."""
+    needs_prevalence = cfg.reward._target_.endswith("NuancedReward")
+    known = {"prevalence": training_prevalence(cfg, label_set)} if needs_prevalence else {}
+    return instantiate(cfg.reward, **known)
+
+
+def adapter_card(cfg: DictConfig, prompt: Prompt, label_set: LabelSet) -> dict[str, object]:
+    """What must be known to use an adapter: prompt, labels, policies, data."""
+    return {
+        "phase": cfg.phase.name,
+        "prompt": {"name": prompt.name, "text": render(prompt, label_set), "grammar": prompt.grammar},
+        "labels": {"name": label_set.name, "order": list(label_set.labels)},
+        "label_policies": {name: node.policy for name, node in cfg.data.sets.items()},
+        "data": cfg.data.name,
+        "seed": cfg.seed,
+    }
+
+
+def check_card(folder: str, prompt: Prompt, label_set: LabelSet) -> None:
+    """Refuse (ValueError) an adapter that was trained with other words or labels than it would be used with."""
+    card = read_card(folder)
+    trained, now = card["prompt"], {"name": prompt.name, "text": render(prompt, label_set), "grammar": prompt.grammar}
+    if trained != now:
+        raise ValueError(f"{folder} was trained with prompt '{trained['name']}', not this '{now['name']}': set prompt=")
+    if card["labels"]["order"] != list(label_set.labels):
+        raise ValueError(f"{folder} was trained on labels '{card['labels']['name']}': set labels=")
+
+
+def build_trainer(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], label_set: LabelSet) -> L.Trainer:
+    """Lightning's Trainer with this run's length, callbacks and loggers."""
+    phase = cfg.phase
+    every_epoch = phase.val_check_interval is None
+    return instantiate(
+        cfg.trainer,
+        max_epochs=phase.max_epochs if "max_epochs" in phase else -1,
+        max_steps=_max_steps(cfg),
+        accumulate_grad_batches=phase.accumulate,
+        gradient_clip_val=phase.gradient_clip_val,
+        val_check_interval=None if every_epoch else phase.val_check_interval,
+        check_val_every_n_epoch=1 if every_epoch else None,
+        enable_progress_bar=cfg.callbacks.progress,
+        callbacks=_callbacks(cfg, run_dir, card, label_set),
+        logger=_loggers(cfg, run_dir),
+        default_root_dir=str(run_dir),
+        _convert_="object",
+    )
+
+
+def _max_steps(cfg: DictConfig) -> int:
+    if "max_steps" in cfg.phase:
+        return int(cfg.phase.max_steps)
+    # Lightning counts optimiser steps; a rollout makes several
+    return int(cfg.phase.rollouts * cfg.objective.updates_per_rollout) if "rollouts" in cfg.phase else -1
+
+
+def _callbacks(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], label_set: LabelSet) -> list[L.Callback]:
+    callbacks: list[L.Callback] = [
+        LabelF1Callback(label_set),
+        AdapterExport(str(run_dir / "adapter"), cfg.phase.monitor, cfg.phase.mode, card, list(cfg.adapters)),
+        SampleLog(str(run_dir / "samples.jsonl"), cfg.callbacks.samples),
+        ModelCheckpoint(
+            run_dir / "checkpoints",
+            filename="last",
+            save_top_k=1,
+            every_n_train_steps=cfg.callbacks.checkpoint_every,
+            enable_version_counter=False,
+        ),
+    ]
+    if cfg.phase.patience is not None:
+        callbacks.append(EarlyStopping(cfg.phase.monitor, mode=cfg.phase.mode, patience=cfg.phase.patience))
+    if cfg.callbacks.progress:
+        callbacks.append(RichProgressBar())
+    return callbacks
+
+
+def _loggers(cfg: DictConfig, run_dir: Path) -> list[Logger]:
+    attempts = run_dir / "metrics"  # one file an attempt: the CSV logger empties a folder it finds in use
+    loggers: list[Logger] = [CSVLogger(str(run_dir), name="metrics", version=_count(attempts))]
+    if cfg.logger.wandb is not None:
+        node = cfg.logger.wandb
+        run_id = sha256(str(run_dir.resolve()).encode()).hexdigest()[:16]
+        loggers.append(
+            WandbLogger(
+                project=node.project,
+                entity=node.entity,
+                group=node.group,
+                offline=node.offline,
+                id=run_id,
+                resume="allow",
+                save_dir=str(run_dir),
+                name=f"{cfg.name}/{cfg.arm}/seed{cfg.seed}",
+                config=OmegaConf.to_container(cfg, resolve=True),
+            )
+        )
+    return loggers
+
+
+def _count(folder: Path) -> int:
+    return len(list(folder.iterdir())) if folder.is_dir() else 0

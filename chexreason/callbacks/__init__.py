@@ -1,0 +1,1 @@
+"""Lightning callbacks: scores of every data set, adapters in PEFT layout, samples to read."""

@@ -1,0 +1,83 @@
+"""Score a model on test sets: ``python -m chexreason.cli.evaluate name=demo arm=base``."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from pathlib import Path
+
+import hydra
+import lightning as L
+import torch
+from omegaconf import DictConfig
+
+from chexreason import build, runs
+from chexreason.confdir import confdir
+from chexreason.data.batches import Collate
+from chexreason.errors import friendly
+from chexreason.evaluation import metrics, predictions
+from chexreason.evaluation.predict import predict_batch
+from chexreason.labels.schema import LabelSet
+from chexreason.progress import track
+from chexreason.quiet import quiet
+from chexreason.types import Prediction
+
+log = logging.getLogger(__name__)
+FILE = "predictions.jsonl"
+
+
+def evaluate(cfg: DictConfig) -> list[Prediction]:
+    """Greedy predictions of every test study, written to ``<run_dir>/predictions.jsonl``; a DONE run is read back.
+
+    Raises ValueError when an adapter was trained with another prompt or label set.
+    """
+    run_dir = Path(cfg.run_dir)
+    with runs.open_run(run_dir, cfg):
+        if runs.is_done(run_dir):
+            log.info("%s is DONE: nothing to evaluate", run_dir)
+            return predictions.read(run_dir / FILE)
+        quiet()
+        L.seed_everything(cfg.seed, verbose=False)
+        label_set, prompt = build.build_labels(cfg), build.build_prompt(cfg)
+        for folder in cfg.adapters:
+            build.check_card(folder, prompt, label_set)
+        policy = build.build_policy(cfg).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        collate = Collate(policy.encode, policy.encode_answers)
+        found: list[Prediction] = []
+        for name in cfg.data.test:
+            studies = build.load_studies(cfg, name, (cfg.split,), label_set)[: cfg.limit]
+            samples = build.build_samples(studies, prompt, label_set, None)
+            batches = [samples[i : i + cfg.batch_size] for i in range(0, len(samples), cfg.batch_size)]
+            progress = partial(track, description=f"{cfg.arm} on {name}, batches of {cfg.batch_size}")
+            for chunk in progress(batches, len(batches)):
+                batch = collate([(sample, 0.0) for sample in chunk]).to(policy.device)
+                found += predict_batch(policy, batch, label_set, prompt.grammar, cfg.max_new_tokens)
+        predictions.write(run_dir / FILE, found)
+        scores = score_sets(found, label_set)
+        runs.write_json(run_dir / "metrics.json", scores)
+        runs.mark_done(run_dir, {"studies": len(found)})
+        return found
+
+
+def score_sets(found: list[Prediction], label_set: LabelSet) -> dict[str, dict[str, float]]:
+    """Averages, fail rate and per-label F1 of each data set."""
+    scores = {}
+    for name, rows in predictions.datasets(found).items():
+        metric = metrics.LabelF1(label_set.labels)
+        failed = torch.tensor([row.broken is not None for row in rows])
+        metric.update(*predictions.counts(rows, label_set.labels), failed, [row.study_id for row in rows])
+        scores[name] = {k: float(v) for k, v in metric.compute().items()}
+    return scores
+
+
+@hydra.main(version_base="1.3", config_path=confdir(), config_name="evaluate")
+@friendly(runs.RunError, ValueError, KeyError, OSError)
+def main(cfg: DictConfig) -> None:
+    """Evaluate and print the headline figures of each set."""
+    for name, values in score_sets(evaluate(cfg), build.build_labels(cfg)).items():
+        wanted = ("macro_f1", "macro_f1_supported", "micro_f1", "fail_rate")
+        log.info("%s on %s: %s", cfg.arm, name, ", ".join(f"{k} {values[k]:.3f}" for k in wanted))
+
+
+if __name__ == "__main__":
+    main()

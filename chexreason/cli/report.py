@@ -1,0 +1,83 @@
+"""The report of a study, from its prediction and metric files alone: ``python -m chexreason.cli.report name=demo``."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+
+from chexreason import build
+from chexreason.confdir import confdir
+from chexreason.data import manifest as manifests
+from chexreason.data.prepare import MANIFEST_NAME
+from chexreason.errors import friendly
+from chexreason.evaluation.report import build_report
+from chexreason.evaluation.tables import print_summary
+from chexreason.runs import CONFIG, STAGE
+
+log = logging.getLogger(__name__)
+
+
+def report(cfg: DictConfig) -> dict[str, Any]:
+    """Build ``report.html`` and ``report.json`` of the study ``cfg.name``; returns what the JSON holds.
+
+    Raises FileNotFoundError naming the arm whose predictions are missing and the command that makes them.
+    """
+    study = Path(cfg.paths.out) / cfg.name
+    arms = {arm: study / "eval" / arm / "predictions.jsonl" for arm in cfg.arms}
+    for arm, path in arms.items():
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} is missing: run `python -m chexreason.cli.evaluate name={cfg.name} arm={arm}` first, "
+                f"or leave the arm out with arms=[...]"
+            )
+    label_set = build.build_labels(cfg)
+    runs = {arm: Path(folder) for arm, folder in cfg.runs.items() if (Path(folder) / "metrics.csv").is_file()}
+    return build_report(
+        arms,
+        study,
+        title=cfg.title,
+        label_set=label_set,
+        train_prevalence=build.training_prevalence(cfg, label_set),
+        curves={arm: folder / "metrics.csv" for arm, folder in runs.items()},
+        stages=_stages(study, runs, list(arms)),
+        attributions=[Path(path) for path in cfg.data.attributions],
+        n_resamples=cfg.n_resamples,
+        seed=cfg.seed,
+        n_cases=cfg.n_cases,
+        embed_images=cfg.embed_images,
+        notes=_notes(cfg, runs),
+    )
+
+
+def _stages(study: Path, runs: dict[str, Path], arms: list[str]) -> list[dict[str, Any]]:
+    folders = [(f"train {arm}", folder) for arm, folder in runs.items()]
+    folders += [(f"evaluate {arm}", study / "eval" / arm) for arm in arms]
+    present = [(name, folder / STAGE) for name, folder in folders if (folder / STAGE).is_file()]
+    return [json.loads(path.read_text()) | {"name": name} for name, path in present]
+
+
+def _notes(cfg: DictConfig, runs: dict[str, Path]) -> dict[str, str]:
+    notes = {"data": str(cfg.data.name), "answered with": str(cfg.labels.name)}
+    for name, node in cfg.data.sets.items():
+        provenance = manifests.read(Path(cfg.data.folder) / name / MANIFEST_NAME).provenance
+        notes[f"set {name}"] = f"label policy {node.policy}; {provenance.get('studies')} studies prepared"
+    for arm, folder in runs.items():
+        notes[f"config of {arm}"] = str(folder / CONFIG)
+    return notes
+
+
+@hydra.main(version_base="1.3", config_path=confdir(), config_name="report")
+@friendly(ValueError, KeyError, OSError)
+def main(cfg: DictConfig) -> None:
+    """Build the report, print its tables, and say where the page is."""
+    print_summary(report(cfg))
+    log.info("report: %s", Path(cfg.paths.out) / cfg.name / "report.html")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Train one arm: ``python -m chexreason.cli.train experiment=demo_sft``. The same command again resumes or skips."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import hydra
+import lightning as L
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict
+
+from chexreason import build, runs
+from chexreason.confdir import confdir
+from chexreason.errors import friendly
+from chexreason.evaluation.curves import merge_attempts
+from chexreason.quiet import quiet
+
+log = logging.getLogger(__name__)
+
+
+def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
+    """Train the arm ``cfg`` describes; returns its final metrics and the objects built (empty when it was DONE).
+
+    Resumes from the run directory's last checkpoint. Raises RunError when the directory is in use or holds another
+    config.
+    """
+    run_dir = Path(cfg.run_dir)
+    with runs.open_run(run_dir, cfg):
+        if runs.is_done(run_dir):
+            log.info("%s is DONE: nothing to train", run_dir)
+            return runs.read_done(run_dir), {}
+        quiet()
+        L.seed_everything(cfg.seed, workers=True, verbose=False)
+        label_set, prompt = build.build_labels(cfg), build.build_prompt(cfg)
+        policy = build.build_policy(cfg)
+        data = build.build_data(cfg, policy, prompt, label_set)
+        module = build.build_module(cfg, policy, prompt, label_set)
+        trainer = build.build_trainer(cfg, run_dir, build.adapter_card(cfg, prompt, label_set), label_set)
+        checkpoint = run_dir / "checkpoints" / "last.ckpt"
+        if checkpoint.is_file():
+            log.info("resuming from %s", checkpoint)
+        trainer.fit(module, data, ckpt_path=str(checkpoint) if checkpoint.is_file() else None, weights_only=True)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        merge_attempts(run_dir / "metrics", run_dir / "metrics.csv")
+        metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
+        if trainer.is_global_zero:
+            runs.mark_done(run_dir, metrics)
+        return metrics, {"trainer": trainer, "module": module, "data": data, "policy": policy}
+
+
+@hydra.main(version_base="1.3", config_path=confdir(), config_name="train")
+@friendly(runs.RunError, ValueError, KeyError, OSError)
+def main(cfg: DictConfig) -> float | None:
+    """Train, and return the monitored metric to a sweeper."""
+    with open_dict(cfg):
+        cfg.run_dir = HydraConfig.get().runtime.output_dir
+    metrics, _ = train(cfg)
+    shown = {k: round(v, 4) for k, v in sorted(metrics.items()) if "f1/" not in k and k.startswith(("val/", "train/"))}
+    log.info("%s: %s", cfg.run_dir, shown)
+    return metrics.get(cfg.phase.monitor)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,15 @@
+"""Where the configuration lives: beside the package in a checkout, inside it in a wheel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def confdir() -> str:
+    """Absolute path of ``conf/``; raises FileNotFoundError naming both places when neither has it."""
+    package = Path(__file__).resolve().parent
+    places = (package.parent / "conf", package / "conf")
+    for place in places:
+        if (place / "train.yaml").is_file():
+            return str(place)
+    raise FileNotFoundError(f"no conf/train.yaml in {places[0]} or {places[1]}: reinstall chexreason")

@@ -1,0 +1,109 @@
+"""From studies to batches: images decoded, prompts encoded, answers tokenised, in a reproducible order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from chexreason.data.encoded import EncodedPrompts
+from chexreason.data.image import load_image
+from chexreason.types import Sample
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples with their encoded prompts and, where they have answers, the tokenised answers [B, T] and their mask.
+
+    ``update_tokens`` is the number of answer tokens of the whole optimiser update this batch belongs to, per rank: the
+    one divisor that makes the loss independent of micro-batch size, accumulation and number of ranks.
+    """
+
+    samples: tuple[Sample, ...]
+    prompts: EncodedPrompts
+    answer_ids: Tensor | None = None
+    answer_mask: Tensor | None = None
+    update_tokens: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on ``device``."""
+        answers = {
+            name: None if (value := getattr(self, name)) is None else value.to(device)
+            for name in ("answer_ids", "answer_mask")
+        }
+        return replace(self, prompts=self.prompts.to(device), **answers)
+
+
+EncodePrompts = Callable[[Sequence[Image.Image], Sequence[str]], EncodedPrompts]
+EncodeAnswers = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
+
+
+class SampleDataset(Dataset[tuple[Sample, float]]):
+    """Samples addressed by index, or by (index, update tokens) as :class:`EpochOrder` yields them."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.samples = list(samples)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: int | tuple[int, float]) -> tuple[Sample, float]:
+        index, tokens = key if isinstance(key, tuple) else (key, 0.0)
+        return self.samples[index], tokens
+
+
+class EpochOrder(Sampler[tuple[int, float]]):
+    """A shuffle that is a function of (seed, epoch), shared out over ranks, that can start in the middle.
+
+    ``lengths`` [n] are answer lengths in tokens (zeros where unused) and ``window`` is the number of samples a rank
+    contributes to one optimiser update. Ranks get equal shares (the order is cut to a multiple), so no rank waits for
+    another. ``skip`` samples are left out of the next pass only: how a run resumes within an epoch.
+    """
+
+    def __init__(self, lengths: Sequence[int], *, window: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        if len(lengths) < world:
+            raise ValueError(f"{len(lengths)} training samples cannot be shared by {world} ranks")
+        self.lengths = torch.as_tensor(lengths, dtype=torch.float64)
+        self.window, self.seed, self.rank, self.world = window, seed, rank, world
+        self.epoch = 0
+        self.skip = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths) // self.world
+
+    def __iter__(self) -> Iterator[tuple[int, float]]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(len(self.lengths), generator=generator)[: len(self) * self.world]
+        start, self.skip = self.skip, 0
+        for position in range(start, len(self)):
+            first = position // self.window * self.window * self.world
+            update = order[first : first + self.window * self.world]
+            tokens = float(self.lengths[update].sum()) / self.world
+            yield int(order[position * self.world + self.rank]), tokens
+
+
+class Collate:
+    """Decode images and encode prompts (and answers) of a list of samples; runs in the loader's workers."""
+
+    def __init__(self, encode: EncodePrompts, encode_answers: EncodeAnswers) -> None:
+        self.encode, self.encode_answers = encode, encode_answers
+
+    def __call__(self, items: Sequence[tuple[Sample, float]]) -> Batch:
+        samples = tuple(sample for sample, _ in items)
+        images = [load_image(sample.study.image) for sample in samples]
+        prompts = self.encode(images, [sample.prompt for sample in samples])
+        if any(sample.answer is None for sample in samples):
+            return Batch(samples, prompts)
+        ids, mask = self.encode_answers([sample.answer or "" for sample in samples])
+        return Batch(samples, prompts, ids, mask, update_tokens=items[0][1])

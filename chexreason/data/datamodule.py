@@ -1,0 +1,86 @@
+"""The data module: training samples in a resumable order, one validation loader a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning as L
+from torch.utils.data import DataLoader
+
+from chexreason.data.batches import Batch, Collate, EncodeAnswers, EncodePrompts, EpochOrder, SampleDataset
+from chexreason.types import Sample
+
+
+class StudyData(L.LightningDataModule):
+    """Loaders over samples that are already resolved (labels, prompt, answer).
+
+    ``train`` are the training samples; ``val`` maps a data set's name to its samples, in the order of the validation
+    loaders. ``batch_size`` samples make a batch and ``accumulate`` batches an optimiser update. The position within
+    an epoch is part of a checkpoint, so a resumed run sees the samples it had not seen. Raises ValueError when
+    training would start with fewer samples than one batch.
+    """
+
+    def __init__(
+        self,
+        encode: EncodePrompts,
+        encode_answers: EncodeAnswers,
+        train: Sequence[Sample],
+        val: Mapping[str, Sequence[Sample]],
+        *,
+        batch_size: int,
+        eval_batch_size: int,
+        accumulate: int = 1,
+        num_workers: int = 0,
+        seed: int = 0,
+        drop_last: bool = False,
+    ) -> None:
+        super().__init__()
+        if len(train) < batch_size:
+            raise ValueError(f"{len(train)} training samples are fewer than data.batch_size={batch_size}")
+        self.val_names = tuple(val)
+        self._train, self._val = list(train), {name: list(samples) for name, samples in val.items()}
+        self._collate = Collate(encode, encode_answers)
+        self.batch_size, self.eval_batch_size, self.accumulate = batch_size, eval_batch_size, accumulate
+        self.num_workers, self.seed, self.drop_last = num_workers, seed, drop_last
+        self._resume_batches = 0
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        order = EpochOrder(
+            self._answer_lengths(), window=self.batch_size * self.accumulate, seed=self.seed, rank=rank, world=world
+        )
+        order.skip, self._resume_batches = self._resume_batches * self.batch_size, 0
+        return self._loader(self._train, self.batch_size, sampler=order, drop_last=self.drop_last)
+
+    def val_dataloader(self) -> list[DataLoader[Batch]]:
+        return [self._loader(samples, self.eval_batch_size) for samples in self._val.values()]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Batches of the current epoch that are behind us."""
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
+        return {"batches_done": int(done)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue after ``batches_done`` batches of the epoch (0 when it ended exactly there)."""
+        per_epoch = self._batches_per_epoch()
+        self._resume_batches = int(state_dict["batches_done"]) % per_epoch
+
+    def _batches_per_epoch(self) -> int:
+        share = len(self._train) // (self.trainer.world_size if self.trainer else 1)
+        return max(1, share // self.batch_size if self.drop_last else -(-share // self.batch_size))
+
+    def _answer_lengths(self) -> list[int]:
+        if any(sample.answer is None for sample in self._train):
+            return [0] * len(self._train)
+        return [int(n) for n in self._collate.encode_answers([s.answer or "" for s in self._train])[1].sum(1)]
+
+    def _loader(self, samples: Sequence[Sample], batch_size: int, **kwargs: Any) -> DataLoader[Batch]:
+        return DataLoader(
+            SampleDataset(samples),  # type: ignore[arg-type]
+            batch_size=batch_size,
+            collate_fn=self._collate,
+            num_workers=self.num_workers,
+            persistent_workers=False,
+            **kwargs,
+        )

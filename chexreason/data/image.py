@@ -1,0 +1,61 @@
+"""Radiograph files to 8-bit RGB, without clipping, guessing or half-read pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps
+
+BIT_DEPTHS = (8, 10, 12, 14, 16)  # of detectors; a 12-bit film is commonly stored in a 16-bit file
+WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+
+
+class ImageError(OSError):
+    """A radiograph that cannot be read; carries its ``path`` and ``why``."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"cannot read image {path}: {why}")
+        self.path, self.why = path, why
+
+    def __reduce__(self) -> tuple[type[ImageError], tuple[Path, str]]:
+        return type(self), (self.path, self.why)  # crosses the process border of a data loader's worker
+
+
+def load_image(path: Path) -> Image.Image:
+    """The image at ``path`` as 8-bit RGB, upright by its EXIF orientation.
+
+    16-bit grey is scaled by the smallest usual bit depth that holds its maximum, so nothing is clipped to white;
+    transparency is composited on black. Raises ImageError when the file is missing, damaged, truncated or no image.
+    """
+    # A library may have switched this on for the whole process; then a cut-off film would load with a grey half.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        with Image.open(path) as file:
+            file.load()
+            return _rgb(ImageOps.exif_transpose(file))
+    except FileNotFoundError:
+        raise ImageError(path, "no such file") from None
+    except Exception as error:  # decoders raise many types on damaged bytes: SyntaxError, struct.error, zlib.error
+        raise ImageError(path, str(error) or type(error).__name__) from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode in WIDE_MODES:
+        return Image.fromarray(_to_8_bit(np.asarray(image))).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range; save the image with 8 or 16 bits")
+    if image.mode in ALPHA_MODES or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "black"), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
+    """Scales unsigned ``pixels`` [H, W] to uint8 [H, W] by the bit depth they use; raises ValueError below 0."""
+    low, high = int(pixels.min()), int(pixels.max())
+    if low < 0:
+        raise ValueError(f"pixel values go down to {low}; expected unsigned grey levels")
+    white = next((2**bits - 1 for bits in BIT_DEPTHS if high < 2**bits), high)
+    return np.rint(pixels * (255.0 / white)).astype(np.uint8)

@@ -1,0 +1,123 @@
+"""Confidence intervals by resampling patients: studies of one patient are not independent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from chexreason.evaluation.metrics import averages, confusion, precision_recall_f1
+from chexreason.evaluation.predictions import counts
+from chexreason.types import Prediction
+
+STATISTICS = ("macro_f1", "macro_f1_supported", "micro_f1", "fail_rate")
+_CHUNK = 512  # resamples at a time: the weights [_CHUNK, P] stay in the cache
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure and its two-sided interval; the bounds are NaN where resampling cannot give one."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Replicates:
+    """Every statistic of one arm on one data set, on the data (``value``) and on each resample (``draws``, [R])."""
+
+    studies: Mapping[str, str]
+    seed: int
+    value: Mapping[str, float]
+    draws: Mapping[str, Tensor]
+
+    @property
+    def n_patients(self) -> int:
+        """Number of resampled units."""
+        return len(set(self.studies.values()))
+
+
+def replicates(
+    predictions: Sequence[Prediction], labels: Sequence[str], n_resamples: int = 10_000, seed: int = 0
+) -> Replicates:
+    """The patient-clustered bootstrap of all statistics in ``STATISTICS`` and ``f1/<label>``.
+
+    Patients are drawn with replacement, each with all its studies (Field and Welsh 2007, cluster bootstrap). Two arms
+    resampled with the same seed on the same studies see the same draws. Raises ValueError without predictions.
+    """
+    if not predictions:
+        raise ValueError("no predictions to resample; is the data set empty in predictions.jsonl?")
+    totals = _patient_totals(predictions, labels)  # [P, 3 L + 2]
+    n_patients = len(totals)
+    rng = np.random.default_rng(seed)
+    sums = [totals.sum(dim=0, keepdim=True)]
+    for start in range(0, n_resamples, _CHUNK):
+        size = min(_CHUNK, n_resamples - start)
+        picks = rng.integers(n_patients, size=(size, n_patients)) + n_patients * np.arange(size)[:, None]
+        weights = np.bincount(picks.ravel(), minlength=size * n_patients).reshape(size, n_patients)
+        sums.append(torch.from_numpy(weights).double() @ totals)  # [size, 3 L + 2]
+    statistics = _statistics(torch.cat(sums), labels)
+    return Replicates(
+        studies={p.study_id: p.patient_id for p in predictions},
+        seed=seed,
+        value={name: float(values[0]) for name, values in statistics.items()},
+        draws={name: values[1:] for name, values in statistics.items()},
+    )
+
+
+def intervals(sample: Replicates, level: float = 0.95) -> dict[str, Interval]:
+    """The percentile interval of every statistic; bounds are NaN when there is only one patient."""
+    return {
+        name: _interval(value, sample.draws[name], sample.n_patients, level) for name, value in sample.value.items()
+    }
+
+
+def paired(a: Replicates, b: Replicates, level: float = 0.95) -> dict[str, Interval]:
+    """The interval of the difference b - a of every statistic, from common resamples of the same studies.
+
+    Raises ValueError when the two arms were not evaluated on the same studies or not resampled alike.
+    """
+    if a.studies != b.studies:
+        only_a, only_b = sorted(set(a.studies) - set(b.studies)), sorted(set(b.studies) - set(a.studies))
+        raise ValueError(
+            "cannot pair two arms evaluated on different studies: "
+            f"{len(only_a)} only in the first {only_a[:3]}, {len(only_b)} only in the second {only_b[:3]}; "
+            "evaluate both arms on the same manifest"
+        )
+    if a.seed != b.seed or any(len(a.draws[name]) != len(b.draws[name]) for name in a.draws):
+        raise ValueError("cannot pair resamples drawn with different seeds or in different numbers")
+    return {
+        name: _interval(b.value[name] - a.value[name], b.draws[name] - a.draws[name], a.n_patients, level)
+        for name in a.value
+    }
+
+
+def _patient_totals(predictions: Sequence[Prediction], labels: Sequence[str]) -> Tensor:
+    """Counts of each patient [P, 3 L + 2]: tp, fp, fn a label, studies, failures; patients in sorted order."""
+    patients = {patient: row for row, patient in enumerate(sorted({p.patient_id for p in predictions}))}
+    hits = confusion(*counts(predictions, labels)).flatten(1).double()  # [N, 3 L]
+    failed = torch.tensor([[p.broken is not None] for p in predictions]).double()
+    rows = torch.cat([hits, torch.ones_like(failed), failed], dim=1)
+    owner = torch.tensor([patients[p.patient_id] for p in predictions])
+    return torch.zeros(len(patients), rows.shape[1], dtype=torch.float64).index_add(0, owner, rows)
+
+
+def _statistics(sums: Tensor, labels: Sequence[str]) -> dict[str, Tensor]:
+    """Statistics [R] by name of summed counts [R, 3 L + 2]."""
+    hits = sums[:, :-2].reshape(len(sums), 3, len(labels))  # [R, 3, L]
+    mean = averages(hits, torch.ones(len(labels), dtype=torch.bool))
+    mean["fail_rate"] = sums[:, -1] / sums[:, -2]
+    f1 = precision_recall_f1(hits)[2]
+    return {name: mean[name] for name in STATISTICS} | {f"f1/{name}": f1[:, i] for i, name in enumerate(labels)}
+
+
+def _interval(value: float, draws: Tensor, n_patients: int, level: float) -> Interval:
+    if n_patients < 2 or not len(draws):
+        return Interval(value, float("nan"), float("nan"))
+    tail = (1 - level) / 2
+    low, high = draws.nanquantile(torch.tensor([tail, 1 - tail], dtype=draws.dtype)).tolist()
+    return Interval(value, low, high)

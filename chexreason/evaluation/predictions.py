@@ -1,0 +1,109 @@
+"""Predictions on disk (JSON lines), and as the boolean arrays every score is computed from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from chexreason.files import write_text
+from chexreason.labels.schema import LabelSet
+from chexreason.types import Prediction
+
+_REQUIRED = ("study_id", "patient_id", "dataset", "text", "predicted", "truth", "labelled")
+_LISTS = ("predicted", "truth", "labelled")
+_WAY_OUT = "delete the file and run the evaluation of this arm again"
+
+
+def write(path: Path, predictions: Iterable[Prediction]) -> None:
+    """Writes one JSON object a line; raises ValueError when a study occurs twice (a padded distributed sampler)."""
+    seen: set[str] = set()
+    lines = []
+    for prediction in predictions:
+        if prediction.study_id in seen:
+            raise ValueError(
+                f"study '{prediction.study_id}' is predicted twice; keep one prediction a study for {path}"
+            )
+        seen.add(prediction.study_id)
+        row = {f.name: getattr(prediction, f.name) for f in fields(prediction)} | {"extra": dict(prediction.extra)}
+        lines.append(json.dumps(row, ensure_ascii=True) + "\n")
+    write_text(path, "".join(lines))
+
+
+def read(path: Path) -> list[Prediction]:
+    """All predictions of ``path``; raises ValueError naming file, line, fault and way out."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; run the evaluation of this arm first")
+    first_line: dict[str, int] = {}
+    predictions = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                prediction = _prediction(json.loads(line))
+            except (ValueError, TypeError) as fault:
+                raise ValueError(f"{path}:{number}: {fault}; {_WAY_OUT}") from None
+            earlier = first_line.setdefault(prediction.study_id, number)
+            if earlier != number:
+                raise ValueError(
+                    f"{path}:{number}: study '{prediction.study_id}' is already on line {earlier}; {_WAY_OUT}"
+                )
+            predictions.append(prediction)
+    if not predictions:
+        raise ValueError(f"{path} holds no predictions; {_WAY_OUT}")
+    return predictions
+
+
+def datasets(predictions: Iterable[Prediction]) -> dict[str, list[Prediction]]:
+    """Predictions by data set, sets and rows in file order."""
+    split: dict[str, list[Prediction]] = {}
+    for prediction in predictions:
+        split.setdefault(prediction.dataset, []).append(prediction)
+    return split
+
+
+def evaluated_labels(predictions: Iterable[Prediction], label_set: LabelSet) -> tuple[str, ...]:
+    """The labels some row's source judges, in label-set order: the list a macro average runs over."""
+    judged = {label for prediction in predictions for label in prediction.labelled}
+    for label in judged:
+        label_set.index(label)  # raises on a foreign name
+    return tuple(label for label in label_set if label in judged)
+
+
+def counts(predictions: Sequence[Prediction], labels: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+    """Boolean (pred, truth, mask), each [N, L] in the order of ``labels``.
+
+    A broken output predicts nothing, and what a row's source does not judge is dropped from prediction and truth.
+    """
+    column = {label: position for position, label in enumerate(labels)}
+    pred, truth, mask = torch.zeros(3, len(predictions), len(labels), dtype=torch.bool).unbind()  # [N, L]
+    for row, prediction in enumerate(predictions):
+        answered = () if prediction.broken is not None else prediction.predicted
+        for names, array in ((answered, pred), (prediction.truth, truth), (prediction.labelled, mask)):
+            array[row, [column[name] for name in names if name in column]] = True
+    return pred & mask, truth & mask, mask
+
+
+def _prediction(row: object) -> Prediction:
+    if not isinstance(row, dict):
+        raise ValueError(f"expected a JSON object, found {type(row).__name__}")
+    known = {f.name for f in fields(Prediction)}
+    missing, foreign = [name for name in _REQUIRED if name not in row], sorted(set(row) - known)
+    if missing or foreign:
+        raise ValueError(f"missing fields {missing}, unknown fields {foreign}")
+    for name in _LISTS:
+        if not isinstance(row[name], list) or not all(isinstance(item, str) for item in row[name]):
+            raise ValueError(f"'{name}' must be a list of label names, found {row[name]!r}")
+        row[name] = tuple(row[name])
+    for name in ("study_id", "patient_id", "dataset", "text"):
+        if not isinstance(row[name], str):
+            raise ValueError(f"'{name}' must be text, found {row[name]!r}")
+    outside = sorted(set(row["truth"]) - set(row["labelled"]))
+    if outside:
+        raise ValueError(f"truth {outside} of study '{row['study_id']}' is not among its labelled classes")
+    return Prediction(**row)

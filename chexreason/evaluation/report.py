@@ -1,0 +1,123 @@
+"""The report of a study: one page to read, and every figure on it as JSON, CSV and Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+
+from chexreason.evaluation.bootstrap import STATISTICS
+from chexreason.evaluation.cases import Case, build_cases
+from chexreason.evaluation.figures import curve_charts, transfer_charts
+from chexreason.evaluation.history import Curve, read_history
+from chexreason.evaluation.payload import Figures, finite, reward_figures, study_figures
+from chexreason.evaluation.predictions import read
+from chexreason.evaluation.tables import (
+    BELOW,
+    Table,
+    change_table,
+    data_sets,
+    label_table,
+    long_csv,
+    score_table,
+    stage_table,
+)
+from chexreason.evaluation.trivial import EXPLAINED
+from chexreason.evaluation.verdict import verdict
+from chexreason.files import write_json, write_text
+from chexreason.labels.catalog import CHEXPERT14
+from chexreason.labels.schema import LabelSet
+
+
+def build_report(
+    arms: Mapping[str, Path],
+    out: Path,
+    *,
+    title: str,
+    label_set: LabelSet = CHEXPERT14,
+    names: Mapping[str, str] | None = None,
+    train_prevalence: Mapping[str, float] | None = None,
+    curves: Mapping[str, Path] | None = None,
+    stages: Sequence[Mapping[str, Any]] = (),
+    attributions: Sequence[Path] = (),
+    pairs: Sequence[tuple[str, str]] | None = None,
+    n_resamples: int = 10_000,
+    seed: int = 0,
+    n_cases: int = 24,
+    embed_images: bool = True,
+    notes: Mapping[str, str] | None = None,
+) -> Figures:
+    """Writes report.html, report.json, report.md and report.csv into ``out`` and returns what the JSON holds.
+
+    ``arms`` maps each arm, in the order of training, to its predictions.jsonl; ``names`` gives arms and data sets
+    display names; ``curves`` maps runs to Lightning's metrics.csv; ``stages`` hold name, seconds, peak_rss_bytes;
+    ``attributions`` are the licence texts of the images shown. The first data set counts as the training hospital's.
+    Raises ValueError or FileNotFoundError naming file, line and way out.
+    """
+    if not arms:
+        raise ValueError("a report needs at least one arm: {'base': Path('.../predictions.jsonl')}")
+    names = {"base": "Base", "sft": "SFT", "grpo": "GRPO", **(names or {})}
+    predictions = {arm: read(path) for arm, path in arms.items()}
+    runs = {run: read_history(path) for run, path in (curves or {}).items()}
+    figures: Figures = finite({
+        "title": title,
+        "n_resamples": n_resamples,
+        "seed": seed,
+        **study_figures(
+            predictions, label_set, train_prevalence=train_prevalence or {}, pairs=pairs,
+            n_resamples=n_resamples, seed=seed,
+        ),
+        "grpo": next((found for run in runs.values() if (found := reward_figures(run, n_resamples, seed))), {}),
+        "stages": [dict(stage) for stage in stages],
+        "notes": dict(notes or {}),
+        "names": names,
+    })  # fmt: skip
+    figures["verdict"] = verdict(figures, names)
+    cases = build_cases(predictions, n_cases, seed=seed, embed_images=embed_images)
+    licences = [path.read_text(encoding="utf-8") for path in attributions] if embed_images else []
+    write_json(out / "report.json", figures)
+    write_text(out / "report.csv", long_csv(figures))
+    write_text(out / "report.md", _markdown(figures))
+    write_text(out / "report.html", render(figures, runs, cases, licences))
+    return figures
+
+
+def render(
+    figures: Figures, runs: Mapping[str, Mapping[str, Curve]], cases: Sequence[Case], attributions: Sequence[str]
+) -> str:
+    """The page as HTML: self-contained, without scripts, every text from data or models escaped."""
+    # Autoescape for every name: select_autoescape() would leave a ".j2" template unescaped.
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    names = figures["names"]
+    charts = [Markup(svg) for run, curves in runs.items() for svg in curve_charts(curves, names.get(run, run), names)]
+    return environment.get_template("report.html.j2").render(
+        figures=figures,
+        names=names,
+        transfer=[Markup(svg) for svg in transfer_charts(figures, names)],
+        tables=_tables(figures),
+        label_tables=[label_table(figures, name, names) for name in data_sets(figures)],
+        charts=charts,
+        cases=cases,
+        attributions=attributions,
+        stages=stage_table(figures["stages"]),
+        trivial=EXPLAINED,
+        below=BELOW,
+    )
+
+
+def _tables(figures: Figures) -> dict[str, Table]:
+    names = figures["names"]
+    tables = {statistic: score_table(figures, statistic, names) for statistic in STATISTICS}
+    return {**tables, "change": change_table(figures, "macro_f1", names)}
+
+
+def _markdown(figures: Figures) -> str:
+    names = figures["names"]
+    tables = [*_tables(figures).values(), *(label_table(figures, name, names) for name in data_sets(figures))]
+    parts = [f"# {figures['title']}", " ".join(figures["verdict"]), *(t.markdown() for t in tables if t.rows)]
+    return "\n\n".join(parts) + "\n"

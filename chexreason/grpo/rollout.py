@@ -1,0 +1,135 @@
+"""One rollout: sample a group of answers to every study, score them, and keep what the update needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from chexreason.data.batches import Batch
+from chexreason.data.encoded import EncodedPrompts
+from chexreason.grpo.advantages import group_advantages, zero_variance
+from chexreason.grpo.objective import ObjectiveSpec
+from chexreason.labels.schema import LabelSet
+from chexreason.policy.answers import read_completions
+from chexreason.policy.generate import Sampled, Sampling, sample
+from chexreason.policy.logprobs import completion_scores
+from chexreason.policy.policy import Policy
+from chexreason.rewards.base import Reward, score
+from chexreason.types import Completion
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """B studies with G completions each; row ``b * G + g`` of every [N] or [N, T] tensor is completion g of study b.
+
+    ``old_logp`` is under the policy that sampled, ``ref_logp`` under the reference (None when the objective has no KL
+    term); ``rewards`` is [B, G], ``parts`` holds the reward's named parts [N], ``advantages`` is [N].
+    """
+
+    prompts: EncodedPrompts
+    ids: Tensor
+    mask: Tensor
+    old_logp: Tensor
+    ref_logp: Tensor | None
+    rewards: Tensor
+    parts: dict[str, Tensor]
+    advantages: Tensor
+    completions: tuple[Completion, ...]
+
+    @property
+    def group_size(self) -> int:
+        return self.rewards.shape[1]
+
+    def rows(self, studies: Sequence[int]) -> Tensor:
+        """Row numbers of the completions of ``studies``."""
+        first = torch.as_tensor(list(studies), device=self.ids.device) * self.group_size
+        return (first[:, None] + torch.arange(self.group_size, device=self.ids.device)).flatten()
+
+
+def collect(
+    policy: Policy,
+    batch: Batch,
+    *,
+    sampling: Sampling,
+    group_size: int,
+    reward: Reward,
+    objective: ObjectiveSpec,
+    label_set: LabelSet,
+    grammar: str,
+    seed: int,
+    step: int,
+    micro_studies: int,
+) -> Rollout:
+    """Sample, parse, score and rank ``group_size`` completions of each study of ``batch``.
+
+    Images are encoded once for the whole step. A completion depends on (seed, step, study, k) alone. The reference
+    pass runs ``micro_studies`` studies at a time.
+    """
+    prompts = policy.with_features(batch.prompts)
+    studies = [item.study for item in batch.samples]
+    keys = [(seed, step, study.study_id, k) for study in studies for k in range(group_size)]
+    sampled = sample(policy, prompts, sampling, group_size=group_size, keys=keys)
+    completions = read_completions(policy, sampled, studies, label_set, grammar)
+    total, parts = score(reward, completions, [s for s in studies for _ in range(group_size)], label_set)
+    rewards = total.reshape(len(studies), group_size)  # [B, G]
+    advantages = group_advantages(rewards, scale=objective.scale).flatten()  # [N]
+    needs_reference = objective.kl_beta > 0
+    return Rollout(
+        prompts=prompts,
+        ids=sampled.ids,
+        mask=sampled.mask.bool(),
+        old_logp=sampled.logp,
+        ref_logp=_reference(policy, prompts, sampled, sampling, group_size, micro_studies) if needs_reference else None,
+        rewards=rewards,
+        parts=parts,
+        advantages=advantages.to(sampled.ids.device),
+        completions=tuple(completions),
+    )
+
+
+def study_chunks(n: int, size: int) -> list[range]:
+    """Consecutive ranges of at most ``size`` studies that cover ``n``."""
+    return [range(i, min(i + size, n)) for i in range(0, n, size)]
+
+
+def rollout_stats(rollout: Rollout) -> dict[str, float]:
+    """What a dashboard shows of a rollout, as plain means: reward and its parts, length, failures, idle groups."""
+    flat = rollout.rewards.flatten()
+    distinct = [len({c.text for c in group}) for group in _groups(rollout)]
+    stats = {
+        "reward": float(flat.mean()),
+        "reward_std": float(rollout.rewards.std(1).mean()) if rollout.group_size > 1 else 0.0,
+        "zero_variance_groups": float(zero_variance(rollout.rewards).float().mean()),
+        "completion_length": float(rollout.mask.sum(1).float().mean()),
+        "truncated": sum(not c.finished for c in rollout.completions) / len(rollout.completions),
+        "fail_rate": sum(not c.parsed.valid for c in rollout.completions) / len(rollout.completions),
+        "distinct_completions": sum(distinct) / (len(distinct) * rollout.group_size),
+    }
+    return stats | {f"reward/{name}": float(values.mean()) for name, values in rollout.parts.items()}
+
+
+def _groups(rollout: Rollout) -> list[Sequence[Completion]]:
+    g = rollout.group_size
+    return [rollout.completions[i : i + g] for i in range(0, len(rollout.completions), g)]
+
+
+def _reference(
+    policy: Policy, prompts: EncodedPrompts, sampled: Sampled, sampling: Sampling, group_size: int, micro_studies: int
+) -> Tensor:
+    pieces = []
+    with policy.reference(), torch.no_grad():
+        for chunk in study_chunks(len(prompts), micro_studies):
+            rows = slice(chunk.start * group_size, chunk.stop * group_size)
+            scores = completion_scores(
+                policy,
+                prompts.select(chunk),
+                sampled.ids[rows],
+                sampled.mask[rows],
+                group_size=group_size,
+                temperature=sampling.temperature,
+            )
+            pieces.append(scores.logp)
+    return torch.cat(pieces)  # [N, T]

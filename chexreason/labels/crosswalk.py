@@ -1,0 +1,69 @@
+"""The crosswalk from NIH ChestX-ray14's finding names to CheXpert's fourteen labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from chexreason.labels.catalog import CHEXPERT14
+
+# Every name NIH uses, and the CheXpert label it makes positive; "" has no CheXpert counterpart.
+# Lung Lesion = Mass or Nodule and Pleural Other = Pleural_Thickening as in the paper (section 2 of its data).
+NIH_TO_CHEXPERT = {
+    "Atelectasis": "Atelectasis",
+    "Cardiomegaly": "Cardiomegaly",
+    "Consolidation": "Consolidation",
+    "Edema": "Edema",
+    "Effusion": "Pleural Effusion",
+    "Emphysema": "",
+    "Fibrosis": "",
+    "Hernia": "",
+    "Infiltration": "",
+    "Mass": "Lung Lesion",
+    "No Finding": "No Finding",
+    "Nodule": "Lung Lesion",
+    "Pleural_Thickening": "Pleural Other",
+    "Pneumonia": "Pneumonia",
+    "Pneumothorax": "Pneumothorax",
+}
+
+# NIH has no Lung Opacity; CheXpert's is the parent of these, so any of them makes it positive. This is derived, not
+# read: radiologists' "airspace opacity" agrees with it on about two thirds of the re-read images.
+NIH_OPACITY = ("Infiltration", "Consolidation", "Pneumonia", "Edema", "Atelectasis", "Mass", "Nodule")
+
+# CheXpert labels that NIH never judges: blank, not absent.
+NOT_IN_NIH = ("Enlarged Cardiomediastinum", "Fracture", "Support Devices")
+
+
+def nih_to_chexpert(finding_strings: Iterable[str], include_opacity: bool = True) -> npt.NDArray[np.float64]:
+    """Raw marks [N, 14] in the order of ``CHEXPERT14`` for findings written as NIH does, "Effusion|Mass".
+
+    Marks are 1 (present), 0 (absent) and NaN (never judged by NIH; Lung Opacity too unless ``include_opacity``).
+    Raises ValueError naming an unknown finding, or "No Finding" beside another.
+    """
+    seen: dict[str, npt.NDArray[np.float64]] = {}  # 112,120 images share a few hundred combinations
+    rows = []
+    for text in finding_strings:
+        if text not in seen:
+            seen[text] = _marks(text, include_opacity)
+        rows.append(seen[text])
+    return np.stack(rows) if rows else np.empty((0, len(CHEXPERT14)))
+
+
+def _marks(text: str, include_opacity: bool) -> npt.NDArray[np.float64]:
+    findings = text.split("|")
+    for finding in findings:
+        if finding not in NIH_TO_CHEXPERT:
+            raise ValueError(f"unknown NIH finding '{finding}' in '{text}'; known: {', '.join(NIH_TO_CHEXPERT)}")
+    if "No Finding" in findings and len(findings) > 1:
+        raise ValueError(f"NIH findings '{text}' contradict themselves: 'No Finding' beside another finding")
+    marks = np.zeros(len(CHEXPERT14))  # [14]
+    blank = NOT_IN_NIH if include_opacity else (*NOT_IN_NIH, "Lung Opacity")
+    marks[[CHEXPERT14.index(label) for label in blank]] = np.nan
+    for label in {NIH_TO_CHEXPERT[finding] for finding in findings} - {""}:
+        marks[CHEXPERT14.index(label)] = 1.0
+    if include_opacity and set(findings) & set(NIH_OPACITY):
+        marks[CHEXPERT14.index("Lung Opacity")] = 1.0
+    return marks

@@ -1,0 +1,1 @@
+"""LightningModules that wrap a policy: supervised fine-tuning and GRPO."""

@@ -1,0 +1,87 @@
+"""What both training phases share: validation by the final evaluation's path, and adapter-only checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from chexreason.data.batches import Batch
+from chexreason.evaluation.predict import predict_batch
+from chexreason.labels.schema import LabelSet
+from chexreason.policy.policy import Policy
+from chexreason.types import Prediction
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+MakeScheduler = Callable[[Optimizer, int], LRScheduler]
+
+
+class PolicyModule(L.LightningModule):
+    """A policy under training, with greedy validation on every data set.
+
+    ``make_optimizer`` takes the trainable parameters, ``make_scheduler`` the optimizer and the number of optimiser
+    steps. Checkpoints hold the trainable weights only; loading checks their names, since a non-strict load would
+    swallow a renamed prefix.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        label_set: LabelSet,
+        grammar: str,
+        *,
+        make_optimizer: MakeOptimizer,
+        make_scheduler: MakeScheduler,
+        max_new_tokens: int,
+    ) -> None:
+        super().__init__()
+        self.policy = policy
+        self.label_set, self.grammar = label_set, grammar
+        self.make_optimizer, self.make_scheduler = make_optimizer, make_scheduler
+        self.max_new_tokens = max_new_tokens
+        self.strict_loading = False
+        if not self.trainable():
+            raise ValueError("nothing to train: attach an adapter to the policy first")
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The weights under training, by name."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def n_updates(self) -> int:
+        """Optimiser steps of the whole run; what the schedule is laid over."""
+        return int(self.trainer.estimated_stepping_batches)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(self.trainable().values())
+        scheduler = self.make_scheduler(optimizer, self.n_updates())
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batch.to(device)
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[Prediction]:
+        """Greedy predictions of a batch; the label-F1 callback scores them."""
+        return predict_batch(self.policy, batch, self.label_set, self.grammar, self.max_new_tokens)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        names = self.trainable()
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in names}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        differ = set(checkpoint["state_dict"]) ^ set(self.trainable())
+        if differ:
+            raise ValueError(
+                f"the checkpoint's weights are not this run's: {len(differ)} names differ, e.g. {min(differ)}; "
+                "resume with the adapter config it was trained with"
+            )
+
+
+def token_means(loss_sum: Tensor, correct: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Loss and accuracy per token, and the number of tokens, of masked sums."""
+    n = int(mask.sum())
+    return loss_sum / max(n, 1), correct.sum() / max(n, 1), n

@@ -1,0 +1,149 @@
+"""The answer format: the one place that reads it and the one place that writes it.
+
+An answer is ``<think>…</think><solution>label, label</solution>`` (grammar ``think_solution``) or the solution block
+alone (``solution_only``). Tags count only as spelled here. Our readings of what the paper leaves open:
+
+- an empty solution is broken: the format asks for a list of labels, and a study with none of them is "No Finding";
+- a solution of unknown labels only is valid and predicts nothing; each reward prices unknown labels its own way;
+- an empty think block is valid: length is the reward's business;
+- text outside the blocks is counted (``stray_blocks``), not broken;
+- a broken answer predicts nothing, and its solution is not read at all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from enum import StrEnum
+
+from chexreason.labels.schema import LabelSet
+from chexreason.types import Parsed
+
+
+class Grammar(StrEnum):
+    """The answer formats a prompt can ask for."""
+
+    THINK_SOLUTION = "think_solution"
+    SOLUTION_ONLY = "solution_only"
+
+    @classmethod
+    def of(cls, name: str) -> Grammar:
+        """The grammar called ``name``; raises ValueError listing the known ones."""
+        try:
+            return cls(name)
+        except ValueError:
+            raise ValueError(f"unknown answer grammar '{name}'; known: {', '.join(cls)}") from None
+
+
+BLOCKS = {Grammar.THINK_SOLUTION: ("think", "solution"), Grammar.SOLUTION_ONLY: ("solution",)}
+
+_TAGS = ("<think>", "</think>", "<solution>", "</solution>")
+
+# Each pattern is one character class or one anchored run, so matching is linear in the text whatever it holds.
+_SEPARATOR = re.compile(r"[,;\n\r•]")
+_NUMBERING = re.compile(r"\d+[.):]\s*")
+# Quotes, brackets, bullets, markdown emphasis, the final period.
+_WRAPPING = " \t\f\v\u00a0\"'`“”\u2018\u2019[](){}.*_-\u2013"
+
+
+def parse(text: str, label_set: LabelSet, grammar: str | Grammar = Grammar.THINK_SOLUTION) -> Parsed:
+    """Reads the labels out of one model output; never raises, whatever the text, and takes linear time.
+
+    Labels are matched without regard to case and returned in label-set order. ``broken`` is None or one of
+    no_solution, two_solutions, unclosed_solution, no_think, two_thinks, unclosed_think, unexpected_think,
+    solution_before_think, misplaced_tag, empty_solution. Only an unknown ``grammar`` raises (ValueError).
+    """
+    blocks = BLOCKS[Grammar.of(grammar)]
+    if broken := _broken_rule(text, blocks):
+        return Parsed(labels=(), broken=broken)
+    outside, inside = _cut(text, blocks)
+    stray = sum(1 for piece in outside if piece.strip())
+    think = inside[0].strip() if "think" in blocks else ""
+    items = _items(inside[-1])
+    if not items:
+        return Parsed(labels=(), stray_blocks=stray, broken="empty_solution", think=think)
+    labels, unknown, duplicates = _match(items, label_set)
+    return Parsed(labels, unknown, duplicates, stray_blocks=stray, think=think)
+
+
+def format_answer(think: str, labels: Sequence[str], grammar: str | Grammar = Grammar.THINK_SOLUTION) -> str:
+    """Writes the answer that ``parse`` reads back as ``labels``.
+
+    Raises ValueError on no labels, on a label or reasoning the format cannot carry, and on reasoning in a grammar
+    that has no place for it.
+    """
+    blocks = BLOCKS[Grammar.of(grammar)]
+    listed = ", ".join(labels)
+    if _items(listed) != list(labels) or not labels or _holds_tag(listed):
+        raise ValueError(f"the answer format cannot carry the labels {list(labels)}: need one or more plain names")
+    if _holds_tag(think):
+        raise ValueError(f"the reasoning holds a tag of the answer format: {think[:80]!r}")
+    solution = f"<solution>{listed}</solution>"
+    if "think" in blocks:
+        return f"<think>{think}</think>\n{solution}"
+    if think:
+        raise ValueError(f"grammar '{grammar}' has no block for reasoning: {think[:80]!r}")
+    return solution
+
+
+def _holds_tag(text: str) -> bool:
+    return any(tag in text for tag in _TAGS)
+
+
+def _broken_rule(text: str, blocks: Sequence[str]) -> str | None:
+    """Name of the first rule the tags in ``text`` break, or None."""
+    n = {tag: text.count(tag) for tag in _TAGS}
+    found = sorted((tag for tag in _TAGS if n[tag]), key=text.find)
+    thinks = "think" in blocks
+    rules = (
+        ("unexpected_think", not thinks and n["<think>"] + n["</think>"] > 0),
+        ("no_think", thinks and n["<think>"] == 0),
+        ("unclosed_think", thinks and n["</think>"] == 0),
+        ("two_thinks", thinks and n["<think>"] + n["</think>"] > 2),
+        ("no_solution", n["<solution>"] == 0),
+        ("unclosed_solution", n["</solution>"] == 0),
+        ("two_solutions", n["<solution>"] + n["</solution>"] > 2),
+        ("solution_before_think", found == ["<solution>", "</solution>", "<think>", "</think>"]),
+        ("misplaced_tag", found != _expected(blocks)),
+    )
+    return next((name for name, is_broken in rules if is_broken), None)
+
+
+def _expected(blocks: Sequence[str]) -> list[str]:
+    return [tag for block in blocks for tag in (f"<{block}>", f"</{block}>")]
+
+
+def _cut(text: str, blocks: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The stretches outside and inside the blocks of a text whose tags are in order, once each."""
+    pieces = []
+    for tag in _expected(blocks):
+        piece, _, text = text.partition(tag)
+        pieces.append(piece)
+    return [*pieces[::2], text], pieces[1::2]
+
+
+def _items(solution: str) -> list[str]:
+    """The listed items as written, without bullets, numbering, quotes, brackets and the final period."""
+    return [item for piece in _SEPARATOR.split(solution) if (item := _bare(piece))]
+
+
+def _bare(piece: str) -> str:
+    item = piece.strip().strip(_WRAPPING)
+    numbering = _NUMBERING.match(item)
+    return item[numbering.end() :].strip(_WRAPPING) if numbering else item
+
+
+def _match(items: Sequence[str], label_set: LabelSet) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Splits items into the known labels (label-set order), the unknown ones and the repeated ones."""
+    canonical = {label.casefold(): label for label in label_set}
+    seen: set[str] = set()
+    unknown, duplicates = [], []
+    for item in items:
+        label = canonical.get(" ".join(item.split()).casefold())
+        if label is None:
+            unknown.append(item)
+        elif label in seen:
+            duplicates.append(item)
+        else:
+            seen.add(label)
+    return tuple(label for label in label_set if label in seen), tuple(unknown), tuple(duplicates)

@@ -1,0 +1,129 @@
+"""LoRA adapters: where they go, how they are written in plain PEFT layout, how a chain of them becomes one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from chexreason.policy.policy import Policy
+
+# The language model's attention and feed-forward projections, of both architectures; never the vision tower.
+TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+CARD = "chexreason.json"
+_WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+def attach_lora(policy: Policy, *, r: int = 16, alpha: int = 32, dropout: float = 0.1, targets: str = TARGETS) -> None:
+    """Wrap the policy's model with a fresh LoRA adapter, the only trainable weights from then on.
+
+    Raises ValueError when ``targets`` matches no module, or touches the vision tower.
+    """
+    config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")
+    policy.model = get_peft_model(policy.base, config)
+    names = [n for n, p in policy.model.named_parameters() if p.requires_grad]
+    if stray := [n for n in names if "vision" in n or "visual" in n]:
+        raise ValueError(f"adapter.targets={targets!r} reaches the vision tower: {stray[0]}")
+    for parameter in policy.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()  # AdamW on bf16 weights loses small updates
+
+
+def merge_adapter(model: Any, folder: str | Path) -> Any:
+    """The model with the adapter of ``folder`` merged into its weights.
+
+    Raises FileNotFoundError where the folder holds no adapter, ValueError where it belongs to another architecture or
+    its weights fit no module.
+    """
+    folder = Path(folder)
+    if not (folder / _CONFIG).is_file():
+        raise FileNotFoundError(f"no adapter in {folder} ({_CONFIG} is missing): give a run's adapter/best or adapter/last")
+    trained_on = read_card(folder)["model_type"] if (folder / CARD).is_file() else model.config.model_type
+    if trained_on != model.config.model_type:
+        raise ValueError(f"adapter {folder} belongs to a {trained_on} model, this is {model.config.model_type}: set model=")
+    wrapped = PeftModel.from_pretrained(model, str(folder))
+    expected = {n.replace(".default", "") for n in wrapped.state_dict() if "lora_" in n}
+    if unknown := set(load_file(folder / _WEIGHTS)) ^ expected:
+        raise ValueError(f"adapter {folder} does not fit the model: {len(unknown)} names differ, e.g. {min(unknown)}")
+    return wrapped.merge_and_unload()
+
+
+def save_adapter(policy: Policy, folder: str | Path, card: Mapping[str, object], parents: Sequence[str] = ()) -> None:
+    """Write the policy's adapter as ONE adapter over the base model, atomically.
+
+    ``parents`` are the adapters that were merged before this one was attached: their low-rank factors are stacked with
+    it (rank adds up), so the folder loads with bare ``peft`` on the untouched base model. ``card`` (prompt, label
+    schema, label policy, ...) goes into ``chexreason.json`` beside the weights.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        policy.model.save_pretrained(str(staging))
+        config = json.loads((staging / _CONFIG).read_text())
+        _write_json(staging / _CONFIG, config | {"base_model_name_or_path": policy.source})
+        for parent in reversed(parents):
+            _stack(staging, Path(parent))
+        _write_json(staging / CARD, {**card, "source": policy.source, "model_type": policy.base.config.model_type})
+        (staging / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+        _replace_folder(staging, folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def read_card(folder: str | Path) -> dict[str, Any]:
+    """The card written beside an adapter; raises FileNotFoundError with the folder when there is none."""
+    path = Path(folder) / CARD
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no {CARD}: it was not written by chexreason")
+    card: dict[str, Any] = json.loads(path.read_text())
+    return card
+
+
+def stack_factors(
+    first: Mapping[str, Tensor], second: Mapping[str, Tensor], scales: tuple[float, float]
+) -> dict[str, Tensor]:
+    """Low-rank factors of the sum of two adapters: s1 B1 A1 + s2 B2 A2 = [s1 B1, s2 B2] [A1; A2], with scale 1.
+
+    Raises ValueError where the two do not touch the same modules.
+    """
+    if set(first) != set(second):
+        raise ValueError(f"adapters touch different modules, e.g. {min(set(first) ^ set(second))}")
+    stacked = {}
+    for name in first:
+        if "lora_A" in name:
+            stacked[name] = torch.cat([first[name].float(), second[name].float()], 0)  # [r1 + r2, in]
+        else:
+            stacked[name] = torch.cat([scales[0] * first[name].float(), scales[1] * second[name].float()], 1)
+    return stacked
+
+
+def _stack(staging: Path, parent: Path) -> None:
+    configs = [json.loads((p / _CONFIG).read_text()) for p in (parent, staging)]
+    scales = (configs[0]["lora_alpha"] / configs[0]["r"], configs[1]["lora_alpha"] / configs[1]["r"])
+    factors = stack_factors(load_file(parent / _WEIGHTS), load_file(staging / _WEIGHTS), scales)
+    save_file({k: v.contiguous() for k, v in factors.items()}, staging / _WEIGHTS, metadata={"format": "pt"})
+    rank = configs[0]["r"] + configs[1]["r"]
+    _write_json(staging / _CONFIG, configs[1] | {"r": rank, "lora_alpha": rank})
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def _replace_folder(staging: Path, folder: Path) -> None:
+    old = folder.with_name(f".{folder.name}-old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(staging, folder)
+    shutil.rmtree(old, ignore_errors=True)

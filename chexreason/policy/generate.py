@@ -1,0 +1,150 @@
+"""The sampling loop: all groups of a batch at once on a shared prefix, every row with its own random numbers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from chexreason.data.encoded import EncodedPrompts
+from chexreason.policy.policy import Policy
+from chexreason.policy.prefix import extend, keep_rows, ones_like_rows, prefill
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw a completion; ``temperature`` 0 is greedy, ``top_k`` 0 and ``top_p`` 1 switch the cut-offs off."""
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
+            raise ValueError(f"sampling out of range: {self}; want max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1")
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Completions of N = B * G rows, row ``b * G + g``: ``ids`` and ``mask`` [N, T], padded on the right.
+
+    ``logp`` [N, T] is under softmax(logits / temperature) over the whole vocabulary, what a training pass recomputes;
+    ``sampled_logp`` [N, T] is under the distribution drawn from (banned ids removed, top-p and top-k renormalised);
+    ``finished`` [N] is True where a stop token ended the row. A stop token counts as the row's last token.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    logp: Tensor
+    sampled_logp: Tensor
+    finished: Tensor
+
+
+@contextmanager
+def sampling_mode(policy: Policy) -> Iterator[None]:
+    """Evaluation mode, no gradient, gradient checkpointing off; everything is put back as it was.
+
+    In train mode with checkpointing, generation loses its cache and returns wrong tokens with only a log line.
+    """
+    model, base = policy.model, policy.base
+    training = {module: module.training for module in model.modules()}
+    checkpointing = [m for m in base.modules() if getattr(m, "gradient_checkpointing", False)]
+    model.eval()
+    for module in checkpointing:
+        module.gradient_checkpointing = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in checkpointing:
+            module.gradient_checkpointing = True
+        for module, mode in training.items():
+            module.training = mode
+
+
+def row_uniforms(keys: Sequence[tuple[object, ...]], length: int) -> Tensor:
+    """Uniform numbers [N, length] in [0, 1), row n a function of ``keys[n]`` alone.
+
+    With a key of (seed, step, study, k) a completion does not depend on its neighbours or the number of ranks.
+    """
+    rows = []
+    for key in keys:
+        digest = hashlib.sha256(repr(key).encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
+        rows.append(torch.rand(length, generator=generator, dtype=torch.float64))
+    return torch.stack(rows)
+
+
+def choose(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Draw one id a row from ``logits`` [N, V] by inverting the cumulative distribution at ``uniform`` [N].
+
+    Returns the ids [N] and their log-probability [N] under the truncated, renormalised distribution.
+    """
+    if sampling.temperature == 0:
+        return logits.argmax(-1), torch.zeros(len(logits), device=logits.device)
+    probs, order = (logits.float() / sampling.temperature).softmax(-1).sort(-1, descending=True)
+    before = probs.cumsum(-1) - probs
+    keep = before < sampling.top_p  # always keeps the most likely id
+    if sampling.top_k:
+        keep[:, sampling.top_k :] = False
+    probs = torch.where(keep, probs, torch.zeros_like(probs)).double()
+    probs = probs / probs.sum(-1, keepdim=True)
+    last = keep.sum(-1, keepdim=True) - 1
+    slot = torch.searchsorted(probs.cumsum(-1), uniform[:, None].to(probs), right=True).clamp(max=last)  # [N, 1]
+    return order.gather(-1, slot)[:, 0], probs.gather(-1, slot)[:, 0].log().float()
+
+
+def sample(
+    policy: Policy,
+    prompts: EncodedPrompts,
+    sampling: Sampling,
+    *,
+    group_size: int = 1,
+    keys: Sequence[tuple[object, ...]] | None = None,
+) -> Sampled:
+    """Sample ``group_size`` completions of each prompt; image and prompt run once a study.
+
+    ``keys`` [B * G] seed the rows (needed unless greedy). Stops at every stop id of the model; banned ids are never
+    drawn. The model's mode, checkpointing flags and gradients are left as they were.
+    """
+    n = len(prompts) * group_size
+    if sampling.temperature > 0 and (keys is None or len(keys) != n):
+        raise ValueError(f"sampling needs one key for each of the {n} rows, got {None if keys is None else len(keys)}")
+    uniforms = row_uniforms(keys, sampling.max_new_tokens) if keys and sampling.temperature > 0 else torch.zeros(n, 1)
+    with sampling_mode(policy):
+        return _decode(policy, prompts, sampling, group_size, uniforms.to(policy.device))
+
+
+def _decode(policy: Policy, prompts: EncodedPrompts, sampling: Sampling, group_size: int, uniforms: Tensor) -> Sampled:
+    prefix = prefill(policy, prompts, group_size)
+    n, device = prefix.mask.shape[0], prefix.mask.device
+    ids = torch.full((n, sampling.max_new_tokens), policy.pad_id, device=device)
+    mask = torch.zeros((n, sampling.max_new_tokens), dtype=torch.long, device=device)
+    logp = torch.zeros((n, sampling.max_new_tokens), device=device)
+    sampled_logp = torch.zeros_like(logp)
+    stop, banned = torch.tensor(policy.stop_ids, device=device), torch.tensor(policy.banned_ids, device=device)
+    rows, logits = torch.arange(n, device=device), prefix.logits  # rows still being written
+    for t in range(sampling.max_new_tokens):
+        allowed = logits.float().index_fill(-1, banned, float("-inf"))
+        token, drawn = choose(allowed, uniforms[rows, min(t, uniforms.shape[1] - 1)], sampling)
+        full = (logits.float() / (sampling.temperature or 1.0)).log_softmax(-1)
+        ids[rows, t], mask[rows, t] = token, 1
+        logp[rows, t], sampled_logp[rows, t] = full.gather(-1, token[:, None])[:, 0], drawn
+        going = ~torch.isin(token, stop)
+        if t + 1 == sampling.max_new_tokens or not going.any():
+            break
+        if not going.all():  # finished rows leave the batch
+            kept = going.nonzero()[:, 0]
+            keep_rows(prefix, kept)
+            rows, token = rows[kept], token[kept]
+        prefix.mask = ones_like_rows(prefix.mask, 1)
+        logits = extend(policy, prefix, token[:, None], prefix.mask, prefix.next_position)[:, -1]
+        prefix.next_position = prefix.next_position + 1
+    width = int(mask.sum(1).max())
+    finished = (torch.isin(ids, stop) & mask.bool()).any(1)
+    return Sampled(ids[:, :width], mask[:, :width], logp[:, :width], sampled_logp[:, :width], finished)

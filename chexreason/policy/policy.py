@@ -1,0 +1,130 @@
+"""A vision-language model with its processor: encode prompts, decode answers, know where to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from chexreason.data.encoded import EncodedPrompts
+from chexreason.policy.family import family_of
+
+
+class Policy(nn.Module):
+    """The model, its processor and its family.
+
+    ``source`` is the hub id or folder the base weights came from. Raises ValueError for an unsupported architecture, a
+    model without a stop token, or an image token that the tokenizer does not know.
+    """
+
+    def __init__(self, model: nn.Module, processor: Any, source: str) -> None:
+        super().__init__()
+        self.model = model
+        self.processor = processor
+        self.source = source
+        self.family = family_of(self.base.config.model_type)
+        self.stop_ids = _stop_ids(self.base, self.tokenizer)
+        self.banned_ids = _banned_ids(self.base, self.tokenizer, self.stop_ids)
+
+    @property
+    def base(self) -> Any:
+        """The transformers model, without the adapter wrapper."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.processor.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def pad_id(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return int(pad if pad is not None else self.stop_ids[0])
+
+    def encode(self, images: Sequence[Image.Image], texts: Sequence[str]) -> EncodedPrompts:
+        """Encode one image and one user text a study, up to where the assistant starts; padded on the left."""
+        conversations = [
+            [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": text}]}]
+            for image, text in zip(images, texts, strict=True)
+        ]
+        self.tokenizer.padding_side = "left"  # right padding misaligns Gemma's image tokens without an error
+        batch = self.processor.apply_chat_template(
+            conversations,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"padding": True, "padding_side": "left", "return_mm_token_type_ids": True},
+        )
+        return self.family.encode(batch)
+
+    def encode_answers(self, answers: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids [B, T] of the answers, each closed by the stop token and padded on the right, with their mask."""
+        stop = [self.stop_ids[0]]
+        rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] + stop for text in answers]
+        return pad_right(rows, self.pad_id)
+
+    def decode(self, ids: Tensor, mask: Tensor) -> list[str]:
+        """Texts of completions [N, T], without the stop token and padding."""
+        drop = set(self.stop_ids)
+        rows = [[t for t in row[keep].tolist() if t not in drop] for row, keep in zip(ids, mask.bool(), strict=True)]
+        return [self.tokenizer.decode(row, skip_special_tokens=False) for row in rows]
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """The policy without the adapter under training: what the adapter was attached to, earlier ones merged in."""
+        if not hasattr(self.model, "disable_adapter"):
+            raise RuntimeError("no adapter is attached, so the policy is its own reference")
+        with self.model.disable_adapter():
+            yield
+
+    def with_features(self, prompts: EncodedPrompts) -> EncodedPrompts:
+        """The prompts with their images encoded once, without gradient: the vision tower is frozen."""
+        if prompts.features is not None:
+            return prompts
+        with torch.no_grad():
+            return replace(prompts, features=self.family.image_features(self.base, prompts))
+
+
+def pad_right(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Ragged ids as a [N, T] tensor padded on the right, and its mask [N, T].
+
+    >>> pad_right([[5, 6], [7]], 0)[0].tolist()
+    [[5, 6], [7, 0]]
+    """
+    width = max((len(row) for row in rows), default=0)
+    ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.as_tensor(row, dtype=torch.long)
+        mask[i, : len(row)] = 1
+    return ids, mask
+
+
+def _stop_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Every id that ends a turn, the turn marker first: it is what an answer is closed with in training."""
+    declared = model.generation_config.eos_token_id
+    ids = list(declared) if isinstance(declared, (list, tuple)) else [declared]
+    markers = [tokenizer.convert_tokens_to_ids(t) for t in ("<end_of_turn>", "<|im_end|>") if t in tokenizer.get_vocab()]
+    ordered = [i for i in dict.fromkeys([*markers, *ids]) if i is not None]
+    if not ordered:
+        raise ValueError("the model declares no stop token: set eos_token_id in its generation_config.json")
+    return ordered
+
+
+def _banned_ids(model: Any, tokenizer: Any, stop_ids: Sequence[int]) -> list[int]:
+    """Ids that must never be sampled: image and vision tokens (features would no longer match), padding, other turns."""
+    names = ("<start_of_image>", "<end_of_image>", "<image_soft_token>", "<start_of_turn>", "<bos>", "<pad>", "<unk>")
+    names += ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>", "<|im_start|>")
+    vocab = tokenizer.get_vocab()
+    ids = {vocab[name] for name in names if name in vocab}
+    ids |= {i for i in (model.config.image_token_id, tokenizer.pad_token_id) if i is not None}
+    return sorted(ids - set(stop_ids))

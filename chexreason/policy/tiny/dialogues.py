@@ -1,0 +1,155 @@
+"""What is said about a radiograph in pre-training: captions, questions, and tasks in the answer form.
+
+The answer form is taught with other content than the fine-tuning arms ask for: view, brightness, sides, devices, and
+now and then the findings in plain words. No label list in the words of CheXpert is ever shown.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from chexreason.labels.catalog import CHEXPERT14
+from chexreason.parsing import Grammar, format_answer
+from chexreason.traces.template import TemplateTeacher
+from chexreason.types import Study
+
+Turn = tuple[str, str]  # what the user asks, what the model answers
+
+CAPTION_REQUESTS = (
+    "Describe this chest radiograph.",
+    "What does this chest radiograph show?",
+    "Write a short report of this image.",
+    "Read this image and say briefly what you see.",
+    "Describe the image in plain words.",
+)
+
+PLAIN_WORDS = {
+    "Atelectasis": "collapse",
+    "Cardiomegaly": "enlarged heart",
+    "Consolidation": "consolidation",
+    "Edema": "edema",
+    "Enlarged Cardiomediastinum": "wide mediastinum",
+    "Fracture": "broken rib",
+    "Lung Lesion": "nodule or mass",
+    "Lung Opacity": "hazy shadow",
+    "No Finding": "normal chest",
+    "Pleural Effusion": "fluid",
+    "Pleural Other": "thick pleura",
+    "Pneumonia": "pneumonia",
+    "Pneumothorax": "pneumothorax",
+    "Support Devices": "device",
+}
+
+OPENINGS = (
+    "",
+    "You are a radiologist. ",
+    "Look at this frontal chest radiograph. ",
+    "Read this frontal chest radiograph as a radiologist would. ",
+    "Look at the heart, lungs, pleura and bones. Say briefly what you see. ",
+)
+THINK_FORMS = (
+    "Answer in exactly this form:\n<think>your concise analysis</think>\n<solution>word, word</solution>",
+    "Answer in exactly this form, with nothing before, between or after the two blocks:\n"
+    "<think>what you see</think>\n<solution>word</solution>",
+    "Think first between <think> and </think>, then write the answer between <solution> and </solution>.",
+    "Use this form: <think>...</think> <solution>...</solution>",
+)
+PLAIN_FORMS = (
+    "Write nothing else. Answer in exactly this form:\n<solution>word, word</solution>",
+    "Write only the answer between <solution> and </solution>.",
+)
+
+_TEACHER = TemplateTeacher()
+
+
+def caption(study: Study, rng: random.Random) -> Turn:
+    """A request for a description, and prose that names every positive label."""
+    return rng.choice(CAPTION_REQUESTS), _TEACHER.describe(study, CHEXPERT14, rng)
+
+
+def questions(study: Study, rng: random.Random, n: int) -> list[Turn]:
+    """``n`` questions about judged findings with their answers."""
+    return [_TEACHER.question(study, CHEXPERT14, rng) for _ in range(n)]
+
+
+def task(study: Study, brightness: tuple[float, float], rng: random.Random) -> Turn:
+    """One task in the answer form; ``brightness`` is the mean grey (0..255) of the image's left and right half."""
+    thought, asked, options, answer = rng.choice(_topics(study, brightness))(rng)
+    rng.shuffle(options)
+    words = f" Use only these words: {', '.join(options)}." if rng.random() < 0.7 else ""
+    if rng.random() < 0.2:
+        form, reply = rng.choice(PLAIN_FORMS), format_answer("", answer, Grammar.SOLUTION_ONLY)
+    else:
+        form, reply = rng.choice(THINK_FORMS), format_answer(thought, answer, Grammar.THINK_SOLUTION)
+    gap = rng.choice((" ", "\n"))
+    return f"{rng.choice(OPENINGS)}{asked}{words}{gap}{form}", reply
+
+
+_Task = tuple[str, str, list[str], list[str]]  # reasoning, question, the words to choose from, the answer
+
+
+def _topics(study: Study, brightness: tuple[float, float]) -> list[Callable[[random.Random], _Task]]:
+    """The tasks this study can be asked: those whose answer is known."""
+    topics = [
+        lambda rng: _brightness(study, brightness, rng),
+        lambda rng: _halves(study, brightness, rng),
+        lambda rng: _findings(study, rng),
+    ]
+    if study.view in {"PA", "AP"}:
+        topics.append(lambda rng: _view(study, rng))
+    if study.mask[CHEXPERT14.index("Support Devices")]:
+        topics.append(lambda rng: _device(study, rng))
+    if any(sign.side in {"left", "right"} for sign in study.signs):
+        topics.append(lambda rng: _side(study, rng))
+    return topics
+
+
+def _brightness(study: Study, brightness: tuple[float, float], rng: random.Random) -> _Task:
+    mean = sum(brightness) / 2
+    word = "dark" if mean < 95 else "medium" if mean < 135 else "bright"
+    asked = rng.choice(("How bright is the image as a whole?", "Say how bright the image is."))
+    return _think(study, rng, f"The image as a whole is {word}."), asked, ["dark", "medium", "bright"], [word]
+
+
+def _halves(study: Study, brightness: tuple[float, float], rng: random.Random) -> _Task:
+    left, right = brightness
+    word = "equal" if abs(left - right) < 6 else "left half" if left > right else "right half"
+    said = "Both halves are equally bright." if word == "equal" else f"The {word} of the image is brighter."
+    return said, "Which half of the image is brighter?", ["left half", "right half", "equal"], [word]
+
+
+def _view(study: Study, rng: random.Random) -> _Task:
+    asked = rng.choice(("Is this an AP or a PA view?", "State the view of the image."))
+    return (
+        _think(study, rng, f"This is a frontal {study.view} view."),
+        asked,
+        ["AP view", "PA view"],
+        [f"{study.view} view"],
+    )
+
+
+def _device(study: Study, rng: random.Random) -> _Task:
+    on = study.target[CHEXPERT14.index("Support Devices")] == 1
+    said = "A medical device projects over the chest." if on else "No medical device is seen."
+    word = "device present" if on else "no device"
+    return said, "Say whether a device is visible.", ["device present", "no device"], [word]
+
+
+def _side(study: Study, rng: random.Random) -> _Task:
+    sign = rng.choice([sign for sign in study.signs if sign.side in {"left", "right"}])
+    word = PLAIN_WORDS[sign.label]
+    asked = f"On which side of the patient is the {word}?"
+    return f"I see {word} on the {sign.side}.", asked, ["left side", "right side"], [f"{sign.side} side"]
+
+
+def _findings(study: Study, rng: random.Random) -> _Task:
+    positive = [name for name, on in zip(CHEXPERT14, study.target, strict=True) if on]
+    words = [PLAIN_WORDS[name] for name in positive] or ["unclear"]
+    asked = rng.choice(("List what you see in plain words.", "Say in plain words what is wrong, if anything."))
+    return _TEACHER.describe(study, CHEXPERT14, rng), asked, [*PLAIN_WORDS.values(), "unclear"], words
+
+
+def _think(study: Study, rng: random.Random, sentence: str) -> str:
+    """The sentence alone, or after a description of the image."""
+    return sentence if rng.random() < 0.6 else f"{_TEACHER.describe(study, CHEXPERT14, rng)} {sentence}"

@@ -1,0 +1,170 @@
+"""Stage 2 of the tiny models: vision tower and text learned from scratch, first by looking, then by talking.
+
+    python -m chexreason.policy.tiny.pretrain --model tiny_gemma3 --out out/tiny/gemma3 --minutes 55
+
+The learning rate follows the share of the minutes that have passed. A rerun of the same command continues from the
+last checkpoint; the package under ``weights/`` is replaced at every measurement from the first talk on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import os
+import random
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoProcessor
+
+from chexreason.policy.tiny.configs import MODELS, build_model
+from chexreason.policy.tiny.encode import DialogueEncoder
+from chexreason.policy.tiny.lessons import ChestLessons, Lesson, Lessons, ShapeLessons
+from chexreason.policy.tiny.package import WEIGHTS, tiny_path, write_package
+from chexreason.policy.tiny.radiographs import masked_bce
+from chexreason.policy.tiny.student import Student
+
+LOOK_BATCH, TALK_BATCH = 64, 32
+LOOK_LR, TALK_LR = 1.0e-3, 1.5e-3
+COLUMNS = ("minutes", "phase", "step", "text_loss", "look_loss", "measure", "value")
+
+
+class Pretraining:
+    """The state of one run; ``minutes`` is its budget and ``look_share`` the part spent on looking alone."""
+
+    def __init__(self, name: str, lessons: Lessons, out: Path, minutes: float, look_share: float, seed: int) -> None:
+        self.name, self.lessons, self.out = name, lessons, out
+        self.budget, self.look_share, self.seed = 60 * minutes, look_share, seed
+        self.processor = AutoProcessor.from_pretrained(tiny_path(name))
+        self.encode = DialogueEncoder(name, self.processor.tokenizer)
+        self.student = Student(build_model(name, self.processor.tokenizer, seed), lessons.n_targets)
+        self.optimizer = torch.optim.AdamW(_groups(self.student), lr=LOOK_LR, betas=(0.9, 0.98))
+        self.step, self.elapsed = 0, 0.0
+        self.averages: dict[str, float] = {}
+        self._resume()
+
+    @property
+    def talking(self) -> bool:
+        """True in the second phase."""
+        return self.elapsed >= self.look_share * self.budget
+
+    def run(self, every: float = 180.0) -> None:
+        """Learn until the budget is spent; measure, save and (once talking) package every ``every`` seconds."""
+        clock, mark = time.monotonic(), self.elapsed
+        while self.elapsed < self.budget:
+            self._learn()
+            now = time.monotonic()
+            self.elapsed, clock = self.elapsed + now - clock, now
+            if self.elapsed - mark >= every or self.elapsed >= self.budget:
+                self._report()
+                clock, mark = time.monotonic(), self.elapsed
+        write_package(self.student.model, self.processor, WEIGHTS / self.name, self.out / "training_log.csv")
+
+    def _learn(self) -> None:
+        rng = random.Random(f"{self.seed}/{self.step}")
+        self._set_lr()
+        lesson = self.lessons.draw(TALK_BATCH if self.talking else LOOK_BATCH, rng, talk=self.talking)
+        self.student.train()
+        loss = self._loss(lesson)
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+
+    def _loss(self, lesson: Lesson) -> torch.Tensor:
+        tokens = self.student.image_tokens(lesson.pixels)
+        look = masked_bce(self.student.classify(tokens), lesson.target, lesson.mask)
+        self._average("look_loss", look)
+        if not lesson.turns:
+            return look
+        text = self.student.text_loss(tokens, self.encode(lesson.turns))
+        self._average("text_loss", text)
+        return text + look
+
+    def _average(self, name: str, value: torch.Tensor) -> None:
+        self.averages[name] = 0.98 * self.averages.get(name, value.item()) + 0.02 * value.item()
+
+    def _set_lr(self) -> None:
+        """Warm-up of 3 % and cosine to 5 %, once in each phase; the tower learns more slowly while talking."""
+        edge = self.look_share * self.budget
+        start, length = (edge, self.budget - edge) if self.talking else (0.0, edge)
+        share = min(1.0, (self.elapsed - start) / max(length, 1e-9))
+        shape = min(1.0, share / 0.03 + 0.01) * (0.05 + 0.95 * (1 + math.cos(math.pi * share)) / 2)
+        for group in self.optimizer.param_groups:
+            group["lr"] = shape * (TALK_LR * (0.3 if group["tower"] else 1.0) if self.talking else LOOK_LR)
+
+    def _report(self) -> None:
+        with torch.no_grad():
+            figures = self.lessons.measure(self.student)
+        path = self.out / "training_log.csv"
+        new = not path.exists()
+        with open(path, "a", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            if new:
+                writer.writerow(COLUMNS)
+            for measure, value in figures.items():
+                losses = [f"{self.averages.get(key, math.nan):.4f}" for key in ("text_loss", "look_loss")]
+                phase = "talk" if self.talking else "look"
+                row = [f"{self.elapsed / 60:.1f}", phase, self.step, *losses, measure, f"{value:.4f}"]
+                writer.writerow(row)
+                print(*row, flush=True)
+        self._save()
+        self.lessons.refresh()
+        if self.talking:
+            write_package(self.student.model, self.processor, WEIGHTS / self.name, path)
+
+    def _save(self) -> None:
+        state = {
+            "student": self.student.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": {"step": self.step, "elapsed": self.elapsed},
+        }
+        torch.save(state, self.out / "checkpoint.partial")
+        os.replace(self.out / "checkpoint.partial", self.out / "checkpoint.pt")
+
+    def _resume(self) -> None:
+        path = self.out / "checkpoint.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, weights_only=True)
+        self.student.load_state_dict(state["student"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.elapsed = state["progress"]["step"], state["progress"]["elapsed"]
+        print(f"continuing at step {self.step}, {self.elapsed / 60:.1f} minutes in", flush=True)
+
+
+def _groups(student: Student) -> list[dict[str, object]]:
+    """Parameters by (vision tower?, decayed?): matrices decay, vectors do not."""
+    split: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in student.named_parameters():
+        tower = any(part in name for part in ("vision_tower", "visual", "head."))
+        split.setdefault((tower, parameter.ndim > 1), []).append(parameter)
+    return [
+        {"params": params, "tower": tower, "weight_decay": 0.05 if decayed else 0.0}
+        for (tower, decayed), params in split.items()
+    ]
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--look-share", type=float, default=0.5)
+    parser.add_argument("--phantoms", type=Path, default=Path("out/tiny/phantoms"))
+    parser.add_argument("--soft-labels", type=Path, default=Path("out/tiny/teacher/soft_labels.npz"))
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    chest = args.model == "tiny_gemma3"
+    lessons: Lessons = ChestLessons(args.phantoms, args.soft_labels) if chest else ShapeLessons()
+    Pretraining(args.model, lessons, args.out, args.minutes, args.look_share, args.seed).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""The small real radiographs (128 px) as arrays: pixels, labels, masks; and the augmentation both trainings share."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from chexreason.labels.catalog import CHEXPERT14
+
+SIZE = 128
+
+
+def data_folder() -> Path:
+    """Folder of the 128 px radiographs; raises FileNotFoundError with the way out when it is absent."""
+    folder = Path(os.environ.get("CHEXREASON_DATA", "../shared/data")) / "nih_lowres128"
+    if not (folder / "labels.csv").is_file():
+        raise FileNotFoundError(
+            f"no radiographs at {folder}: set CHEXREASON_DATA to the folder that holds nih_lowres128"
+        )
+    return folder
+
+
+@dataclass(frozen=True)
+class Radiographs:
+    """Grey pixels uint8 [N, S, S], targets [N, 14] and masks [N, 14] (mask 0: not labelled), view names [N]."""
+
+    pixels: torch.Tensor
+    target: torch.Tensor
+    mask: torch.Tensor
+    views: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+def load_radiographs(split: str, folder: Path | None = None) -> Radiographs:
+    """All radiographs of one patient split ("train", "val", "test") in the order of the table."""
+    folder = folder or data_folder()
+    with open(folder / "labels.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == split]
+    if not rows:
+        raise ValueError(f"{folder / 'labels.csv'} has no rows of split '{split}'")
+    pixels = np.stack([np.asarray(Image.open(folder / row["path"]).convert("L")) for row in rows])
+    raw = np.array([[float(row[label] or "nan") for label in CHEXPERT14] for row in rows], dtype=np.float32)
+    return Radiographs(
+        pixels=torch.from_numpy(pixels),
+        target=torch.from_numpy(np.nan_to_num(raw)),
+        mask=torch.from_numpy((~np.isnan(raw)).astype(np.float32)),
+        views=tuple(row["view"] for row in rows),
+    )
+
+
+def augment(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Shift, scale, rotate and re-expose each image a little; never flip, since sides matter.
+
+    ``pixels`` uint8 [B, S, S]; returns float [B, 1, S, S] in -1..1 (the processors' normalisation).
+    """
+    n = len(pixels)
+
+    def uniform(low: float, high: float) -> torch.Tensor:
+        return torch.rand(n, generator=generator) * (high - low) + low
+
+    angle, zoom = uniform(-8, 8) * (math.pi / 180), uniform(0.88, 1.08)
+    cos, sin = angle.cos() * zoom, angle.sin() * zoom
+    row_x = torch.stack([cos, -sin, uniform(-0.08, 0.08)], 1)
+    row_y = torch.stack([sin, cos, uniform(-0.08, 0.08)], 1)
+    grid = F.affine_grid(torch.stack([row_x, row_y], 1), [n, 1, *pixels.shape[1:]], align_corners=False)
+    x = F.grid_sample(normalise(pixels), grid, align_corners=False, padding_mode="border")
+    return (x * uniform(0.75, 1.25)[:, None, None, None] + uniform(-0.2, 0.2)[:, None, None, None]).clamp(-1, 1)
+
+
+def normalise(pixels: torch.Tensor) -> torch.Tensor:
+    """Grey bytes [B, S, S] as floats [B, 1, S, S] in -1..1."""
+    return pixels.float().div(127.5).sub(1).unsqueeze(1)
+
+
+def masked_bce(logits: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean binary cross-entropy over the labelled entries; all [B, L]."""
+    loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return (loss * mask).sum() / mask.sum().clamp(min=1)
+
+
+def auroc(scores: torch.Tensor, target: torch.Tensor) -> float:
+    """Area under the ROC curve by ranks, ties shared; scores and target [N]; NaN without both classes."""
+    values, inverse, counts = scores.unique(return_inverse=True, return_counts=True)
+    ranks = (counts.cumsum(0).double() - (counts - 1) / 2)[inverse]
+    positive = target > 0.5
+    n_pos, n_neg = int(positive.sum()), int((~positive).sum())
+    if n_pos == 0 or n_neg == 0:
+        return float("nan")
+    return float((ranks[positive].sum() - n_pos * (n_pos + 1) / 2) / (n_pos * n_neg))
+
+
+def macro_auroc(logits: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> dict[str, float]:
+    """AUROC of each label that has both classes among its labelled studies, and their mean as ``macro``; all [N, L]."""
+    areas = {}
+    for column, label in enumerate(CHEXPERT14):
+        rows = mask[:, column] > 0
+        area = auroc(logits[rows, column], target[rows, column]) if rows.any() else float("nan")
+        if not math.isnan(area):
+            areas[label] = area
+    return areas | {"macro": sum(areas.values()) / max(len(areas), 1)}

@@ -1,0 +1,1 @@
+"""Rewards: one idea a file, each a callable that returns its named parts."""

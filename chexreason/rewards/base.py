@@ -1,0 +1,102 @@
+"""What a reward is, and the one place where its parts become a total."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from chexreason.labels.schema import LabelSet
+from chexreason.types import Completion, Study
+
+
+class Reward(Protocol):
+    """Scores completions against their studies and returns named parts, each float [N] on the CPU in input order.
+
+    Penalties are negative parts. ``weights`` says how much of each part enters the total; a part it leaves out has
+    weight 1, and a metric is a part of weight 0.
+    """
+
+    weights: Mapping[str, float]
+
+    def __call__(
+        self, completions: Sequence[Completion], studies: Sequence[Study], label_set: LabelSet
+    ) -> dict[str, Tensor]: ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A reward that remembers earlier calls; a checkpoint must carry its state for a resume to be exact."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+def named_weights(reward: str, parts: Sequence[str], weights: Mapping[str, float] | None) -> dict[str, float]:
+    """The weight of every part, 1 where ``weights`` is silent; raises ValueError on a name that is not a part."""
+    given = {name: float(value) for name, value in (weights or {}).items()}
+    unknown = sorted(set(given) - set(parts))
+    if unknown:
+        raise ValueError(f"{reward} has no part {unknown}; set weights only for its parts: {', '.join(parts)}")
+    return {name: given.get(name, 1.0) for name in parts}
+
+
+def score(
+    reward: Reward, completions: Sequence[Completion], studies: Sequence[Study], label_set: LabelSet
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Total reward [N] and its unweighted parts, each [N], of N completions and the study each one answers.
+
+    Call it once per rollout and in training only: a stateful reward remembers what it scores.
+    Raises ValueError when rows are mispaired, when a part has the wrong shape, and on NaN or infinity.
+    """
+    if len(completions) != len(studies):
+        raise ValueError(f"{len(completions)} completions for {len(studies)} studies: pass one study per completion")
+    for row, (completion, study) in enumerate(zip(completions, studies, strict=True)):
+        if completion.study_id != study.study_id:
+            raise ValueError(f"row {row} pairs a completion of '{completion.study_id}' with study '{study.study_id}'")
+
+    name = type(reward).__name__
+    parts = reward(completions, studies, label_set)
+    for part, values in parts.items():
+        _check(name, part, values, completions)
+
+    total = torch.zeros(len(completions))  # [N]
+    for part, weight in named_weights(name, tuple(parts), reward.weights).items():
+        total = total + weight * parts[part]
+    return total, parts
+
+
+def scored_labels(completion: Completion, study: Study, label_set: LabelSet) -> tuple[frozenset[str], frozenset[str]]:
+    """True and predicted labels of one row, both without the classes that the study's source does not label."""
+    if not len(study.target) == len(study.mask) == len(label_set):
+        raise ValueError(
+            f"study '{study.study_id}' has {len(study.target)} targets and {len(study.mask)} mask entries, but label "
+            f"set '{label_set.name}' has {len(label_set)} labels: read the manifest with the label set of the reward"
+        )
+    labelled = frozenset(label_set.decode(study.mask))
+    return labelled & frozenset(label_set.decode(study.target)), labelled & frozenset(completion.parsed.labels)
+
+
+def jaccard(truth: frozenset[str], predicted: frozenset[str], n_unknown: int = 0) -> float:
+    """Intersection over union of two label sets; two empty sets agree (1), and each unknown label widens the union."""
+    union = len(truth | predicted) + n_unknown
+    return len(truth & predicted) / union if union else 1.0
+
+
+def _check(reward: str, part: str, values: Tensor, completions: Sequence[Completion]) -> None:
+    expected = (len(completions),)
+    if tuple(values.shape) != expected or not values.is_floating_point() or values.device.type != "cpu":
+        raise ValueError(
+            f"{reward} returned part '{part}' as {values.dtype} {tuple(values.shape)} on {values.device}; "
+            f"it must be float {expected} on the CPU"
+        )
+    bad = (~torch.isfinite(values)).nonzero().flatten().tolist()
+    if bad:
+        row = bad[0]
+        raise ValueError(
+            f"{reward} gave {values[row].item()} for part '{part}' of study '{completions[row].study_id}', "
+            f"completion {completions[row].text[:80]!r}"
+        )

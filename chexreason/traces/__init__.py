@@ -1,0 +1,1 @@
+"""Reasoning traces: what supervised fine-tuning learns from."""

@@ -1,0 +1,205 @@
+"""The template teacher: radiology prose written offline from a study's labels and signs.
+
+It stands in for the paper's teacher model where none can be asked. A text names every positive label, denies some of
+the negative ones, says nothing about labels that are not judged, and gives a side or a severity only where the study
+knows it. A "No Finding" study is called normal as a whole, which is what that label means.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+from chexreason.labels.schema import LabelSet
+from chexreason.parsing import Grammar, format_answer
+from chexreason.prompts import Prompt
+from chexreason.traces.facts import Facts, facts_of
+from chexreason.traces.phrases_findings import FINDINGS
+from chexreason.traces.phrases_prose import (
+    CHECKLIST,
+    CONCLUSIONS,
+    CONNECTIVES,
+    MORE_FRAMES,
+    NARRATIVE_CONCLUSIONS,
+    NARRATIVE_OPENERS,
+    NEGATIVE_FRAMES,
+    OPENERS,
+    QUALITY,
+    REVIEW,
+    UNJUDGED,
+)
+from chexreason.types import Study
+
+# Words in the reasoning, at least and at most.
+FREE_WORDS = (36, 70)
+NARRATIVE_WORDS = (62, 110)
+
+
+class TemplateTeacher:
+    """Writes answers, captions and question-answer pairs; ``seed`` picks one wording of each study's answer."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def can_write(self, study: Study, label_set: LabelSet) -> bool:
+        """False where no consistent answer exists: nothing positive, or "No Finding" beside a disease. Skip those."""
+        facts = facts_of(study, label_set)
+        return bool(facts.positive) and not facts.contradictory
+
+    def write(self, study: Study, prompt: Prompt, label_set: LabelSet) -> str:
+        """The whole answer to ``prompt``, always the same for one seed, study and prompt name.
+
+        Raises ValueError where ``can_write`` is False and on a prompt that asks for reasoning in a style this teacher
+        does not know.
+        """
+        facts = facts_of(study, label_set)
+        if not facts.positive or facts.contradictory:
+            why = "'No Finding' beside a disease" if facts.contradictory else "no positive label"
+            raise ValueError(f"study '{study.study_id}' has {why}: no answer fits; ask can_write first")
+        labels = [label for label in label_set if label in facts.positive]
+        if prompt.grammar == Grammar.SOLUTION_ONLY:
+            return format_answer("", labels, prompt.grammar)
+        if prompt.name not in STYLES:
+            raise ValueError(f"the template teacher has no style for prompt '{prompt.name}'; it has: {sorted(STYLES)}")
+        rng = random.Random(f"{self.seed}/{study.study_id}/{prompt.name}")
+        return format_answer(STYLES[prompt.name](facts, rng), labels, prompt.grammar)
+
+    def describe(self, study: Study, label_set: LabelSet, rng: random.Random) -> str:
+        """A caption of two to five sentences: plain prose, no tags, no list of labels; every positive is named."""
+        facts = facts_of(study, label_set)
+        sentences = [*_positives(facts, rng, n_full=2), *_negatives(facts, rng)[:1]]
+        opener = _fill_view(rng.choice(OPENERS), facts)
+        if len(sentences) < 2 or rng.random() < 0.5:
+            sentences = [opener, *(sentences or [rng.choice(REVIEW)])]
+        return " ".join(sentences)
+
+    def question(self, study: Study, label_set: LabelSet, rng: random.Random) -> tuple[str, str]:
+        """A question about one judged finding and its answer; present and absent findings are asked for equally.
+
+        Raises ValueError where the study judges no label.
+        """
+        facts = facts_of(study, label_set)
+        groups = [group for group in (facts.positive, facts.negative) if group]
+        if not groups:
+            raise ValueError(f"study '{study.study_id}' judges no label of '{label_set.name}': nothing to ask")
+        label = rng.choice(rng.choice(groups))
+        finding = FINDINGS[label]
+        asked = rng.choice(finding.question)
+        if label in facts.negative:
+            denied = rng.choice(finding.absent)
+            return asked, rng.choice(("No.", f"No. {denied}"))
+        side = facts.slots[label]["at"].strip()
+        if side and rng.random() < 0.3:
+            return f"On which side is the {rng.choice(finding.nouns)}?", f"{side.capitalize()}."
+        detail = f"Yes, {side}." if side else f"Yes. {facts.say(rng.choice(finding.signs), label)}"
+        return asked, rng.choice(("Yes.", detail))
+
+
+def _free(facts: Facts, rng: random.Random) -> str:
+    """Concise analysis: what is seen, what is absent, and a conclusion where there is room."""
+    body = _positives(facts, rng, n_full=3 if len(facts.positive) <= 5 else 1)
+    return _compose(OPENERS, body, CONCLUSIONS, facts, rng, FREE_WORDS)
+
+
+def _narrative(facts: Facts, rng: random.Random) -> str:
+    """Evidence aggregated in full, linked sentences, then the conclusion they support."""
+    n_full = 5 if len(facts.positive) <= 7 else 2
+    first, *others = _positives(facts, rng, n_full)
+    linked = [_link(s, rng) if i < n_full else s for i, s in enumerate(others, start=1)]
+    return _compose(NARRATIVE_OPENERS, [first, *linked], NARRATIVE_CONCLUSIONS, facts, rng, NARRATIVE_WORDS)
+
+
+def _checklist(facts: Facts, rng: random.Random) -> str:
+    """The twelve numbered steps of prompt reasoning_a, one short line each."""
+    lines = []
+    for number, (heading, labels) in enumerate(CHECKLIST, start=1):
+        if heading == "Quality":
+            clause = _fill_view(rng.choice(QUALITY), facts)
+        elif heading == "Synthesis":
+            clause = _join([facts.plain_name(label, rng) for label in facts.positive], "and")
+        else:
+            clause = _step(labels, facts, rng)
+        lines.append(f"{number}. {heading}: {clause}.")
+    return "\n".join(lines)
+
+
+def _step(labels: Sequence[str], facts: Facts, rng: random.Random) -> str:
+    """One checklist clause: what is present, what is absent, or that the region was looked at."""
+    present = [facts.name(label, rng) for label in labels if label in facts.positive]
+    absent = [rng.choice(FINDINGS[label].nouns) for label in labels if label in facts.deniable]
+    clauses = ([_join(present, "and")] if present else []) + ([f"no {_join(absent, 'or')}"] if absent else [])
+    return "; ".join(clauses) or rng.choice(UNJUDGED)
+
+
+STYLES: dict[str, Callable[[Facts, random.Random], str]] = {
+    "free_reasoning": _free,
+    "reasoning_narrative": _narrative,
+    "reasoning_a": _checklist,
+}
+
+
+def _positives(facts: Facts, rng: random.Random, n_full: int) -> list[str]:
+    """One sentence for each of the first ``n_full`` positive labels and one that names all the others."""
+    full = [facts.say(rng.choice(FINDINGS[label].signs), label) for label in facts.positive[:n_full]]
+    rest = facts.positive[n_full:]
+    # A long list keeps to bare names, so that no text grows without bound.
+    names = [facts.name(label, rng) if len(rest) <= 5 else facts.plain_name(label, rng) for label in rest]
+    return [*full, rng.choice(MORE_FRAMES).format(names=_join(names, "and"))] if rest else full
+
+
+def _negatives(facts: Facts, rng: random.Random) -> list[str]:
+    """Denials of the deniable labels in random order: one sentence for two or three together, then single ones."""
+    labels = rng.sample(facts.deniable, len(facts.deniable))
+    n_first = min(len(labels), rng.randint(2, 3))
+    if not labels:
+        return []
+    nouns = _join([rng.choice(FINDINGS[label].nouns) for label in labels[:n_first]], "or")
+    singles = [rng.choice(FINDINGS[label].absent) for label in labels[n_first:]]
+    return [rng.choice(NEGATIVE_FRAMES).format(nouns=nouns), *singles]
+
+
+def _compose(
+    openers: Sequence[str],
+    body: Sequence[str],
+    conclusions: Sequence[str],
+    facts: Facts,
+    rng: random.Random,
+    bounds: tuple[int, int],
+) -> str:
+    """Opener, neutral review, body, denials and conclusion, within ``bounds`` words.
+
+    The conclusion and one denial come in where they fit; more denials, then review, only up to the lower bound.
+    """
+    low, high = bounds
+    core = [_fill_view(rng.choice(openers), facts), *body]
+    names = _join([facts.plain_name(label, rng) for label in facts.positive], "and")
+    conclusion = rng.choice(conclusions).format(names=names)
+    closing = [conclusion] if _n_words([*core, conclusion]) <= high else []
+    denials: list[str] = []
+    for sentence in _negatives(facts, rng):
+        n_words = _n_words([*core, *denials, *closing])
+        if n_words + _n_words([sentence]) <= high and (not denials or n_words < low):
+            denials.append(sentence)
+    review: list[str] = []
+    for sentence in rng.sample(REVIEW, len(REVIEW)):
+        if _n_words([*core, *review, *denials, *closing]) < low:
+            review.append(sentence)
+    return " ".join([core[0], *review, *core[1:], *denials, *closing])
+
+
+def _join(items: Sequence[str], word: str) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} {word} {items[-1]}"
+
+
+def _link(sentence: str, rng: random.Random) -> str:
+    """The sentence tied to the one before it, half of the time."""
+    return rng.choice(CONNECTIVES) + sentence[0].lower() + sentence[1:] if rng.random() < 0.5 else sentence
+
+
+def _fill_view(frame: str, facts: Facts) -> str:
+    return frame.format(view=facts.view)
+
+
+def _n_words(sentences: Sequence[str]) -> int:
+    return sum(len(sentence.split()) for sentence in sentences)

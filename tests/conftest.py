@@ -1,0 +1,66 @@
+"""Fixtures shared by the rooms: the two packaged policies, a few images, a few studies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from chexreason.labels.catalog import CHEXPERT14
+from chexreason.policy.load import load_policy
+from chexreason.policy.policy import Policy
+from chexreason.types import Study
+
+FAMILIES = ("tiny_gemma3", "tiny_qwen2_5_vl")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(params=FAMILIES)
+def policy(request: pytest.FixtureRequest) -> Policy:
+    """Each packaged policy in turn, freshly loaded: tests may change it."""
+    return load_policy(f"tiny:{request.param}", dtype="float32")
+
+
+@pytest.fixture
+def gemma() -> Policy:
+    """The packaged Gemma 3, freshly loaded."""
+    return load_policy("tiny:tiny_gemma3", dtype="float32")
+
+
+@pytest.fixture
+def images() -> list[Image.Image]:
+    """Three different grey images of different sizes, as RGB."""
+    rng = np.random.default_rng(0)
+    sizes = ((160, 160), (128, 128), (140, 180))
+    return [Image.fromarray(rng.integers(0, 255, size, dtype=np.uint8)).convert("RGB") for size in sizes]
+
+
+@pytest.fixture
+def studies(tmp_path: Path, images: list[Image.Image]) -> list[Study]:
+    """Six labelled studies of six patients, on three images."""
+    label_sets = (["No Finding"], ["Cardiomegaly", "Edema"], ["Pneumothorax"], ["Pleural Effusion"], ["Fracture"], ["Edema"])
+    found = []
+    for i, labels in enumerate(label_sets):
+        path = tmp_path / f"{i}.png"
+        images[i % 3].save(path)
+        mask = (True,) * len(CHEXPERT14)
+        found.append(Study(f"s{i}", f"p{i}", "set", path, CHEXPERT14.encode(labels), mask))
+    return found
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real radiographs, from CHEXREASON_DATA or ../shared/data; skips where it is absent."""
+    default = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
+    folder = Path(os.environ.get("CHEXREASON_DATA", default))
+    if not (folder / "nih" / "labels.csv").is_file():
+        pytest.skip(f"no real radiographs in {folder}: set CHEXREASON_DATA to their folder")
+    return folder

@@ -1,0 +1,180 @@
+"""The manifest: what it refuses, what it keeps, and which row's labels a study gets."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from chexreason.data.manifest import METADATA_KEY, Manifest, ManifestError, conform, read, studies, write
+from chexreason.labels.catalog import CHEXPERT14, NIH9
+from chexreason.labels.schema import LabelSet
+from chexreason.labels.uncertainty import IGNORE, POSITIVES_ONLY
+from chexreason.types import Sign
+
+NAN = float("nan")
+
+
+def rows(n: int = 4, **columns) -> pd.DataFrame:
+    """``n`` studies of ``n`` patients, the first half for sft, with no mark at all in Fracture."""
+    base = {
+        "study_id": [f"x:{i}" for i in range(n)],
+        "patient_id": [f"x:p{i}" for i in range(n)],
+        "dataset": "x",
+        "split": ["sft" if i < n // 2 else "test" for i in range(n)],
+        "path": [f"images/{i}.png" for i in range(n)],
+        "view": "PA",
+        "age": 60,
+        "sex": "F",
+        **dict.fromkeys(CHEXPERT14.labels, 0.0),
+        "Fracture": NAN,
+    }
+    return pd.DataFrame(base | columns)
+
+
+def test_a_manifest_survives_the_disk_and_moves_with_its_folder(tmp_path):
+    frame = rows(Edema=[1, 0, -1, NAN], age=[60, None, 130, 0], signs=['[{"label": "Edema"}]', None, "", "[]"])
+    write(Manifest(frame, {"seed": 3}, tmp_path / "old"), tmp_path / "old" / "manifest.parquet")
+    (tmp_path / "old").rename(tmp_path / "new")
+    back = read(tmp_path / "new" / "manifest.parquet")
+    pd.testing.assert_frame_equal(back.frame, conform(frame))
+    assert back.provenance == {"seed": 3}
+    assert back.image_paths()[0] == tmp_path / "new" / "images" / "0.png"
+    assert [study.age for study in studies(back, CHEXPERT14, IGNORE, ["sft", "test"])] == [60, None, None, 0]
+
+
+def test_a_vendor_root_is_kept_absolute(tmp_path):
+    write(Manifest(rows(), {}, tmp_path / "vendor"), tmp_path / "out" / "manifest.parquet")
+    assert read(tmp_path / "out" / "manifest.parquet").root == tmp_path / "vendor"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"Edema": [1, 0, 2, 0]}, r"label 'Edema' of study x:2 \(row 2\) is '2'; allowed: 1, 0, -1 or blank"),
+        ({"Edema": ["1", "0", "present", "0"]}, "label 'Edema' of study x:2"),
+        ({"study_id": ["a", "b", "a", "c"]}, "1 study_id appear more than once: a"),
+        ({"patient_id": ["p", "q", "p", "r"]}, "1 patients are in more than one split: p in sft and test"),
+        ({"patient_id": ["p", None, "q", "r"]}, "column 'patient_id' is empty in row 1"),
+        ({"dataset": ["x", "y", "x", "x"]}, "one manifest holds one data set"),
+        ({"Oedema": 0.0}, r"not known: \['Oedema'\]"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_rows_that_cannot_be_trusted_are_refused(change, message):
+    with pytest.raises(ManifestError, match=message):
+        conform(rows(**change))
+
+
+def test_a_missing_column_is_named():
+    with pytest.raises(ManifestError, match=r"columns missing: \['path', 'Pneumonia'\]"):
+        conform(rows().drop(columns=["path", "Pneumonia"]))
+
+
+def test_at_most_five_crossing_patients_are_listed():
+    frame = rows(16, patient_id=[f"p{i % 8}" for i in range(16)])
+    with pytest.raises(ManifestError, match="8 patients") as caught:
+        conform(frame)
+    assert str(caught.value).count("sft and test") == 5
+
+
+def test_conform_and_studies_leave_their_input_unchanged():
+    frame = rows(Edema=[1, 0, -1, NAN])
+    before = frame.copy(deep=True)
+    manifest = Manifest(conform(frame), {}, Path("root"))
+    pd.testing.assert_frame_equal(frame, before)
+    kept = manifest.frame.copy(deep=True)
+    studies(manifest, CHEXPERT14, IGNORE, ["sft", "test"])
+    pd.testing.assert_frame_equal(manifest.frame, kept)
+
+
+def test_each_study_keeps_its_own_row():
+    """Two studies of one patient, blanks in the first: labels and image must not be filled in from the second."""
+    frame = rows(
+        patient_id=["x:p", "x:p", "x:q", "x:q"],
+        Edema=[NAN, 1.0, 0.0, NAN],
+        Pneumonia=[1.0, NAN, -1.0, 0.0],
+        age=[None, 41, 42, None],
+    )
+    manifest = Manifest(conform(frame), {}, Path("root"))
+    found = {s.study_id: s for s in studies(manifest, LabelSet("two", ("Pneumonia", "Edema")), IGNORE, ["test", "sft"])}
+    assert [(found[f"x:{i}"].target, found[f"x:{i}"].mask) for i in range(4)] == [
+        ((1, 0), (True, False)),
+        ((0, 1), (False, True)),
+        ((0, 0), (False, True)),
+        ((0, 0), (True, False)),
+    ]
+    assert [found[f"x:{i}"].image for i in range(4)] == [Path(f"root/images/{i}.png") for i in range(4)]
+    assert [found[f"x:{i}"].age for i in range(4)] == [None, 41, 42, None]
+
+
+def test_never_labelled_is_judged_over_all_splits():
+    frame = rows(Fracture=[NAN, NAN, NAN, 1.0], **{"Support Devices": NAN})
+    manifest = Manifest(conform(frame), {}, Path("root"))
+    sft = studies(manifest, CHEXPERT14, POSITIVES_ONLY, ["sft"])
+    assert all(study.mask[CHEXPERT14.index("Fracture")] for study in sft)
+    assert not any(study.mask[CHEXPERT14.index("Support Devices")] for study in sft)
+
+
+def test_an_empty_split_and_an_unknown_label_are_explained():
+    manifest = Manifest(conform(rows()), {}, Path("root"))
+    with pytest.raises(ManifestError, match="no studies in split 'rl' of root; splits it has: sft 2, test 2"):
+        studies(manifest, NIH9, POSITIVES_ONLY, ["sft", "rl"])
+    with pytest.raises(ManifestError, match="'mine' has labels no manifest holds: Hernia"):
+        studies(manifest, LabelSet("mine", ("Edema", "Hernia")), POSITIVES_ONLY, ["sft"])
+
+
+def test_signs_are_read_and_bad_ones_refused():
+    good = '[{"label": "Edema", "side": "both", "severity": 0.25}]'
+    manifest = Manifest(conform(rows(signs=[good, "", None, "[]"])), {}, Path("root"))
+    found = studies(manifest, CHEXPERT14, POSITIVES_ONLY, ["sft", "test"])
+    assert [study.signs for study in found] == [(Sign("Edema", "both", 0.25),), (), (), ()]
+    manifest = Manifest(conform(rows(signs='[{"name": "Edema"}]')), {}, Path("root"))
+    with pytest.raises(ManifestError, match="signs of study x:0"):
+        studies(manifest, CHEXPERT14, POSITIVES_ONLY, ["sft"])
+
+
+def rewrite(path: Path, frame: pd.DataFrame | None = None, **header) -> None:
+    """Alters a written manifest behind the writer's back."""
+    table = pq.read_table(path)
+    metadata = dict(table.schema.metadata)
+    metadata[METADATA_KEY] = json.dumps(json.loads(metadata[METADATA_KEY]) | header).encode()
+    if frame is not None:
+        table = table.from_pandas(frame, preserve_index=False)
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+
+
+def test_read_refuses_what_it_did_not_write(tmp_path):
+    path = tmp_path / "manifest.parquet"
+    with pytest.raises(ManifestError, match="no manifest at"):
+        read(path)
+    path.write_text("no parquet")
+    with pytest.raises(ManifestError, match="not readable as Parquet"):
+        read(path)
+    rows().to_parquet(path)
+    with pytest.raises(ManifestError, match="not a manifest of chexreason"):
+        read(path)
+    write(Manifest(rows(), {}, tmp_path), path)
+    rewrite(path, schema=0)
+    with pytest.raises(ManifestError, match="schema 0; this version reads 1"):
+        read(path)
+    write(Manifest(rows(), {}, tmp_path), path)
+    rewrite(path, frame=conform(rows(Edema=1.0)))
+    with pytest.raises(ManifestError, match="altered"):
+        read(path)
+
+
+def test_a_failed_write_leaves_the_old_manifest_and_no_rest(tmp_path, monkeypatch):
+    path = tmp_path / "manifest.parquet"
+    write(Manifest(rows(), {"version": 1}, tmp_path), path)
+
+    def half(table, where):
+        Path(where).write_bytes(b"half")
+        raise OSError("interrupted")
+
+    monkeypatch.setattr(pq, "write_table", half)
+    with pytest.raises(OSError, match="interrupted"):
+        write(Manifest(rows(), {"version": 2}, tmp_path), path)
+    assert read(path).provenance == {"version": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["manifest.parquet"]

@@ -1,0 +1,136 @@
+"""Preparation: stop or quarantine, skip or rebuild, and nothing half-made."""
+
+import dataclasses
+import errno
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from chexreason.data.manifest import ManifestError, read
+from chexreason.data.prepare import prepare
+from chexreason.labels.catalog import CHEXPERT14
+
+
+@dataclass(frozen=True)
+class Films:
+    """Six tiny films, rendered into the folder; those in ``bad`` come out cut short."""
+
+    name: str = "films"
+    bad: tuple[int, ...] = ()
+    error: BaseException | None = None
+    provenance: Mapping[str, object] = field(default_factory=lambda: {"seed": 1})
+    image_root: Path | None = None
+    calls: list[int] = field(default_factory=list)
+
+    def prepare(self, folder: Path, progress) -> pd.DataFrame:
+        self.calls.append(1)
+        (folder / "images").mkdir(exist_ok=True)
+        for i in progress(range(6), 6):
+            path = folder / "images" / f"{i}.png"
+            Image.fromarray(np.full((8, 8), i, np.uint8)).save(path)
+            if i in self.bad:
+                path.write_bytes(path.read_bytes()[:40])
+            if self.error and i == 3:
+                raise self.error
+        labels = dict.fromkeys(CHEXPERT14.labels, 0.0)
+        return pd.DataFrame(
+            {
+                "study_id": [f"f:{i}" for i in range(6)],
+                "patient_id": [f"f:p{i}" for i in range(6)],
+                "dataset": "films",
+                "split": "test",
+                "path": [f"images/{i}.png" for i in range(6)],
+                "view": "",
+                "age": None,
+                "sex": "",
+                **labels,
+            }
+        )
+
+
+def test_a_good_set_is_written_once(tmp_path):
+    source = Films()
+    made = prepare(source, tmp_path)
+    assert made.split_counts() == {"test": 6}
+    assert made.provenance["seed"] == 1
+    assert prepare(source, tmp_path).provenance == made.provenance
+    assert len(source.calls) == 1
+
+
+def test_other_parameters_or_a_damaged_manifest_prepare_anew(tmp_path):
+    source = Films()
+    prepare(source, tmp_path)
+    prepare(dataclasses.replace(source, provenance={"seed": 2}), tmp_path)
+    assert len(source.calls) == 2
+    (tmp_path / "manifest.parquet").write_bytes(b"damaged")
+    assert len(prepare(source, tmp_path).frame) == 6
+    assert len(source.calls) == 3
+
+
+def test_stop_lists_every_bad_image_and_writes_no_manifest(tmp_path):
+    with pytest.raises(ManifestError, match=r"2 of 6 images of 'films' cannot be read.*on_error=quarantine") as caught:
+        prepare(Films(bad=(1, 4)), tmp_path)
+    assert "1.png: " in str(caught.value)
+    assert "4.png: " in str(caught.value)
+    assert not (tmp_path / "manifest.parquet").exists()
+
+
+def test_quarantine_moves_the_bad_rows_aside_and_counts_them(tmp_path):
+    made = prepare(Films(bad=(1, 4)), tmp_path, on_error="quarantine")
+    assert made.frame["study_id"].tolist() == ["f:0", "f:2", "f:3", "f:5"]
+    assert made.provenance["quarantined"] == 2
+    aside = pd.read_csv(tmp_path / "quarantine.csv")
+    assert [Path(path).name for path in aside["path"]] == ["1.png", "4.png"]
+    assert aside["reason"].str.len().gt(0).all()
+    with pytest.raises(ManifestError, match="2 of 6"):  # a quarantined manifest does not satisfy "stop"
+        prepare(Films(bad=(1, 4)), tmp_path, on_error="stop")
+    prepare(Films(), tmp_path)
+    assert not (tmp_path / "quarantine.csv").exists()
+
+
+def test_nothing_readable_is_an_error(tmp_path):
+    with pytest.raises(ManifestError, match="no readable image"):
+        prepare(Films(bad=tuple(range(6))), tmp_path, on_error="quarantine")
+
+
+def test_an_interrupted_run_leaves_no_manifest(tmp_path):
+    prepare(Films(), tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(Films(error=KeyboardInterrupt(), provenance={"seed": 2}), tmp_path)
+    assert not list(tmp_path.glob("*manifest*"))
+    assert len(prepare(Films(), tmp_path).frame) == 6
+
+
+def test_a_full_disk_is_named_and_other_errors_pass(tmp_path):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OSError, match=r"disk full while preparing 'films'.*MB free") as caught:
+        prepare(Films(error=full), tmp_path)
+    assert caught.value.errno == errno.ENOSPC
+    with pytest.raises(PermissionError):
+        prepare(Films(error=PermissionError("denied")), tmp_path)
+
+
+def test_images_of_a_vendor_stay_where_they_are(tmp_path):
+    vendor = tmp_path / "vendor"
+    vendor.mkdir()
+    Films().prepare(vendor, lambda items, total: items)
+
+    @dataclass(frozen=True)
+    class Vendor(Films):
+        def prepare(self, folder, progress):
+            return Films().prepare(vendor, progress)
+
+    made = prepare(Vendor(image_root=vendor), tmp_path / "out")
+    assert made.root == vendor
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["manifest.parquet"]
+    assert read(tmp_path / "out" / "manifest.parquet").image_paths()[0].is_file()
+
+
+def test_an_unknown_mode_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="on_error='skip'; choose one of: stop, quarantine"):
+        prepare(Films(), tmp_path, on_error="skip")

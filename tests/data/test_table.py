@@ -1,0 +1,105 @@
+"""Any CSV as a source: what it accepts and how it explains what it does not."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from chexreason.data.manifest import Manifest, conform, studies
+from chexreason.data.sources.table import TableSource
+from chexreason.labels.catalog import CHEXPERT14
+from chexreason.labels.schema import LabelSet
+from chexreason.labels.uncertainty import IGNORE
+from chexreason.progress import silent
+
+DATA = Path(os.environ.get("CHEXREASON_DATA", Path(__file__).parents[3] / "shared" / "data"))
+CSV = """path,patient_id,Pneumonia,Edema,years,gender,proj,part
+a/1.jpg,7,1,,61,Female,PA,sft
+a/2.jpg,7,0.0,-1,x,m,AP,sft
+b/1.jpg,8,,1.0,200,,,test
+"""
+
+
+def frame(folder: Path, text: str = CSV, **options) -> pd.DataFrame:
+    (folder / "t.csv").write_text(text)
+    return conform(TableSource("t", folder / "t.csv", **options).prepare(folder, silent))
+
+
+def test_marks_and_identifiers(tmp_path):
+    rows = frame(tmp_path)
+    assert rows["study_id"].tolist() == ["t:a/1", "t:a/2", "t:b/1"]
+    assert rows["patient_id"].tolist() == ["t:7", "t:7", "t:8"]
+    np.testing.assert_array_equal(rows["Pneumonia"], [1, 0, np.nan])
+    np.testing.assert_array_equal(rows["Edema"], [np.nan, -1, 1])
+    assert rows["Fracture"].isna().all()
+    assert set(rows["split"]) == {"test"}
+
+
+def test_optional_columns(tmp_path):
+    rows = frame(tmp_path, view_column="proj", age_column="years", sex_column="gender", split_column="part")
+    assert rows["view"].tolist() == ["PA", "AP", ""]
+    assert rows["sex"].tolist() == ["F", "M", ""]
+    assert rows["age"].isna().tolist() == [False, True, True]
+    assert rows["split"].tolist() == ["sft", "sft", "test"]
+
+
+def test_label_columns_rename_and_restrict(tmp_path):
+    text = CSV.replace("Pneumonia", "pna")
+    rows = frame(tmp_path, text, label_columns={"Pneumonia": "pna"})
+    np.testing.assert_array_equal(rows["Pneumonia"], [1, 0, np.nan])
+    assert rows["Edema"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        (CSV, {"path_column": "Paths"}, r"no column 'Paths' \(did you mean 'path'\?\); its columns: path, patient_id"),
+        (CSV, {"label_columns": {"Oedema": "Edema"}}, r"unknown label 'Oedema' \(did you mean 'Edema'\?\); ours: Atel"),
+        (CSV, {"label_columns": {"Edema": "oedema"}}, r"no column 'oedema' \(did you mean 'Edema'\?\)"),
+        (CSV.replace("-1", "maybe"), {}, r"t.csv, line 3: column 'Edema' holds 'maybe'; write 1 \(present\)"),
+        (CSV.replace("b/1.jpg", ""), {}, "line 4: column 'path' is empty"),
+        ("path,patient_id,Hernia\nx,1,0\n", {}, "no column spelled like a CheXpert label"),
+    ],
+)
+def test_errors_name_the_place_and_the_way_out(tmp_path, text, options, message):
+    with pytest.raises(ValueError, match=message):
+        frame(tmp_path, text, **options)
+
+
+def test_a_missing_csv_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no csv at .*nowhere\.csv for data set 't'"):
+        TableSource("t", tmp_path / "nowhere.csv").prepare(tmp_path, silent)
+
+
+def test_provenance_follows_the_csv(tmp_path):
+    frame(tmp_path)
+    source = TableSource("t", tmp_path / "t.csv")
+    before = source.provenance
+    assert source.provenance == before
+    (tmp_path / "t.csv").write_text(CSV + "b/2.jpg,9,1,1,5,,,test\n")
+    assert source.provenance != before
+    assert source.image_root == tmp_path
+
+
+def test_a_partial_table_keeps_what_nobody_asked_masked(tmp_path):
+    manifest = Manifest(frame(tmp_path), {}, tmp_path)
+    found = studies(manifest, LabelSet("three", ("Edema", "Fracture", "Pneumonia")), IGNORE, ["test"])
+    assert [study.mask for study in found] == [(False, False, True), (False, False, True), (True, False, False)]
+    assert [study.target for study in found] == [(0, 0, 1), (0, 0, 0), (1, 0, 0)]
+
+
+@pytest.mark.parametrize(("name", "n_studies", "n_patients"), [("kermany_test", 618, 427), ("vqarad", 107, 107)])
+def test_the_real_sets(name, n_studies, n_patients):
+    csv = DATA / name / "labels.csv"
+    if not csv.is_file():
+        pytest.skip(f"no {name} under {DATA}; set CHEXREASON_DATA")
+    source = TableSource(name, csv)
+    rows = conform(source.prepare(DATA / "unused", silent))
+    assert (len(rows), rows["patient_id"].nunique()) == (n_studies, n_patients)
+    assert all((source.image_root / path).is_file() for path in rows["path"])
+    theirs = pd.read_csv(csv)
+    for label in CHEXPERT14.labels:
+        expected = theirs[label].to_numpy(float) if label in theirs else np.full(n_studies, np.nan)
+        np.testing.assert_array_equal(rows[label].to_numpy(float), expected, err_msg=label)

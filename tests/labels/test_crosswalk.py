@@ -1,0 +1,63 @@
+"""NIH's finding names to CheXpert's labels."""
+
+import numpy as np
+import pytest
+
+from chexreason.labels.catalog import CHEXPERT14, NIH9
+from chexreason.labels.crosswalk import NIH_OPACITY, NIH_TO_CHEXPERT, NOT_IN_NIH, nih_to_chexpert
+
+
+def positives(text: str, include_opacity: bool = True) -> set[str]:
+    return set(CHEXPERT14.decode((nih_to_chexpert([text], include_opacity)[0] == 1).tolist()))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("No Finding", {"No Finding"}),
+        ("Hernia", set()),
+        ("Effusion", {"Pleural Effusion"}),
+        ("Pleural_Thickening", {"Pleural Other"}),
+        ("Mass", {"Lung Lesion", "Lung Opacity"}),
+        ("Nodule", {"Lung Lesion", "Lung Opacity"}),
+        ("Mass|Nodule", {"Lung Lesion", "Lung Opacity"}),
+        ("Infiltration|Emphysema", {"Lung Opacity"}),
+        ("Cardiomegaly|Edema|Fibrosis", {"Cardiomegaly", "Edema", "Lung Opacity"}),
+    ],
+)
+def test_findings_become_labels(text, expected):
+    assert positives(text) == expected
+
+
+@pytest.mark.parametrize("finding", NIH_OPACITY)
+def test_opacity_is_derived_and_can_be_switched_off(finding):
+    assert "Lung Opacity" in positives(finding)
+    assert np.isnan(nih_to_chexpert([finding], include_opacity=False)[0, CHEXPERT14.index("Lung Opacity")])
+
+
+def test_what_nih_never_judges_is_blank_and_the_rest_is_not():
+    marks = nih_to_chexpert(["No Finding", "Cardiomegaly|Hernia"])
+    blank = [CHEXPERT14.index(label) for label in NOT_IN_NIH]
+    assert np.isnan(marks[:, blank]).all()
+    assert not np.isnan(np.delete(marks, blank, axis=1)).any()
+    assert not np.isnan(marks[:, [CHEXPERT14.index(label) for label in NIH9.labels]]).any()
+
+
+def test_the_table_is_complete():
+    assert len(NIH_TO_CHEXPERT) == 15  # fourteen findings and "No Finding"
+    assert set(NIH_TO_CHEXPERT.values()) - {""} <= set(CHEXPERT14.labels)
+    assert set(NIH_OPACITY) <= set(NIH_TO_CHEXPERT)
+
+
+def test_unknown_and_contradictory_findings_are_named():
+    with pytest.raises(ValueError, match=r"unknown NIH finding 'Pneumonnia' in 'Mass\|Pneumonnia'"):
+        nih_to_chexpert(["Mass|Pneumonnia"])
+    with pytest.raises(ValueError, match="contradict"):
+        nih_to_chexpert(["No Finding|Mass"])
+
+
+def test_rows_do_not_share_memory_and_none_gives_none():
+    marks = nih_to_chexpert(["Mass", "Mass"])
+    marks[0] = 5
+    assert marks[1, CHEXPERT14.index("Lung Lesion")] == 1
+    assert nih_to_chexpert([]).shape == (0, 14)

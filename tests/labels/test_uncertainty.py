@@ -1,0 +1,81 @@
+"""Raw marks to targets and masks: every policy, and the promise that inputs stay as they are."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from chexreason.labels.uncertainty import (
+    IGNORE,
+    LABEL_POLICIES,
+    ONES,
+    POSITIVES_ONLY,
+    ZEROS,
+    LabelPolicy,
+    label_policy,
+    resolve,
+)
+
+NAN = float("nan")
+RAW = np.array([[1.0, 0.0, -1.0, NAN]])
+ALL = np.ones(4, dtype=bool)
+
+
+@pytest.mark.parametrize(
+    ("policy", "target", "mask"),
+    [
+        (POSITIVES_ONLY, [1, 0, 0, 0], [True, True, True, True]),
+        (ZEROS, [1, 0, 0, 0], [True, True, True, False]),
+        (ONES, [1, 0, 1, 0], [True, True, True, False]),
+        (IGNORE, [1, 0, 0, 0], [True, True, False, False]),
+        (LabelPolicy("u_ones_of_a_report", "positive", "negative"), [1, 0, 1, 0], [True, True, True, True]),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_each_policy_on_each_mark(policy, target, mask):
+    got_target, got_mask = resolve(RAW, policy, ALL)
+    assert got_target.tolist() == [target]
+    assert got_mask.tolist() == [mask]
+
+
+@pytest.mark.parametrize("policy", LABEL_POLICIES.values(), ids=list(LABEL_POLICIES))
+def test_a_class_the_source_never_labels_is_masked_by_every_policy(policy):
+    target, mask = resolve(np.array([[1.0, NAN], [0.0, NAN]]), policy, np.array([True, False]))
+    assert mask.tolist() == [[True, False], [True, False]]
+    assert target.tolist() == [[1, 0], [0, 0]]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    raw=arrays(np.float64, (5, 4), elements=st.sampled_from([1.0, 0.0, -1.0, NAN])),
+    labelled=arrays(np.bool_, 4),
+    policy=st.sampled_from(list(LABEL_POLICIES.values())),
+)
+def test_resolve_is_pure_and_never_sets_a_masked_target(raw, labelled, policy):
+    raw_before, labelled_before = raw.copy(), labelled.copy()
+    raw.flags.writeable = labelled.flags.writeable = False  # a write through a view raises
+    target, mask = resolve(raw, policy, labelled)
+    np.testing.assert_array_equal(raw, raw_before)
+    np.testing.assert_array_equal(labelled, labelled_before)
+    assert not target[~mask].any()
+    assert not mask[:, ~labelled].any()
+    assert (target[(raw == 1) & labelled] == 1).all()
+    mask[:] = False  # the caller owns the result
+    target[:] = 7
+    np.testing.assert_array_equal(labelled, labelled_before)
+
+
+def test_unusable_input_is_refused():
+    with pytest.raises(ValueError, match=r"raw labels must be 1, 0, -1 or NaN; got \[0\.5\]"):
+        resolve(np.array([[0.5]]), ZEROS, np.ones(1, dtype=bool))
+    with pytest.raises(ValueError, match=r"\[N, L\]"):
+        resolve(np.zeros((2, 3)), ZEROS, np.ones(2, dtype=bool))
+    with pytest.raises(ValueError, match="blank='positive'"):
+        LabelPolicy("wrong", "masked", "positive")
+    with pytest.raises(KeyError, match="known: positives_only, zeros, ones, ignore"):
+        label_policy("u-ones")
+
+
+def test_presets_are_found_by_name():
+    assert label_policy("ignore") is IGNORE

@@ -1,0 +1,224 @@
+"""The two modules on a packaged policy: what they train, what stays the same however the batch is cut, exact resume."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+
+from chexreason.data.datamodule import StudyData
+from chexreason.grpo.objective import ObjectiveSpec
+from chexreason.labels.catalog import CHEXPERT14
+from chexreason.modules.grpo import GRPOModule
+from chexreason.modules.sft import SFTModule
+from chexreason.policy.adapters import attach_lora
+from chexreason.policy.generate import Sampling
+from chexreason.policy.load import load_policy
+from chexreason.policy.policy import Policy
+from chexreason.types import Completion, Sample, Study
+
+ANSWERS = ("a b", "the heart is large", "c", "no finding at all here", "d e f", "g")
+SPEC = ObjectiveSpec("test", "constant", "none", 0.2, 0.2, 0.1, "k3", "token", False, 2)
+
+
+class ManyEs:
+    """A reward every completion can differ in: how often it has the letter e."""
+
+    weights = {"es": 1.0}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self.seen: list[list[str]] = []
+
+    def __call__(self, completions: Sequence[Completion], studies, label_set):
+        self.seen.append([c.text for c in completions])
+        return {"es": torch.tensor([float(c.text.count("e")) for c in completions])}
+
+
+def policy_with_lora(dropout: float = 0.0) -> Policy:
+    policy = load_policy("tiny:tiny_gemma3", dtype="float32")
+    torch.manual_seed(0)
+    attach_lora(policy, r=4, alpha=8, dropout=dropout)
+    return policy
+
+
+def common(max_new_tokens: int = 6):
+    return {
+        "label_set": CHEXPERT14,
+        "grammar": "think_solution",
+        "max_new_tokens": max_new_tokens,
+        "make_optimizer": lambda p: torch.optim.AdamW(p, lr=1e-2),
+        "make_scheduler": lambda o, n: torch.optim.lr_scheduler.LambdaLR(o, lambda step: 1 - step / (2 * n)),
+    }
+
+
+def sft_data(policy: Policy, studies: list[Study], batch_size: int, accumulate: int) -> StudyData:
+    samples = [Sample(s, "Describe.", a) for s, a in zip(studies, ANSWERS, strict=True)]
+    return StudyData(
+        policy.encode,
+        policy.encode_answers,
+        samples,
+        {},
+        batch_size=batch_size,
+        eval_batch_size=2,
+        accumulate=accumulate,
+    )
+
+
+def grpo(policy: Policy, reward=None, **kwargs) -> GRPOModule:
+    arguments = {"group_size": 3, "micro_studies": 2, "max_grad_norm": 1.0, "seed": 3} | kwargs
+    sampling = Sampling(6, temperature=0.8)
+    return GRPOModule(
+        policy, reward=reward or ManyEs(), objective=SPEC, sampling=sampling, **arguments, **common()
+    )
+
+
+def grpo_data(policy: Policy, studies: list[Study]) -> StudyData:
+    samples = [Sample(s, "Describe.") for s in studies]
+    return StudyData(
+        policy.encode, policy.encode_answers, samples, {}, batch_size=2, eval_batch_size=2, drop_last=True
+    )
+
+
+def fit(module, data, tmp_path: Path, *, ckpt_path=None, callbacks=(), **kwargs) -> L.Trainer:
+    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    options |= {"num_sanity_val_steps": 0, "limit_val_batches": 0, "inference_mode": False, "devices": 1}
+    options |= {"use_distributed_sampler": False, "default_root_dir": tmp_path, "enable_checkpointing": bool(callbacks)}
+    trainer = L.Trainer(**(options | kwargs), callbacks=list(callbacks))
+    trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+    return trainer
+
+
+def weights(module) -> dict[str, torch.Tensor]:
+    return {n: p.detach().clone() for n, p in module.trainable().items()}
+
+
+def assert_same(left, right, atol: float = 0.0) -> None:
+    for name, value in left.items():
+        torch.testing.assert_close(value, right[name], atol=atol, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+class SaveAt(L.Callback):
+    """Saves a checkpoint after a given batch, the way a killed run leaves one."""
+
+    def __init__(self, batch: int, path: Path) -> None:
+        self.batch, self.path = batch, path
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if trainer.fit_loop.epoch_loop.total_batch_idx == self.batch:
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(6, 1), (2, 3), (1, 6)])
+def test_an_sft_update_does_not_depend_on_how_it_is_cut(studies, tmp_path, batch_size, accumulate):
+    results = []
+    for size, steps in ((6, 1), (batch_size, accumulate)):
+        policy = policy_with_lora()
+        sgd = common() | {"make_optimizer": lambda p: torch.optim.SGD(p, lr=1.0)}
+        module = SFTModule(policy, **sgd)
+        data = sft_data(policy, studies, size, steps)
+        fit(module, data, tmp_path, max_epochs=1, accumulate_grad_batches=steps)
+        results.append(weights(module))
+    assert_same(*results, atol=2e-6)
+
+
+def test_sft_learns_the_answers_and_touches_nothing_else(studies, tmp_path):
+    policy = policy_with_lora()
+    module = SFTModule(policy, **common())
+    frozen = {n: p.clone() for n, p in policy.named_parameters() if not p.requires_grad}
+    data = sft_data(policy, studies, 3, 1)
+    batch = next(iter(data.train_dataloader()))
+    before = module._scores(batch).logp.sum()
+    fit(module, data, tmp_path, max_epochs=8)
+    assert module._scores(batch).logp.sum() > before + 5
+    assert_same(frozen, dict(policy.named_parameters()))
+
+
+def test_sft_loss_is_on_the_answer_and_its_stop_token_alone(studies):
+    policy = policy_with_lora()
+    data = sft_data(policy, studies, 2, 1)
+    batch = next(iter(data.train_dataloader()))
+    texts = policy.decode(batch.answer_ids, batch.answer_mask)
+    assert texts == [item.answer for item in batch.samples]
+    ends = batch.answer_mask.sum(1) - 1
+    assert batch.answer_ids[torch.arange(2), ends].tolist() == [policy.stop_ids[0]] * 2
+    assert batch.update_tokens == batch.answer_mask.sum()
+
+
+def test_the_ratio_is_one_until_the_policy_has_moved(studies, tmp_path):
+    policy = policy_with_lora()
+    module = grpo(policy)
+    logged: list[dict[str, float]] = []
+    original = module._update
+    module._update = lambda rollout: logged.append(dict(original(rollout))) or logged[-1]
+    fit(module, grpo_data(policy, studies), tmp_path, max_steps=4, max_epochs=-1)
+    means = [sums["abs_log_ratio"] / sums["tokens"] for sums in logged]
+    assert max(means[0], means[2]) < 1e-5  # first update on a rollout: sampled and trained policy agree
+    assert min(means[1], means[3]) > 1e-4  # second one: the first has moved it
+    assert logged[0]["kl"] == pytest.approx(0.0, abs=1e-5)
+    assert logged[3]["kl"] > 0
+
+
+@pytest.mark.parametrize("micro_studies", [1, 3])
+def test_a_grpo_update_does_not_depend_on_micro_batches(studies, tmp_path, micro_studies):
+    results = []
+    for micro in (2, micro_studies):
+        policy = policy_with_lora()
+        module = grpo(policy, micro_studies=micro)
+        module.make_optimizer = lambda p: torch.optim.SGD(p, lr=0.1)
+        fit(module, grpo_data(policy, studies), tmp_path, max_steps=2, max_epochs=-1)
+        results.append(weights(module))
+    assert_same(*results, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_grpo_raises_the_reward_it_is_given(studies, tmp_path):
+    policy, reward = policy_with_lora(), ManyEs()
+    letters = policy.tokenizer.convert_tokens_to_ids(list("abcdefgh"))
+    policy.banned_ids = sorted(set(range(len(policy.tokenizer))) - set(letters))  # few actions: learnt in few steps
+    module = grpo(policy, reward=reward, group_size=8)
+    module.objective = dataclasses.replace(SPEC, kl_beta=0.0)
+    fit(module, grpo_data(policy, studies), tmp_path, max_steps=30, max_epochs=-1)
+    means = [sum(t.count("e") for t in texts) / len(texts) for texts in reward.seen]
+    assert sum(means[-5:]) / 5 > sum(means[:5]) / 5 + 1, means
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 2, 3])
+def test_a_resumed_grpo_run_ends_with_the_same_weights(studies, tmp_path, stop_after):
+    def run(max_steps: int, ckpt_path=None, callbacks=()):
+        policy = policy_with_lora()
+        module = grpo(policy)
+        data = grpo_data(policy, studies)
+        fit(module, data, tmp_path, max_steps=max_steps, max_epochs=-1, ckpt_path=ckpt_path, callbacks=callbacks)
+        return module
+
+    path = tmp_path / "cut.ckpt"
+    whole = run(10, callbacks=[SaveAt(stop_after, path)])  # 5 rollouts: one epoch of 3 and two of the next
+    again = run(10, ckpt_path=str(path))
+    assert again.reward.seen == whole.reward.seen[stop_after + 1 :]
+    assert_same(weights(whole), weights(again))
+
+
+def test_checkpoints_hold_the_adapter_alone_and_refuse_another(studies, tmp_path):
+    policy = policy_with_lora()
+    module = grpo(policy)
+    path = tmp_path / "a.ckpt"
+    fit(module, grpo_data(policy, studies), tmp_path, max_steps=2, max_epochs=-1, callbacks=[SaveAt(0, path)])
+    saved = torch.load(path, weights_only=True)["state_dict"]
+    assert set(saved) == set(module.trainable())
+    other = load_policy("tiny:tiny_gemma3", dtype="float32")
+    attach_lora(other, r=4, alpha=8, dropout=0.0, targets=r".*language_model.*q_proj")
+    with pytest.raises(ValueError, match="names differ"):
+        fit(grpo(other), grpo_data(other, studies), tmp_path, max_steps=2, max_epochs=-1, ckpt_path=str(path))
+
+
+def test_settings_that_corrupt_grpo_are_refused():
+    with pytest.raises(ValueError, match=r"adapter.dropout=0"):
+        grpo(policy_with_lora(dropout=0.1))
+    with pytest.raises(ValueError, match="group of one"):
+        grpo(policy_with_lora(), group_size=1)
+    with pytest.raises(ValueError, match="nothing to train"):
+        SFTModule(load_policy("tiny:tiny_gemma3", dtype="float32").requires_grad_(False), **common())

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from chexreason.labels.catalog import CHEXPERT14
+from chexreason.rewards.base import score
+from chexreason.rewards.collapse import CollapseWindow
+from chexreason.rewards.nuanced import NuancedReward
+from chexreason.types import Completion, Study
+
+LABELS = CHEXPERT14.labels
+PREVALENCE = dict.fromkeys(LABELS, 0.1) | {"No Finding": 0.5, "Support Devices": 0.4}
+label_sets = st.sets(st.sampled_from(LABELS))
+
+
+def make(**changes: object) -> NuancedReward:
+    return NuancedReward(**({"prevalence": PREVALENCE, "collapse": CollapseWindow()} | changes))  # type: ignore[arg-type]
+
+
+def parts_of(completion: Completion, study: Study, **changes: object) -> dict[str, float]:
+    total, parts = score(make(**changes), [completion], [study], CHEXPERT14)
+    return {"total": total.item()} | {name: part.item() for name, part in parts.items()}
+
+
+def test_an_exact_answer_earns_150(study: Callable, answer: Callable) -> None:
+    assert parts_of(answer("Edema", "Pneumonia"), study("Edema", "Pneumonia")) == {
+        "total": 150.0,
+        "exact": 100.0,
+        "partial": 50.0,
+        "false_positive": 0.0,
+        "collapse": 0.0,
+        "format": 0.0,
+        "jaccard": 1.0,
+    }
+
+
+def test_a_partial_answer_by_hand(study: Callable, answer: Callable) -> None:
+    got = parts_of(answer("Edema", "No Finding", "Fracture", "Pneumonia"), study("Edema", "Pneumonia", "Pneumothorax"))
+    # recall 2/3, precision 2/4; No Finding costs 10 + 40 * 0.5, Fracture 10 + 40 * 0.1
+    assert got["partial"] == pytest.approx(30 * 2 / 3 + 20 * 2 / 4)
+    assert got["false_positive"] == pytest.approx(-30 - 14)
+    assert got["exact"] == got["collapse"] == got["format"] == 0.0
+    assert got["jaccard"] == pytest.approx(2 / 5)
+    assert got["total"] == pytest.approx(30 - 44)
+
+
+def test_format_by_hand(study: Callable, answer: Callable) -> None:
+    flawed = answer("Edema", unknown=("Cat", "Cat"), duplicates=("edema", "EDEMA", "Edema"), stray_blocks=2)
+    got = parts_of(flawed, study("Edema"))
+    assert got["format"] == -2 * 100 - 3 * 25 - 2 * 10
+    assert got["total"] == 150 - 295
+
+
+def test_a_malformed_output_has_no_other_part(study: Callable, answer: Callable) -> None:
+    broken = answer("Edema", unknown=("Cat",), duplicates=("Edema",), stray_blocks=1, broken="two_solutions")
+    got = parts_of(broken, study("Edema"))
+    assert got.pop("total") == got.pop("format") == -100.0
+    assert set(got.values()) == {0.0}
+
+
+def test_malformed_outputs_stay_out_of_the_window(study: Callable, answer: Callable) -> None:
+    reward = make(collapse=CollapseWindow(size=10))
+    rows = [answer("Edema", broken="no_solution")] * 9 + [answer("Edema")]
+    _, parts = score(reward, rows, [study("Edema")] * 10, CHEXPERT14)
+    assert parts["collapse"].tolist() == [0.0] * 10
+    assert reward.state_dict() == {"collapse": {"window": [["Edema"]]}}
+
+
+def test_collapse_is_charged_on_the_row_that_repeats(study: Callable, answer: Callable) -> None:
+    reward = make(collapse=CollapseWindow(size=10, cap=None))
+    rows = [answer("No Finding")] * 5 + [answer("Edema"), answer("Fracture", broken="x")] + [answer("No Finding")] * 4
+    _, parts = score(reward, rows, [study("Edema")] * 11, CHEXPERT14)
+    assert parts["collapse"].tolist() == [-110.0] * 5 + [0.0, 0.0] + [-110.0] * 4
+
+
+def test_constant_no_finding_is_worth_less_than_a_rare_guess(study: Callable, answer: Callable) -> None:
+    truth = study("Edema")
+    constant, rare, every = (parts_of(answer(*x), truth) for x in (["No Finding"], ["Fracture"], LABELS))
+    assert constant["total"] == -30.0
+    assert rare["total"] == pytest.approx(-14.0)
+    # all fourteen: full recall, precision 1/14, thirteen false positives
+    assert every["total"] == pytest.approx(30 + 20 / 14 - 11 * 14 - 30 - 26)
+
+
+def test_empty_sets(study: Callable, answer: Callable) -> None:
+    assert parts_of(answer(), study())["total"] == 150.0
+    assert parts_of(answer(), study("Edema"))["total"] == 0.0
+    assert parts_of(answer("Edema"), study())["total"] == pytest.approx(-14.0)
+
+
+def test_weights_and_the_metric(study: Callable, answer: Callable) -> None:
+    weights = {"exact": 0.0, "jaccard": 1.0}
+    assert parts_of(answer("Edema"), study("Edema"), weights=weights)["total"] == 51.0
+
+
+def test_missing_or_impossible_prevalence_is_refused(study: Callable, answer: Callable) -> None:
+    few = {label: 0.1 for label in LABELS if label != "Fracture"}
+    with pytest.raises(ValueError, match=r"no training prevalence for \['Fracture'\], which study 's1' labels"):
+        parts_of(answer("Edema"), study("Edema"), prevalence=few)
+    parts_of(answer("Edema"), study("Edema", unlabelled=("Fracture",)), prevalence=few)
+    with pytest.raises(ValueError, match=r"0\.\.1, not \{'Edema': 12\.0\}"):
+        make(prevalence={"Edema": 12.0, "Fracture": 0.5})
+
+
+def test_resume_is_exact(study: Callable, answer: Callable) -> None:
+    batch, studies = [answer("Edema")] * 8, [study("Edema")] * 8
+    straight, first, second = (make(collapse=CollapseWindow(size=10)) for _ in range(3))
+    score(straight, batch, studies, CHEXPERT14)
+    score(first, batch, studies, CHEXPERT14)
+    second.load_state_dict(first.state_dict())
+    expected, got = (score(r, batch, studies, CHEXPERT14)[0] for r in (straight, second))
+    assert got.tolist() == expected.tolist()
+    assert expected[0] == 150 - 140
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.lists(st.tuples(label_sets, label_sets, st.integers(0, 2)), min_size=1, max_size=6), data=st.data())
+def test_bounds_and_row_order(
+    study: Callable, answer: Callable, rows: list[tuple[set[str], set[str], int]], data: st.DataObject
+) -> None:
+    studies = [study(*truth) for truth, _, _ in rows]
+    answers = [answer(*sorted(predicted), unknown=("x",) * n) for _, predicted, n in rows]
+    total, _ = score(make(), answers, studies, CHEXPERT14)
+    order = data.draw(st.permutations(range(len(rows))))
+    shuffled, _ = score(make(), [answers[i] for i in order], [studies[i] for i in order], CHEXPERT14)
+    assert shuffled.tolist() == [total[i].item() for i in order]
+    for value, (truth, predicted, n) in zip(total.tolist(), rows, strict=True):
+        assert value <= 150
+        assert (value == 150) == (truth == predicted and n == 0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(truth=label_sets, predicted=label_sets, unlabelled=label_sets, other=label_sets)
+def test_unlabelled_classes_do_not_matter(
+    study: Callable, answer: Callable, truth: set[str], predicted: set[str], unlabelled: set[str], other: set[str]
+) -> None:
+    masked = study(*truth, unlabelled=tuple(unlabelled))
+    changed = (predicted - unlabelled) | (other & unlabelled)
+    assert parts_of(answer(*predicted), masked) == parts_of(answer(*changed), masked)
+
+
+@settings(max_examples=25, deadline=None)
+@given(truth=label_sets, predicted=label_sets, extra=st.sampled_from(LABELS))
+def test_a_further_false_positive_never_pays(
+    study: Callable, answer: Callable, truth: set[str], predicted: set[str], extra: str
+) -> None:
+    assume(extra not in truth | predicted)
+    one, more = (parts_of(answer(*p), study(*truth))["total"] for p in (predicted, predicted | {extra}))
+    assert more < one

@@ -1,0 +1,188 @@
+"""The answer format: what is read, which rule is broken, and that reading undoes writing."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chexreason.labels.catalog import CHEXPERT14
+from chexreason.labels.schema import LabelSet
+from chexreason.parsing import Grammar, format_answer, parse
+
+TAGS = ["<think>", "</think>", "<solution>", "</solution>"]
+RULES = {
+    "no_solution",
+    "two_solutions",
+    "unclosed_solution",
+    "no_think",
+    "two_thinks",
+    "unclosed_think",
+    "unexpected_think",
+    "solution_before_think",
+    "misplaced_tag",
+    "empty_solution",
+}
+grammars = st.sampled_from(list(Grammar))
+label_lists = st.lists(st.sampled_from(CHEXPERT14.labels), min_size=1, unique=True)
+
+
+def solution(body: str) -> str:
+    return f"<think>seen</think><solution>{body}</solution>"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "Edema, Pleural Effusion",
+        "pleural effusion; EDEMA.",
+        "Pleural   Effusion\nEdema\n",
+        "- Pleural Effusion\n* Edema",
+        "• Edema • Pleural Effusion",
+        "1. Edema\n2) Pleural Effusion",
+        '1. "Edema"\n2. **Pleural Effusion**',
+        "(1) Edema, (2) Pleural Effusion",
+        '["Edema", "Pleural Effusion"]',
+        "{'Edema', 'Pleural Effusion'}",
+        "**Edema**, `Pleural Effusion`,",
+        "“Edema”\r\n\u2013 Pleural Effusion",
+    ],
+)
+def test_labels_are_read_from_every_list_style_in_label_set_order(body: str) -> None:
+    parsed = parse(solution(body), CHEXPERT14)
+    assert parsed.labels == ("Edema", "Pleural Effusion")
+    assert (parsed.broken, parsed.unknown, parsed.duplicates, parsed.stray_blocks) == (None, (), (), 0)
+
+
+def test_unknown_and_repeated_items_are_kept_as_written() -> None:
+    parsed = parse(solution("Edema, edema, Heart Failure, EDEMA, Heart Failure"), CHEXPERT14)
+    assert parsed.labels == ("Edema",)
+    assert parsed.unknown == ("Heart Failure", "Heart Failure")
+    assert parsed.duplicates == ("edema", "EDEMA")
+
+
+@pytest.mark.parametrize("body", ["Label 1, Label 2", "label, label", "None"])
+def test_an_echo_of_the_prompt_is_valid_and_predicts_nothing(body: str) -> None:
+    parsed = parse(solution(body), CHEXPERT14)
+    assert parsed.valid
+    assert parsed.labels == ()
+    assert parsed.unknown == tuple(body.split(", "))
+
+
+@pytest.mark.parametrize(
+    ("text", "broken"),
+    [
+        ("", "no_think"),
+        ("Edema", "no_think"),
+        ("<solution>Edema</solution>", "no_think"),
+        ("<think>a<solution>Edema</solution>", "unclosed_think"),
+        ("<think>a</think><think>b</think><solution>Edema</solution>", "two_thinks"),
+        ("<think>a</think>Edema", "no_solution"),
+        ("<think>a</think><solution>Edema", "unclosed_solution"),
+        ("<think>a</think><solution>Edema</solution><solution>Edema</solution>", "two_solutions"),
+        ("<solution>Edema</solution><think>a</think>", "solution_before_think"),
+        ("<think>a<solution>Edema</solution></think>", "misplaced_tag"),
+        ("</think>a<think><solution>Edema</solution>", "misplaced_tag"),
+        ("<think>a</think><solution></solution>", "empty_solution"),
+        ("<think>a</think><solution> , - \n. </solution>", "empty_solution"),
+        ("<THINK>a</THINK><solution>Edema</solution>", "no_think"),
+    ],
+)
+def test_a_broken_answer_names_its_rule_and_predicts_nothing(text: str, broken: str) -> None:
+    parsed = parse(text, CHEXPERT14)
+    assert parsed.broken == broken
+    assert (parsed.labels, parsed.unknown, parsed.duplicates) == ((), (), ())
+
+
+@pytest.mark.parametrize(
+    ("text", "broken"),
+    [
+        ("<solution>Edema</solution>", None),
+        ("<think>a</think><solution>Edema</solution>", "unexpected_think"),
+        ("Edema", "no_solution"),
+        ("</solution>Edema<solution>", "misplaced_tag"),
+    ],
+)
+def test_solution_only_has_no_place_for_reasoning(text: str, broken: str | None) -> None:
+    assert parse(text, CHEXPERT14, "solution_only").broken == broken
+
+
+def test_every_truncated_answer_is_broken() -> None:
+    whole = format_answer("The heart is enlarged.", ["Cardiomegaly"])
+    assert all(not parse(whole[:n], CHEXPERT14).valid for n in range(len(whole)))
+
+
+def test_text_outside_the_blocks_is_counted_not_broken() -> None:
+    text = "Sure!\n<think>a</think> so \n <solution>Edema</solution>\n\nDone.\nBye."
+    assert parse(text, CHEXPERT14).stray_blocks == 3
+    assert parse(text, CHEXPERT14).labels == ("Edema",)
+    assert parse(f"  \n{solution('Edema')}\n ", CHEXPERT14).stray_blocks == 0
+
+
+def test_the_reasoning_is_handed_on() -> None:
+    assert parse("<think>\n The lungs.\n</think><solution>Edema</solution>", CHEXPERT14).think == "The lungs."
+
+
+@given(st.one_of(st.text(), st.lists(st.sampled_from([*TAGS, "Edema", ",", "\n", "1."])).map("".join)), grammars)
+@settings(max_examples=80)
+def test_any_text_is_parsed_without_an_error(text: str, grammar: Grammar) -> None:
+    parsed = parse(text, CHEXPERT14, grammar)
+    assert parsed.broken is None or parsed.broken in RULES
+    assert parsed.valid or parsed.labels == ()
+    assert set(parsed.labels) <= set(CHEXPERT14)
+
+
+@given(label_lists, st.text(alphabet=st.characters(exclude_characters="<")), grammars)
+@settings(max_examples=100)
+def test_reading_undoes_writing(labels: list[str], think: str, grammar: Grammar) -> None:
+    reasoning = think if grammar is Grammar.THINK_SOLUTION else ""
+    parsed = parse(format_answer(reasoning, labels, grammar), CHEXPERT14, grammar)
+    assert parsed.broken is None
+    assert parsed.labels == CHEXPERT14.decode(CHEXPERT14.encode(labels))
+    assert (parsed.think, parsed.stray_blocks) == (reasoning.strip(), 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>" * 150_000,
+        "<" * 1_000_000,
+        "<think>a</think><solution>" + "Edema," * 160_000 + "</solution>",
+        "<think>a</think><solution>" + "1" * 1_000_000 + "</solution>",
+        "<think>a</think><solution>" + " ." * 500_000 + "</solution>",
+        "<think>a</think><solution>" + "a " * 500_000,
+        "<solution></think>" * 60_000,
+    ],
+    ids=["openers", "angles", "repeats", "digits", "dots", "unclosed", "mixed"],
+)
+def test_a_hostile_megabyte_is_parsed_in_linear_time(text: str) -> None:
+    start = time.process_time()
+    parse(text, CHEXPERT14)
+    assert time.process_time() - start < 1.0
+
+
+def test_an_unknown_grammar_is_named_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"'xml'; known: think_solution, solution_only"):
+        parse("", CHEXPERT14, "xml")
+
+
+@pytest.mark.parametrize(
+    ("think", "labels", "grammar", "message"),
+    [
+        ("a", [], "think_solution", "one or more"),
+        ("a", ["Mass, Nodule"], "think_solution", "plain names"),
+        ("a", ["<solution>"], "think_solution", "plain names"),
+        ("a</think>", ["Edema"], "think_solution", "holds a tag"),
+        ("a", ["Edema"], "solution_only", "no block for reasoning"),
+    ],
+)
+def test_what_the_format_cannot_carry_is_refused(think: str, labels: list[str], grammar: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        format_answer(think, labels, grammar)
+
+
+def test_labels_are_matched_in_the_given_set_only() -> None:
+    parsed = parse(solution("Oedema, Edema"), LabelSet("uk", ("Oedema",)))
+    assert (parsed.labels, parsed.unknown) == (("Oedema",), ("Edema",))

@@ -1,0 +1,37 @@
+"""Progress of long loops."""
+
+import logging
+
+import pytest
+
+from chexreason import progress
+from chexreason.progress import silent, track
+
+
+def test_items_pass_through_and_the_rate_is_logged(caplog, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
+    with caplog.at_level(logging.INFO):
+        assert list(track(range(5), 5, "films")) == [0, 1, 2, 3, 4]
+    assert "films: 5 of 5 in" in caplog.text
+    assert list(silent([1, 2], 2)) == [1, 2]
+
+
+def test_an_error_inside_the_loop_still_ends_it(caplog, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
+
+    def broken():
+        yield 1
+        raise RuntimeError("boom")
+
+    with caplog.at_level(logging.INFO), pytest.raises(RuntimeError, match="boom"):
+        list(track(broken(), 9, "films"))
+    assert "films: 1 of 9 in" in caplog.text
+
+
+@pytest.mark.parametrize(("patience", "shown"), [(1e9, False), (-1.0, True)])
+def test_a_terminal_gets_a_bar_only_when_it_takes_long(caplog, capsys, monkeypatch, patience, shown):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setattr(progress, "PATIENCE", patience)
+    assert list(track(range(3), 3, "films")) == [0, 1, 2]
+    assert ("films" in capsys.readouterr().err) is shown
+    assert "films" not in caplog.text

@@ -1,0 +1,284 @@
+"""The template teacher: what it writes agrees with the study, and reads back as its labels."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from chexreason.labels.catalog import CHEXPERT14, NIH9
+from chexreason.labels.schema import LabelSet
+from chexreason.parsing import parse
+from chexreason.prompts import Prompt, load_prompt
+from chexreason.traces.facts import facts_of
+from chexreason.traces.phrases_findings import FINDINGS
+from chexreason.traces.phrases_prose import CHECKLIST, READING_ORDER
+from chexreason.traces.template import FREE_WORDS, NARRATIVE_WORDS, TemplateTeacher
+from chexreason.types import Sign, Study
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "conf" / "prompt"
+PROMPTS = {
+    name: load_prompt(name, FOLDER) for name in ("free_reasoning", "reasoning_narrative", "reasoning_a", "only_label")
+}
+REASONING = [name for name in PROMPTS if name != "only_label"]
+DISEASES = [label for label in CHEXPERT14 if label not in {"No Finding", "Support Devices"}]
+
+# Words that only a text about the label uses: written apart from the phrase banks, to catch a phrase gone astray.
+SIGN_WORDS = {
+    "Atelectasis": "atelecta|volume loss|band-like|crowded|collapse",
+    "Cardiomegaly": "cardiomegaly|cardiac enlarge|enlarged heart|heart is enlarged|normal in size|half of",
+    "Consolidation": "consolidat|bronchogram|airspaces in",
+    "Edema": "edema|congestion|interstitial lines|thick vessels",
+    "Enlarged Cardiomediastinum": "wide|widening",
+    "Fracture": "fracture|broken|step in|gap in",
+    "Lung Lesion": "nodule|nodular|lesion|mass|\\bround",
+    "Lung Opacity": "opacit|opacif|hazy",
+    "Pleural Effusion": "effusion|fluid|blunt",
+    "Pleural Other": "thickening|plaque|bright band",
+    "Pneumonia": "pneumonia|infect|patch",
+    "Pneumothorax": "pneumothora|free air|pleural air|dark",
+    "Support Devices": "device|hardware|tube|catheter",
+    "No Finding": "normal chest|clear|normal anatomy|is normal[.]|normal limits|no sign of disease",
+}
+NEGATION = re.compile(r"\b(no|not|normal in)\b", re.IGNORECASE)
+SIDE_WORDS = re.compile(r"\b(left|right|bilateral|both lungs|each side)\b", re.IGNORECASE)
+UNTIDY = re.compile(r"  |[{}]| [.,;]|\b[Aa] [aeio]|\b[Aa]n [^aeio]|\bAn? an?\b")
+SEVERITY_WORDS = re.compile(r"\b(mild|moderate|moderate-sized|marked|small|large)\b")
+
+
+def study(
+    number: int,
+    positive: list[str],
+    unjudged: set[str] | None = None,
+    signs: tuple[Sign, ...] = (),
+    labels: LabelSet = CHEXPERT14,
+) -> Study:
+    mask = tuple(label not in (unjudged or set()) for label in labels)
+    target = tuple(t * m for t, m in zip(labels.encode(positive), mask, strict=True))
+    return Study(f"x/{number}", f"x/p{number}", "x", Path("x.png"), target, mask, view="PA", signs=signs)
+
+
+def random_study(number: int, with_signs: bool = True) -> Study:
+    rng = random.Random(number)
+    positive = rng.sample(DISEASES, rng.choice((0, 1, 1, 2, 3, 4, 6, 12))) or ["No Finding"]
+    positive += ["Support Devices"] * (rng.random() < 0.4)
+    unjudged = set(rng.sample(CHEXPERT14.labels, rng.choice((0, 0, 5)))) - set(positive[:1])
+    signs = tuple(Sign(label, rng.choice(("left", "right", "both", "")), rng.random()) for label in positive)
+    return study(number, positive, unjudged, signs if with_signs else ())
+
+
+STUDIES = [random_study(number) for number in range(300)]
+SOME = STUDIES[:120]
+
+
+@cache
+def texts(one: Study, number: int = 0) -> tuple[str, ...]:
+    teacher = TemplateTeacher(number)
+    answers = [parse(teacher.write(one, PROMPTS[name], CHEXPERT14), CHEXPERT14).think for name in REASONING]
+    return (*answers, teacher.describe(one, CHEXPERT14, random.Random(number)))
+
+
+def clauses(text: str) -> list[str]:
+    return [clause for clause in re.split(r"(?<=\w)[.;]\s+|\n|(?<=\w)\.$", text) if clause]
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_every_answer_reads_back_as_the_positive_labels(name: str) -> None:
+    for one in STUDIES:
+        parsed = parse(TemplateTeacher().write(one, PROMPTS[name], CHEXPERT14), CHEXPERT14, PROMPTS[name].grammar)
+        assert parsed.labels == CHEXPERT14.decode(one.target)
+        assert (parsed.broken, parsed.unknown, parsed.duplicates, parsed.stray_blocks) == (None, (), (), 0)
+
+
+def test_positive_signs_belong_to_positive_labels_and_denials_to_negative_ones() -> None:
+    for one in SOME:
+        positive = set(CHEXPERT14.decode(one.target))
+        for text in texts(one):
+            for clause in clauses(text):
+                # "No sign of disease is seen" is how a normal study is affirmed.
+                denied = bool(NEGATION.search(clause)) and "of disease" not in clause
+                said = {label for label, words in SIGN_WORDS.items() if re.search(words, clause, re.IGNORECASE)}
+                wrong = said & positive if denied else said - positive
+                assert not wrong, (wrong, clause, text)
+
+
+def test_every_positive_label_is_said() -> None:
+    for one in SOME:
+        for text in texts(one):
+            for label in CHEXPERT14.decode(one.target):
+                assert re.search(SIGN_WORDS[label], text, re.IGNORECASE), (label, text)
+
+
+def test_labels_that_are_not_judged_are_never_mentioned() -> None:
+    for one in SOME:
+        for label, judged in zip(CHEXPERT14, one.mask, strict=True):
+            for text in texts(one) if not judged and label != "No Finding" else ():
+                assert not re.search(SIGN_WORDS[label], text, re.IGNORECASE), (label, text)
+
+
+def test_no_side_and_no_severity_is_invented() -> None:
+    for number in range(100):
+        for text in texts(random_study(number, with_signs=False), number):
+            assert not SIDE_WORDS.search(text), text
+            assert not SEVERITY_WORDS.search(text), text
+
+
+def test_known_side_and_severity_are_said_and_no_other() -> None:
+    one = study(0, ["Pleural Effusion"], signs=(Sign("Pleural Effusion", "left", 0.9), Sign("Edema", "right", 0.1)))
+    seen = {word for n in range(40) for word in SIDE_WORDS.findall(" ".join(texts(one, n)))}
+    grades = {word for n in range(40) for word in SEVERITY_WORDS.findall(" ".join(texts(one, n)))}
+    assert (seen, grades) == ({"left"}, {"large"})
+
+
+def test_two_signs_of_one_label_are_said_as_both_sides_at_the_worse_severity() -> None:
+    signs = (Sign("Consolidation", "left", 0.9), Sign("Consolidation", "right", 0.1))
+    found = " ".join(text for n in range(40) for text in texts(study(0, ["Consolidation"], signs=signs), n))
+    assert set(SIDE_WORDS.findall(found)) == {"bilateral", "both lungs", "each side"}
+    assert set(SEVERITY_WORDS.findall(found)) == {"marked"}
+
+
+def test_a_parent_label_is_not_denied_beside_its_child() -> None:
+    for number in range(60):
+        for text in texts(study(number, ["Edema", "Cardiomegaly"]), number):
+            assert not re.search(SIGN_WORDS["Lung Opacity"], text), text
+            assert not re.search(r"\bwiden|\bwide\b", text), text
+
+
+def test_the_checklist_has_twelve_numbered_steps_and_covers_every_label_once() -> None:
+    lines = texts(STUDIES[0])[REASONING.index("reasoning_a")].splitlines()
+    assert [line.split(":")[0] for line in lines] == [f"{n}. {head}" for n, (head, _) in enumerate(CHECKLIST, 1)]
+    assert len(lines) == 12
+    decided = [label for _, labels in CHECKLIST for label in labels]
+    assert sorted(decided) == sorted(set(CHEXPERT14) - {"No Finding"})
+    prompt_lines = PROMPTS["reasoning_a"].text.splitlines()
+    assert all(any(p.startswith(f"{n}. {head}: ") for p in prompt_lines) for n, (head, _) in enumerate(CHECKLIST, 1))
+
+
+@pytest.mark.parametrize(("name", "bounds"), [("free_reasoning", FREE_WORDS), ("reasoning_narrative", NARRATIVE_WORDS)])
+def test_the_reasoning_keeps_to_its_length(name: str, bounds: tuple[int, int]) -> None:
+    answers = [TemplateTeacher().write(one, PROMPTS[name], CHEXPERT14) for one in STUDIES]
+    lengths = [len(parse(answer, CHEXPERT14).think.split()) for answer in answers]
+    assert bounds[0] <= min(lengths)
+    assert max(lengths) <= bounds[1]
+
+
+@pytest.mark.parametrize("name", REASONING)
+def test_the_wording_varies(name: str) -> None:
+    assert len({TemplateTeacher().write(one, PROMPTS[name], CHEXPERT14) for one in STUDIES}) >= 200
+    one = STUDIES[1]
+    assert len({TemplateTeacher(seed).write(one, PROMPTS[name], CHEXPERT14) for seed in range(20)}) >= 15
+
+
+def test_the_same_seed_study_and_prompt_give_the_same_text() -> None:
+    one, prompt = STUDIES[5], PROMPTS["free_reasoning"]
+    assert TemplateTeacher(3).write(one, prompt, CHEXPERT14) == TemplateTeacher(3).write(one, prompt, CHEXPERT14)
+    assert len({TemplateTeacher(3).describe(one, CHEXPERT14, random.Random(9)) for _ in range(5)}) == 1
+    assert len({TemplateTeacher(3).question(one, CHEXPERT14, random.Random(9)) for _ in range(5)}) == 1
+
+
+def test_the_text_does_not_hang_on_the_hash_seed_of_the_process() -> None:
+    code = (
+        "from pathlib import Path; from chexreason.labels.catalog import NIH9; from chexreason.types import Study;"
+        "from chexreason.prompts import Prompt; from chexreason.traces.template import TemplateTeacher;"
+        "s = Study('a', 'b', 'c', Path(), NIH9.encode(['Edema', 'Pneumonia']), (True,) * 9);"
+        "print(TemplateTeacher().write(s, Prompt('free_reasoning', '', '', 'think_solution'), NIH9))"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(outputs) == 1
+    assert "<solution>Edema, Pneumonia</solution>" in outputs.pop()
+
+
+def test_three_hundred_answers_take_under_two_seconds() -> None:
+    start = time.process_time()
+    for one in STUDIES:
+        TemplateTeacher().write(one, PROMPTS["reasoning_narrative"], CHEXPERT14)
+    assert time.process_time() - start < 2.0
+
+
+def test_a_study_without_an_answer_is_refused() -> None:
+    nothing, torn = study(0, []), study(1, ["No Finding", "Edema"])
+    hidden = study(2, ["Edema"], unjudged={"Edema"})
+    teacher = TemplateTeacher()
+    for one, why in ((nothing, "no positive label"), (torn, "beside a disease"), (hidden, "no positive label")):
+        assert not teacher.can_write(one, CHEXPERT14)
+        with pytest.raises(ValueError, match=why):
+            teacher.write(one, PROMPTS["only_label"], CHEXPERT14)
+    assert teacher.can_write(study(3, ["No Finding", "Support Devices"]), CHEXPERT14)
+    assert "clear" not in teacher.describe(torn, CHEXPERT14, random.Random(0))
+
+
+def test_a_prompt_without_a_style_and_a_wrong_label_set_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"'reasoning_z'; it has: \['free_reasoning'"):
+        TemplateTeacher().write(STUDIES[0], Prompt("reasoning_z", "", "", "think_solution"), CHEXPERT14)
+    with pytest.raises(ValueError, match="'nih9' has 9 labels"):
+        TemplateTeacher().write(STUDIES[0], PROMPTS["only_label"], NIH9)
+    odd = LabelSet("odd", ("Cavity",))
+    with pytest.raises(ValueError, match=r"no phrases for \['Cavity'\]"):
+        TemplateTeacher().describe(study(0, ["Cavity"], labels=odd), odd, random.Random(0))
+
+
+def test_captions_are_two_to_five_sentences_of_plain_prose() -> None:
+    for number, one in enumerate([*SOME, study(1, []), study(2, [], unjudged=set(CHEXPERT14))]):
+        text = TemplateTeacher().describe(one, CHEXPERT14, random.Random(number))
+        assert 2 <= len(re.findall(r"\.(?:\s|$)", text)) <= 5, text
+        assert "<" not in text
+
+
+def test_answers_to_questions_follow_the_labels() -> None:
+    asked = set()
+    for number, one in enumerate(STUDIES * 3):
+        question, answer = TemplateTeacher().question(one, CHEXPERT14, random.Random(number))
+        label = next(k for k, f in FINDINGS.items() if question in f.question or question[21:-1] in f.nouns)
+        at = CHEXPERT14.index(label)
+        assert one.mask[at]
+        assert answer.startswith("No") == (one.target[at] == 0), (question, answer)
+        sides = {sign.side for sign in one.signs if sign.label == label} if one.target[at] else set()
+        for word, side in (("left", "left"), ("right", "right"), ("each side", "both"), ("both", "both")):
+            assert not re.search(rf"\b{word}\b", answer) or side in sides, (question, answer)
+        asked.add(label)
+    assert asked == set(CHEXPERT14)
+    with pytest.raises(ValueError, match="nothing to ask"):
+        TemplateTeacher().question(study(0, [], unjudged=set(CHEXPERT14)), CHEXPERT14, random.Random(0))
+
+
+def test_every_text_is_tidy_and_betrays_no_given_answer() -> None:
+    for one in SOME:
+        for text in texts(one):
+            assert not UNTIDY.search(text), text
+            assert not re.search(r"label|given|annot|ground truth|as stated|told", text, re.IGNORECASE), text
+            assert all(clause[0].isupper() or clause[0].isdigit() for clause in re.split(r"\. (?!\d)", text)), text
+
+
+@pytest.mark.parametrize("side", ["", "left", "right", "both"])
+@pytest.mark.parametrize("label", CHEXPERT14)
+def test_every_phrase_is_tidy_with_every_slot_filled_and_empty(label: str, side: str) -> None:
+    for signs in ((), *((Sign(label, side, severity),) for severity in (0.0, 0.5, 1.0))):
+        facts = facts_of(study(0, [label], signs=signs), CHEXPERT14)
+        for phrase in FINDINGS[label].signs + FINDINGS[label].names:
+            said = facts.say(phrase, label)
+            assert not UNTIDY.search(said), said
+            assert re.search(SIGN_WORDS[label], said, re.IGNORECASE), said
+
+
+def test_the_phrase_banks_are_complete_and_small() -> None:
+    assert set(FINDINGS) == set(READING_ORDER) == set(CHEXPERT14)
+    assert all(len(f.signs) >= 4 and len(f.absent) >= 3 and len(f.names) >= 3 for f in FINDINGS.values())
+    words = {w for one in SOME for t in texts(one) for w in re.findall(r"[a-z-]+", t.lower())}
+    assert len(words) < 900
