@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
@@ -30,9 +31,17 @@ from chexreason.prompts import Prompt, render
 from chexreason.types import Sample, Study
 
 
+def make(node: Any, **kwargs: Any) -> Any:
+    """Hydra's ``instantiate`` whose errors are the constructor's own: what a user can mend reads as it was written."""
+    try:
+        return instantiate(node, **kwargs)
+    except InstantiationException as error:
+        raise error.__cause__ or error from None
+
+
 def build_labels(cfg: DictConfig) -> LabelSet:
     """The label set the model answers with."""
-    return instantiate(cfg.labels)
+    return make(cfg.labels)
 
 
 def build_prompt(cfg: DictConfig) -> Prompt:
@@ -44,14 +53,14 @@ def build_policy(cfg: DictConfig) -> Policy:
     """The base model with ``cfg.adapters`` merged, on the device Lightning would choose."""
     own = ("eval_batch_size", "max_new_tokens")
     node = OmegaConf.create({k: v for k, v in cfg.model.items() if k not in own})
-    return instantiate(node, adapters=list(cfg.adapters))
+    return make(node, adapters=list(cfg.adapters))
 
 
 def build_manifests(cfg: DictConfig, *, on_error: str, workers: int) -> dict[str, manifests.Manifest]:
     """Prepare every set of the data config; what is up to date is left as it is."""
     prepared = {}
     for name, node in cfg.data.sets.items():
-        source = instantiate(node.source, _convert_="all")
+        source = make(node.source, _convert_="all")
         folder = Path(cfg.data.folder) / name
         prepared[name] = prepare(source, folder, on_error, workers, partial(track, description=f"prepare {name}"))
     return prepared
@@ -84,8 +93,10 @@ def build_samples(studies: Sequence[Study], prompt: Prompt, label_set: LabelSet,
 
 def build_data(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: LabelSet) -> StudyData:
     """Training samples of the phase's split and the validation sets; only the home set validates with answers."""
-    teacher = instantiate(cfg.phase.teacher)
-    train = build_samples(load_studies(cfg, cfg.data.home, (cfg.phase.split,), label_set), prompt, label_set, teacher)
+    teacher = make(cfg.phase.teacher)
+    studies = load_studies(cfg, cfg.data.home, (cfg.phase.split,), label_set)
+    # Without a positive label there is no valid answer to learn, and nonsense would earn a full reward.
+    train = build_samples([study for study in studies if any(study.target)], prompt, label_set, teacher)
     val = {
         name: build_samples(
             load_studies(cfg, name, ("val",), label_set), prompt, label_set, teacher if name == cfg.data.home else None
@@ -111,14 +122,14 @@ def build_module(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: Lab
     attach_lora(policy, **OmegaConf.to_container(cfg.adapter, resolve=True))
     extra: dict[str, Any] = {}
     if cfg.phase.name == "grpo":
-        extra = {"reward": build_reward(cfg, label_set), "objective": instantiate(cfg.objective), "seed": cfg.seed}
-    module: PolicyModule = instantiate(
+        extra = {"reward": build_reward(cfg, label_set), "objective": make(cfg.objective), "seed": cfg.seed}
+    module: PolicyModule = make(
         cfg.phase.module,
         policy=policy,
         label_set=label_set,
         grammar=prompt.grammar,
-        make_optimizer=instantiate(cfg.optim.optimizer),
-        make_scheduler=instantiate(cfg.optim.scheduler),
+        make_optimizer=make(cfg.optim.optimizer),
+        make_scheduler=make(cfg.optim.scheduler),
         max_new_tokens=cfg.model.max_new_tokens,
         _convert_="object",
         **extra,
@@ -131,7 +142,7 @@ def build_reward(cfg: DictConfig, label_set: LabelSet) -> Any:
     """The reward, told the training prevalence where it prices labels by it."""
     needs_prevalence = cfg.reward._target_.endswith("NuancedReward")
     known = {"prevalence": training_prevalence(cfg, label_set)} if needs_prevalence else {}
-    return instantiate(cfg.reward, **known)
+    return make(cfg.reward, **known)
 
 
 def adapter_card(cfg: DictConfig, prompt: Prompt, label_set: LabelSet) -> dict[str, object]:
@@ -160,7 +171,7 @@ def build_trainer(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], la
     """Lightning's Trainer with this run's length, callbacks and loggers."""
     phase = cfg.phase
     every_epoch = phase.val_check_interval is None
-    return instantiate(
+    return make(
         cfg.trainer,
         max_epochs=phase.max_epochs if "max_epochs" in phase else -1,
         max_steps=_max_steps(cfg),

@@ -1,4 +1,4 @@
-"""Build the manifests of a data config, checking every image once: ``python -m chexreason.cli.prepare data=phantom``."""
+"""Build the manifests of a data config, every image checked: ``python -m chexreason.cli.prepare data=phantom``."""
 
 from __future__ import annotations
 

@@ -29,7 +29,8 @@ def study_figures(
 ) -> Figures:
     """Figures of all ``arms`` (in order) on all their data sets: ``arms``, ``trivial`` and ``paired``.
 
-    ``pairs`` defaults to neighbours and (first, last). Raises ValueError when paired arms saw different studies.
+    ``pairs`` defaults to neighbours and (first, last). Raises ValueError on an unknown arm in a pair and
+    when paired arms saw different studies.
     """
     figures: Figures = {"arms": {}, "trivial": {}, "paired": {}}
     samples: dict[str, dict[str, Replicates]] = {}
@@ -42,6 +43,8 @@ def study_figures(
             if name not in figures["trivial"].get("nothing", {}):
                 _add_trivial(figures["trivial"], name, rows, labels, train_prevalence)
     for a, b in default_pairs(list(arms)) if pairs is None else pairs:
+        if a not in arms or b not in arms:
+            raise ValueError(f"cannot pair '{a}' with '{b}': this study has the arms {', '.join(arms)}")
         common = [name for name in samples[a] if name in samples[b]]
         figures["paired"][f"{a}__{b}"] = {name: _pair_figures(samples[a][name], samples[b][name]) for name in common}
     return figures

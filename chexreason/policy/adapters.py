@@ -46,10 +46,10 @@ def merge_adapter(model: Any, folder: str | Path) -> Any:
     """
     folder = Path(folder)
     if not (folder / _CONFIG).is_file():
-        raise FileNotFoundError(f"no adapter in {folder} ({_CONFIG} is missing): give a run's adapter/best or adapter/last")
+        raise FileNotFoundError(f"no adapter in {folder} ({_CONFIG} is missing): give a run's adapter/best")
     trained_on = read_card(folder)["model_type"] if (folder / CARD).is_file() else model.config.model_type
     if trained_on != model.config.model_type:
-        raise ValueError(f"adapter {folder} belongs to a {trained_on} model, this is {model.config.model_type}: set model=")
+        raise ValueError(f"adapter {folder} belongs to a {trained_on} model, this is {model.config.model_type}")
     wrapped = PeftModel.from_pretrained(model, str(folder))
     expected = {n.replace(".default", "") for n in wrapped.state_dict() if "lora_" in n}
     if unknown := set(load_file(folder / _WEIGHTS)) ^ expected:

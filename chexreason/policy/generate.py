@@ -26,7 +26,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
-            raise ValueError(f"sampling out of range: {self}; want max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1")
+            raise ValueError(
+                f"sampling out of range: {self}; want max_new_tokens > 0, temperature >= 0, top_p in (0, 1]"
+            )
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def resolve_source(source: str) -> str:
         return str(folder)
     looks_local = source.startswith(("/", ".", "~"))
     if looks_local and not (Path(source).expanduser() / "config.json").is_file():
-        raise FileNotFoundError(f"model.source={source}: no config.json there; give a hub id or a downloaded model's folder")
+        raise FileNotFoundError(f"model.source={source}: no config.json there; give a hub id or a model's folder")
     return str(Path(source).expanduser()) if looks_local else source
 
 

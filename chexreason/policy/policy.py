@@ -113,7 +113,8 @@ def _stop_ids(model: Any, tokenizer: Any) -> list[int]:
     """Every id that ends a turn, the turn marker first: it is what an answer is closed with in training."""
     declared = model.generation_config.eos_token_id
     ids = list(declared) if isinstance(declared, (list, tuple)) else [declared]
-    markers = [tokenizer.convert_tokens_to_ids(t) for t in ("<end_of_turn>", "<|im_end|>") if t in tokenizer.get_vocab()]
+    vocab = tokenizer.get_vocab()
+    markers = [vocab[token] for token in ("<end_of_turn>", "<|im_end|>") if token in vocab]
     ordered = [i for i in dict.fromkeys([*markers, *ids]) if i is not None]
     if not ordered:
         raise ValueError("the model declares no stop token: set eos_token_id in its generation_config.json")
@@ -121,7 +122,7 @@ def _stop_ids(model: Any, tokenizer: Any) -> list[int]:
 
 
 def _banned_ids(model: Any, tokenizer: Any, stop_ids: Sequence[int]) -> list[int]:
-    """Ids that must never be sampled: image and vision tokens (features would no longer match), padding, other turns."""
+    """Ids that must never be sampled: image tokens (features would no longer match), padding, other turns."""
     names = ("<start_of_image>", "<end_of_image>", "<image_soft_token>", "<start_of_turn>", "<bos>", "<pad>", "<unk>")
     names += ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>", "<|im_start|>")
     vocab = tokenizer.get_vocab()

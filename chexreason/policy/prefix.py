@@ -1,4 +1,4 @@
-"""The shared prefix: image and prompt run once a study, their keys and values handed to all completions of its group."""
+"""The shared prefix: image and prompt run once a study; all completions of its group use their keys and values."""
 
 from __future__ import annotations
 

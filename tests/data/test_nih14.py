@@ -127,6 +127,7 @@ def test_wrong_folders_and_files_say_so(tmp_path):
         NIH14Source("nih", tmp_path, sft_share=70)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("longer", ["header", "rows"])
 def test_a_trailing_comma_shifts_no_column(tmp_path, longer):
     vendor(tmp_path)

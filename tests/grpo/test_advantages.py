@@ -35,8 +35,11 @@ def test_a_group_without_variance_is_exactly_zero(scale: str, value: float, size
 
 
 def test_zero_variance_groups() -> None:
-    rewards = torch.tensor([[0.1, 0.1, 0.1], [0.1, 0.1, 0.2], [0.3, 0.1 + 0.2, 0.30000001], [-100.0, -100.0, 50.0]])
-    assert zero_variance(rewards).tolist() == [True, False, True, False]
+    rewards = torch.tensor(
+        [[0.1, 0.1, 0.1], [0.1, 0.1, 0.2], [0.3, 0.1 + 0.2, 0.30000001], [0.0, 1e-30, 0.0], [-100.0, -100.0, 50.0]]
+    )
+    assert zero_variance(rewards).tolist() == [True, False, True, True, False]
+    assert group_advantages(rewards, scale="std").isfinite().all()
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

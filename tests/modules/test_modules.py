@@ -71,16 +71,12 @@ def sft_data(policy: Policy, studies: list[Study], batch_size: int, accumulate: 
 def grpo(policy: Policy, reward=None, **kwargs) -> GRPOModule:
     arguments = {"group_size": 3, "micro_studies": 2, "max_grad_norm": 1.0, "seed": 3} | kwargs
     sampling = Sampling(6, temperature=0.8)
-    return GRPOModule(
-        policy, reward=reward or ManyEs(), objective=SPEC, sampling=sampling, **arguments, **common()
-    )
+    return GRPOModule(policy, reward=reward or ManyEs(), objective=SPEC, sampling=sampling, **arguments, **common())
 
 
 def grpo_data(policy: Policy, studies: list[Study]) -> StudyData:
     samples = [Sample(s, "Describe.") for s in studies]
-    return StudyData(
-        policy.encode, policy.encode_answers, samples, {}, batch_size=2, eval_batch_size=2, drop_last=True
-    )
+    return StudyData(policy.encode, policy.encode_answers, samples, {}, batch_size=2, eval_batch_size=2, drop_last=True)
 
 
 def fit(module, data, tmp_path: Path, *, ckpt_path=None, callbacks=(), **kwargs) -> L.Trainer:

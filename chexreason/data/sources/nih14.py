@@ -151,12 +151,13 @@ class NIH14Source:
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    # The unquoted commas of "OriginalImage[Width,Height]" make header and rows as long as each other only by luck: in
-    # copies whose rows end with a comma, pandas would take the first column for an index without index_col=False.
-    table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
+    # In copies whose rows end with a comma, pandas would take the first column for an index, were it not told.
+    table = pd.read_csv(
+        path, dtype=str, keep_default_na=False, index_col=False, usecols=lambda name: name in CSV_COLUMNS
+    )
     missing = [name for name in CSV_COLUMNS if name not in table]
     if missing:
-        raise ValueError(f"{path} lacks the columns {missing}; it has {list(table)}: not the vendor's file?")
+        raise ValueError(f"{path} lacks the columns {missing}: not the vendor's file, or edited?")
     return table
 
 

@@ -1,7 +1,7 @@
 """What is said about a radiograph in pre-training: captions, questions, and tasks in the answer form.
 
 The answer form is taught with other content than the fine-tuning arms ask for: view, brightness, sides, devices, and
-now and then the findings in plain words. No label list in the words of CheXpert is ever shown.
+the findings in plain words. No label list in the words of CheXpert is ever shown.
 """
 
 from __future__ import annotations
@@ -47,7 +47,16 @@ OPENINGS = (
     "Look at this frontal chest radiograph. ",
     "Read this frontal chest radiograph as a radiologist would. ",
     "Look at the heart, lungs, pleura and bones. Say briefly what you see. ",
+    "Look at devices, heart, lungs, pleura and bones. Say what you see and what is absent. ",
 )
+FINDINGS_ASKED = (
+    "List what you see in plain words.",
+    "Say in plain words what is wrong, if anything.",
+    "Name every finding that applies.",
+    "Then list all that applies.",
+    "List every finding that is present.",
+)
+NOUNS = ("words", "terms", "labels")
 THINK_FORMS = (
     "Answer in exactly this form:\n<think>your concise analysis</think>\n<solution>word, word</solution>",
     "Answer in exactly this form, with nothing before, between or after the two blocks:\n"
@@ -75,10 +84,13 @@ def questions(study: Study, rng: random.Random, n: int) -> list[Turn]:
 
 def task(study: Study, brightness: tuple[float, float], rng: random.Random) -> Turn:
     """One task in the answer form; ``brightness`` is the mean grey (0..255) of the image's left and right half."""
-    thought, asked, options, answer = rng.choice(_topics(study, brightness))(rng)
+    topics = _topics(study, brightness)
+    thought, asked, options, answer = _findings(study, rng) if rng.random() < 0.35 else rng.choice(topics)(rng)
     rng.shuffle(options)
-    words = f" Use only these words: {', '.join(options)}." if rng.random() < 0.7 else ""
-    if rng.random() < 0.2:
+    if rng.random() < 0.5:
+        options, answer = [word.title() for word in options], [word.title() for word in answer]
+    words = f" Use only these {rng.choice(NOUNS)}: {', '.join(options)}." if rng.random() < 0.7 else ""
+    if rng.random() < 0.25:
         form, reply = rng.choice(PLAIN_FORMS), format_answer("", answer, Grammar.SOLUTION_ONLY)
     else:
         form, reply = rng.choice(THINK_FORMS), format_answer(thought, answer, Grammar.THINK_SOLUTION)
@@ -94,7 +106,6 @@ def _topics(study: Study, brightness: tuple[float, float]) -> list[Callable[[ran
     topics = [
         lambda rng: _brightness(study, brightness, rng),
         lambda rng: _halves(study, brightness, rng),
-        lambda rng: _findings(study, rng),
     ]
     if study.view in {"PA", "AP"}:
         topics.append(lambda rng: _view(study, rng))
@@ -146,8 +157,12 @@ def _side(study: Study, rng: random.Random) -> _Task:
 def _findings(study: Study, rng: random.Random) -> _Task:
     positive = [name for name, on in zip(CHEXPERT14, study.target, strict=True) if on]
     words = [PLAIN_WORDS[name] for name in positive] or ["unclear"]
-    asked = rng.choice(("List what you see in plain words.", "Say in plain words what is wrong, if anything."))
-    return _TEACHER.describe(study, CHEXPERT14, rng), asked, [*PLAIN_WORDS.values(), "unclear"], words
+    return (
+        _TEACHER.describe(study, CHEXPERT14, rng),
+        rng.choice(FINDINGS_ASKED),
+        [*PLAIN_WORDS.values(), "unclear"],
+        words,
+    )
 
 
 def _think(study: Study, rng: random.Random, sentence: str) -> str:

@@ -9,12 +9,14 @@ from typing import Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.policy.tiny import dialogues, shapes
 from chexreason.policy.tiny.dialogues import Turn
-from chexreason.policy.tiny.phantoms import load_shards
-from chexreason.policy.tiny.radiographs import Radiographs, augment, load_radiographs, macro_auroc, normalise
+from chexreason.policy.tiny.marks import GRID, load_marks
+from chexreason.policy.tiny.phantoms import SHARD, load_shards
+from chexreason.policy.tiny.radiographs import Radiographs, augment, load_radiographs, macro_auroc, normalise, warp
 from chexreason.policy.tiny.student import Student
 from chexreason.types import Study
 
@@ -23,11 +25,16 @@ N_LABELS = len(CHEXPERT14)
 
 @dataclass(frozen=True)
 class Lesson:
-    """One batch: pixels [B, 1, S, S], auxiliary targets and mask [B, K], and dialogues unless only looking."""
+    """One batch: pixels [B, 1, S, S], targets and mask [B, K], marks [B, 16, M] of the rows in ``marked`` [B].
+
+    ``turns`` holds a dialogue an image, or nothing in a lesson of looking alone.
+    """
 
     pixels: torch.Tensor
     target: torch.Tensor
     mask: torch.Tensor
+    marks: torch.Tensor
+    marked: torch.Tensor
     turns: list[list[Turn]]
 
 
@@ -35,6 +42,7 @@ class Lessons(Protocol):
     """A supply of lessons with its own measure of progress."""
 
     n_targets: int
+    n_marks: int
 
     def draw(self, n: int, rng: random.Random, *, talk: bool) -> Lesson:
         """A batch of ``n`` images, with dialogues where ``talk``."""
@@ -56,6 +64,7 @@ class ChestLessons:
     """
 
     n_targets = 3 * N_LABELS + 1
+    n_marks = N_LABELS
 
     def __init__(self, phantom_folder: Path, soft_labels: Path, real_share: float = 0.4) -> None:
         self.phantom_folder, self.real_share = phantom_folder, real_share
@@ -75,18 +84,22 @@ class ChestLessons:
         """Take in the phantom shards rendered since; the first one is held out."""
         self.phantom, self.phantom_studies = load_shards(self.phantom_folder, first=1)
         self.phantom_target = torch.stack([_phantom_target(study) for study in self.phantom_studies])
+        self.marked, self.marks = load_marks(self.phantom_folder, range(1, 1 + len(self.phantom) // SHARD))
 
     def draw(self, n: int, rng: random.Random, *, talk: bool) -> Lesson:
         n_real = round(self.real_share * n)
         real = torch.tensor([rng.randrange(len(self.real)) for _ in range(n_real)])
         fake = torch.tensor([rng.randrange(len(self.phantom)) for _ in range(n - n_real)])
         raw = torch.cat([self.real.pixels[real], self.phantom.pixels[fake]])
-        pixels = augment(raw, torch.Generator().manual_seed(rng.getrandbits(60)))
+        pixels, affine = augment(raw, torch.Generator().manual_seed(rng.getrandbits(60)))
         target = torch.cat([self.real_target[real], self.phantom_target[fake]])
         mask = torch.cat([self.real_mask[real], torch.ones(len(fake), self.n_targets)])
         studies = [self.real_studies[i] for i in real.tolist()] + [self.phantom_studies[i] for i in fake.tolist()]
-        turns = [_chest_turns(*pair, rng) for pair in zip(studies, pixels, strict=True)] if talk else []
-        return Lesson(pixels, target, mask, turns)
+        kind = rng.random()  # one kind of dialogue a batch: their lengths differ, and padding costs time
+        turns = [_chest_turns(*pair, kind, rng) for pair in zip(studies, pixels, strict=True)] if talk else []
+        marks = token_marks([[] for _ in range(n_real)] + [self.marks.get(i, []) for i in fake.tolist()], affine)
+        marked = torch.cat([torch.zeros(n_real, dtype=torch.bool), self.marked[fake]])
+        return Lesson(pixels, target, mask, marks, marked, turns)
 
     def measure(self, student: Student) -> dict[str, float]:
         sets = {"nih_val_auroc": self.real_val, "phantom_val_auroc": self.phantom_val}
@@ -100,13 +113,17 @@ class ShapeLessons:
     """Geometry drawn on the fly; the held-out images come from other seeds."""
 
     n_targets = shapes.N_TARGETS
+    n_marks = len(shapes.KINDS)
 
     def draw(self, n: int, rng: random.Random, *, talk: bool) -> Lesson:
         drawn = [shapes.sample_shapes(rng) for _ in range(n)]
         films = np.stack([shapes.draw(one, rng.getrandbits(60)) for one in drawn])
         target = torch.stack([shapes.targets(one) for one in drawn])
-        turns = [_shape_turns(one, rng) for one in drawn] if talk else []
-        return Lesson(normalise(torch.from_numpy(films)), target, torch.ones_like(target), turns)
+        kind = rng.random()
+        turns = [_shape_turns(one, kind, rng) for one in drawn] if talk else []
+        marks = torch.stack([shapes.token_marks(one) for one in drawn])
+        marked = torch.ones(n, dtype=torch.bool)
+        return Lesson(normalise(torch.from_numpy(films)), target, torch.ones_like(target), marks, marked, turns)
 
     def refresh(self) -> None:
         """Nothing to take in: every batch is new."""
@@ -115,6 +132,17 @@ class ShapeLessons:
         lesson = self.draw(400, random.Random("held-out"), talk=False)
         logits = logits_of(student, lesson.pixels)
         return {"shape_accuracy": float(((logits > 0) == (lesson.target > 0.5)).float().mean())}
+
+
+def token_marks(marks: list[list[tuple[int, torch.Tensor]]], affine: torch.Tensor) -> torch.Tensor:
+    """Marks of each image token, [B, 16, 14] of 0 and 1: a sign's map, moved like its image, where it is strong."""
+    maps = torch.zeros(len(marks), N_LABELS, GRID, GRID)
+    for row, found in enumerate(marks):
+        for column, mark in found:
+            maps[row, column] = mark.float() / 255
+    cells = F.adaptive_avg_pool2d(warp(maps, affine), 4).flatten(2)  # [B, 14, 16]
+    strong = cells >= 0.35 * cells.amax(2, keepdim=True).clamp(min=0.02)
+    return strong.float().transpose(1, 2)
 
 
 @torch.no_grad()
@@ -131,9 +159,8 @@ def brightness(pixels: torch.Tensor) -> tuple[float, float]:
     return float(left + 1) * 127.5, float(right + 1) * 127.5
 
 
-def _chest_turns(study: Study, pixels: torch.Tensor, rng: random.Random) -> list[Turn]:
-    """A caption, questions, or a task in the answer form, each first in its share of the dialogues."""
-    kind = rng.random()
+def _chest_turns(study: Study, pixels: torch.Tensor, kind: float, rng: random.Random) -> list[Turn]:
+    """A caption, questions, or a task in the answer form, by ``kind`` in 0..1."""
     if kind < 0.35:
         return [dialogues.caption(study, rng), *dialogues.questions(study, rng, 1)]
     if kind < 0.70:
@@ -141,8 +168,7 @@ def _chest_turns(study: Study, pixels: torch.Tensor, rng: random.Random) -> list
     return [dialogues.task(study, brightness(pixels), rng), *dialogues.questions(study, rng, 1)]
 
 
-def _shape_turns(drawn: list[shapes.Shape], rng: random.Random) -> list[Turn]:
-    kind = rng.random()
+def _shape_turns(drawn: list[shapes.Shape], kind: float, rng: random.Random) -> list[Turn]:
     if kind < 0.35:
         return [shapes.caption(drawn, rng), shapes.question(drawn, rng)]
     if kind < 0.65:

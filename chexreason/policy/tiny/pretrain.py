@@ -1,9 +1,17 @@
 """Stage 2 of the tiny models: vision tower and text learned from scratch, first by looking, then by talking.
 
-    python -m chexreason.policy.tiny.pretrain --model tiny_gemma3 --out out/tiny/gemma3 --minutes 55
+The general model takes one run. The chest model was made by three, of which the first two shared a machine:
+
+    P="python -m chexreason.policy.tiny.pretrain"
+    $P --model tiny_qwen2_5_vl --out out/tiny/qwen2_5_vl --minutes 23 --look-share 0.35
+    $P --model tiny_gemma3 --out out/tiny/gemma3 --minutes 43 --look-share 1
+    $P --model tiny_gemma3 --out out/tiny/gemma3_text --minutes 15 --look-share 0 --freeze-tower \\
+        --tower-from out/tiny/gemma3/checkpoint.pt
+    $P --model tiny_gemma3 --out out/tiny/gemma3_talk --minutes 24 --look-share 0 \\
+        --tower-from out/tiny/gemma3/checkpoint.pt --text-from out/tiny/gemma3_text/checkpoint.pt
 
 The learning rate follows the share of the minutes that have passed. A rerun of the same command continues from the
-last checkpoint; the package under ``weights/`` is replaced at every measurement from the first talk on.
+last checkpoint; the package under ``weights/`` is replaced at every measurement made while talking.
 """
 
 from __future__ import annotations
@@ -27,20 +35,38 @@ from chexreason.policy.tiny.package import WEIGHTS, tiny_path, write_package
 from chexreason.policy.tiny.radiographs import masked_bce
 from chexreason.policy.tiny.student import Student
 
-LOOK_BATCH, TALK_BATCH = 64, 32
-LOOK_LR, TALK_LR = 1.0e-3, 1.5e-3
+LOOK_BATCH, TALK_BATCH = 32, 24
+LOOK_LR, TALK_LR = 8e-4, 1.2e-3
+MARK_WEIGHT = 2.0
 COLUMNS = ("minutes", "phase", "step", "text_loss", "look_loss", "measure", "value")
 
 
 class Pretraining:
     """The state of one run; ``minutes`` is its budget and ``look_share`` the part spent on looking alone."""
 
-    def __init__(self, name: str, lessons: Lessons, out: Path, minutes: float, look_share: float, seed: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        lessons: Lessons,
+        out: Path,
+        minutes: float,
+        look_share: float,
+        seed: int,
+        tower_from: Path | None = None,
+        text_from: Path | None = None,
+        freeze_tower: bool = False,
+    ) -> None:
         self.name, self.lessons, self.out = name, lessons, out
         self.budget, self.look_share, self.seed = 60 * minutes, look_share, seed
         self.processor = AutoProcessor.from_pretrained(tiny_path(name))
         self.encode = DialogueEncoder(name, self.processor.tokenizer)
-        self.student = Student(build_model(name, self.processor.tokenizer, seed), lessons.n_targets)
+        self.student = Student(build_model(name, self.processor.tokenizer, seed), lessons.n_targets, lessons.n_marks)
+        for path, is_text in ((tower_from, False), (text_from, True)):
+            if path is not None:
+                _load_part(self.student, path, is_text=is_text)
+        if freeze_tower:
+            for parameter_name, parameter in self.student.named_parameters():
+                parameter.requires_grad_(_is_text(parameter_name))
         self.optimizer = torch.optim.AdamW(_groups(self.student), lr=LOOK_LR, betas=(0.9, 0.98))
         self.step, self.elapsed = 0, 0.0
         self.averages: dict[str, float] = {}
@@ -48,8 +74,8 @@ class Pretraining:
 
     @property
     def talking(self) -> bool:
-        """True in the second phase."""
-        return self.elapsed >= self.look_share * self.budget
+        """True in the second phase, if there is one."""
+        return self.look_share < 1 and self.elapsed >= self.look_share * self.budget
 
     def run(self, every: float = 180.0) -> None:
         """Learn until the budget is spent; measure, save and (once talking) package every ``every`` seconds."""
@@ -61,7 +87,6 @@ class Pretraining:
             if self.elapsed - mark >= every or self.elapsed >= self.budget:
                 self._report()
                 clock, mark = time.monotonic(), self.elapsed
-        write_package(self.student.model, self.processor, WEIGHTS / self.name, self.out / "training_log.csv")
 
     def _learn(self) -> None:
         rng = random.Random(f"{self.seed}/{self.step}")
@@ -78,6 +103,9 @@ class Pretraining:
     def _loss(self, lesson: Lesson) -> torch.Tensor:
         tokens = self.student.image_tokens(lesson.pixels)
         look = masked_bce(self.student.classify(tokens), lesson.target, lesson.mask)
+        marks = self.student.mark(tokens)
+        spots = lesson.marked[:, None, None].float().expand_as(marks)
+        look = look + MARK_WEIGHT * masked_bce(marks, lesson.marks, spots)
         self._average("look_loss", look)
         if not lesson.turns:
             return look
@@ -137,12 +165,25 @@ class Pretraining:
         print(f"continuing at step {self.step}, {self.elapsed / 60:.1f} minutes in", flush=True)
 
 
+def _is_text(name: str) -> bool:
+    """True for the language model's weights; the rest is the tower, its projection and the auxiliary heads."""
+    return "language_model" in name or "lm_head" in name
+
+
+def _load_part(student: Student, path: Path, *, is_text: bool) -> None:
+    """Take the language model, or everything else, from another run's checkpoint."""
+    saved = torch.load(path, weights_only=True)["student"]
+    part = {name: value for name, value in saved.items() if _is_text(name) == is_text}
+    unknown = student.load_state_dict(part, strict=False).unexpected_keys
+    if unknown or not part:
+        raise ValueError(f"{path} does not fit this model: {len(part)} weights taken, unknown {unknown[:3]}")
+
+
 def _groups(student: Student) -> list[dict[str, object]]:
     """Parameters by (vision tower?, decayed?): matrices decay, vectors do not."""
     split: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in student.named_parameters():
-        tower = any(part in name for part in ("vision_tower", "visual", "head."))
-        split.setdefault((tower, parameter.ndim > 1), []).append(parameter)
+        split.setdefault((not _is_text(name), parameter.ndim > 1), []).append(parameter)
     return [
         {"params": params, "tower": tower, "weight_decay": 0.05 if decayed else 0.0}
         for (tower, decayed), params in split.items()
@@ -155,7 +196,10 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, required=True)
-    parser.add_argument("--look-share", type=float, default=0.5)
+    parser.add_argument("--look-share", type=float, default=0.6, help="share of the minutes without text")
+    parser.add_argument("--tower-from", type=Path, help="checkpoint.pt of another run to take the vision side from")
+    parser.add_argument("--text-from", type=Path, help="checkpoint.pt of another run to take the language model from")
+    parser.add_argument("--freeze-tower", action="store_true", help="learn the text alone")
     parser.add_argument("--phantoms", type=Path, default=Path("out/tiny/phantoms"))
     parser.add_argument("--soft-labels", type=Path, default=Path("out/tiny/teacher/soft_labels.npz"))
     parser.add_argument("--seed", type=int, default=0)
@@ -163,7 +207,8 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     chest = args.model == "tiny_gemma3"
     lessons: Lessons = ChestLessons(args.phantoms, args.soft_labels) if chest else ShapeLessons()
-    Pretraining(args.model, lessons, args.out, args.minutes, args.look_share, args.seed).run()
+    parts = {"tower_from": args.tower_from, "text_from": args.text_from, "freeze_tower": args.freeze_tower}
+    Pretraining(args.model, lessons, args.out, args.minutes, args.look_share, args.seed, **parts).run()
 
 
 if __name__ == "__main__":

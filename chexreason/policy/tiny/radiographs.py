@@ -58,10 +58,11 @@ def load_radiographs(split: str, folder: Path | None = None) -> Radiographs:
     )
 
 
-def augment(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def augment(pixels: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Shift, scale, rotate and re-expose each image a little; never flip, since sides matter.
 
-    ``pixels`` uint8 [B, S, S]; returns float [B, 1, S, S] in -1..1 (the processors' normalisation).
+    ``pixels`` uint8 [B, S, S]; returns floats [B, 1, S, S] in -1..1 (the processors' normalisation) and the affine
+    maps [B, 2, 3] that were applied, for :func:`warp`.
     """
     n = len(pixels)
 
@@ -72,9 +73,16 @@ def augment(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     cos, sin = angle.cos() * zoom, angle.sin() * zoom
     row_x = torch.stack([cos, -sin, uniform(-0.08, 0.08)], 1)
     row_y = torch.stack([sin, cos, uniform(-0.08, 0.08)], 1)
-    grid = F.affine_grid(torch.stack([row_x, row_y], 1), [n, 1, *pixels.shape[1:]], align_corners=False)
-    x = F.grid_sample(normalise(pixels), grid, align_corners=False, padding_mode="border")
-    return (x * uniform(0.75, 1.25)[:, None, None, None] + uniform(-0.2, 0.2)[:, None, None, None]).clamp(-1, 1)
+    affine = torch.stack([row_x, row_y], 1)
+    x = warp(normalise(pixels), affine, outside="border")
+    exposed = x * uniform(0.75, 1.25)[:, None, None, None] + uniform(-0.2, 0.2)[:, None, None, None]
+    return exposed.clamp(-1, 1), affine
+
+
+def warp(maps: torch.Tensor, affine: torch.Tensor, outside: str = "zeros") -> torch.Tensor:
+    """Maps [B, C, G, G] moved by the affine maps [B, 2, 3]; ``outside`` is "zeros", or "border" to repeat the edge."""
+    grid = F.affine_grid(affine, list(maps.shape), align_corners=False)
+    return F.grid_sample(maps, grid, align_corners=False, padding_mode=outside)
 
 
 def normalise(pixels: torch.Tensor) -> torch.Tensor:
@@ -90,7 +98,7 @@ def masked_bce(logits: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -
 
 def auroc(scores: torch.Tensor, target: torch.Tensor) -> float:
     """Area under the ROC curve by ranks, ties shared; scores and target [N]; NaN without both classes."""
-    values, inverse, counts = scores.unique(return_inverse=True, return_counts=True)
+    _, inverse, counts = scores.unique(return_inverse=True, return_counts=True)
     ranks = (counts.cumsum(0).double() - (counts - 1) / 2)[inverse]
     positive = target > 0.5
     n_pos, n_neg = int(positive.sum()), int((~positive).sum())

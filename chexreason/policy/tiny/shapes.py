@@ -86,11 +86,24 @@ def targets(shapes: list[Shape]) -> torch.Tensor:
     return target
 
 
+def token_marks(shapes: list[Shape]) -> torch.Tensor:
+    """Which kinds touch each of the 4 x 4 image tokens, [16, kinds]; a shape counts where a fifth of it may lie."""
+    marks = torch.zeros(4, 4, len(KINDS))
+    for shape in shapes:
+        r = (0.42 if shape.large else 0.24) * 4 / 3
+        x, y = (shape.column + 0.5) * 4 / 3, (shape.row + 0.5) * 4 / 3
+        rows = slice(int(y - 0.6 * r), int(y + 0.6 * r) + 1)
+        columns = slice(int(x - 0.6 * r), int(x + 0.6 * r) + 1)
+        marks[rows, columns, KINDS.index(shape.kind)] = 1
+    return marks.flatten(0, 1)
+
+
 def describe(shapes: list[Shape]) -> str:
     """One or two sentences that name every shape with its size, tone and place."""
     if not shapes:
         return "The image is empty. There is no shape."
-    return f"There are {NUMBERS[len(shapes)]} shapes. I see {_join([str(shape) for shape in shapes])}."
+    count = "There is one shape" if len(shapes) == 1 else f"There are {NUMBERS[len(shapes)]} shapes"
+    return f"{count}. I see {_join([str(shape) for shape in shapes])}."
 
 
 def caption(shapes: list[Shape], rng: random.Random) -> Turn:

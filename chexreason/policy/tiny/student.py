@@ -15,12 +15,18 @@ PATCH, MERGE, FRAMES = 16, 2, 2
 
 
 class Student(nn.Module):
-    """``model`` with a linear head over the mean and the maximum of its 16 image tokens."""
+    """``model`` with two linear heads: one says what each image token shows, one what the whole image shows.
 
-    def __init__(self, model: TinyModel, n_targets: int) -> None:
+    The second sees the mean and maximum of the tokens and, for each of the ``n_marks`` kinds of marks, the strongest
+    token's logit, so that what is learned where signs are marked carries over to images with labels alone.
+    """
+
+    def __init__(self, model: TinyModel, n_targets: int, n_marks: int) -> None:
         super().__init__()
         self.model = model
-        self.head = nn.Sequential(nn.LayerNorm(2 * HIDDEN), nn.Linear(2 * HIDDEN, n_targets))
+        self.mark_head = nn.Sequential(nn.LayerNorm(HIDDEN), nn.Linear(HIDDEN, n_marks))
+        self.head_norm = nn.LayerNorm(2 * HIDDEN)
+        self.head = nn.Linear(2 * HIDDEN + n_marks, n_targets)
 
     def image_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
         """Projected image tokens [B, 16, hidden] of grey images [B, 1, 128, 128] in -1..1."""
@@ -30,8 +36,13 @@ class Student(nn.Module):
         return torch.stack(list(features))
 
     def classify(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Auxiliary logits [B, K] from image tokens [B, 16, hidden]."""
-        return self.head(torch.cat([tokens.mean(1), tokens.amax(1)], -1))
+        """Logits [B, K] of the whole image from its tokens [B, 16, hidden]."""
+        pooled = self.head_norm(torch.cat([tokens.mean(1), tokens.amax(1)], -1))
+        return self.head(torch.cat([pooled, self.mark(tokens).amax(1)], -1))
+
+    def mark(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits [B, 16, M] of each token's marks, row by row from the top left."""
+        return self.mark_head(tokens)
 
     def text_loss(self, tokens: torch.Tensor, text: Encoded) -> torch.Tensor:
         """Weighted mean negative log-likelihood of the answer tokens, given image tokens [B, 16, hidden]."""
@@ -42,10 +53,11 @@ class Student(nn.Module):
         else:
             inputs |= {"mm_token_type_ids": text.type_ids, "image_grid_thw": _grid(tokens)}
             features = BaseModelOutputWithPooling(pooler_output=tuple(tokens))  # type: ignore[arg-type]
-        logits = self.model(**inputs, mm_encoder_outputs={"image": features}).logits  # [B, T, V]
+        hidden = self.model.model(**inputs, mm_encoder_outputs={"image": features}).last_hidden_state  # [B, T, hidden]
         weights = text.weights[:, 1:]
         chosen = weights > 0
-        loss = F.cross_entropy(logits[:, :-1][chosen].float(), text.input_ids[:, 1:][chosen], reduction="none")
+        logits = self.model.lm_head(hidden[:, :-1][chosen])  # [answer tokens, V]
+        loss = F.cross_entropy(logits, text.input_ids[:, 1:][chosen], reduction="none")
         return (loss * weights[chosen]).sum() / weights.sum()
 
 

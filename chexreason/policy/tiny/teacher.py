@@ -80,8 +80,9 @@ def train(out: Path, epochs: int, batch_size: int, lr: float, seed: int) -> None
         start, losses = time.time(), []
         network.train()
         for rows in torch.randperm(len(data), generator=generator)[: steps * batch_size].split(batch_size):
-            x = augment(data.pixels[rows], generator).contiguous(memory_format=torch.channels_last)
-            loss = masked_bce(network(x), data.target[rows], data.mask[rows])
+            x, _ = augment(data.pixels[rows], generator)
+            logits = network(x.contiguous(memory_format=torch.channels_last))
+            loss = masked_bce(logits, data.target[rows], data.mask[rows])
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), 5.0)

@@ -1,0 +1,83 @@
+"""The configuration: every file composes, names what exists, and reaches the constructors it is meant for."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+from chexreason.confdir import confdir
+
+ROOT = Path(confdir())
+
+
+def options(group: str) -> list[str]:
+    return sorted(p.stem for p in (ROOT / group).glob("*.yaml"))
+
+
+def composed(config: str = "train", *overrides: str) -> DictConfig:
+    with initialize_config_dir(confdir(), version_base="1.3"):
+        return compose(config, list(overrides))
+
+
+GROUPS = ("model", "prompt", "reward", "objective", "phase", "logger")
+CHOICES = [("train", f"{g}={o}") for g in GROUPS for o in options(g)]
+CHOICES += [("train", f"experiment={o}") for o in options("experiment")]
+CHOICES += [("train", f"debug={o}") for o in options("debug")]
+CHOICES += [("evaluate", f"model={o}") for o in options("model")]
+CHOICES += [("prepare", f"data={o}") for o in options("data")] + [("report", "name=x")]
+
+
+def targets(node: object, at: str = ""):
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield at, node
+        for key, value in node.items():
+            yield from targets(value, f"{at}.{key}")
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            yield from targets(value, f"{at}[{i}]")
+
+
+@pytest.mark.parametrize(("config", "choice"), CHOICES)
+def test_every_choice_composes_and_fits_its_constructor(config, choice, monkeypatch):
+    monkeypatch.setenv("NIH_ROOT", "nih")
+    monkeypatch.setenv("OOD_ROOT", "ood")
+    cfg = composed(config, choice)
+    found = list(targets(OmegaConf.to_container(cfg, resolve=True)))
+    assert found or config == "report"
+    for at, node in found:
+        signature = inspect.signature(get_object(node["_target_"]))
+        if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature.parameters.values()):
+            continue
+        given = {k for k in node if not k.startswith("_")}
+        assert given <= set(signature.parameters) | {"eval_batch_size", "max_new_tokens"}, at
+
+
+def test_there_is_something_to_test():
+    assert len(CHOICES) >= 25
+    assert {"demo_sft", "demo_grpo"} <= set(options("experiment"))
+
+
+def test_an_experiment_beats_the_defaults_and_the_command_line_beats_it():
+    assert composed("train", "experiment=demo_sft").name == "demo"
+    assert composed("train", "experiment=demo_sft", "name=mine").name == "mine"
+    assert composed("train", "experiment=demo_grpo").phase.name == "grpo"
+
+
+def test_grpo_starts_from_the_sft_arm_of_the_same_study():
+    cfg = composed("train", "experiment=demo_grpo", "name=mine", "seed=3")
+    assert cfg.adapters == ["out/mine/sft/seed3/adapter/best"]
+
+
+def test_the_papers_numbers_are_the_defaults():
+    sft, grpo = composed("train", "phase=sft"), composed("train", "phase=grpo", "objective=paper")
+    assert (sft.phase.batch_size * sft.phase.accumulate, sft.phase.lr, sft.phase.max_epochs) == (8, 5e-5, 6)
+    assert (sft.adapter.r, sft.adapter.alpha, sft.adapter.dropout, sft.phase.gradient_clip_val) == (16, 32, 0.1, 5.0)
+    assert (grpo.phase.module.group_size, grpo.phase.module.sampling.temperature, grpo.phase.batch_size) == (4, 0.8, 8)
+    assert (grpo.objective.clip_low, grpo.objective.clip_high, grpo.objective.kl_beta) == (0.15, 0.22, 0.15)
+    assert grpo.adapter.dropout == 0.0

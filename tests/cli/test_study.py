@@ -1,0 +1,127 @@
+"""The whole study in miniature, through the commands' own functions: prepare, SFT, GRPO, evaluate, report; and a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from chexreason import build
+from chexreason.cli.evaluate import evaluate
+from chexreason.cli.report import report
+from chexreason.cli.train import train
+from chexreason.confdir import confdir
+from chexreason.policy.load import resolve_source
+
+pytestmark = pytest.mark.slow
+SMALL = (
+    "data.sets.phantom_a.source.n={sft: 24, rl: 16, val: 6, test: 16}",
+    "data.sets.phantom_b.source.n={val: 6, test: 16}",
+)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("out")
+    build.build_manifests(configured("prepare", folder), on_error="stop", workers=1)
+    return folder
+
+
+def configured(config: str, out: Path, *overrides: str) -> DictConfig:
+    with initialize_config_dir(confdir(), version_base="1.3"):
+        return compose(config, [f"paths.out={out}", *SMALL, *overrides])
+
+
+def train_sft(out: Path, *overrides: str):
+    fast = ("phase.max_epochs=2", "phase.batch_size=8", "model.max_new_tokens=16", "callbacks.progress=false")
+    return train(configured("train", out, "experiment=demo_sft", *fast, *overrides))
+
+
+def train_grpo(out: Path, *overrides: str):
+    fast = ("phase.rollouts=3", "phase.batch_size=4", "phase.val_check_interval=2", "model.max_new_tokens=16")
+    return train(configured("train", out, "experiment=demo_grpo", "callbacks.progress=false", *fast, *overrides))
+
+
+def test_the_whole_study(out):
+    sft, _ = train_sft(out)
+    assert 0 < sft["val/loss"] < 10
+    assert {"val/phantom_a/macro_f1", "val/phantom_b/macro_f1", "val/phantom_a/f1/Edema"} <= set(sft)
+    assert "val/phantom_b/f1/Fracture" not in sft  # hospital B does not judge it
+    grpo, _ = train_grpo(out)
+    assert {"train/reward", "train/reward/jaccard", "train/kl", "train/clip_fraction", "train/entropy"} <= set(grpo)
+    for arm in ("base", "sft", "grpo"):
+        adapters = [] if arm == "base" else [str(out / "demo" / arm / "seed0" / "adapter" / "best")]
+        options = ("name=demo", f"arm={arm}", f"adapters={adapters}", "max_new_tokens=16")
+        answers = evaluate(configured("evaluate", out, *options))
+        assert len(answers) == 32
+        assert {a.labelled for a in answers if a.dataset == "phantom_b"} != {answers[0].labelled}
+    figures = report(configured("report", out, "name=demo", "n_resamples=200", "n_cases=4"))
+    page = (out / "demo" / "report.html").read_text()
+    assert "<img" in page
+    saved = json.loads((out / "demo" / "report.json").read_text())
+    assert set(saved["arms"]) == {"base", "sft", "grpo"} == set(figures["arms"])
+    assert set(saved["arms"]["sft"]["phantom_a"]["macro_f1"]) == {"value", "low", "high"}
+    assert {"nothing", "all_labels", "best_constant", "prior"} <= set(saved["trivial"])
+    assert {s["name"] for s in saved["stages"]} >= {"train sft", "train grpo", "evaluate base"}
+    assert train_sft(out)[1] == {}  # DONE: skipped
+
+
+def test_the_adapter_loads_without_chexreason(out):
+    train_sft(out)
+    script = """
+        import sys, torch
+        from peft import PeftModel
+        from transformers import AutoModelForImageTextToText
+        base = AutoModelForImageTextToText.from_pretrained(sys.argv[1])
+        before = base.model.language_model.layers[0].mlp.up_proj.weight.clone()
+        merged = PeftModel.from_pretrained(base, sys.argv[2]).merge_and_unload()
+        assert not any(name.startswith("chexreason") for name in sys.modules)
+        print((merged.model.language_model.layers[0].mlp.up_proj.weight - before).abs().max().item())
+    """
+    folder = out / "demo" / "sft" / "seed0" / "adapter" / "best"
+    command = [sys.executable, "-c", textwrap.dedent(script), resolve_source("tiny:tiny_gemma3"), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) > 1e-5
+
+
+def test_a_killed_run_resumes_where_it_was(out, tmp_path):
+    overrides = ["experiment=demo_sft", "name=killed", "phase.max_epochs=4", "phase.batch_size=2", "phase.patience=null"]
+    overrides += ["model.max_new_tokens=4", "callbacks.checkpoint_every=3", "callbacks.progress=false", *SMALL]
+    command = [sys.executable, "-m", "chexreason.cli.train", f"paths.out={out}", *overrides]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    checkpoint = out / "killed" / "sft" / "seed0" / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 200
+    while not checkpoint.is_file() and run.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    assert checkpoint.is_file()
+    assert not (checkpoint.parents[1] / "DONE").exists()
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "resuming from" in (checkpoint.parents[1] / "train.log").read_text()
+    steps = [line.split(",")[1] for line in (checkpoint.parents[1] / "metrics.csv").read_text().splitlines()[1:]]
+    assert max(int(float(s)) for s in steps) == 4 * 12 - 1
+
+
+def test_an_adapter_with_other_words_is_refused(out):
+    train_sft(out)
+    folder = out / "demo" / "sft" / "seed0" / "adapter" / "best"
+    with pytest.raises(ValueError, match="trained with prompt 'free_reasoning', not this 'only_label'"):
+        evaluate(configured("evaluate", out, "name=other", "prompt=only_label", f"adapters=[{folder}]"))
+
+
+def test_a_missing_arm_is_named_with_the_way_out(out):
+    with pytest.raises(FileNotFoundError, match=r"run `python -m chexreason.cli.evaluate name=nowhere arm=base`"):
+        report(configured("report", out, "name=nowhere"))

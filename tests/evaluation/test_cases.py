@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import base64
+import io
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+
+from chexreason.evaluation.cases import build_cases, choose
+from chexreason.types import Prediction
+
+ONE = Prediction("s", "p", "set", "text", ("Edema", "Fracture"), ("Edema", "Pneumonia"), ("Edema", "Pneumonia"))
+
+
+def test_cases_cover_both_hospitals_and_every_outcome(make_arm) -> None:
+    right = [replace(p, predicted=p.truth) if i % 2 else p for i, p in enumerate(make_arm(0.5, fail_every=4))]
+    right = [replace(p, predicted=()) if p.broken else p for p in right]
+    arms = {"sft": make_arm(0.6), "grpo": right}
+    chosen = choose(arms, 12)
+    assert len({study for study, _ in chosen}) == 12
+    strata = Counter((study.split(":")[0], kind) for study, kind in chosen)
+    assert set(strata.values()) == {2}
+    assert len(strata) == 6
+    assert choose(arms, 12) == chosen
+    assert choose(arms, 12, seed=1) != chosen
+
+
+def test_no_more_cases_than_studies_and_only_studies_all_arms_answered(make_arm) -> None:
+    arm = make_arm(0.5, n=3)
+    assert len(choose({"a": arm, "b": arm[1:]}, 24)) == 5
+
+
+def test_marks_are_right_wrong_and_missed_and_leave_out_what_nobody_judges() -> None:
+    answer = build_cases({"base": [ONE]}, 1)[0].answers[0]
+    assert answer.marks == (("Edema", "hit"), ("Pneumonia", "missed"))
+
+
+def test_a_broken_answer_predicts_nothing() -> None:
+    case = build_cases({"base": [replace(ONE, broken="no_solution")]}, 1)[0]
+    assert case.kind == "failed"
+    assert case.answers[0].marks == (("Edema", "missed"), ("Pneumonia", "missed"))
+
+
+def test_images_are_scaled_and_embedded_and_missing_ones_told(tmp_path: Path) -> None:
+    Image.new("L", (800, 400), 128).save(tmp_path / "film.png")
+    shown = build_cases({"base": [replace(ONE, image=str(tmp_path / "film.png"))]}, 1)[0]
+    data = base64.b64decode(shown.image.removeprefix("data:image/jpeg;base64,"))
+    assert Image.open(io.BytesIO(data)).size == (320, 160)
+    gone = build_cases({"base": [replace(ONE, image=str(tmp_path / "gone.png"))]}, 1)[0]
+    assert gone.image == ""
+    assert "not found" in gone.image_note
+
+
+def test_a_runaway_text_is_cut_with_its_length() -> None:
+    text = build_cases({"base": [replace(ONE, text="x" * 9_000)]}, 1)[0].answers[0].text
+    assert text.endswith("(5000 more characters in predictions.jsonl)")

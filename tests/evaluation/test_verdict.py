@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+
+from chexreason.evaluation.verdict import direction, verdict
+
+
+def _figures(home: tuple[float | None, ...], away: tuple[float | None, ...], floor: float = 0.1) -> dict:
+    def change(interval: tuple[float | None, ...]) -> dict:
+        value, low, high = interval
+        return {"macro_f1": {"value": value, "low": low, "high": high, "relative": 0.1}}
+
+    def score(value: float) -> dict:
+        return {"macro_f1": {"value": value, "low": value - 0.05, "high": value + 0.05}, "fail_rate": {"value": 0.0}}
+
+    arm = {"a": score(0.4), "b": score(0.4)}
+    trivial = {"nothing": 0.0, "all_labels": floor}
+    return {
+        "arms": {"sft": arm, "grpo": arm},
+        "trivial": {row: {"a": {"macro_f1": value}, "b": {"macro_f1": value}} for row, value in trivial.items()},
+        "paired": {"sft__grpo": {"a": change(home), "b": change(away)}},
+    }
+
+
+GAIN, LOSS, UNCLEAR = (0.1, 0.05, 0.15), (-0.1, -0.15, -0.05), (0.01, -0.05, 0.07)
+
+
+@pytest.mark.parametrize(
+    ("home", "away", "expected"),
+    [
+        (GAIN, LOSS, "That is the pattern the paper reports"),
+        (GAIN, GAIN, "Unlike in the paper, the gain of grpo at a carries over."),
+        (GAIN, UNCLEAR, "does not clearly carry over, nor is a loss elsewhere established"),
+        (UNCLEAR, LOSS, "that the paper reports is not established here"),
+        (LOSS, GAIN, "that the paper reports is not established here"),
+    ],
+)
+def test_the_papers_pattern_is_claimed_only_by_intervals(home: tuple, away: tuple, expected: str) -> None:
+    assert expected in " ".join(verdict(_figures(home, away), {}))
+
+
+def test_changes_are_worded_by_their_intervals() -> None:
+    first = verdict(_figures(GAIN, UNCLEAR), {"grpo": "GRPO", "b": "Hospital B"})[0]
+    assert first == (
+        "Compared with sft, GRPO gains macro-F1 at a (+0.100 [+0.050, +0.150], +10%), "
+        "but shows no clear change at Hospital B (+0.010 [-0.050, +0.070], +10%)."
+    )
+
+
+def test_an_undefined_interval_claims_nothing() -> None:
+    assert direction({"low": None, "high": None}) == 0
+    assert "unknown precision at a (+0.100, +10%)" in verdict(_figures((0.1, None, None), GAIN), {})[0]
+
+
+@pytest.mark.parametrize(
+    ("floor", "expected"),
+    [(0.5, "are below"), (0.38, "are not clearly above"), (0.1, "every arm is clearly above")],
+)
+def test_trivial_rows_are_named(floor: float, expected: str) -> None:
+    text = " ".join(verdict(_figures(GAIN, GAIN, floor), {}))
+    assert f"{expected} the best trivial answer, all_labels ({floor:.3f})" in text
+
+
+def test_reward_and_unreadable_answers_are_told() -> None:
+    figures = _figures(GAIN, GAIN)
+    figures["arms"]["sft"]["a"]["fail_rate"]["value"] = 0.25
+    part, flat = {"value": 0.2}, {"value": 0.0, "low": -1.0, "high": 1.0}
+    figures["grpo"] = {"reward": {"first_fifth": part, "last_fifth": part, "difference": flat}}
+    text = " ".join(verdict(figures, {}))
+    assert "25% of sft at a" in text
+    assert "The training reward does not clearly move from 0.2" in text
