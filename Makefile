@@ -25,7 +25,7 @@ endif
 COMMON := paths.out=$(OUT) name=$(STUDY) $(CHOOSE)
 ARM = '$(OUT)/$(STUDY)/$(1)/seed0/adapter/best'
 
-.PHONY: help demo test test-unit lint format tiny-models clean
+.PHONY: help demo test test-unit lint bench-basics format tiny-models clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -59,9 +59,26 @@ lint: $(STAMP) ## ruff and mypy
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+bench-basics: $(STAMP) ## speed of the renderer and the bootstrap, to out/bench/basics.json
+	OMP_NUM_THREADS=1 $(PY) tests/bench/basics.py
+
 format: $(STAMP) ## put the code in the house style
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+TINY := $(PY) -m chexreason.policy.tiny
+tiny-models: $(STAMP) ## train the shipped models from scratch, replacing them (about two hours; CHEXREASON_DATA=)
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev,tiny]'
+	$(TINY).start
+	$(TINY).teacher --out $(OUT)/tiny/teacher --epochs 3
+	$(TINY).phantoms --out $(OUT)/tiny/phantoms
+	$(TINY).marks --out $(OUT)/tiny/phantoms
+	$(TINY).pretrain --model tiny_gemma3 --out $(OUT)/tiny/gemma3 --minutes 50 --look-share 1
+	$(TINY).pretrain --model tiny_gemma3 --out $(OUT)/tiny/gemma3_text --minutes 15 --look-share 0 \
+	  --freeze-tower --tower-from $(OUT)/tiny/gemma3/checkpoint.pt
+	$(TINY).pretrain --model tiny_gemma3 --out $(OUT)/tiny/gemma3_talk --minutes 20 --look-share 0 \
+	  --tower-from $(OUT)/tiny/gemma3/checkpoint.pt --text-from $(OUT)/tiny/gemma3_text/checkpoint.pt
+	$(TINY).pretrain --model tiny_qwen2_5_vl --out $(OUT)/tiny/qwen2_5_vl --minutes 16 --look-share 0.4
 
 clean: ## remove what the commands wrote (out/ and the environment)
 	rm -rf out $(VENV) .pytest_cache .mypy_cache .ruff_cache

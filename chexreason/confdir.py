@@ -1,4 +1,4 @@
-"""Where the configuration lives: beside the package in a checkout, inside it in a wheel."""
+"""Where the configuration lives: inside the package in a wheel, beside it in a checkout."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 def confdir() -> str:
     """Absolute path of ``conf/``; raises FileNotFoundError naming both places when neither has it."""
     package = Path(__file__).resolve().parent
-    places = (package.parent / "conf", package / "conf")
+    places = (package / "conf", package.parent / "conf")
     for place in places:
         if (place / "train.yaml").is_file():
             return str(place)

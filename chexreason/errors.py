@@ -24,7 +24,7 @@ def friendly(*kinds: type[BaseException]) -> Callable[[Callable[..., T]], Callab
             try:
                 return command(*args, **kwargs)
             except KeyboardInterrupt:
-                print("\ninterrupted: the same command continues where this one stopped", file=sys.stderr)
+                print("\ninterrupted: the same command continues from the last checkpoint", file=sys.stderr)
                 raise SystemExit(130) from None
             except kinds as error:
                 if os.environ.get("CHEXREASON_TRACEBACK"):

@@ -41,9 +41,12 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
         checkpoint = run_dir / "checkpoints" / "last.ckpt"
         if checkpoint.is_file():
             log.info("resuming from %s", checkpoint)
-        trainer.fit(module, data, ckpt_path=str(checkpoint) if checkpoint.is_file() else None, weights_only=True)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
+        try:
+            trainer.fit(module, data, ckpt_path=str(checkpoint) if checkpoint.is_file() else None, weights_only=True)
+        except SystemExit:
+            if trainer.interrupted:  # Lightning turns Ctrl-C into exit(1)
+                raise KeyboardInterrupt from None
+            raise
         merge_attempts(run_dir / "metrics", run_dir / "metrics.csv")
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
         if trainer.is_global_zero:

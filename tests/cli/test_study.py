@@ -1,4 +1,4 @@
-"""The whole study in miniature, through the commands' own functions: prepare, SFT, GRPO, evaluate, report; and a kill."""
+"""The whole study in miniature, through the commands' own functions, and a kill in the middle of one."""
 
 from __future__ import annotations
 
@@ -95,7 +95,13 @@ def test_the_adapter_loads_without_chexreason(out):
 
 
 def test_a_killed_run_resumes_where_it_was(out, tmp_path):
-    overrides = ["experiment=demo_sft", "name=killed", "phase.max_epochs=4", "phase.batch_size=2", "phase.patience=null"]
+    overrides = [
+        "experiment=demo_sft",
+        "name=killed",
+        "phase.max_epochs=4",
+        "phase.batch_size=2",
+        "phase.patience=null",
+    ]
     overrides += ["model.max_new_tokens=4", "callbacks.checkpoint_every=3", "callbacks.progress=false", *SMALL]
     command = [sys.executable, "-m", "chexreason.cli.train", f"paths.out={out}", *overrides]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -17,7 +17,14 @@ from chexreason.parsing import parse
 from chexreason.policy.tiny import dialogues, shapes
 from chexreason.policy.tiny.configs import MODELS, build_processor
 from chexreason.policy.tiny.encode import DialogueEncoder
-from chexreason.policy.tiny.lessons import N_LABELS, ShapeLessons, _phantom_target, brightness, token_marks
+from chexreason.policy.tiny.lessons import (
+    N_LABELS,
+    ShapeLessons,
+    _chest_turns,
+    _phantom_target,
+    brightness,
+    token_marks,
+)
 from chexreason.policy.tiny.marks import GRID, HOSPITALS, sign_marks
 from chexreason.policy.tiny.package import tiny_path
 from chexreason.policy.tiny.phantoms import SEED
@@ -74,6 +81,30 @@ def test_answer_form_tasks_hold_no_label_list_of_the_fine_tuning_arms():
         parsed = parse(reply, CHEXPERT14, grammar)
         assert parsed.valid, reply
         assert not names & {label.casefold() for label in parsed.labels}
+
+
+def test_repeated_words_are_the_words_of_the_request_and_cover_every_label():
+    rng = random.Random(0)
+    seen: set[str] = set()
+    for _ in range(300):
+        asked, answer = dialogues.repeat(rng)
+        assert asked == f"Repeat: {answer}"
+        seen |= {label for label in CHEXPERT14 if label in answer}
+    assert seen == set(CHEXPERT14)
+
+
+def test_label_names_are_answers_to_repeat_requests_alone():
+    """What ties an image to a label list is left to fine-tuning; repeating draws labels without looking."""
+    lessons_rng = random.Random(1)
+    study = random_study("x", lessons_rng)
+    pixels = torch.zeros(1, 128, 128)
+    for kind in (0.1, 0.5, 0.9):
+        for _ in range(40):
+            *looking, (asked, _) = _chest_turns(study, pixels, kind, lessons_rng)
+            assert asked.startswith("Repeat: ")
+            assert not any(question.startswith("Repeat: ") for question, _ in looking)
+            listed = [answer for _, answer in looking if "<solution>" in answer]
+            assert not any("Cardiomegaly" in answer.split("<solution>")[1] for answer in listed)
 
 
 def test_the_halves_task_answers_from_the_pixels():

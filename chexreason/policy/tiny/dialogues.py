@@ -1,16 +1,22 @@
 """What is said about a radiograph in pre-training: captions, questions, and tasks in the answer form.
 
-The answer form is taught with other content than the fine-tuning arms ask for: view, brightness, sides, devices, and
-the findings in plain words. No label list in the words of CheXpert is ever shown.
+The answer form is taught with other content than the fine-tuning arms ask for: view, brightness, sides, hardware, and
+the findings in plain words. Words the fine-tuning arms will need, CheXpert's label names among them, are only ever
+repeated, never tied to an image: a token that was never an answer keeps a random embedding, which LoRA on the
+layers cannot mend, and is then drawn with a probability of a few per cent where it should be certain.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 
+from chexreason.confdir import confdir
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.parsing import Grammar, format_answer
+from chexreason.prompts import load_prompt
 from chexreason.traces.template import TemplateTeacher
 from chexreason.types import Study
 
@@ -49,11 +55,13 @@ OPENINGS = (
     "Look at the heart, lungs, pleura and bones. Say briefly what you see. ",
     "Look at devices, heart, lungs, pleura and bones. Say what you see and what is absent. ",
 )
+HINT = " Normal chest means that no disease is visible; a device may stand beside it."
 FINDINGS_ASKED = (
     "List what you see in plain words.",
     "Say in plain words what is wrong, if anything.",
     "Name every finding that applies.",
     "Then list all that applies.",
+    "Then list every label that applies.",
     "List every finding that is present.",
 )
 NOUNS = ("words", "terms", "labels")
@@ -72,6 +80,32 @@ PLAIN_FORMS = (
 _TEACHER = TemplateTeacher()
 
 
+def repeat(rng: random.Random) -> Turn:
+    """Words to be repeated as they are: label names in any order, or words of the traces in none."""
+    if rng.random() < 0.4:
+        words = ", ".join(rng.sample(CHEXPERT14.labels, rng.randint(1, 6)))
+        if rng.random() < 0.5:
+            words = format_answer("", words.split(", "), Grammar.SOLUTION_ONLY)
+    else:
+        bank = trace_words()
+        start = [rng.randrange(len(bank) - 4) for _ in range(3)]
+        words = " ".join(word for i in start for word in bank[i : i + 4])
+    return f"Repeat: {words}", words
+
+
+@cache
+def trace_words() -> list[str]:
+    """The words of some traces in every prompt's style, in running order."""
+    rng, words = random.Random("trace words"), []
+    prompts = [load_prompt(path.stem, path.parent) for path in sorted(Path(confdir(), "prompt").glob("*.yaml"))]
+    for i in range(200):
+        positive = rng.sample([label for label in CHEXPERT14 if label != "No Finding"], rng.randint(0, 5))
+        target = CHEXPERT14.encode(positive or ["No Finding"])
+        study = Study(f"words-{i}", "", "", Path(), target, (True,) * len(target), view=rng.choice(("PA", "AP")))
+        words += _TEACHER.write(study, rng.choice(prompts), CHEXPERT14).split()
+    return words
+
+
 def caption(study: Study, rng: random.Random) -> Turn:
     """A request for a description, and prose that names every positive label."""
     return rng.choice(CAPTION_REQUESTS), _TEACHER.describe(study, CHEXPERT14, rng)
@@ -85,7 +119,7 @@ def questions(study: Study, rng: random.Random, n: int) -> list[Turn]:
 def task(study: Study, brightness: tuple[float, float], rng: random.Random) -> Turn:
     """One task in the answer form; ``brightness`` is the mean grey (0..255) of the image's left and right half."""
     topics = _topics(study, brightness)
-    thought, asked, options, answer = _findings(study, rng) if rng.random() < 0.35 else rng.choice(topics)(rng)
+    thought, asked, options, answer = _findings(study, rng) if rng.random() < 0.5 else rng.choice(topics)(rng)
     rng.shuffle(options)
     if rng.random() < 0.5:
         options, answer = [word.title() for word in options], [word.title() for word in answer]
@@ -94,8 +128,9 @@ def task(study: Study, brightness: tuple[float, float], rng: random.Random) -> T
         form, reply = rng.choice(PLAIN_FORMS), format_answer("", answer, Grammar.SOLUTION_ONLY)
     else:
         form, reply = rng.choice(THINK_FORMS), format_answer(thought, answer, Grammar.THINK_SOLUTION)
+    hint = rng.choice(("", HINT)) if asked in FINDINGS_ASKED else ""
     gap = rng.choice((" ", "\n"))
-    return f"{rng.choice(OPENINGS)}{asked}{words}{gap}{form}", reply
+    return f"{rng.choice(OPENINGS)}{asked}{words}{hint}{gap}{form}", reply
 
 
 _Task = tuple[str, str, list[str], list[str]]  # reasoning, question, the words to choose from, the answer
@@ -110,7 +145,7 @@ def _topics(study: Study, brightness: tuple[float, float]) -> list[Callable[[ran
     if study.view in {"PA", "AP"}:
         topics.append(lambda rng: _view(study, rng))
     if study.mask[CHEXPERT14.index("Support Devices")]:
-        topics.append(lambda rng: _device(study, rng))
+        topics.append(lambda rng: _hardware(study, rng))
     if any(sign.side in {"left", "right"} for sign in study.signs):
         topics.append(lambda rng: _side(study, rng))
     return topics
@@ -140,11 +175,11 @@ def _view(study: Study, rng: random.Random) -> _Task:
     )
 
 
-def _device(study: Study, rng: random.Random) -> _Task:
+def _hardware(study: Study, rng: random.Random) -> _Task:
     on = study.target[CHEXPERT14.index("Support Devices")] == 1
-    said = "A medical device projects over the chest." if on else "No medical device is seen."
-    word = "device present" if on else "no device"
-    return said, "Say whether a device is visible.", ["device present", "no device"], [word]
+    said = "Support hardware overlies the chest." if on else "No support hardware is in place."
+    word = "hardware" if on else "no hardware"
+    return said, "Is any hardware in the way?", ["hardware", "no hardware"], [word]
 
 
 def _side(study: Study, rng: random.Random) -> _Task:

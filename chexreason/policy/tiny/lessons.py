@@ -162,18 +162,18 @@ def brightness(pixels: torch.Tensor) -> tuple[float, float]:
 def _chest_turns(study: Study, pixels: torch.Tensor, kind: float, rng: random.Random) -> list[Turn]:
     """A caption, questions, or a task in the answer form, by ``kind`` in 0..1."""
     if kind < 0.35:
-        return [dialogues.caption(study, rng), *dialogues.questions(study, rng, 1)]
+        return [dialogues.caption(study, rng), dialogues.repeat(rng)]
     if kind < 0.70:
-        return dialogues.questions(study, rng, 5)
-    return [dialogues.task(study, brightness(pixels), rng), *dialogues.questions(study, rng, 1)]
+        return [*dialogues.questions(study, rng, 4), dialogues.repeat(rng)]
+    return [dialogues.task(study, brightness(pixels), rng), dialogues.repeat(rng)]
 
 
 def _shape_turns(drawn: list[shapes.Shape], kind: float, rng: random.Random) -> list[Turn]:
     if kind < 0.35:
-        return [shapes.caption(drawn, rng), shapes.question(drawn, rng)]
+        return [shapes.caption(drawn, rng), dialogues.repeat(rng)]
     if kind < 0.65:
-        return [shapes.question(drawn, rng) for _ in range(4)]
-    return [shapes.task(drawn, rng), shapes.question(drawn, rng)]
+        return [*(shapes.question(drawn, rng) for _ in range(3)), dialogues.repeat(rng)]
+    return [shapes.task(drawn, rng), dialogues.repeat(rng)]
 
 
 def _real_studies(data: Radiographs) -> list[Study]:
