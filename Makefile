@@ -23,7 +23,7 @@ STUDY := demo
 CHOOSE := data=$(DATA)
 endif
 COMMON := paths.out=$(OUT) name=$(STUDY) $(CHOOSE)
-ARM = '$(OUT)/$(STUDY)/$(1)/seed0/adapter/best'
+ARM = $(OUT)/$(STUDY)/$(1)/seed0/adapter/best
 
 .PHONY: help demo test test-unit lint bench-basics format tiny-models clean
 
