@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +12,7 @@ from chexreason.evaluation.bootstrap import STATISTICS, Interval, Replicates, in
 from chexreason.evaluation.history import Curve, fifths
 from chexreason.evaluation.metrics import confusion
 from chexreason.evaluation.predictions import counts, datasets, evaluated_labels
-from chexreason.evaluation.trivial import trivial_rows
+from chexreason.evaluation.trivial import best_constant, trivial_rows
 from chexreason.labels.schema import LabelSet
 from chexreason.types import Prediction
 
@@ -29,8 +30,9 @@ def study_figures(
 ) -> Figures:
     """Figures of all ``arms`` (in order) on all their data sets: ``arms``, ``trivial`` and ``paired``.
 
-    ``pairs`` defaults to neighbours and (first, last). Raises ValueError on an unknown arm in a pair and
-    when paired arms saw different studies.
+    ``pairs`` defaults to neighbours and (first, last); every arm is also paired with the constant trivial answers
+    (``all_labels__<arm>``, ``best_constant__<arm>``). Raises ValueError on an unknown arm in a pair and when paired
+    arms saw different studies.
     """
     figures: Figures = {"arms": {}, "trivial": {}, "paired": {}}
     samples: dict[str, dict[str, Replicates]] = {}
@@ -47,6 +49,15 @@ def study_figures(
             raise ValueError(f"cannot pair '{a}' with '{b}': this study has the arms {', '.join(arms)}")
         common = [name for name in samples[a] if name in samples[b]]
         figures["paired"][f"{a}__{b}"] = {name: _pair_figures(samples[a][name], samples[b][name]) for name in common}
+    constants = {"all_labels": label_set.labels} | (
+        {"best_constant": best_constant(train_prevalence)} if train_prevalence else {}
+    )
+    for row, answer in constants.items():
+        for arm, predictions in arms.items():
+            figures["paired"][f"{row}__{arm}"] = {
+                name: _pair_figures(_constant(rows, answer, label_set, n_resamples, seed), samples[arm][name])
+                for name, rows in datasets(predictions).items()
+            }
     return figures
 
 
@@ -88,6 +99,14 @@ def _arm_figures(rows: Sequence[Prediction], labels: Sequence[str], sample: Repl
     size = {"n_studies": len(rows), "n_patients": sample.n_patients}
     tokens = {"mean_tokens": sum(p.n_tokens for p in rows) / len(rows)}
     return {**{name: _plain(found[name]) for name in STATISTICS}, **size, **tokens, "per_label": per_label}
+
+
+def _constant(
+    rows: Sequence[Prediction], answer: Sequence[str], label_set: LabelSet, n_resamples: int, seed: int
+) -> Replicates:
+    """Replicates of one answer given to every study, over the same resamples as the arms'."""
+    answers = [replace(p, predicted=tuple(x for x in answer if x in p.labelled), broken=None) for p in rows]
+    return replicates(answers, evaluated_labels(rows, label_set), n_resamples, seed)
 
 
 def _add_trivial(

@@ -68,7 +68,9 @@ def figures(study: Path) -> dict:
 
 def test_the_json_holds_every_figure(figures: dict) -> None:
     assert list(figures["arms"]) == ["base", "sft", "grpo"]
-    assert list(figures["paired"]) == ["base__sft", "sft__grpo", "base__grpo"]
+    steps = ["base__sft", "sft__grpo", "base__grpo"]
+    floors = [f"{row}__{arm}" for row in ("all_labels", "best_constant") for arm in ("base", "sft", "grpo")]
+    assert list(figures["paired"]) == steps + floors
     for dataset, n_labels in (("phantom_a", 14), ("phantom_b", 4)):
         scores = figures["arms"]["sft"][dataset]
         assert set(scores["macro_f1"]) == {"value", "low", "high"}
@@ -79,6 +81,9 @@ def test_the_json_holds_every_figure(figures: dict) -> None:
         grpo, sft = (figures["arms"][arm][dataset]["macro_f1"]["value"] for arm in ("grpo", "sft"))
         assert change["value"] == pytest.approx(grpo - sft)
         assert change["relative"] == pytest.approx(grpo / sft - 1)
+        above = figures["paired"]["all_labels__sft"][dataset]["macro_f1"]
+        assert above["value"] == pytest.approx(sft - figures["trivial"]["all_labels"][dataset]["macro_f1"])
+        assert above["low"] < above["value"] < above["high"]
     assert figures["grpo"]["reward"]["difference"]["low"] > 0
     assert figures["stages"] == [{"name": "sft", "seconds": 75.0, "peak_rss_bytes": 2**30}]
 
@@ -147,7 +152,7 @@ def test_one_patient_and_no_extras_still_make_a_report(tmp_path: Path) -> None:
     write(tmp_path / "predictions.jsonl", [one])
     figures = build_report({"base": tmp_path / "predictions.jsonl"}, tmp_path, title="t", n_resamples=10)
     assert figures["arms"]["base"]["set"]["macro_f1"] == {"value": 0.5, "low": None, "high": None}
-    assert figures["paired"] == {}
+    assert list(figures["paired"]) == ["all_labels__base"]
     assert "[undefined]" in (tmp_path / "report.html").read_text()
 
 
