@@ -96,7 +96,8 @@ def build_data(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: Label
     teacher = make(cfg.phase.teacher)
     studies = load_studies(cfg, cfg.data.home, (cfg.phase.split,), label_set)
     # Without a positive label there is no valid answer to learn, and nonsense would earn a full reward.
-    train = build_samples([study for study in studies if any(study.target)], prompt, label_set, teacher)
+    useful = [study for study in studies if any(study.target)]
+    train = build_samples(useful[: cfg.phase.limit], prompt, label_set, teacher)
     val = {
         name: build_samples(
             load_studies(cfg, name, ("val",), label_set), prompt, label_set, teacher if name == cfg.data.home else None
