@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,28 +17,27 @@ from chexreason.evaluation.curves import merge_attempts
 CFG = OmegaConf.create({"name": "x", "phase": {"lr": 0.1, "betas": [0.9, 0.95]}, "paths": {"out": "out"}})
 
 
-def hold(folder: str, started, release) -> None:
-    with runs.open_run(folder, CFG):
-        started.set()
-        release.wait(30)
+HOLD = """
+import sys, time
+from omegaconf import OmegaConf
+from chexreason import runs
+with runs.open_run(sys.argv[1], OmegaConf.create({})):
+    print("held", flush=True)
+    time.sleep(120)
+"""
 
 
 def test_a_second_run_in_the_same_directory_is_refused(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    started, release = context.Event(), context.Event()
-    other = context.Process(target=hold, args=(str(tmp_path), started, release))
-    other.start()
-    assert started.wait(60)
+    other = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
-        with pytest.raises(runs.RunError, match="in use by another run"), runs.open_run(tmp_path, CFG):
-            pass
-        other.kill()  # a killed run never blocks its own resume
-        other.join()
-        with runs.open_run(tmp_path, CFG):
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(runs.RunError, match="in use by another run"), runs.open_run(tmp_path, OmegaConf.create({})):
             pass
     finally:
-        release.set()
         other.kill()
+        other.wait()
+    with runs.open_run(tmp_path, OmegaConf.create({})):  # a killed run never blocks its own resume
+        pass
 
 
 def test_another_config_in_the_same_directory_is_refused(tmp_path):
