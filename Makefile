@@ -67,7 +67,7 @@ format: $(STAMP) ## put the code in the house style
 	$(VENV)/bin/ruff format .
 
 TINY := $(PY) -m chexreason.policy.tiny
-tiny-models: $(STAMP) ## train the shipped models from scratch, replacing them (about two hours; CHEXREASON_DATA=)
+tiny-models: $(STAMP) ## train the shipped models from scratch, replacing them (hours; CHEXREASON_DATA=)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev,tiny]'
 	$(TINY).start
 	$(TINY).teacher --out $(OUT)/tiny/teacher --epochs 3

@@ -17,7 +17,7 @@ from chexreason.files import write_json, write_text
 
 DONE, LOCK, CONFIG, STAGE = "DONE", "LOCK", "config.yaml", "stage.json"
 # Settings that may change between a run and its continuation: they do not change what is computed.
-_FREE = ("paths", "logger", "callbacks.progress", "run_dir", "num_workers", "device", "overwrite")
+_FREE = ("paths", "logger", "callbacks.progress", "run_dir", "num_workers")
 
 
 class RunError(RuntimeError):
