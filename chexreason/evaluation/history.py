@@ -1,4 +1,4 @@
-"""A run's training history out of Lightning's ``metrics.csv``: curves, smoothed, and compared between start and end."""
+"""A run's training history: Lightning's ``metrics.csv`` as curves, and the rewards compared between start and end."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from chexreason.evaluation.bootstrap import Interval
@@ -49,30 +50,67 @@ def ema(values: NDArray[np.float64], decay: float = 0.95) -> NDArray[np.float64]
     return smooth
 
 
-def fifths(curve: Curve, n_resamples: int = 10_000, seed: int = 0) -> dict[str, Interval]:
-    """Mean of the first and of the last fifth of the steps and their difference, resampling steps within each fifth.
+@dataclass(frozen=True)
+class Rewards:
+    """The mean reward of each study at each rollout: ``steps`` [K], ``patients`` [K] (numbered) and ``values`` [K]."""
 
-    Steps see different prompts, so they are taken as independent; drift inside a fifth widens its interval.
-    Bounds are NaN with fewer than two steps a fifth.
+    steps: NDArray[np.int64]
+    patients: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+    def ends(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which rows [K] belong to the first fifth of the rollouts, and which to the last."""
+        steps = np.unique(self.steps)
+        size = max(1, len(steps) // 5)
+        return np.isin(self.steps, steps[:size]), np.isin(self.steps, steps[-size:])
+
+
+def read_rewards(folder: Path) -> Rewards | None:
+    """What ``RewardLog`` wrote into a run's folder, all ranks together; None where a run logged no reward.
+
+    A rollout that a resumed run repeated counts once, as it was repeated.
     """
-    size = max(1, len(curve.values) // 5)
+    paths = sorted(folder.glob("rewards-rank*.csv"))
+    if not paths:
+        return None
+    table = pd.concat([pd.read_csv(path, dtype={"study_id": str, "patient_id": str}) for path in paths])
+    table = table.drop_duplicates(["step", "study_id"], keep="last").sort_values(["step", "study_id"])
+    patients = table["patient_id"].factorize(sort=True)[0]
+    return Rewards(table["step"].to_numpy(np.int64), patients, table["reward"].to_numpy(np.float64))
+
+
+def fifths(rewards: Rewards, n_resamples: int = 10_000, seed: int = 0) -> dict[str, Interval]:
+    """Mean reward of the first and of the last fifth of the rollouts and their difference, resampling patients.
+
+    A patient is drawn with all its rollouts, so studies seen in both fifths are compared with themselves. The last
+    fifth may differ from the first by its studies, not by learning, where a run passes over them once; the interval
+    includes that. Bounds are NaN with fewer than two patients a fifth.
+    """
+    parts = rewards.ends()
+    n_patients = int(rewards.patients.max()) + 1
+    totals = np.stack(
+        [
+            np.bincount(rewards.patients[part], weight, n_patients)
+            for part in parts
+            for weight in (rewards.values[part], None)
+        ],
+        axis=1,
+    )  # [P, 4]: sum and count of the first fifth, of the last
     rng = np.random.default_rng(seed)
-    first, last = curve.values[:size], curve.values[-size:]
-    draws = [_resampled_means(part, rng, n_resamples) for part in (first, last)]
-    return {
-        "first_fifth": _interval(first.mean(), draws[0], size),
-        "last_fifth": _interval(last.mean(), draws[1], size),
-        "difference": _interval(last.mean() - first.mean(), draws[1] - draws[0], size),
-    }
+    draws = np.array([totals[rng.integers(n_patients, size=n_patients)].sum(0) for _ in range(n_resamples)])  # [R, 4]
+    enough = min(len(np.unique(rewards.patients[part])) for part in parts) > 1
+    first, last = (_means(np.vstack([totals.sum(0), draws])[:, i : i + 2]) for i in (0, 2))
+    found = {"first_fifth": first, "last_fifth": last, "difference": last - first}
+    return {name: _interval(values[0], values[1:], enough) for name, values in found.items()}
 
 
-def _resampled_means(values: NDArray[np.float64], rng: np.random.Generator, n: int) -> NDArray[np.float64]:
-    """Means [n] of resamples, one at a time: [n, K] at once would not fit for the paper's 62,000 steps."""
-    return np.array([values[rng.integers(len(values), size=len(values))].mean() for _ in range(n)])
+def _means(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum over count [R] of [R, 2]; NaN where a resample holds no patient of the fifth."""
+    return np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] > 0)
 
 
-def _interval(value: float, draws: NDArray[np.float64], size: int) -> Interval:
-    low, high = np.quantile(draws, [0.025, 0.975]) if size > 1 else (math.nan, math.nan)
+def _interval(value: float, draws: NDArray[np.float64], enough: bool) -> Interval:
+    low, high = np.nanquantile(draws, [0.025, 0.975]) if enough else (math.nan, math.nan)
     return Interval(float(value), float(low), float(high))
 
 

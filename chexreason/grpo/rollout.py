@@ -43,10 +43,23 @@ class Rollout:
     def group_size(self) -> int:
         return self.rewards.shape[1]
 
-    def rows(self, studies: Sequence[int]) -> Tensor:
-        """Row numbers of the completions of ``studies``."""
-        first = torch.as_tensor(list(studies), device=self.ids.device) * self.group_size
-        return (first[:, None] + torch.arange(self.group_size, device=self.ids.device)).flatten()
+    def of(self, studies: Sequence[int]) -> Rollout:
+        """The rollout of some of its studies, cut to the longest of their completions."""
+        g = self.group_size
+        rows = [study * g + k for study in studies for k in range(g)]
+        mask = self.mask[rows]
+        cut = slice(int(mask.sum(1).max()))
+        return Rollout(
+            prompts=self.prompts.select(studies),
+            ids=self.ids[rows, cut],
+            mask=mask[:, cut],
+            old_logp=self.old_logp[rows, cut],
+            ref_logp=None if self.ref_logp is None else self.ref_logp[rows, cut],
+            rewards=self.rewards[list(studies)],
+            parts={name: values[rows] for name, values in self.parts.items()},
+            advantages=self.advantages[rows],
+            completions=tuple(self.completions[row] for row in rows),
+        )
 
 
 def collect(
@@ -119,17 +132,18 @@ def _groups(rollout: Rollout) -> list[Sequence[Completion]]:
 def _reference(
     policy: Policy, prompts: EncodedPrompts, sampled: Sampled, sampling: Sampling, group_size: int, micro_studies: int
 ) -> Tensor:
-    pieces = []
+    logp = torch.zeros_like(sampled.logp)  # [N, T]
     with policy.reference(), torch.no_grad():
         for chunk in study_chunks(len(prompts), micro_studies):
             rows = slice(chunk.start * group_size, chunk.stop * group_size)
+            width = int(sampled.mask[rows].sum(1).max())
             scores = completion_scores(
                 policy,
                 prompts.select(chunk),
-                sampled.ids[rows],
-                sampled.mask[rows],
+                sampled.ids[rows, :width],
+                sampled.mask[rows, :width],
                 group_size=group_size,
                 temperature=sampling.temperature,
             )
-            pieces.append(scores.logp)
-    return torch.cat(pieces)  # [N, T]
+            logp[rows, :width] = scores.logp
+    return logp

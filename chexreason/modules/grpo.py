@@ -64,8 +64,8 @@ class GRPOModule(PolicyModule):
     def n_updates(self) -> int:
         return super().n_updates() * self.objective.updates_per_rollout
 
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """One rollout, then ``updates_per_rollout`` optimiser steps on it."""
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
+        """One rollout, then ``updates_per_rollout`` optimiser steps on it; returns its ``rewards`` [B, G]."""
         rollout = collect(
             self.policy,
             batch,
@@ -86,6 +86,7 @@ class GRPOModule(PolicyModule):
         stats = rollout_stats(rollout) | _per_token(totals)
         self.log_dict({f"train/{k}": v for k, v in stats.items()}, batch_size=len(batch), sync_dist=True)
         self.log("progress/reward", stats["reward"], prog_bar=True, logger=False, batch_size=len(batch))
+        return {"rewards": rollout.rewards}
 
     def _update(self, rollout: Rollout) -> dict[str, float]:
         """One optimiser step on the rollout, in micro-batches; returns sums over tokens and the gradient norm."""
@@ -93,19 +94,17 @@ class GRPOModule(PolicyModule):
         whole = self._global(denominator(rollout.mask, self.objective, self.sampling.max_new_tokens))
         sums: dict[str, float] = {"updates": 1.0}
         for studies in study_chunks(len(rollout.prompts), self.micro_studies):
-            rows = rollout.rows(studies)
-            ids, mask = rollout.ids[rows], rollout.mask[rows]
+            part = rollout.of(studies)
             scores = completion_scores(
                 self.policy,
-                rollout.prompts.select(studies),
-                ids,
-                mask,
+                part.prompts,
+                part.ids,
+                part.mask,
                 group_size=self.group_size,
                 temperature=self.sampling.temperature,
             )
-            reference = None if rollout.ref_logp is None else rollout.ref_logp[rows]
             loss_sum, stats = policy_loss(
-                scores.logp, rollout.old_logp[rows], reference, rollout.advantages[rows], mask, self.objective
+                scores.logp, part.old_logp, part.ref_logp, part.advantages, part.mask, self.objective
             )
             self.manual_backward(loss_sum / whole)
             entropy = {"entropy": scores.entropy.sum(), "loss": loss_sum.detach() / whole}

@@ -11,8 +11,12 @@ import torch
 from torch import Tensor
 
 from chexreason.data.encoded import EncodedPrompts
+from chexreason.policy.adapters import merged
+from chexreason.policy.cache import make_room
 from chexreason.policy.policy import Policy
 from chexreason.policy.prefix import extend, keep_rows, ones_like_rows, prefill
+
+NUCLEUS = 256  # ids looked at first: with top_p below 1 they nearly always hold all that may be drawn
 
 
 @dataclass(frozen=True)
@@ -82,14 +86,15 @@ def row_uniforms(keys: Sequence[tuple[object, ...]], length: int) -> Tensor:
     return torch.stack(rows)
 
 
-def choose(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """Draw one id a row from ``logits`` [N, V] by inverting the cumulative distribution at ``uniform`` [N].
+def choose(logp: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Draw one id a row from log-probabilities ``logp`` [N, V] by inverting the cumulative distribution at ``uniform``.
 
-    Returns the ids [N] and their log-probability [N] under the truncated, renormalised distribution.
+    ``logp`` need not sum to 1 (banned ids hold -inf); ``uniform`` is [N] in [0, 1). Returns the ids [N] and their
+    log-probability [N] under the truncated, renormalised distribution.
     """
     if sampling.temperature == 0:
-        return logits.argmax(-1), torch.zeros(len(logits), device=logits.device)
-    probs, order = (logits.float() / sampling.temperature).softmax(-1).sort(-1, descending=True)
+        return logp.argmax(-1), torch.zeros(len(logp), device=logp.device)
+    probs, order = _most_likely(logp.exp(), sampling)
     before = probs.cumsum(-1) - probs
     keep = before < sampling.top_p  # always keeps the most likely id
     if sampling.top_k:
@@ -99,6 +104,19 @@ def choose(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor,
     last = keep.sum(-1, keepdim=True) - 1
     slot = torch.searchsorted(probs.cumsum(-1), uniform[:, None].to(probs), right=True).clamp(max=last)  # [N, 1]
     return order.gather(-1, slot)[:, 0], probs.gather(-1, slot)[:, 0].log().float()
+
+
+def _most_likely(weights: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Probabilities and ids in falling order, [N, K] each: all of them, or the first few where those hold ``top_p``.
+
+    Sorting a vocabulary of 262,144 at every token costs more than drawing from it.
+    """
+    probs = weights / weights.sum(-1, keepdim=True)
+    if probs.shape[-1] > NUCLEUS and sampling.top_p < 1:
+        few, order = probs.topk(NUCLEUS, dim=-1)
+        if bool((few.sum(-1) >= sampling.top_p).all()):
+            return few, order
+    return probs.sort(-1, descending=True)
 
 
 def sample(
@@ -118,12 +136,13 @@ def sample(
     if sampling.temperature > 0 and (keys is None or len(keys) != n):
         raise ValueError(f"sampling needs one key for each of the {n} rows, got {None if keys is None else len(keys)}")
     uniforms = row_uniforms(keys, sampling.max_new_tokens) if keys and sampling.temperature > 0 else torch.zeros(n, 1)
-    with sampling_mode(policy):
+    with sampling_mode(policy), merged(policy):
         return _decode(policy, prompts, sampling, group_size, uniforms.to(policy.device))
 
 
 def _decode(policy: Policy, prompts: EncodedPrompts, sampling: Sampling, group_size: int, uniforms: Tensor) -> Sampled:
     prefix = prefill(policy, prompts, group_size)
+    make_room(prefix.cache, sampling.max_new_tokens)
     n, device = prefix.mask.shape[0], prefix.mask.device
     ids = torch.full((n, sampling.max_new_tokens), policy.pad_id, device=device)
     mask = torch.zeros((n, sampling.max_new_tokens), dtype=torch.long, device=device)
@@ -132,9 +151,9 @@ def _decode(policy: Policy, prompts: EncodedPrompts, sampling: Sampling, group_s
     stop, banned = torch.tensor(policy.stop_ids, device=device), torch.tensor(policy.banned_ids, device=device)
     rows, logits = torch.arange(n, device=device), prefix.logits  # rows still being written
     for t in range(sampling.max_new_tokens):
-        allowed = logits.float().index_fill(-1, banned, float("-inf"))
+        full = (logits.float() / (sampling.temperature or 1.0)).log_softmax(-1)  # [N, V]
+        allowed = full.index_fill(-1, banned, float("-inf"))
         token, drawn = choose(allowed, uniforms[rows, min(t, uniforms.shape[1] - 1)], sampling)
-        full = (logits.float() / (sampling.temperature or 1.0)).log_softmax(-1)
         ids[rows, t], mask[rows, t] = token, 1
         logp[rows, t], sampled_logp[rows, t] = full.gather(-1, token[:, None])[:, 0], drawn
         going = ~torch.isin(token, stop)

@@ -10,7 +10,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
-from chexreason.policy.adapters import attach_lora, merge_adapter, read_card, save_adapter, stack_factors
+from chexreason.policy.adapters import attach_lora, merge_adapter, merged, read_card, save_adapter, stack_factors
 from chexreason.policy.load import load_policy, resolve_source
 from chexreason.policy.logprobs import completion_scores
 from chexreason.policy.policy import pad_right
@@ -83,6 +83,30 @@ def test_the_reference_is_the_merged_sft_policy_not_the_base(gemma, images, tmp_
         torch.testing.assert_close(logp(second, images), sft, atol=1e-5, rtol=0)
     assert (sft - base).abs().max() > 1e-3
     assert (logp(second, images) - sft).abs().max() > 1e-3
+
+
+def test_merging_for_a_while_changes_nothing_but_the_work(gemma, images):
+    attach_lora(gemma, r=4, alpha=8, dropout=0.0)
+    perturb(gemma, 1)
+    before = {name: value.clone() for name, value in gemma.state_dict().items()}
+    expected, base = logp(gemma, images), None
+    with merged(gemma):
+        torch.testing.assert_close(logp(gemma, images), expected, atol=1e-5, rtol=0)
+        with gemma.reference():
+            base = logp(gemma, images)  # PEFT unmerges by itself here: the next test of equality must still hold
+    assert base is not None
+    after = gemma.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)  # to the bit
+    assert torch.equal(logp(gemma, images), expected)
+
+
+def test_weights_that_would_round_the_adapter_away_are_not_merged(gemma):
+    gemma.model = gemma.model.bfloat16()
+    attach_lora(gemma, r=4, alpha=8, dropout=0.0)
+    perturb(gemma, 1)
+    before = {name: value.clone() for name, value in gemma.base.state_dict().items()}
+    with merged(gemma):
+        assert all(torch.equal(before[name], value) for name, value in gemma.base.state_dict().items())
 
 
 def test_stacked_factors_are_the_sum_of_products():

@@ -163,9 +163,24 @@ def test_choose_draws_from_the_truncated_distribution(top_p, top_k):
         total += float(probs[token])
     expected = torch.zeros(6).index_put_((torch.tensor(kept),), probs[kept] / probs[kept].sum())
     n = 20_000
-    ids, logp = choose(logits.expand(n, 6), (torch.arange(n) + 0.5) / n, Sampling(1, 0.8, top_p, top_k))
+    logp = (logits / 0.8).log_softmax(-1)
+    ids, logp = choose(logp.expand(n, 6), (torch.arange(n) + 0.5) / n, Sampling(1, 0.8, top_p, top_k))
     torch.testing.assert_close(torch.bincount(ids, minlength=6) / n, expected, atol=2e-4, rtol=0)
     torch.testing.assert_close(logp.exp(), expected[ids], atol=1e-5, rtol=0)
+
+
+def test_looking_at_the_most_likely_ids_first_changes_nothing(monkeypatch):
+    torch.manual_seed(0)
+    logp = (torch.randn(64, 2000) * torch.linspace(0.5, 6, 64)[:, None]).log_softmax(-1)  # from flat to peaked
+    uniform = torch.rand(64, dtype=torch.float64)
+    peaked, sampling = slice(40, None), Sampling(1, 0.8, 0.9)
+    whole = choose(logp, uniform, sampling)  # flat rows need every id
+    few = choose(logp[peaked], uniform[peaked], sampling)
+    monkeypatch.setattr("chexreason.policy.generate.NUCLEUS", 5000)
+    every = choose(logp, uniform, sampling)
+    assert torch.equal(whole[0], every[0])
+    assert torch.equal(few[0], every[0][peaked])
+    torch.testing.assert_close(few[1], every[1][peaked], atol=1e-6, rtol=0)
 
 
 def test_row_uniforms_depend_on_the_key_alone():
