@@ -25,7 +25,10 @@ endif
 COMMON := paths.out=$(OUT) name=$(STUDY) $(CHOOSE)
 ARM = $(OUT)/$(STUDY)/$(1)/seed0/adapter/best
 
-.PHONY: help demo test test-unit lint bench-basics format tiny-models clean
+# one process a core, at most four: importing torch in more of them costs more than it gains
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 4
+
+.PHONY: help demo prepare test test-unit lint bench-basics bench-data bench-manifests format tiny-models clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -37,7 +40,7 @@ $(STAMP): pyproject.toml
 	touch $@
 
 demo: $(STAMP) ## the whole study, small: base, SFT, GRPO, two hospitals, report (DATA=nih: real radiographs)
-	$(PY) -m chexreason.cli.prepare paths.out=$(OUT) $(CHOOSE)
+	$(PY) -m chexreason.cli.prepare $(COMMON)
 	$(PY) -m chexreason.cli.evaluate $(COMMON) arm=base
 	$(PY) -m chexreason.cli.train experiment=demo_sft $(COMMON)
 	$(PY) -m chexreason.cli.evaluate $(COMMON) arm=sft 'adapters=[$(call ARM,sft)]'
@@ -45,14 +48,17 @@ demo: $(STAMP) ## the whole study, small: base, SFT, GRPO, two hospitals, report
 	$(PY) -m chexreason.cli.evaluate $(COMMON) arm=grpo 'adapters=[$(call ARM,grpo)]'
 	$(PY) -m chexreason.cli.report $(COMMON)
 
+prepare: $(STAMP) ## manifests, leakage guard and audit page of DATA=phantom|nih|paper (MIMIC_ROOT= CHEXPERT_ROOT= NIH_ROOT=)
+	$(PY) -m chexreason.cli.prepare paths.out=$(OUT) $(CHOOSE)
+
 test: $(STAMP) ## lint, types and all tests
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(PY) -m pytest
+	$(PYTEST)
 
 test-unit: $(STAMP) ## the fast tests only
-	$(PY) -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 lint: $(STAMP) ## ruff and mypy
 	$(VENV)/bin/ruff check .
@@ -61,6 +67,12 @@ lint: $(STAMP) ## ruff and mypy
 
 bench-basics: $(STAMP) ## speed of the renderer and the bootstrap, to out/bench/basics.json
 	OMP_NUM_THREADS=1 $(PY) tests/bench/basics.py
+
+bench-data: $(STAMP) ## speed of image pass, cache and loader, to out/bench/data.json
+	OMP_NUM_THREADS=1 $(PY) tests/bench/data.py
+
+bench-manifests: $(STAMP) ## MIMIC's manifest at 10k, 100k, 377k rows and the sampler, to out/bench/manifests.json
+	OMP_NUM_THREADS=1 $(PY) tests/bench/manifests.py
 
 format: $(STAMP) ## put the code in the house style
 	$(VENV)/bin/ruff check --fix .

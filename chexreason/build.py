@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,25 @@ import lightning as L
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from chexreason.callbacks.adapter import AdapterExport
 from chexreason.callbacks.label_f1 import LabelF1Callback
+from chexreason.callbacks.loggers import csv_logger, wandb_logger
+from chexreason.callbacks.rewards import RewardLog
 from chexreason.callbacks.samples import SampleLog
 from chexreason.data import manifest as manifests
+from chexreason.data.batches import EncodePrompts, LoadImage, load_study
+from chexreason.data.cache import ImageCache
 from chexreason.data.datamodule import StudyData
+from chexreason.data.leakage import EVALUATION, TRAIN, check_leaks
 from chexreason.data.prepare import MANIFEST_NAME, prepare
+from chexreason.labels.catalog import CHEXPERT14, restrict
+from chexreason.labels.crosswalk import crosswalk_of
+from chexreason.labels.declare import declare
 from chexreason.labels.schema import LabelSet
-from chexreason.labels.uncertainty import label_policy
+from chexreason.labels.uncertainty import LabelPolicy, label_policy
 from chexreason.modules.base import PolicyModule
 from chexreason.policy.adapters import attach_lora, read_card
 from chexreason.policy.policy import Policy
@@ -56,22 +63,57 @@ def build_policy(cfg: DictConfig) -> Policy:
     return make(node, adapters=list(cfg.adapters))
 
 
-def build_manifests(cfg: DictConfig, *, on_error: str, workers: int) -> dict[str, manifests.Manifest]:
+def build_manifests(
+    cfg: DictConfig, *, on_error: str, workers: int, check: bool = True
+) -> dict[str, manifests.Manifest]:
     """Prepare every set of the data config; what is up to date is left as it is."""
     prepared = {}
     for name, node in cfg.data.sets.items():
         source = make(node.source, _convert_="all")
-        folder = Path(cfg.data.folder) / name
-        prepared[name] = prepare(source, folder, on_error, workers, partial(track, description=f"prepare {name}"))
+        if source.name != name:  # rows, prefixes and the page would carry another name than the config
+            raise ValueError(f"set '{name}' of data={cfg.data.name} has a source called '{source.name}': name it alike")
+        prepared[name] = prepare(
+            source,
+            Path(cfg.data.folder) / name,
+            on_error,
+            workers,
+            partial(track, description=f"prepare {name}"),
+            select=make(node.get("select"), _convert_="all"),
+            policy=set_policy(cfg, name),
+            check=check,
+        )
     return prepared
 
 
-def load_studies(cfg: DictConfig, name: str, splits: Sequence[str], label_set: LabelSet) -> list[Study]:
-    """The studies of one prepared set; raises KeyError for a set the data config does not have."""
+def set_policy(cfg: DictConfig, name: str) -> LabelPolicy:
+    """The label policy of one set of the data config; raises KeyError or ValueError with the choices."""
+    node = cfg.data.sets[name].policy
+    return label_policy(OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node)
+
+
+def load_manifest(cfg: DictConfig, name: str) -> manifests.Manifest:
+    """One prepared set; raises KeyError for a set the data config does not have."""
     if name not in cfg.data.sets:
         raise KeyError(f"data set '{name}' is not in data={cfg.data.name}; it has: {', '.join(cfg.data.sets)}")
-    manifest = manifests.read(Path(cfg.data.folder) / name / MANIFEST_NAME)
-    return manifests.studies(manifest, label_set, label_policy(cfg.data.sets[name].policy), splits)
+    return manifests.read(Path(cfg.data.folder) / name / MANIFEST_NAME)
+
+
+def load_studies(cfg: DictConfig, name: str, splits: Sequence[str], label_set: LabelSet) -> list[Study]:
+    """The studies of one prepared set, masked outside its ``label_list``.
+
+    Raises KeyError for a set the data config does not have, or a label list that does not exist.
+    """
+    found = manifests.studies(load_manifest(cfg, name), label_set, set_policy(cfg, name), splits)
+    return restrict(found, label_set, cfg.data.sets[name].get("label_list"))
+
+
+def declaration(cfg: DictConfig, name: str, manifest: manifests.Manifest) -> dict[str, str]:
+    """What the labels of one prepared set mean: ``policy`` and ``data_sha256`` as predictions carry them, ``text``."""
+    policy, label_list = set_policy(cfg, name), cfg.data.sets[name].get("label_list")
+    judged = [label for label in CHEXPERT14 if manifest.frame[label].notna().any()]
+    text = declare(name, policy, judged, crosswalk_of(manifest.provenance), label_list)
+    identity = manifests.content_hash(manifest.frame)[:16]
+    return {"policy": policy.declared, "data_sha256": identity, "text": text}
 
 
 def training_prevalence(cfg: DictConfig, label_set: LabelSet) -> dict[str, float]:
@@ -92,20 +134,27 @@ def build_samples(studies: Sequence[Study], prompt: Prompt, label_set: LabelSet,
 
 
 def build_data(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: LabelSet) -> StudyData:
-    """Training samples of the phase's split and the validation sets; only the home set validates with answers."""
+    """Training samples of the phase's split and the validation sets; only the home set validates with answers.
+
+    Raises ValueError where the split is not one to train on, LeakageError where a sample is also one to evaluate on.
+    """
+    if cfg.phase.split not in TRAIN:
+        raise ValueError(f"phase.split={cfg.phase.split} is not for training; train on one of: {', '.join(TRAIN)}")
     teacher = make(cfg.phase.teacher)
     studies = load_studies(cfg, cfg.data.home, (cfg.phase.split,), label_set)
     # Without a positive label there is no valid answer to learn, and nonsense would earn a full reward.
     useful = [study for study in studies if any(study.target)]
     train = build_samples(useful[: cfg.phase.limit], prompt, label_set, teacher)
+    check_training(cfg, train)
     val = {
         name: build_samples(
             load_studies(cfg, name, ("val",), label_set), prompt, label_set, teacher if name == cfg.data.home else None
         )
         for name in cfg.data.val
     }
+    encode, load = image_reader(cfg, policy)
     return StudyData(
-        policy.encode,
+        encode,
         policy.encode_answers,
         train,
         val,
@@ -115,7 +164,28 @@ def build_data(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: Label
         num_workers=cfg.num_workers,
         seed=cfg.seed,
         drop_last=cfg.phase.name == "grpo",
+        load=load,
     )
+
+
+def check_training(cfg: DictConfig, train: Sequence[Sample]) -> None:
+    """Refuse (LeakageError) samples whose patient or picture is also a validation or test one of any prepared set."""
+    folder, chosen = Path(cfg.data.folder), {sample.study.study_id for sample in train}
+    frames = {}
+    for name in cfg.data.sets:
+        if (folder / name / MANIFEST_NAME).is_file():  # a test set may be prepared later: then it is checked then
+            frame = load_manifest(cfg, name).frame
+            frames[name] = frame[frame["split"].isin(EVALUATION) | frame["study_id"].isin(chosen)]
+    pairs = OmegaConf.to_container(cfg.data.get("allow_overlap") or OmegaConf.create([]))
+    check_leaks(frames, [pair for pair in pairs if set(pair) <= set(frames)])
+
+
+def image_reader(cfg: DictConfig, policy: Policy) -> tuple[EncodePrompts, LoadImage]:
+    """How images are fetched and encoded: each time from their files, or resized once and kept on disk."""
+    if cfg.paths.image_cache is None:
+        return policy.encode, load_study
+    cache = ImageCache(Path(cfg.paths.image_cache), policy.resize, policy.resize_key)
+    return partial(policy.encode, resized=True), cache.load
 
 
 def build_module(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: LabelSet) -> PolicyModule:
@@ -152,7 +222,7 @@ def adapter_card(cfg: DictConfig, prompt: Prompt, label_set: LabelSet) -> dict[s
         "phase": cfg.phase.name,
         "prompt": {"name": prompt.name, "text": render(prompt, label_set), "grammar": prompt.grammar},
         "labels": {"name": label_set.name, "order": list(label_set.labels)},
-        "label_policies": {name: node.policy for name, node in cfg.data.sets.items()},
+        "label_policies": {name: set_policy(cfg, name).declared for name in cfg.data.sets},
         "data": cfg.data.name,
         "seed": cfg.seed,
     }
@@ -208,6 +278,8 @@ def _callbacks(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], label
             enable_version_counter=False,
         ),
     ]
+    if cfg.phase.name == "grpo":
+        callbacks.append(RewardLog(run_dir))
     if cfg.phase.patience is not None:
         callbacks.append(EarlyStopping(cfg.phase.monitor, mode=cfg.phase.mode, patience=cfg.phase.patience))
     if cfg.callbacks.progress:
@@ -216,26 +288,9 @@ def _callbacks(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], label
 
 
 def _loggers(cfg: DictConfig, run_dir: Path) -> list[Logger]:
-    attempts = run_dir / "metrics"  # one file an attempt: the CSV logger empties a folder it finds in use
-    loggers: list[Logger] = [CSVLogger(str(run_dir), name="metrics", version=_count(attempts))]
-    if cfg.logger.wandb is not None:
-        node = cfg.logger.wandb
-        run_id = sha256(str(run_dir.resolve()).encode()).hexdigest()[:16]
-        loggers.append(
-            WandbLogger(
-                project=node.project,
-                entity=node.entity,
-                group=node.group,
-                offline=node.offline,
-                id=run_id,
-                resume="allow",
-                save_dir=str(run_dir),
-                name=f"{cfg.name}/{cfg.arm}/seed{cfg.seed}",
-                config=OmegaConf.to_container(cfg, resolve=True),
-            )
-        )
-    return loggers
-
-
-def _count(folder: Path) -> int:
-    return len(list(folder.iterdir())) if folder.is_dir() else 0
+    if cfg.logger.wandb is None:
+        return [csv_logger(run_dir)]
+    node, name = cfg.logger.wandb, f"{cfg.name}/{cfg.arm}/seed{cfg.seed}"
+    config = OmegaConf.to_container(cfg, resolve=True)
+    chosen = {key: node[key] for key in ("project", "entity", "group", "offline")}
+    return [csv_logger(run_dir), wandb_logger(run_dir, **chosen, name=name, config=config)]

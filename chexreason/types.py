@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -25,7 +24,8 @@ class Study:
 
     ``target`` and ``mask`` are [L] in the order of the label set the study was read with; ``mask`` is False where the
     source does not label the class (its target is then 0 and must not be scored). ``patient_id`` is unique across
-    data sets (prefixed with the source), ``study_id`` likewise.
+    data sets (prefixed with the source), ``study_id`` likewise. ``image_sha256`` is the hash of the image file's bytes,
+    "" where the images were not looked at.
     """
 
     study_id: str
@@ -38,6 +38,7 @@ class Study:
     age: int | None = None
     sex: str = ""
     signs: tuple[Sign, ...] = ()
+    image_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,8 @@ class Prediction:
 
     ``truth`` and ``predicted`` are label names; ``labelled`` are the labels the study's source judges at all
     (predictions outside it are dropped before scoring). ``broken`` names the format rule an unusable output broke.
+    ``policy`` says how uncertain and blank marks became that truth, ``data_sha256`` is the start (16 hex digits) of
+    the content hash of the manifest it was read from; both are "" where they were not recorded.
     """
 
     study_id: str
@@ -100,4 +103,5 @@ class Prediction:
     broken: str | None = None
     n_tokens: int = 0
     image: str = ""
-    extra: Mapping[str, str] = field(default_factory=dict)
+    policy: str = ""
+    data_sha256: str = ""

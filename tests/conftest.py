@@ -35,7 +35,7 @@ def gemma() -> Policy:
     return load_policy("tiny:tiny_gemma3", dtype="float32")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def images() -> list[Image.Image]:
     """Three different grey images of different sizes, as RGB."""
     rng = np.random.default_rng(0)
@@ -43,13 +43,14 @@ def images() -> list[Image.Image]:
     return [Image.fromarray(rng.integers(0, 255, size, dtype=np.uint8)).convert("RGB") for size in sizes]
 
 
-@pytest.fixture
-def studies(tmp_path: Path, images: list[Image.Image]) -> list[Study]:
-    """Six labelled studies of six patients, on three images."""
+@pytest.fixture(scope="session")
+def studies(tmp_path_factory: pytest.TempPathFactory, images: list[Image.Image]) -> list[Study]:
+    """Six labelled studies of six patients, on three images; not to be changed."""
+    folder = tmp_path_factory.mktemp("studies")
     label_sets = (["No Finding"], ["Cardiomegaly", "Edema"], ["Pneumothorax"], ["Pleural Effusion"], ["Fracture"])
     found = []
     for i, labels in enumerate((*label_sets, ["Edema"])):
-        path = tmp_path / f"{i}.png"
+        path = folder / f"{i}.png"
         images[i % 3].save(path)
         mask = (True,) * len(CHEXPERT14)
         found.append(Study(f"s{i}", f"p{i}", "set", path, CHEXPERT14.encode(labels), mask))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from chexreason.confdir import confdir
 from chexreason.data.batches import Collate
 from chexreason.errors import friendly
 from chexreason.evaluation import metrics, predictions
+from chexreason.evaluation.comparable import basis, set_facts
 from chexreason.evaluation.predict import predict_batch
 from chexreason.labels.schema import LabelSet
 from chexreason.progress import track
@@ -42,16 +44,20 @@ def evaluate(cfg: DictConfig) -> list[Prediction]:
         for folder in cfg.adapters:
             build.check_card(folder, prompt, label_set)
         policy = build.build_policy(cfg).eval().to("cuda" if torch.cuda.is_available() else "cpu")
-        collate = Collate(policy.encode, policy.encode_answers)
+        encode, load = build.image_reader(cfg, policy)
+        collate = Collate(encode, policy.encode_answers, load)
         found: list[Prediction] = []
         for name in cfg.data.test:
+            declared = build.declaration(cfg, name, build.load_manifest(cfg, name))
+            origin = {field: declared[field] for field in ("policy", "data_sha256")}
             studies = build.load_studies(cfg, name, (cfg.split,), label_set)[: cfg.limit]
             samples = build.build_samples(studies, prompt, label_set, None)
             batches = [samples[i : i + cfg.batch_size] for i in range(0, len(samples), cfg.batch_size)]
             progress = partial(track, description=f"{cfg.arm} on {name}, batches of {cfg.batch_size}")
             for chunk in progress(batches, len(batches)):
                 batch = collate([(sample, 0.0) for sample in chunk]).to(policy.device)
-                found += predict_batch(policy, batch, label_set, prompt.grammar, cfg.max_new_tokens)
+                answers = predict_batch(policy, batch, label_set, prompt.grammar, cfg.max_new_tokens)
+                found += [replace(answer, **origin) for answer in answers]
         predictions.write(run_dir / FILE, found)
         scores = score_sets(found, label_set)
         runs.write_json(run_dir / "metrics.json", scores)
@@ -74,9 +80,12 @@ def score_sets(found: list[Prediction], label_set: LabelSet) -> dict[str, dict[s
 @friendly(runs.RunError, ValueError, KeyError, OSError)
 def main(cfg: DictConfig) -> None:
     """Evaluate and print the headline figures of each set."""
-    for name, values in score_sets(evaluate(cfg), build.build_labels(cfg)).items():
+    found, label_set = evaluate(cfg), build.build_labels(cfg)
+    facts = set_facts({cfg.arm: found}, label_set)
+    for name, values in score_sets(found, label_set).items():
         wanted = ("macro_f1", "macro_f1_supported", "micro_f1", "fail_rate")
         log.info("%s on %s: %s", cfg.arm, name, ", ".join(f"{k} {values[k]:.3f}" for k in wanted))
+        log.info("%s", basis({name: facts[name]}, {}))
 
 
 if __name__ == "__main__":

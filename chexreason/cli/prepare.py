@@ -1,29 +1,81 @@
-"""Build the manifests of a data config, every image checked: ``python -m chexreason.cli.prepare data=phantom``."""
+"""Prepare the sets of a data config, guard them and audit them: ``python -m chexreason.cli.prepare data=phantom``."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
-from chexreason.build import build_manifests
+from chexreason import build
 from chexreason.confdir import confdir
-from chexreason.data.manifest import ManifestError
+from chexreason.data.audit.page import PAGE_NAME, write_audit
+from chexreason.data.leakage import Leak, LeakageError, check_leaks, find_leaks
+from chexreason.data.manifest import Manifest, ManifestError
 from chexreason.errors import friendly
+from chexreason.labels.catalog import label_set
 
 log = logging.getLogger(__name__)
 
 
+def prepare(cfg: DictConfig) -> dict[str, Manifest]:
+    """Every set of ``data=``, guarded and audited; raises LeakageError after the page that shows the leak is written.
+
+    An overlap between two sets passes where ``data.allow_overlap`` names the pair.
+    """
+    prepared = build.build_manifests(cfg, on_error=cfg.on_error, workers=cfg.workers, check=cfg.check)
+    frames = {name: manifest.frame for name, manifest in prepared.items()}
+    allowed = [list(pair) for pair in cfg.data.get("allow_overlap") or ()]
+    try:
+        leaks = check_leaks(frames, allowed)
+    except LeakageError:
+        audit(cfg, prepared, find_leaks(frames, allowed))
+        raise
+    for leak in leaks:
+        log.warning("allowed by data.allow_overlap: %s", leak)
+    audit(cfg, prepared, leaks)
+    return prepared
+
+
+def audit(cfg: DictConfig, prepared: Mapping[str, Manifest], leaks: Sequence[Leak]) -> None:
+    """The audit page of the prepared sets under ``paths.out/name``, unless ``audit=false``."""
+    if not cfg.audit:
+        return
+    folder = Path(cfg.paths.out) / cfg.name
+    nodes = cfg.data.sets
+    write_audit(
+        prepared,
+        {name: build.set_policy(cfg, name) for name in prepared},
+        folder,
+        title=f"Data audit: {cfg.data.name}",
+        home=cfg.data.home,
+        agreement=[(one, other) for one, other in cfg.data.get("agreement") or ()],
+        leaks=leaks,
+        credentialed=list(cfg.data.get("credentialed") or ()),
+        label_lists={name: label_set(nodes[name].label_list) for name in prepared if nodes[name].get("label_list")},
+        declared={name: build.declaration(cfg, name, manifest)["text"] for name, manifest in prepared.items()},
+        attributions=[Path(path) for path in cfg.data.attributions],
+    )
+    log.info("audit page: %s", folder / PAGE_NAME)
+
+
+def describe(name: str, manifest: Manifest) -> str:
+    """One line: images, patients, splits."""
+    splits = ", ".join(f"{split} {n:,}" for split, n in manifest.split_counts().items())
+    return f"{name}: {len(manifest.frame):,} images of {manifest.frame['patient_id'].nunique():,} patients ({splits})"
+
+
 @hydra.main(version_base="1.3", config_path=confdir(), config_name="prepare")
-@friendly(ManifestError, OSError, ValueError)
+@friendly(ManifestError, OSError, ValueError, KeyError)
 def main(cfg: DictConfig) -> None:
-    """Prepare every set of ``data=`` and say how many studies each split holds."""
-    for name, manifest in build_manifests(cfg, on_error=cfg.on_error, workers=cfg.workers).items():
-        splits = manifest.frame.groupby("split", sort=False).size()
-        counts = ", ".join(f"{split} {n}" for split, n in splits.items())
-        patients = manifest.frame["patient_id"].nunique()
-        log.info("%s: %d studies of %d patients (%s)", name, len(manifest.frame), patients, counts)
+    """Prepare every set of ``data=`` and say what it holds and what its labels mean."""
+    for name, manifest in prepare(cfg).items():
+        log.info("%s", describe(name, manifest))
+        log.info("%s", build.declaration(cfg, name, manifest)["text"].rstrip())
+    if not cfg.check:
+        log.warning("check=false: no image was opened, so leakage was guarded by patient, not by picture")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ from omegaconf import DictConfig
 
 from chexreason import build
 from chexreason.confdir import confdir
-from chexreason.data import manifest as manifests
-from chexreason.data.prepare import MANIFEST_NAME
 from chexreason.errors import friendly
 from chexreason.evaluation.report import build_report
 from chexreason.evaluation.tables import print_summary
@@ -51,6 +49,7 @@ def report(cfg: DictConfig) -> dict[str, Any]:
         n_cases=cfg.n_cases,
         embed_images=cfg.embed_images,
         notes=_notes(cfg, runs),
+        declarations={name: build.declaration(cfg, name, build.load_manifest(cfg, name)) for name in cfg.data.test},
     )
 
 
@@ -63,9 +62,8 @@ def _stages(study: Path, runs: dict[str, Path], arms: list[str]) -> list[dict[st
 
 def _notes(cfg: DictConfig, runs: dict[str, Path]) -> dict[str, str]:
     notes = {"data": str(cfg.data.name), "answered with": str(cfg.labels.name)}
-    for name, node in cfg.data.sets.items():
-        provenance = manifests.read(Path(cfg.data.folder) / name / MANIFEST_NAME).provenance
-        notes[f"set {name}"] = f"label policy {node.policy}; {provenance.get('studies')} studies prepared"
+    for name in cfg.data.sets:
+        notes[f"set {name}"] = f"{build.load_manifest(cfg, name).provenance.get('studies')} studies prepared"
     for arm, folder in runs.items():
         notes[f"config of {arm}"] = str(folder / CONFIG)
     return notes

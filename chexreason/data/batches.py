@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, Sampler
 
 from chexreason.data.encoded import EncodedPrompts
 from chexreason.data.image import load_image
-from chexreason.types import Sample
+from chexreason.types import Sample, Study
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Batch:
         return replace(self, prompts=self.prompts.to(device), **answers)
 
 
+LoadImage = Callable[[Study], Image.Image]
 EncodePrompts = Callable[[Sequence[Image.Image], Sequence[str]], EncodedPrompts]
 EncodeAnswers = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 
@@ -93,15 +94,23 @@ class EpochOrder(Sampler[tuple[int, float]]):
             yield int(order[position * self.world + self.rank]), tokens
 
 
-class Collate:
-    """Decode images and encode prompts (and answers) of a list of samples; runs in the loader's workers."""
+def load_study(study: Study) -> Image.Image:
+    """The radiograph of ``study`` as it lies on disk."""
+    return load_image(study.image)
 
-    def __init__(self, encode: EncodePrompts, encode_answers: EncodeAnswers) -> None:
-        self.encode, self.encode_answers = encode, encode_answers
+
+class Collate:
+    """Load images and encode prompts (and answers) of a list of samples; runs in the loader's workers.
+
+    ``load`` and ``encode`` go together: where the first brings images already resized, the second must not do it again.
+    """
+
+    def __init__(self, encode: EncodePrompts, encode_answers: EncodeAnswers, load: LoadImage = load_study) -> None:
+        self.encode, self.encode_answers, self.load = encode, encode_answers, load
 
     def __call__(self, items: Sequence[tuple[Sample, float]]) -> Batch:
         samples = tuple(sample for sample, _ in items)
-        images = [load_image(sample.study.image) for sample in samples]
+        images = [self.load(sample.study) for sample in samples]
         prompts = self.encode(images, [sample.prompt for sample in samples])
         if any(sample.answer is None for sample in samples):
             return Batch(samples, prompts)

@@ -1,40 +1,130 @@
-"""A pass over all images of a manifest, before training meets the one that cannot be read."""
+"""The pass over all images of a data set: each file read once, decoded, fingerprinted, and remembered."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import io
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TextIO, TypeVar
 
+from PIL import Image, UnidentifiedImageError
+
+from chexreason.data.fingerprint import VERSION, content_sha256, perceptual_hash
 from chexreason.data.image import ImageError, load_image
 from chexreason.progress import Track, silent
 
+S, T = TypeVar("S"), TypeVar("T")
+QUEUED = 8  # images in flight per worker: enough to keep it busy, few enough to interrupt
+RECORDED = ("width", "height", "mode", "sha256", "phash")
+
 
 @dataclass(frozen=True)
-class BadImage:
-    """An image that cannot be read: its position in the list that was checked, its path and the reason."""
+class ImageFacts:
+    """What the pass found out about one file: ``reason`` says why it cannot be read and is "" where it can.
 
-    index: int
+    ``width``, ``height`` (pixels) and ``mode`` (Pillow's, or "DICOM") are the file's own, before any conversion.
+    """
+
     path: Path
-    reason: str
+    width: int = 0
+    height: int = 0
+    mode: str = ""
+    sha256: str = ""
+    phash: str = ""
+    reason: str = ""
 
 
-def check_images(paths: Sequence[Path], workers: int = 2, progress: Track = silent) -> list[BadImage]:
-    """Decodes every image in ``workers`` threads (decoding releases the GIL); returns the unreadable ones, in order."""
-    pool = ThreadPoolExecutor(max_workers=max(1, workers))
+@dataclass(frozen=True)
+class _Key:
+    """What must be unchanged for a recorded image to count as the one now on disk."""
+
+    path: str
+    size: int
+    mtime_ns: int
+
+
+def inspect_images(
+    paths: Sequence[Path], record: Path | None = None, workers: int = 2, progress: Track = silent
+) -> list[ImageFacts]:
+    """Facts of every image, in the order of ``paths``, from ``workers`` threads (decoding releases the GIL).
+
+    ``record`` is a JSON-lines file to which each readable image is added as soon as it is known, keyed by path, size
+    and time of change: an interrupted or repeated pass reads only what is new or has changed. An image that could not
+    be read is not recorded, so that it is looked at again.
+    """
+    known = _read_record(record) if record else {}
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        looked = _in_order(pool, lambda path: _look(path, known), paths, QUEUED * max(1, workers))
+        tracked = progress(looked, len(paths))
+        if record is None:
+            return [facts for facts, _ in tracked]
+        record.parent.mkdir(parents=True, exist_ok=True)
+        with record.open("a", encoding="utf-8", buffering=1) as file:  # line by line: a killed pass keeps its work
+            file.write("\n")  # closes a line that was cut short
+            return [_remember(file, facts, key) for facts, key in tracked]
+
+
+def _in_order(pool: Executor, function: Callable[[S], T], items: Iterable[S], window: int) -> Iterator[T]:
+    """Results in the order of ``items``, at most ``window`` of them under way: an interrupt waits for no more."""
+    queue: deque[Future[T]] = deque()
+    for item in items:
+        queue.append(pool.submit(function, item))
+        if len(queue) >= window:
+            yield queue.popleft().result()
+    while queue:
+        yield queue.popleft().result()
+
+
+def _look(path: Path, known: dict[_Key, ImageFacts]) -> tuple[ImageFacts, _Key | None]:
+    """Facts of one image, and the key to record them under where they are worth it."""
     try:
-        reasons = progress(pool.map(_reason, paths), len(paths))
-        return [
-            BadImage(i, path, why) for i, (path, why) in enumerate(zip(paths, reasons, strict=True)) if why is not None
-        ]
-    finally:
-        pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the images that are still queued
-
-
-def _reason(path: Path) -> str | None:
-    try:
-        load_image(path)
+        status = path.stat()
+        key = _Key(str(path), status.st_size, status.st_mtime_ns)
+        if key in known:
+            return replace(known[key], path=path), None
+        return _facts(path, path.read_bytes()), key
     except ImageError as error:
-        return error.why
-    return None
+        return ImageFacts(path, reason=error.why), None
+    except FileNotFoundError:
+        return ImageFacts(path, reason="no such file"), None
+    except OSError as error:
+        return ImageFacts(path, reason=error.strerror or str(error)), None
+
+
+def _facts(path: Path, data: bytes) -> ImageFacts:
+    image = load_image(path)  # opens the file a second time, out of the cache it was just read into
+    try:
+        with Image.open(io.BytesIO(data)) as file:
+            mode, (width, height) = file.mode, file.size
+    except UnidentifiedImageError:  # what load_image reads and Pillow does not
+        mode, (width, height) = "DICOM", image.size
+    return ImageFacts(path, width, height, mode, content_sha256(data), perceptual_hash(image))
+
+
+def _remember(file: TextIO, facts: ImageFacts, key: _Key | None) -> ImageFacts:
+    if key is not None:
+        known = {name: getattr(facts, name) for name in RECORDED}
+        row = {"version": VERSION, "path": key.path, "size": key.size, "mtime_ns": key.mtime_ns, **known}
+        file.write(json.dumps(row) + "\n")
+    return facts
+
+
+def _read_record(record: Path) -> dict[_Key, ImageFacts]:
+    """What earlier passes recorded; a line that was cut short, or of another version, is as if it were not there."""
+    known: dict[_Key, ImageFacts] = {}
+    if not record.is_file():
+        return known
+    with record.open(encoding="utf-8") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+                if row["version"] == VERSION:
+                    facts = ImageFacts(Path(row["path"]), **{name: row[name] for name in RECORDED})
+                    known[_Key(row["path"], row["size"], row["mtime_ns"])] = facts
+            except (ValueError, KeyError, TypeError):
+                continue
+    return known

@@ -8,7 +8,16 @@ from typing import Any
 import lightning as L
 from torch.utils.data import DataLoader
 
-from chexreason.data.batches import Batch, Collate, EncodeAnswers, EncodePrompts, EpochOrder, SampleDataset
+from chexreason.data.batches import (
+    Batch,
+    Collate,
+    EncodeAnswers,
+    EncodePrompts,
+    EpochOrder,
+    LoadImage,
+    SampleDataset,
+    load_study,
+)
 from chexreason.types import Sample
 
 
@@ -16,9 +25,9 @@ class StudyData(L.LightningDataModule):
     """Loaders over samples that are already resolved (labels, prompt, answer).
 
     ``train`` are the training samples; ``val`` maps a data set's name to its samples, in the order of the validation
-    loaders. ``batch_size`` samples make a batch and ``accumulate`` batches an optimiser update. The position within
-    an epoch is part of a checkpoint, so a resumed run sees the samples it had not seen. Raises ValueError when
-    training would start with fewer samples than one batch.
+    loaders. ``load`` fetches a study's image, ``encode`` takes what it fetched. ``batch_size`` samples make a batch and
+    ``accumulate`` batches an optimiser update. The position within an epoch is part of a checkpoint, so a resumed run
+    sees the samples it had not seen. Raises ValueError when training would start with fewer samples than one batch.
     """
 
     def __init__(
@@ -34,13 +43,14 @@ class StudyData(L.LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         drop_last: bool = False,
+        load: LoadImage = load_study,
     ) -> None:
         super().__init__()
         if len(train) < batch_size:
             raise ValueError(f"{len(train)} training samples are fewer than data.batch_size={batch_size}")
         self.val_names = tuple(val)
         self._train, self._val = list(train), {name: list(samples) for name, samples in val.items()}
-        self._collate = Collate(encode, encode_answers)
+        self._collate = Collate(encode, encode_answers, load)
         self.batch_size, self.eval_batch_size, self.accumulate = batch_size, eval_batch_size, accumulate
         self.num_workers, self.seed, self.drop_last = num_workers, seed, drop_last
         self._resume_batches = 0

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
-BIT_DEPTHS = (8, 10, 12, 14, 16)  # of detectors; a 12-bit film is commonly stored in a 16-bit file
+from chexreason.data.dicom import is_dicom, load_dicom, white_level
+
 WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
@@ -27,11 +28,18 @@ def load_image(path: Path) -> Image.Image:
     """The image at ``path`` as 8-bit RGB, upright by its EXIF orientation.
 
     16-bit grey is scaled by the smallest usual bit depth that holds its maximum, so nothing is clipped to white;
-    transparency is composited on black. Raises ImageError when the file is missing, damaged, truncated or no image.
+    transparency is composited on black; DICOM, by its name or its signature, is shown as it says itself. Raises
+    ImageError when the file is missing, empty, damaged, truncated or no image.
     """
     # A library may have switched this on for the whole process; then a cut-off film would load with a grey half.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
+        with open(path, "rb") as start:
+            head = start.read(132)
+        if not head:
+            raise ValueError("the file is empty (0 bytes)")
+        if is_dicom(path, head):
+            return load_dicom(path).convert("RGB")
         with Image.open(path) as file:
             file.load()
             return _rgb(ImageOps.exif_transpose(file))
@@ -57,5 +65,4 @@ def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
     low, high = int(pixels.min()), int(pixels.max())
     if low < 0:
         raise ValueError(f"pixel values go down to {low}; expected unsigned grey levels")
-    white = next((2**bits - 1 for bits in BIT_DEPTHS if high < 2**bits), high)
-    return np.rint(pixels * (255.0 / white)).astype(np.uint8)
+    return np.rint(pixels * (255.0 / white_level(high))).astype(np.uint8)

@@ -21,12 +21,13 @@ from chexreason.labels.schema import LabelSet
 from chexreason.labels.uncertainty import LabelPolicy, resolve
 from chexreason.types import Sign, Study
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 METADATA_KEY = b"chexreason"
 TEXT = ("study_id", "patient_id", "dataset", "split", "path", "view", "sex")
 REQUIRED = ("study_id", "patient_id", "dataset", "split", "path")  # text that may not be empty
 COLUMNS = (*TEXT, "age", *CHEXPERT14.labels)
-OPTIONAL = ("signs",)
+OPTIONAL = ("signs", "exam_id", "sha256", "phash")  # text, "" where unknown; the two hashes are of the image file
+READERS = "readers"  # a second labelling of images of another set: neither trained on nor scored, so no boundary
 SHOWN = 5  # offenders named in an error message
 
 
@@ -57,8 +58,9 @@ class Manifest:
 def conform(frame: pd.DataFrame) -> pd.DataFrame:
     """A typed copy of ``frame`` in the manifest's column order; ``frame`` is unchanged.
 
-    Raises ManifestError on a missing or unknown column, an empty identifier, a raw label other than 1, 0, -1, NaN,
-    a repeated study, a patient in two splits, or rows of more than one data set.
+    One row is one image: ``exam_id`` ties the images of one visit together. Raises ManifestError on a missing or
+    unknown column, an empty identifier, a raw label other than 1, 0, -1, NaN, a repeated study, a patient in two
+    splits (``readers`` is no split in this sense), or rows of more than one data set.
     """
     _check_columns(frame)
     text = {name: _text(frame[name]) for name in (*TEXT, *(name for name in OPTIONAL if name in frame))}
@@ -155,6 +157,7 @@ def studies(manifest: Manifest, label_set: LabelSet, policy: LabelPolicy, splits
             age=None if pd.isna(row["age"]) else int(row["age"]),
             sex=row["sex"],
             signs=_signs(row.get("signs", ""), row["study_id"]),
+            image_sha256=row.get("sha256", ""),
         )
         for row, hot, on in zip(chosen.to_dict("records"), target.tolist(), mask.tolist(), strict=True)
     ]
@@ -195,8 +198,8 @@ def _marks(frame: pd.DataFrame, label: str) -> pd.Series:
 
 
 def _check_patients(frame: pd.DataFrame) -> None:
-    splits = frame.drop_duplicates(["patient_id", "split"]).groupby("patient_id")["split"].agg(list)
-    crossing = splits[splits.map(len) > 1]
+    placed = frame.loc[frame["split"] != READERS, ["patient_id", "split"]].drop_duplicates()
+    crossing = placed[placed["patient_id"].duplicated(keep=False)].groupby("patient_id", sort=False)["split"].agg(list)
     if len(crossing):
         named = "; ".join(f"{patient} in {' and '.join(where)}" for patient, where in crossing[:SHOWN].items())
         raise ManifestError(f"{len(crossing)} patients are in more than one split: {named}")

@@ -1,4 +1,4 @@
-"""Preparation of one data set: a source's rows, validated, every image decoded once, one manifest at the end."""
+"""Preparation of one data set: a source's rows, validated, selected, every image looked at once, one manifest last."""
 
 from __future__ import annotations
 
@@ -6,23 +6,35 @@ import errno
 import hashlib
 import json
 import logging
-import os
 import shutil
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import pandas as pd
 
 from chexreason.data import manifest as manifests
-from chexreason.data.check import BadImage, check_images
+from chexreason.data.check import ImageFacts, inspect_images
 from chexreason.data.manifest import Manifest, ManifestError
+from chexreason.data.prevalence import prevalence_png
+from chexreason.data.selection import Selected
+from chexreason.files import write_bytes, write_json, write_text
+from chexreason.labels.catalog import CHEXPERT14
+from chexreason.labels.uncertainty import LabelPolicy
 from chexreason.progress import Track, silent
 
 log = logging.getLogger(__name__)
 MANIFEST_NAME = "manifest.parquet"
 QUARANTINE_NAME = "quarantine.csv"
+SELECTION_NAME = "selection.json"
+PREVALENCE_NAME = "prevalence.png"
+RECORD_NAME = "images.jsonl"  # what the image pass knows, kept between preparations
+IDS_NAME = "ids"
 ON_ERROR = ("stop", "quarantine")
+KINDS, SHOWN = 8, 3  # kinds of fault in one message, and files named of each
 
 
 class Source(Protocol):
@@ -42,28 +54,55 @@ class Source(Protocol):
     def prepare(self, folder: Path, progress: Track) -> pd.DataFrame: ...
 
 
+class Selection(Protocol):
+    """Which of a source's rows a set takes, and into which split; ``provenance`` is JSON-ready."""
+
+    @property
+    def provenance(self) -> Mapping[str, object]: ...
+    def apply(self, frame: pd.DataFrame, dataset: str) -> Selected: ...
+
+
 def prepare(
-    source: Source, folder: Path, on_error: str = "stop", workers: int = 2, progress: Track = silent
+    source: Source,
+    folder: Path,
+    on_error: str = "stop",
+    workers: int = 2,
+    progress: Track = silent,
+    *,
+    select: Selection | None = None,
+    policy: LabelPolicy | None = None,
+    check: bool = True,
 ) -> Manifest:
     """Writes ``folder/manifest.parquet`` and returns it; returns the one already there when it is up to date.
 
-    An unreadable image stops the preparation with a list of all of them (``on_error="stop"``), or its row moves to
-    ``folder/quarantine.csv`` (``"quarantine"``). An interrupted run leaves no manifest. Raises ManifestError on bad
-    rows or images and OSError on a full disk.
+    ``select`` chooses rows and splits before any image is read. An unreadable image stops the preparation with a list
+    of what is wrong (``on_error="stop"``), or its row moves to ``quarantine.csv`` (``"quarantine"``); ``check=False``
+    opens no image, and then no hash tells two copies of one apart. ``policy`` is recorded, not applied: the manifest
+    holds raw marks. Beside the manifest lie ``ids/<split>.csv`` and, for a selection, ``selection.json`` and
+    ``prevalence.png``. An interrupted run leaves no manifest, and the next one reads no image again that has not
+    changed. Raises ManifestError on bad rows or images and OSError on a full disk.
     """
     if on_error not in ON_ERROR:
         raise ValueError(f"on_error='{on_error}'; choose one of: {', '.join(ON_ERROR)}")
-    request = _request(source, on_error)
+    request = _request(source, select, on_error, check)
+    declared = {"policy": asdict(policy) if policy else None}
     path = folder / MANIFEST_NAME
     existing = _up_to_date(path, request)
     if existing is not None:
+        if existing.provenance.get("policy") != declared["policy"]:  # it changes no row: only what is told of them
+            manifests.write(Manifest(existing.frame, {**existing.provenance, **declared}, existing.root), path)
+            return manifests.read(path)
         return existing
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for stale in (path, folder / QUARANTINE_NAME):
-            stale.unlink(missing_ok=True)
-        built = _build(source, folder, on_error, workers, progress)
-        manifests.write(Manifest(built.frame, {**built.provenance, "request_sha256": request}, built.root), path)
+        _clear(folder)
+        frame, report = _rows(source, folder, select, progress)
+        root = source.image_root or folder
+        built = _looked_at(frame, root, folder, source.name, on_error, workers, progress) if check else frame
+        _write_beside(folder, built, report)
+        counts = {"studies": len(built), "quarantined": len(frame) - len(built), "images_checked": check}
+        chosen = {"selection": dict(select.provenance) if select else None}
+        provenance = {**source.provenance, **chosen, **declared, **counts, "request_sha256": request}
+        manifests.write(Manifest(built, provenance, root), path)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -75,24 +114,75 @@ def prepare(
     return manifests.read(path)
 
 
-def _build(source: Source, folder: Path, on_error: str, workers: int, progress: Track) -> Manifest:
-    root = source.image_root or folder
+def _rows(
+    source: Source, folder: Path, select: Selection | None, progress: Track
+) -> tuple[pd.DataFrame, Mapping[str, object] | None]:
+    """The conformed rows of the set and the selection's report; a vendor source writes nothing on the way."""
+    if source.image_root is None:
+        folder.mkdir(parents=True, exist_ok=True)  # a renderer's images go there
     frame = manifests.conform(source.prepare(folder, progress))
-    bad = check_images([root / path for path in frame["path"]], workers, progress)
+    if select is None:
+        if frame.empty:
+            raise ManifestError(f"'{source.name}' has no rows; look at its csv and its filters")
+        return frame, None
+    selected = select.apply(frame, source.name)
+    for warning in selected.report.get("warnings", ()):
+        log.warning("%s: %s", source.name, warning)
+    return manifests.conform(selected.frame), selected.report
+
+
+def _looked_at(
+    frame: pd.DataFrame, root: Path, folder: Path, name: str, on_error: str, workers: int, progress: Track
+) -> pd.DataFrame:
+    """``frame`` with the hashes of its images, without the rows whose image cannot be read."""
+    facts = inspect_images([root / path for path in frame["path"]], folder / RECORD_NAME, workers, progress)
+    bad = [fact for fact in facts if fact.reason]
     if bad and on_error == "stop":
-        listed = "\n".join(f"  {image.path}: {image.reason}" for image in bad)
         raise ManifestError(
-            f"{len(bad)} of {len(frame)} images of '{source.name}' cannot be read; repair them, or leave them out with "
-            f"on_error=quarantine:\n{listed}"
+            f"{len(bad)} of {len(frame)} images of '{name}' cannot be read; repair them, or leave them out with "
+            f"on_error=quarantine:\n{_faults(bad)}"
         )
+    if len(bad) == len(frame):
+        raise ManifestError(f"'{name}' has no readable image under {root}:\n{_faults(bad)}")
     if bad:
-        _write_quarantine(folder / QUARANTINE_NAME, bad)
-        log.warning("%s: %d of %d images moved to %s", source.name, len(bad), len(frame), folder / QUARANTINE_NAME)
-    frame = frame.drop(index=[image.index for image in bad])
-    if frame.empty:
-        raise ManifestError(f"'{source.name}' has no readable image under {root}")
-    provenance = {**source.provenance, "studies": len(frame), "quarantined": len(bad)}
-    return Manifest(frame, provenance, root)
+        table = pd.DataFrame({"path": [str(fact.path) for fact in bad], "reason": [fact.reason for fact in bad]})
+        write_text(folder / QUARANTINE_NAME, table.to_csv(index=False))
+        log.warning("%s: %d of %d images moved to %s", name, len(bad), len(frame), folder / QUARANTINE_NAME)
+    hashed = frame.assign(sha256=[fact.sha256 for fact in facts], phash=[fact.phash for fact in facts])
+    return hashed[[not fact.reason for fact in facts]].reset_index(drop=True)
+
+
+def _faults(bad: Sequence[ImageFacts]) -> str:
+    """One line a reason, the commonest first, with its count and first files."""
+    files: dict[str, list[Path]] = defaultdict(list)
+    for fact in bad:  # Pillow names the file in some reasons: without it, like faults are counted together
+        files[fact.reason.replace(f" {str(fact.path)!r}", "")].append(fact.path)
+    commonest = sorted(files.items(), key=lambda item: -len(item[1]))
+    lines = [
+        f"  {len(paths)} x {reason}: {', '.join(map(str, paths[:SHOWN]))}{', ...' if len(paths) > SHOWN else ''}"
+        for reason, paths in commonest[:KINDS]
+    ]
+    rest = sum(len(paths) for _, paths in commonest[KINDS:])
+    return "\n".join([*lines, *([f"  and {rest} for other reasons"] if rest else [])])
+
+
+def _write_beside(folder: Path, frame: pd.DataFrame, report: Mapping[str, object] | None) -> None:
+    """The ids of every split and, where there was a selection, what it did, in figures and as a picture."""
+    names = np.array(CHEXPERT14.labels)
+    positive = frame[list(CHEXPERT14.labels)].to_numpy(dtype=np.float64) == 1.0  # [N, 14]
+    ids = frame[["study_id", "patient_id", "path"]].assign(labels=["|".join(names[row]) for row in positive])
+    for split, rows in ids.groupby(frame["split"], sort=False):
+        write_text(folder / IDS_NAME / f"{split}.csv", rows.to_csv(index=False))
+    if report is not None:
+        write_json(folder / SELECTION_NAME, report)
+        write_bytes(folder / PREVALENCE_NAME, prevalence_png(report))
+
+
+def _clear(folder: Path) -> None:
+    """Removes what another preparation wrote: nothing stale may lie beside a manifest that is not there yet."""
+    beside = (MANIFEST_NAME, QUARANTINE_NAME, SELECTION_NAME, PREVALENCE_NAME)
+    for stale in (*(folder / name for name in beside), *(folder / IDS_NAME).glob("*.csv")):
+        stale.unlink(missing_ok=True)
 
 
 def _up_to_date(path: Path, request: str) -> Manifest | None:
@@ -106,22 +196,14 @@ def _up_to_date(path: Path, request: str) -> Manifest | None:
     return existing if existing.provenance.get("request_sha256") == request else None
 
 
-def _request(source: Source, on_error: str) -> str:
+def _request(source: Source, select: Selection | None, on_error: str, check: bool) -> str:
     """SHA-256 of everything the manifest depends on: another request means another manifest."""
     asked = {
         "schema": manifests.SCHEMA_VERSION,
         "source": dict(source.provenance),
+        "selection": dict(select.provenance) if select else None,
         "image_root": str(source.image_root),
         "on_error": on_error,
+        "check": check,
     }
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-
-
-def _write_quarantine(path: Path, bad: list[BadImage]) -> None:
-    table = pd.DataFrame({"path": [str(image.path) for image in bad], "reason": [image.reason for image in bad]})
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        table.to_csv(partial, index=False)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator, Mapping
+from textwrap import wrap
 from typing import Any
 
 import matplotlib as mpl
@@ -12,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from chexreason.evaluation.comparable import label_count
 from chexreason.evaluation.history import Curve, ema
 from chexreason.evaluation.tables import data_sets
 
@@ -66,7 +68,10 @@ def transfer_charts(figures: Mapping[str, Any], names: Mapping[str, str]) -> Ite
                     _whisker(panel, x, arms[arm][name]["macro_f1"], COLOURS[x % len(COLOURS)])
             panel.axhline(floor, color=_INK, linewidth=1, linestyle="--", alpha=0.6)
             panel.set_title(names.get(name, name))
-            panel.set_xlabel(f"dashed: best trivial answer, {row} ({floor:.3f})", fontsize=8.5)
+            facts = figures["sets"][name]
+            stands_on = [*wrap(f"{label_count(facts)}, label policy {facts['policy']}", 56)]
+            below = [f"dashed: best trivial answer, {row} ({floor:.3f})", *stands_on]
+            panel.set_xlabel("\n".join(below), fontsize=8.5, parse_math=False)
             panel.set_ylabel("macro-F1")
             panel.set_xticks(range(len(arms)), [names.get(arm, arm) for arm in arms])
             panel.set_xlim(-0.5, len(arms) - 0.5)

@@ -9,7 +9,8 @@ from itertools import pairwise
 from typing import Any
 
 from chexreason.evaluation.bootstrap import STATISTICS, Interval, Replicates, intervals, paired, replicates
-from chexreason.evaluation.history import Curve, fifths
+from chexreason.evaluation.comparable import set_facts
+from chexreason.evaluation.history import Rewards, fifths
 from chexreason.evaluation.metrics import confusion
 from chexreason.evaluation.predictions import counts, datasets, evaluated_labels
 from chexreason.evaluation.trivial import best_constant, trivial_rows
@@ -28,13 +29,13 @@ def study_figures(
     n_resamples: int = 10_000,
     seed: int = 0,
 ) -> Figures:
-    """Figures of all ``arms`` (in order) on all their data sets: ``arms``, ``trivial`` and ``paired``.
+    """Figures of all ``arms`` (in order) on all their data sets: ``sets``, ``arms``, ``trivial`` and ``paired``.
 
     ``pairs`` defaults to neighbours and (first, last); every arm is also paired with the constant trivial answers
-    (``all_labels__<arm>``, ``best_constant__<arm>``). Raises ValueError on an unknown arm in a pair and when paired
-    arms saw different studies.
+    (``all_labels__<arm>``, ``best_constant__<arm>``). Raises ValueError on an unknown arm in a pair, when paired
+    arms saw different studies, and when the arms were scored under different policies or on different data.
     """
-    figures: Figures = {"arms": {}, "trivial": {}, "paired": {}}
+    figures: Figures = {"sets": set_facts(arms, label_set), "arms": {}, "trivial": {}, "paired": {}}
     samples: dict[str, dict[str, Replicates]] = {}
     for arm, predictions in arms.items():
         samples[arm], figures["arms"][arm] = {}, {}
@@ -67,11 +68,14 @@ def default_pairs(arms: Sequence[str]) -> list[tuple[str, str]]:
     return [*pairwise(arms), *ends]
 
 
-def reward_figures(curves: Mapping[str, Curve], n_resamples: int, seed: int) -> Figures:
-    """The reward's first and last fifth, where ``train/reward`` was logged."""
-    if "train/reward" not in curves:
+def reward_figures(rewards: Rewards | None, n_resamples: int, seed: int) -> Figures:
+    """The reward's first and last fifth and who was in them, where a run logged rewards."""
+    if rewards is None:
         return {}
-    return {"reward": {name: _plain(i) for name, i in fifths(curves["train/reward"], n_resamples, seed).items()}}
+    found: Figures = {name: _plain(i) for name, i in fifths(rewards, n_resamples, seed).items()}
+    first, last = (set(rewards.patients[part].tolist()) for part in rewards.ends())
+    found["patients"] = {"first_fifth": len(first), "last_fifth": len(last), "both": len(first & last)}
+    return {"reward": found}
 
 
 def finite(node: Any) -> Any:

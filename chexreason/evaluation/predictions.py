@@ -16,6 +16,8 @@ from chexreason.types import Prediction
 
 _REQUIRED = ("study_id", "patient_id", "dataset", "text", "predicted", "truth", "labelled")
 _LISTS = ("predicted", "truth", "labelled")
+_TEXTS = ("study_id", "patient_id", "dataset", "text", "policy", "data_sha256")
+_DROPPED = ("extra",)  # written before policy and data_sha256 were: such files stay readable, both unknown
 _WAY_OUT = "delete the file and run the evaluation of this arm again"
 
 
@@ -29,7 +31,7 @@ def write(path: Path, predictions: Iterable[Prediction]) -> None:
                 f"study '{prediction.study_id}' is predicted twice; keep one prediction a study for {path}"
             )
         seen.add(prediction.study_id)
-        row = {f.name: getattr(prediction, f.name) for f in fields(prediction)} | {"extra": dict(prediction.extra)}
+        row = {f.name: getattr(prediction, f.name) for f in fields(prediction)}
         lines.append(json.dumps(row, ensure_ascii=True) + "\n")
     write_text(path, "".join(lines))
 
@@ -92,6 +94,7 @@ def counts(predictions: Sequence[Prediction], labels: Sequence[str]) -> tuple[Te
 def _prediction(row: object) -> Prediction:
     if not isinstance(row, dict):
         raise ValueError(f"expected a JSON object, found {type(row).__name__}")
+    row = {name: value for name, value in row.items() if name not in _DROPPED}
     known = {f.name for f in fields(Prediction)}
     missing, foreign = [name for name in _REQUIRED if name not in row], sorted(set(row) - known)
     if missing or foreign:
@@ -100,8 +103,8 @@ def _prediction(row: object) -> Prediction:
         if not isinstance(row[name], list) or not all(isinstance(item, str) for item in row[name]):
             raise ValueError(f"'{name}' must be a list of label names, found {row[name]!r}")
         row[name] = tuple(row[name])
-    for name in ("study_id", "patient_id", "dataset", "text"):
-        if not isinstance(row[name], str):
+    for name in _TEXTS:
+        if not isinstance(row.get(name, ""), str):
             raise ValueError(f"'{name}' must be text, found {row[name]!r}")
     outside = sorted(set(row["truth"]) - set(row["labelled"]))
     if outside:

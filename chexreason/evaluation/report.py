@@ -11,8 +11,9 @@ from markupsafe import Markup
 
 from chexreason.evaluation.bootstrap import STATISTICS
 from chexreason.evaluation.cases import Case, build_cases
+from chexreason.evaluation.comparable import UNRECORDED
 from chexreason.evaluation.figures import curve_charts, transfer_charts
-from chexreason.evaluation.history import Curve, read_history
+from chexreason.evaluation.history import Curve, read_history, read_rewards
 from chexreason.evaluation.payload import Figures, finite, reward_figures, study_figures
 from chexreason.evaluation.predictions import read
 from chexreason.evaluation.tables import (
@@ -49,12 +50,15 @@ def build_report(
     n_cases: int = 24,
     embed_images: bool = True,
     notes: Mapping[str, str] | None = None,
+    declarations: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Figures:
     """Writes report.html, report.json, report.md and report.csv into ``out`` and returns what the JSON holds.
 
     ``arms`` maps each arm, in the order of training, to its predictions.jsonl; ``names`` gives arms and data sets
-    display names; ``curves`` maps runs to Lightning's metrics.csv; ``stages`` hold name, seconds, peak_rss_bytes;
-    ``attributions`` are the licence texts of the images shown. The first data set counts as the training hospital's.
+    display names; ``curves`` maps runs to the metrics.csv in their folder; ``stages`` hold name, seconds and
+    peak_rss_bytes; ``attributions`` are the licence texts of the images shown; ``declarations`` say in words what the
+    labels of each prepared set mean (``policy``, ``data_sha256``, ``text``). The first data set counts as the training
+    hospital's.
     Raises ValueError or FileNotFoundError naming file, line and way out.
     """
     if not arms:
@@ -62,6 +66,7 @@ def build_report(
     names = {"base": "Base", "sft": "SFT", "grpo": "GRPO", **(names or {})}
     predictions = {arm: read(path) for arm, path in arms.items()}
     runs = {run: read_history(path) for run, path in (curves or {}).items()}
+    rewards = [reward_figures(read_rewards(path.parent), n_resamples, seed) for path in (curves or {}).values()]
     figures: Figures = finite({
         "title": title,
         "n_resamples": n_resamples,
@@ -70,11 +75,13 @@ def build_report(
             predictions, label_set, train_prevalence=train_prevalence or {}, pairs=pairs,
             n_resamples=n_resamples, seed=seed,
         ),
-        "grpo": next((found for run in runs.values() if (found := reward_figures(run, n_resamples, seed))), {}),
+        "grpo": next((found for found in rewards if found), {}),
         "stages": [dict(stage) for stage in stages],
         "notes": dict(notes or {}),
         "names": names,
     })  # fmt: skip
+    for name, facts in figures["sets"].items():
+        facts["declaration"] = _declaration(facts, (declarations or {}).get(name))
     figures["verdict"] = verdict(figures, names)
     cases = build_cases(predictions, n_cases, seed=seed, embed_images=embed_images)
     licences = [path.read_text(encoding="utf-8") for path in attributions] if embed_images else []
@@ -116,8 +123,26 @@ def _tables(figures: Figures) -> dict[str, Table]:
     return {**tables, "change": change_table(figures, "macro_f1", names)}
 
 
+def _declaration(facts: Mapping[str, Any], prepared: Mapping[str, str] | None) -> str:
+    """The declaration of a prepared set where it is the one the predictions were scored on, else what differs."""
+    if prepared is None:
+        return ""
+    changed = [
+        f"{field} is now '{prepared[field]}', and was '{facts[field]}'"
+        for field in ("policy", "data_sha256")
+        if facts[field] not in (prepared[field], UNRECORDED)
+    ]
+    if changed:
+        return f"Declared otherwise since these predictions: {'; '.join(changed)}"
+    unsure = UNRECORDED in (facts["policy"], facts["data_sha256"])
+    return ("As declared now; these predictions do not record theirs.\n" if unsure else "") + prepared["text"]
+
+
 def _markdown(figures: Figures) -> str:
     names = figures["names"]
     tables = [*_tables(figures).values(), *(label_table(figures, name, names) for name in data_sets(figures))]
     parts = [f"# {figures['title']}", " ".join(figures["verdict"]), *(t.markdown() for t in tables if t.rows)]
+    declared = [facts["declaration"].rstrip() for facts in figures["sets"].values() if facts["declaration"]]
+    if declared:
+        parts += ["**What the labels mean**", *(f"```\n{text}\n```" for text in declared)]
     return "\n\n".join(parts) + "\n"

@@ -13,6 +13,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from chexreason.evaluation.bootstrap import STATISTICS
+from chexreason.evaluation.comparable import basis
 
 BELOW = "▾"  # marks a label's F1 below that of answering all labels
 TITLES = {
@@ -39,16 +40,21 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A caption, a header and rows of equally many cells; ``n_trivial`` of the rows, the last ones, are trivial."""
+    """A caption, a header and rows of equally many cells; ``n_trivial`` of the rows, the last ones, are trivial.
+
+    ``basis`` says what the figures stand on: the label policy and the number of labels of each data set shown.
+    """
 
     caption: str
     header: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     n_trivial: int = 0
+    basis: str = ""
 
     def markdown(self) -> str:
         """A GitHub Markdown table under its caption."""
-        lines = [f"**{self.caption}**", "", _pipes(self.header), _pipes(["---"] * len(self.header))]
+        caption = [f"**{self.caption}**", "", *([self.basis, ""] if self.basis else [])]
+        lines = [*caption, _pipes(self.header), _pipes(["---"] * len(self.header))]
         return "\n".join([*lines, *(_pipes([str(cell) for cell in row]) for row in self.rows)])
 
 
@@ -65,7 +71,7 @@ def score_table(figures: Mapping[str, Any], statistic: str, names: Mapping[str, 
         if statistic != "fail_rate"  # a constant answer is always readable
     ]
     header = ("", *(names.get(name, name) for name in sets))
-    return Table(TITLES[statistic], header, (*rows, *trivial), n_trivial=len(trivial))
+    return Table(TITLES[statistic], header, (*rows, *trivial), len(trivial), basis(figures["sets"], names))
 
 
 def change_table(figures: Mapping[str, Any], statistic: str, names: Mapping[str, str]) -> Table:
@@ -76,7 +82,8 @@ def change_table(figures: Mapping[str, Any], statistic: str, names: Mapping[str,
         step = " → ".join(names.get(arm, arm) for arm in key.split("__"))
         rows.append((Cell(step), *(_change_cell(by_set.get(name, {}).get(statistic)) for name in sets)))
     header = ("", *(names.get(name, name) for name in sets))
-    return Table(f"Paired difference in {TITLES[statistic]}", header, tuple(rows))
+    caption = f"Paired difference in {TITLES[statistic]}"
+    return Table(caption, header, tuple(rows), basis=basis(figures["sets"], names))
 
 
 def label_table(figures: Mapping[str, Any], dataset: str, names: Mapping[str, str]) -> Table:
@@ -88,9 +95,11 @@ def label_table(figures: Mapping[str, Any], dataset: str, names: Mapping[str, st
         floor = figures["trivial"]["all_labels"][dataset]["per_label"][label]
         scores = [figures["arms"][arm][dataset]["per_label"][label]["f1"] for arm in arms]
         cells = [_interval_cell(s, BELOW if _below(s["value"], floor) else "", bar=s["value"]) for s in scores]
-        rows.append((Cell(label), Cell(str(facts["support"])), *cells, Cell(f"{floor:.3f}", bar=floor)))
-    header = ("Label", "positives", *(names.get(arm, arm) for arm in arms), "all_labels")
-    return Table(f"F1 by label, {names.get(dataset, dataset)} ({BELOW} below all_labels)", header, tuple(rows))
+        share = f"{facts['support']} / {facts['judged']}"
+        rows.append((Cell(label), Cell(share), *cells, Cell(f"{floor:.3f}", bar=floor)))
+    header = ("Label", "positives / judged", *(names.get(arm, arm) for arm in arms), "all_labels")
+    caption = f"F1 by label, {names.get(dataset, dataset)} ({BELOW} below all_labels)"
+    return Table(caption, header, tuple(rows), basis=basis({dataset: figures["sets"][dataset]}, names))
 
 
 def stage_table(stages: list[dict[str, Any]]) -> Table:
@@ -102,11 +111,13 @@ def stage_table(stages: list[dict[str, Any]]) -> Table:
 
 
 def long_csv(figures: Mapping[str, Any]) -> str:
-    """All scores as CSV, one figure a line: kind, row, dataset, statistic, value, low, high."""
+    """All scores as CSV, one figure a line: kind, row, dataset, statistic, value, low, high, policy, data_sha256."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(("kind", "row", "dataset", "statistic", "value", "low", "high"))
-    writer.writerows(_long_rows(figures))
+    writer.writerow(("kind", "row", "dataset", "statistic", "value", "low", "high", "policy", "data_sha256"))
+    for row in _long_rows(figures):
+        facts = figures["sets"][row[2]]
+        writer.writerow((*row, facts["policy"], facts["data_sha256"]))
     return file.getvalue()
 
 
@@ -116,7 +127,7 @@ def print_summary(figures: Mapping[str, Any], console: Console | None = None) ->
     for table in (score_table(figures, "macro_f1", names), change_table(figures, "macro_f1", names)):
         if not table.rows:
             continue
-        view = RichTable(title=table.caption)
+        view = RichTable(title=table.caption, caption=Text(table.basis))
         for i, title in enumerate(table.header):
             view.add_column(title, justify="right" if i else "left")
         for row in table.rows:

@@ -105,12 +105,13 @@ def _reward(figures: Mapping[str, Any]) -> list[str]:
     reward = figures.get("grpo", {}).get("reward")
     if not reward or reward["difference"]["low"] is None:
         return []
-    difference = reward["difference"]
+    difference, patients = reward["difference"], reward["patients"]
     verb = {1: "rises", -1: "falls", 0: "does not clearly move"}[direction(difference)]
     return [
         f"The training reward {verb} from {reward['first_fifth']['value']:.3g} in the first fifth of the steps to "
         f"{reward['last_fifth']['value']:.3g} in the last "
-        f"({difference['value']:+.3g} [{difference['low']:+.3g}, {difference['high']:+.3g}])."
+        f"({difference['value']:+.3g} [{difference['low']:+.3g}, {difference['high']:+.3g}]; "
+        f"{patients['both']} of its {patients['last_fifth']} patients were in the first)."
     ]
 
 

@@ -1,8 +1,12 @@
-"""The label sets the paper uses, and the cross-walk from NIH's names to CheXpert's (paper, section on data)."""
+"""The label sets the paper uses (section on data), and sets read with one of them restricted to another."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from chexreason.labels.schema import LabelSet
+from chexreason.types import Study
 
 CHEXPERT14 = LabelSet(
     "chexpert14",
@@ -47,3 +51,20 @@ def label_set(name: str) -> LabelSet:
     if name not in LABEL_SETS:
         raise KeyError(f"unknown label set '{name}'; known: {', '.join(LABEL_SETS)}")
     return LABEL_SETS[name]
+
+
+def restrict(studies: Sequence[Study], own: LabelSet, list_name: str | None) -> list[Study]:
+    """Copies of ``studies``, read with the label set ``own``, masked outside the label set called ``list_name``.
+
+    None keeps every label. Raises KeyError on an unknown list.
+    """
+    allowed = own.labels if list_name is None else label_set(list_name).labels
+    keep = [label in allowed for label in own]  # [L]
+    return [
+        replace(
+            study,
+            target=tuple(hot * on for hot, on in zip(study.target, keep, strict=True)),
+            mask=tuple(judged and on for judged, on in zip(study.mask, keep, strict=True)),
+        )
+        for study in studies
+    ]

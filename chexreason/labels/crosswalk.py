@@ -1,8 +1,9 @@
-"""The crosswalk from NIH ChestX-ray14's finding names to CheXpert's fourteen labels."""
+"""Crosswalks: what a vendor's finding names mean in CheXpert's fourteen labels; NIH ChestX-ray14's in full."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,57 @@ NIH_OPACITY = ("Infiltration", "Consolidation", "Pneumonia", "Edema", "Atelectas
 
 # CheXpert labels that NIH never judges: blank, not absent.
 NOT_IN_NIH = ("Enlarged Cardiomediastinum", "Fracture", "Support Devices")
+
+
+@dataclass(frozen=True)
+class Crosswalk:
+    """What each name of ``vendor`` means: ``names`` maps it to our labels (none, one or several).
+
+    ``derived`` maps a label the vendor has no name for to the names of which any makes it positive.
+    """
+
+    vendor: str
+    names: Mapping[str, tuple[str, ...]]
+    derived: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """The table: vendor name, its label or "", the labels derived from it or ""."""
+        return [
+            (name, ", ".join(labels), ", ".join(label for label, parts in self.derived.items() if name in parts))
+            for name, labels in self.names.items()
+        ]
+
+
+NIH14 = Crosswalk(
+    "NIH ChestX-ray14",
+    {name: (label,) if label else () for name, label in NIH_TO_CHEXPERT.items()},
+    {"Lung Opacity": NIH_OPACITY},
+)
+
+
+def crosswalk_of(provenance: Mapping[str, object]) -> Crosswalk | None:
+    """The crosswalk a set was read with, from the provenance in its manifest; None where its names are ours.
+
+    A source declares one of its own as ``crosswalk`` (its name -> our label, a list of them, or "" for none).
+    """
+    source = str(provenance.get("source", ""))
+    declared, columns = provenance.get("crosswalk"), provenance.get("label_columns")
+    if isinstance(declared, Mapping):
+        return Crosswalk(source, {str(name): _listed(labels) for name, labels in declared.items()})
+    if source in ("nih14", "nih14_parquet"):
+        return NIH14 if provenance.get("include_opacity", True) else Crosswalk(NIH14.vendor, NIH14.names)
+    if isinstance(columns, Mapping):  # of a table: our label -> its column or columns
+        theirs = dict.fromkeys(name for names in columns.values() for name in _listed(names))
+        labels = {name: tuple(ours for ours, names in columns.items() if name in _listed(names)) for name in theirs}
+        return Crosswalk("the table's columns", labels)
+    return None
+
+
+def _listed(names: object) -> tuple[str, ...]:
+    """One name, several or "" as a tuple."""
+    if isinstance(names, str):
+        return (names,) if names else ()
+    return tuple(str(name) for name in names) if isinstance(names, Iterable) else ()
 
 
 def nih_to_chexpert(finding_strings: Iterable[str], include_opacity: bool = True) -> npt.NDArray[np.float64]:

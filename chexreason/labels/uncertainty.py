@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +11,7 @@ import numpy.typing as npt
 
 UNCERTAIN = ("positive", "negative", "masked")
 BLANK = ("negative", "masked")
+KEYS = ("name", "uncertain", "blank")
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,7 @@ class LabelPolicy:
     """What an uncertain (-1) and a blank (NaN) mark count as, in a class the source labels at all.
 
     ``uncertain`` is "positive", "negative" or "masked"; ``blank`` is "negative" or "masked": a blank is never
-    positive. Raises ValueError on any other word.
+    positive. ``name`` is one word, because it is shown beside every figure. Raises ValueError on any other word.
     """
 
     name: str
@@ -24,9 +27,16 @@ class LabelPolicy:
     blank: str
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.-]+", self.name):
+            raise ValueError(f"label policy name '{self.name}': use letters, digits, '_', '-' and '.' only")
         for field, value, known in (("uncertain", self.uncertain, UNCERTAIN), ("blank", self.blank, BLANK)):
             if value not in known:
                 raise ValueError(f"label policy '{self.name}': {field}='{value}'; choose one of: {', '.join(known)}")
+
+    @property
+    def declared(self) -> str:
+        """The policy in one line, as every prediction carries it: "zeros: uncertain=negative, blank=masked"."""
+        return f"{self.name}: uncertain={self.uncertain}, blank={self.blank}"
 
 
 # The paper: "only positive labels count", so -1 and blank are not positive. Right for sources that list what a report
@@ -40,11 +50,29 @@ IGNORE = LabelPolicy("ignore", uncertain="masked", blank="masked")
 LABEL_POLICIES = {policy.name: policy for policy in (POSITIVES_ONLY, ZEROS, ONES, IGNORE)}
 
 
-def label_policy(name: str) -> LabelPolicy:
-    """The preset called ``name``; raises KeyError listing the known ones."""
-    if name not in LABEL_POLICIES:
-        raise KeyError(f"unknown label policy '{name}'; known: {', '.join(LABEL_POLICIES)}")
-    return LABEL_POLICIES[name]
+def label_policy(spec: str | Mapping[str, str]) -> LabelPolicy:
+    """The preset called ``spec``, or the policy that a mapping of ``name``, ``uncertain`` and ``blank`` spells out.
+
+    Raises KeyError listing the presets, and ValueError on another key, another word or a preset's name with another
+    meaning.
+    """
+    if isinstance(spec, str):
+        if spec not in LABEL_POLICIES:
+            raise KeyError(
+                f"unknown label policy '{spec}'; known: {', '.join(LABEL_POLICIES)}; or spell one out: "
+                "{name: mine, uncertain: masked, blank: negative}"
+            )
+        return LABEL_POLICIES[spec]
+    if not isinstance(spec, Mapping) or set(spec) != set(KEYS) or not all(isinstance(v, str) for v in spec.values()):
+        raise ValueError(
+            f"label policy {spec!r} must be a preset ({', '.join(LABEL_POLICIES)}) or a mapping of name, uncertain "
+            f"({', '.join(UNCERTAIN)}) and blank ({', '.join(BLANK)})"
+        )
+    policy = LabelPolicy(**spec)
+    preset = LABEL_POLICIES.get(policy.name, policy)
+    if policy != preset:
+        raise ValueError(f"label policy '{policy.declared}' takes a preset's name, which means '{preset.declared}'")
+    return policy
 
 
 def resolve(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
 import torch
+import torchvision
+import transformers
 from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms.functional import pil_to_tensor
 
 from chexreason.data.encoded import EncodedPrompts
 from chexreason.policy.family import family_of
@@ -49,8 +54,11 @@ class Policy(nn.Module):
         pad = self.tokenizer.pad_token_id
         return int(pad if pad is not None else self.stop_ids[0])
 
-    def encode(self, images: Sequence[Image.Image], texts: Sequence[str]) -> EncodedPrompts:
-        """Encode one image and one user text a study, up to where the assistant starts; padded on the left."""
+    def encode(self, images: Sequence[Image.Image], texts: Sequence[str], *, resized: bool = False) -> EncodedPrompts:
+        """Encode one image and one user text a study, up to where the assistant starts; padded on the left.
+
+        ``resized`` says that the images come from ``resize``: the tensors are then those of the originals, bit by bit.
+        """
         conversations = [
             [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": text}]}]
             for image, text in zip(images, texts, strict=True)
@@ -62,9 +70,32 @@ class Policy(nn.Module):
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
-            processor_kwargs={"padding": True, "padding_side": "left", "return_mm_token_type_ids": True},
+            processor_kwargs={
+                "padding": True,
+                "padding_side": "left",
+                "return_mm_token_type_ids": True,
+                **({"do_resize": False} if resized else {}),
+            },
         )
         return self.family.encode(batch)
+
+    def resize(self, image: Image.Image) -> Image.Image:
+        """The RGB ``image`` at the size, and by the interpolation, that ``encode`` would bring it to.
+
+        Raises ValueError where the processor cuts images up instead (pan and scan).
+        """
+        processor = self.processor.image_processor
+        if getattr(processor, "do_pan_and_scan", None):
+            raise ValueError("a processor with do_pan_and_scan shrinks crops, not images: set paths.image_cache=null")
+        factor = getattr(processor, "patch_size", 1) * getattr(processor, "merge_size", 1)  # Qwen2.5-VL's unit of size
+        pixels = processor.resize(pil_to_tensor(image)[None], processor.size, processor.resample, factor=factor)
+        return Image.fromarray(pixels[0].permute(1, 2, 0).numpy())
+
+    @property
+    def resize_key(self) -> str:
+        """16 hex digits that stand for what ``resize`` does: the processor's settings and the libraries' versions."""
+        settings = [self.processor.image_processor.to_dict(), transformers.__version__, torchvision.__version__]
+        return sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def encode_answers(self, answers: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids [B, T] of the answers, each closed by the stop token and padded on the right, with their mask."""

@@ -47,6 +47,8 @@ def targets(node: object, at: str = ""):
 def test_every_choice_composes_and_fits_its_constructor(config, choice, monkeypatch):
     monkeypatch.setenv("NIH_ROOT", "nih")
     monkeypatch.setenv("OOD_ROOT", "ood")
+    monkeypatch.setenv("MIMIC_ROOT", "mimic")
+    monkeypatch.setenv("CHEXPERT_ROOT", "chexpert")
     cfg = composed(config, choice)
     found = list(targets(OmegaConf.to_container(cfg, resolve=True)))
     assert found or config == "report"

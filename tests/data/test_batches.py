@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from chexreason.data.batches import Collate, EpochOrder, SampleDataset
@@ -63,8 +65,8 @@ def test_a_batch_holds_prompts_answers_and_the_divisor(gemma, studies):
     assert Collate(gemma.encode, gemma.encode_answers)([(Sample(studies[0], "x"), 0.0)]).answer_ids is None
 
 
-def test_a_missing_image_names_itself(gemma, studies):
-    studies[1].image.unlink()
-    loader = SampleDataset([Sample(s, "x") for s in studies])
-    with pytest.raises(ImageError, match=r"1\.png"):
+def test_a_missing_image_names_itself(gemma, studies, tmp_path):
+    gone = replace(studies[1], image=tmp_path / "gone.png")
+    loader = SampleDataset([Sample(s, "x") for s in (studies[0], gone)])
+    with pytest.raises(ImageError, match=r"gone\.png"):
         Collate(gemma.encode, gemma.encode_answers)([loader[0], loader[1]])

@@ -1,24 +1,54 @@
-"""The pass over all images."""
+"""The pass over all images: facts, faults, and a memory that survives being killed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from chexreason.data.check import check_images
+from chexreason.data import check
+from chexreason.data.check import inspect_images
 
 
-def films(folder, n):
-    paths = [folder / f"{i}.png" for i in range(n)]
+@pytest.fixture
+def films(tmp_path):
+    """Twelve different films."""
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / f"{i}.png" for i in range(12)]
     for path in paths:
-        Image.fromarray(np.zeros((4, 4), np.uint8)).save(path)
+        Image.fromarray(rng.integers(0, 255, (40, 30), dtype=np.uint8)).save(path)
     return paths
 
 
+@pytest.fixture
+def decoded(monkeypatch):
+    """The paths that are decoded while a test runs."""
+    seen = []
+    load = check.load_image
+    monkeypatch.setattr(check, "load_image", lambda path: seen.append(path) or load(path))
+    return seen
+
+
+def test_facts_are_the_files_own(films):
+    facts = inspect_images(films)
+    assert [image.path for image in facts] == films
+    assert {(image.width, image.height, image.mode, image.reason) for image in facts} == {(30, 40, "L", "")}
+    assert facts[3].sha256 == hashlib.sha256(films[3].read_bytes()).hexdigest()
+    assert len({image.phash for image in facts}) == 12
+
+
 @pytest.mark.parametrize("workers", [1, 4])
-def test_all_bad_files_are_found_in_order(tmp_path, workers):
-    paths = films(tmp_path, 12)
-    paths[3].write_bytes(b"junk")
-    paths[7].unlink()
+def test_each_fault_has_its_reason_and_its_place(films, workers):
+    films[1].write_bytes(b"")
+    films[3].write_bytes(b"junk")
+    films[5].write_bytes(films[5].read_bytes()[:200])
+    films[7].unlink()
+    films[9].unlink()
+    films[9].mkdir()
     seen = []
 
     def progress(iterable, total):
@@ -26,22 +56,78 @@ def test_all_bad_files_are_found_in_order(tmp_path, workers):
             seen.append(total)
             yield item
 
-    bad = check_images(paths, workers, progress)
-    assert [(image.index, image.path) for image in bad] == [(3, paths[3]), (7, paths[7])]
-    assert "cannot identify" in bad[0].reason
-    assert bad[1].reason == "no such file"
+    facts = inspect_images(films, None, workers, progress)
+    assert [i for i, image in enumerate(facts) if image.reason] == [1, 3, 5, 7, 9]
+    reasons = [facts[i].reason for i in (1, 3, 5, 7, 9)]
+    for reason, words in zip(
+        reasons, ("0 bytes", "cannot identify", "truncated", "no such file", "Is a directory"), strict=True
+    ):
+        assert words in reason
+    assert all(not image.sha256 and not image.phash for image in facts if image.reason)
     assert seen == [12] * 12
 
 
-def test_an_interrupt_drops_what_is_queued(tmp_path, monkeypatch):
-    decoded = []
-    monkeypatch.setattr("chexreason.data.check._reason", lambda path: decoded.append(path))
+def test_a_second_pass_reads_only_what_changed(films, tmp_path, decoded):
+    record = tmp_path / "deep" / "images.jsonl"
+    films[2].write_bytes(b"junk")
+    first = inspect_images(films, record)
+    decoded.clear()
+    assert inspect_images(films, record) == first
+    assert decoded == [films[2]]  # unreadable files are looked at again: what was missing may be there now
+    Image.new("L", (5, 5)).save(films[2])
+    Image.new("L", (6, 6)).save(films[4])
+    decoded.clear()
+    second = inspect_images(films, record)
+    assert set(decoded) == {films[2], films[4]}
+    assert (second[2].width, second[4].width) == (5, 6)
 
+
+def test_a_file_put_back_with_the_same_size_is_read_again(films, tmp_path, decoded):
+    record = tmp_path / "images.jsonl"
+    inspect_images(films, record)
+    decoded.clear()
+    os.utime(films[0], ns=(0, 12_345))
+    inspect_images(films, record)
+    assert decoded == [films[0]]
+
+
+def test_a_killed_pass_goes_on_where_it_was(films, tmp_path, decoded):
+    record = tmp_path / "images.jsonl"
+
+    def killed(iterable, total):
+        for done, item in enumerate(iterable):
+            if done == 5:
+                raise KeyboardInterrupt
+            yield item
+
+    with pytest.raises(KeyboardInterrupt):
+        inspect_images(films, record, 1, killed)
+    assert sum(bool(line.strip()) for line in record.read_text().splitlines()) == 5
+    with record.open("a") as file:
+        file.write('{"version": 1, "path": "')  # what a kill in the middle of a write leaves
+    decoded.clear()
+    whole = inspect_images(films, record)
+    assert set(decoded) == set(films[5:])
+    decoded.clear()
+    assert inspect_images(films, record) == whole
+    assert not decoded
+
+
+def test_an_interrupt_drops_what_is_queued(films, decoded):
     def interrupted(iterable, total):
         yield next(iter(iterable))
         raise KeyboardInterrupt
 
-    paths = films(tmp_path, 1) * 3_000
     with pytest.raises(KeyboardInterrupt):
-        check_images(paths, 1, interrupted)
-    assert len(decoded) < len(paths)
+        inspect_images(films * 300, None, 1, interrupted)
+    assert len(decoded) < 50
+
+
+def test_other_fingerprints_are_computed_again(films, tmp_path, decoded, monkeypatch):
+    record = tmp_path / "images.jsonl"
+    inspect_images(films, record)
+    decoded.clear()
+    monkeypatch.setattr(check, "VERSION", check.VERSION + 1)
+    inspect_images(films, record)
+    assert len(decoded) == 12
+    assert {json.loads(line)["version"] for line in record.read_text().split("\n") if line} == {1, 2}

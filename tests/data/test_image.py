@@ -71,6 +71,15 @@ def test_a_palette_is_looked_up(tmp_path):
     np.testing.assert_array_equal(pixels(tmp_path / "clear.png")[0], [[10, 20, 30], [0, 0, 0]])
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "tiff"])
+def test_cmyk_is_shown_in_its_greys(tmp_path, suffix):
+    grey = (RAMP * 255).astype(np.uint8).repeat(8, 0).repeat(8, 1)
+    Image.fromarray(grey).convert("RGB").convert("CMYK").save(tmp_path / f"cmyk.{suffix}")
+    with Image.open(tmp_path / f"cmyk.{suffix}") as file:
+        assert file.mode == "CMYK"
+    np.testing.assert_allclose(pixels(tmp_path / f"cmyk.{suffix}"), np.stack([grey] * 3, -1), atol=4)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_exif_orientation_is_applied(tmp_path, dtype):
     marked = np.zeros((4, 6), dtype)
@@ -100,13 +109,18 @@ def test_a_truncated_file_is_never_loaded(tmp_path, monkeypatch, suffix, lenient
 def test_missing_empty_foreign_and_damaged_files_say_why(tmp_path):
     with pytest.raises(ImageError, match=r"gone\.png: no such file"):
         load_image(tmp_path / "gone.png")
-    (tmp_path / "empty.png").touch()
+    with pytest.raises(ImageError, match=r"gone\.dcm: no such file"):
+        load_image(tmp_path / "gone.dcm")
+    for name in ("empty.png", "empty.dcm"):
+        (tmp_path / name).touch()
+        with pytest.raises(ImageError, match=r"the file is empty \(0 bytes\)"):
+            load_image(tmp_path / name)
     (tmp_path / "page.png").write_text("<html>404</html>")
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "good.png")
     damaged = bytearray((tmp_path / "good.png").read_bytes())
     damaged[20] ^= 0xFF  # the header's checksum no longer fits
     (tmp_path / "damaged.png").write_bytes(damaged)
-    for name in ("empty.png", "page.png", "damaged.png", "."):
+    for name in ("page.png", "damaged.png", "."):
         with pytest.raises(ImageError) as caught:
             load_image(tmp_path / name)
         assert caught.value.why

@@ -135,6 +135,22 @@ def test_signs_are_read_and_bad_ones_refused():
         studies(manifest, CHEXPERT14, POSITIVES_ONLY, ["sft"])
 
 
+def test_hashes_and_exams_survive_the_disk_and_reach_the_study(tmp_path):
+    frame = rows(sha256=["a", "b", None, ""], phash="00ff00ff00ff00ff", exam_id=["x:e1", "x:e1", "", None])
+    write(Manifest(frame, {}, tmp_path), tmp_path / "manifest.parquet")
+    back = read(tmp_path / "manifest.parquet")
+    assert back.frame["exam_id"].tolist() == ["x:e1", "x:e1", "", ""]
+    assert [study.image_sha256 for study in studies(back, NIH9, IGNORE, ["sft", "test"])] == ["a", "b", "", ""]
+    assert studies(Manifest(conform(rows()), {}, tmp_path), NIH9, IGNORE, ["sft"])[0].image_sha256 == ""
+
+
+def test_readers_may_judge_again_what_another_split_holds():
+    frame = rows(patient_id=["p", "q", "p", "q"], split=["sft", "test", "readers", "readers"])
+    assert conform(frame)["split"].tolist() == ["sft", "test", "readers", "readers"]
+    with pytest.raises(ManifestError, match="1 patients are in more than one split: p in sft and rl"):
+        conform(frame.assign(split=["sft", "test", "rl", "readers"]))
+
+
 def rewrite(path: Path, frame: pd.DataFrame | None = None, **header) -> None:
     """Alters a written manifest behind the writer's back."""
     table = pq.read_table(path)
@@ -157,7 +173,7 @@ def test_read_refuses_what_it_did_not_write(tmp_path):
         read(path)
     write(Manifest(rows(), {}, tmp_path), path)
     rewrite(path, schema=0)
-    with pytest.raises(ManifestError, match="schema 0; this version reads 1"):
+    with pytest.raises(ManifestError, match="schema 0; this version reads 2"):
         read(path)
     write(Manifest(rows(), {}, tmp_path), path)
     rewrite(path, frame=conform(rows(Edema=1.0)))

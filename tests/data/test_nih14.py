@@ -91,10 +91,14 @@ def test_a_draw_is_seeded_and_counted(tmp_path):
 def test_missing_images_stop_or_are_left_out(tmp_path, caplog):
     vendor(tmp_path)
     (tmp_path / "images" / "00000002_000.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"1 of 120 images.*00000002_000\.png.*allow_missing=true"):
+    with pytest.raises(ValueError, match=r"1 of 120 images.*00000002_000\.png.*allow_missing=true"):
         frame(tmp_path)
     assert len(frame(tmp_path, allow_missing=True)) == 119
     assert "1 of 120 images are missing" in caplog.text
+    for path in (tmp_path / "images").iterdir():
+        path.unlink()
+    with pytest.raises(ValueError, match="120 of 120 images are not in the folder"):
+        frame(tmp_path, allow_missing=True)
 
 
 def test_provenance_tells_preparations_apart(tmp_path):
@@ -113,30 +117,90 @@ def test_wrong_folders_and_files_say_so(tmp_path):
     vendor(tmp_path, csv="Data_Entry_2017.csv")
     assert len(frame(tmp_path)) == 120
     (tmp_path / "test_list.txt").write_text("")
-    with pytest.raises(ValueError, match="24 images are in neither official list"):
+    with pytest.raises(ValueError, match="24 rows whose image is in neither official list"):
         frame(tmp_path)
     (tmp_path / "test_list.txt").unlink()
     with pytest.raises(FileNotFoundError, match="set split=patient_hash"):
         frame(tmp_path)
     (tmp_path / "Data_Entry_2017.csv").write_text("Image,Labels\n1,2\n")
     with pytest.raises(ValueError, match="lacks the columns"):
-        frame(tmp_path)
+        frame(tmp_path, split="patient_hash")
     with pytest.raises(ValueError, match="split='random'"):
         NIH14Source("nih", tmp_path, split="random")
     with pytest.raises(ValueError, match="sft_share=70"):
         NIH14Source("nih", tmp_path, sft_share=70)
 
 
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("longer", ["header", "rows"])
-def test_a_trailing_comma_shifts_no_column(tmp_path, longer):
+@pytest.mark.parametrize(("header", "rows"), [(",", ","), (",", ""), ("", ",")])
+def test_a_trailing_comma_shifts_no_column(tmp_path, header, rows):
     vendor(tmp_path)
     expected = frame(tmp_path)
     csv = tmp_path / "Data_Entry_2017_v2020.csv"
-    header, *lines = csv.read_text().splitlines()
-    comma = {"header": (",", ""), "rows": ("", ",")}[longer]
-    csv.write_text("\n".join([header + comma[0], *(line + comma[1] for line in lines)]))
-    pd.testing.assert_frame_equal(frame(tmp_path), expected)
+    first, *lines = csv.read_text().splitlines()
+    csv.write_text("\n".join([first + header, *(line + rows for line in lines)]))
+    if header == rows:
+        pd.testing.assert_frame_equal(frame(tmp_path), expected)
+    else:
+        with pytest.raises(ValueError, match="120 rows of another length than the header"):
+            frame(tmp_path)
+
+
+def edit(path: Path, *replacements: tuple[str, str]) -> None:
+    text = path.read_text()
+    for old, new in replacements:
+        assert old in text
+        text = text.replace(old, new, 1)
+    path.write_text(text)
+
+
+def test_all_faults_come_in_one_message(tmp_path):
+    vendor(tmp_path, n=20)
+    edit(
+        tmp_path / "Data_Entry_2017_v2020.csv",
+        ("00000001_001.png,Effusion|Mass", "00000001_000.png,Effusion|Mass"),
+        ("00000002_000.png,Effusion|Mass,0,2,", "00000002_000.png,effusion,0,2,"),
+        ("00000002_001.png,Effusion|Mass,0,2,", "00000002_001.png,No Finding|Mass,0,3,"),
+        ("00000003_000.png,Effusion|Mass,0,3,", "00000003_000.png,,0,3.5,"),
+        ("00000004_000.png,Effusion|Mass", "00000077_000.png,Effusion|Mass"),
+    )
+    edit(tmp_path / "train_val_list.txt", ("00000013_000.png", "00000013_000.png\n00000005_000.png"))
+    edit(tmp_path / "test_list.txt", ("00000006_000.png\n", "00000014_000.png\n"))
+    with pytest.raises(ValueError, match="kinds of fault; nothing was written") as caught:
+        frame(tmp_path)
+    for fault in (
+        "1 rows that repeat an Image Index: line 3 '00000001_000.png'",
+        "2 rows with a finding NIH does not have ('effusion' (closest: 'Effusion'), '')",
+        "1 rows with 'No Finding' beside another finding: line 5 'No Finding|Mass'",
+        "1 rows with a Patient ID that is no whole number: line 6 '3.5'",
+        "whose Patient ID is not the one in the image's name: line 5 '00000002_001.png'",
+        "test_list.txt: 2 images are in train_val_list.txt too: 00000005_000.png, 00000014_000.png",
+        "test_list.txt: 1 patients have images in both lists: 14",
+        "rows whose image is in neither official list: line 8 '00000077_000.png'",
+        "1 of 40 images are not in the folder: 00000077_000.png",
+    ):
+        assert fault in str(caught.value)
+
+
+def test_hernia_a_bom_and_a_patient_number_as_float_are_read(tmp_path, caplog):
+    vendor(tmp_path)
+    expected = frame(tmp_path)
+    csv = tmp_path / "Data_Entry_2017_v2020.csv"
+    edit(csv, ("Effusion|Mass,0,1,", "Hernia,0,1.0,"))
+    csv.write_bytes(b"\xef\xbb\xbf" + csv.read_bytes())
+    (tmp_path / "test_list.txt").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "test_list.txt").read_bytes())
+    rows = frame(tmp_path)
+    assert (rows[["study_id", "patient_id", "split"]] == expected[["study_id", "patient_id", "split"]]).all(axis=None)
+    assert "1 values of Patient ID end in '.0'" in caplog.text
+    marks = rows.iloc[0][list(CHEXPERT14.labels)]
+    assert marks.dropna().eq(0).all()
+    assert marks.isna().sum() == 3
+
+
+def test_another_delimiter_is_recognised(tmp_path):
+    csv = vendor(tmp_path) / "Data_Entry_2017_v2020.csv"
+    csv.write_text(csv.read_text().replace(",", ";"))
+    with pytest.raises(ValueError, match="is separated by ';', not by commas"):
+        frame(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ from PIL import Image
 
 from chexreason.data.manifest import ManifestError, read
 from chexreason.data.prepare import prepare
+from chexreason.data.selection import Selected
 from chexreason.labels.catalog import CHEXPERT14
+from chexreason.labels.uncertainty import ONES, ZEROS
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,9 @@ def test_other_parameters_or_a_damaged_manifest_prepare_anew(tmp_path):
 def test_stop_lists_every_bad_image_and_writes_no_manifest(tmp_path):
     with pytest.raises(ManifestError, match=r"2 of 6 images of 'films' cannot be read.*on_error=quarantine") as caught:
         prepare(Films(bad=(1, 4)), tmp_path)
-    assert "1.png: " in str(caught.value)
-    assert "4.png: " in str(caught.value)
+    assert "  2 x " in str(caught.value)  # one fault, counted, with its files
+    assert "1.png, " in str(caught.value)
+    assert "4.png" in str(caught.value)
     assert not (tmp_path / "manifest.parquet").exists()
 
 
@@ -127,10 +130,99 @@ def test_images_of_a_vendor_stay_where_they_are(tmp_path):
 
     made = prepare(Vendor(image_root=vendor), tmp_path / "out")
     assert made.root == vendor
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["manifest.parquet"]
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"manifest.parquet", "images.jsonl", "ids"}
     assert read(tmp_path / "out" / "manifest.parquet").image_paths()[0].is_file()
 
 
 def test_an_unknown_mode_is_refused(tmp_path):
     with pytest.raises(ValueError, match="on_error='skip'; choose one of: stop, quarantine"):
         prepare(Films(), tmp_path, on_error="skip")
+
+
+@dataclass(frozen=True)
+class Half:
+    """Two films to sft, one to val, the rest left out."""
+
+    seed: int = 0
+
+    @property
+    def provenance(self) -> Mapping[str, object]:
+        return {"seed": self.seed}
+
+    def apply(self, frame: pd.DataFrame, dataset: str) -> Selected:
+        group = {"images": 2, "share": dict.fromkeys(CHEXPERT14.labels, 0.0)}
+        report = {"pool": group, "splits": {"sft": group}, "min_share": 0.05, "warnings": [f"{dataset} is small"]}
+        return Selected(frame[:3].assign(split=["sft", "sft", "val"]), report)
+
+
+def test_hashes_tell_copies_apart_and_ids_are_written_out(tmp_path):
+    made = prepare(Films(), tmp_path).frame
+    assert made["sha256"].str.fullmatch("[0-9a-f]{64}").all()
+    assert made["sha256"].is_unique
+    assert "phash" in made
+    ids = pd.read_csv(tmp_path / "ids" / "test.csv", keep_default_na=False)
+    assert ids["path"].tolist() == made["path"].tolist()
+    assert list(ids) == ["study_id", "patient_id", "path", "labels"]
+
+
+def test_a_selection_chooses_before_any_image_is_read(tmp_path, caplog):
+    made = prepare(Films(bad=(4,)), tmp_path, select=Half())  # the bad one is not chosen: nothing stops
+    assert made.split_counts() == {"sft": 2, "val": 1}
+    assert "films is small" in caplog.text
+    assert (tmp_path / "selection.json").is_file()
+    assert (tmp_path / "prevalence.png").is_file()
+    assert {p.name for p in (tmp_path / "ids").iterdir()} == {"sft.csv", "val.csv"}
+    assert made.provenance["selection"] == {"seed": 0}
+    assert prepare(Films(bad=(4,)), tmp_path, select=Half(1)).provenance["selection"] == {"seed": 1}
+    prepare(Films(), tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"manifest.parquet", "images.jsonl", "images", "ids"}
+    assert {p.name for p in (tmp_path / "ids").iterdir()} == {"test.csv"}
+
+
+def test_without_the_check_no_image_is_opened(tmp_path):
+    made = prepare(Films(bad=(1, 4)), tmp_path, check=False)
+    assert len(made.frame) == 6
+    assert "sha256" not in made.frame
+    assert made.provenance["images_checked"] is False
+    with pytest.raises(ManifestError, match="2 of 6"):  # an unchecked manifest does not satisfy a checked one
+        prepare(Films(bad=(1, 4)), tmp_path)
+
+
+def test_another_policy_changes_what_is_told_and_no_row(tmp_path):
+    source = Films()
+    before = prepare(source, tmp_path, policy=ZEROS)
+    after = prepare(source, tmp_path, policy=ONES)
+    assert len(source.calls) == 1
+    assert (before.provenance["policy"]["name"], after.provenance["policy"]["name"]) == ("zeros", "ones")
+    pd.testing.assert_frame_equal(before.frame, after.frame)
+    assert prepare(source, tmp_path, policy=ONES).provenance == read(tmp_path / "manifest.parquet").provenance
+
+
+def test_a_repeated_pass_reads_only_what_has_changed(tmp_path, monkeypatch):
+    vendor = tmp_path / "vendor"
+    vendor.mkdir()
+    rows = Films().prepare(vendor, lambda items, total: items)
+
+    @dataclass(frozen=True)
+    class Vendor(Films):
+        def prepare(self, folder, progress):
+            return rows
+
+    prepare(Vendor(image_root=vendor), tmp_path / "out")
+    Image.fromarray(np.full((9, 9), 99, np.uint8)).save(vendor / "images" / "2.png")
+    opened = []
+    real = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (opened.append(path.name), real(path))[1])
+    prepare(Vendor(image_root=vendor, provenance={"seed": 2}), tmp_path / "out")
+    assert [name for name in opened if name.endswith(".png")] == ["2.png"]
+
+
+def test_bad_input_of_a_vendor_writes_nothing(tmp_path):
+    @dataclass(frozen=True)
+    class Empty(Films):
+        def prepare(self, folder, progress):
+            return Films().prepare(tmp_path, progress)[:0]
+
+    with pytest.raises(ManifestError, match="'films' has no rows"):
+        prepare(Empty(image_root=tmp_path), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

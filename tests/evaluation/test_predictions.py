@@ -10,7 +10,8 @@ from chexreason.evaluation.predictions import counts, datasets, evaluated_labels
 from chexreason.labels.catalog import CHEXPERT14, NIH9
 from chexreason.types import Prediction
 
-ONE = Prediction("s", "p", "set", "text", ("Edema",), ("Edema",), ("Edema", "Pneumonia"), extra={"prompt": "a"})
+DECLARED = {"policy": "zeros: uncertain=negative, blank=masked", "data_sha256": "0123456789abcdef"}
+ONE = Prediction("s", "p", "set", "text", ("Edema",), ("Edema",), ("Edema", "Pneumonia"), **DECLARED)
 
 
 def test_what_is_written_is_read_back(make_arm, tmp_path: Path) -> None:
@@ -36,6 +37,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
         ({"score": 1}, r"2: missing fields \[\], unknown fields \['score'\]"),
         ({"study_id": "s"}, r"2: study 's' is already on line 1"),
         ({"patient_id": 7}, r"2: 'patient_id' must be text, found 7"),
+        ({"policy": None}, r"2: 'policy' must be text, found None"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, change: dict[str, object], message: str) -> None:
@@ -45,6 +47,17 @@ def test_a_bad_line_is_named(tmp_path: Path, change: dict[str, object], message:
     path.write_text(path.read_text() + json.dumps(row) + "\n")
     with pytest.raises(ValueError, match=f"{path}:{message}"):
         read(path)
+
+
+def test_every_line_says_what_it_was_scored_with_and_older_lines_that_nobody_knows(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    write(path, [ONE])
+    row = json.loads(path.read_text())
+    assert DECLARED.items() <= row.items()
+    assert "extra" not in row
+    older = {name: value for name, value in row.items() if name not in DECLARED} | {"extra": {"prompt": "a"}}
+    path.write_text(json.dumps(older) + "\n")
+    assert read(path) == [replace(ONE, policy="", data_sha256="")]
 
 
 def test_a_cut_off_or_empty_or_missing_file_is_refused(tmp_path: Path) -> None:

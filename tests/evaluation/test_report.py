@@ -17,6 +17,8 @@ from chexreason.evaluation.tables import long_csv, print_summary, score_table
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.types import Prediction
 
+POLICY, HASH = "zeros: uncertain=negative, blank=masked", "0123456789abcdef"
+DECLARED = {"policy": POLICY, "data_sha256": HASH, "text": "phantom_a: labels by <zeros>\n  names: ours\n"}
 HOSTILE = '<think></think><script>alert(1)</script><img src=x onerror=alert(2)>" onload="x'
 
 
@@ -34,13 +36,16 @@ def study(tmp_path_factory) -> Path:
                 right = [(i + 3 * k) % 12 < accuracy for k in range(14)]
                 predicted = tuple(name for k, name in enumerate(labels) if (name in truth) == right[k])
                 name = f"{dataset}:{i}"
-                predictions.append(Prediction(name, f"{name}-p", dataset, text, predicted, truth, labelled, None, 9))
+                row = Prediction(name, f"{name}-p", dataset, text, predicted, truth, labelled, None, 9)
+                predictions.append(replace(row, policy=POLICY, data_sha256=HASH))
         return predictions
 
     for name, accuracy in (("base", 4), ("sft", 8), ("grpo", 10)):
         write(folder / name / "predictions.jsonl", arm(accuracy, HOSTILE))
     rows = "".join(f"{i},{0.1 + i / 50},{0.5},\n" for i in range(25)) + "25,,,0.4\n"
     (folder / "metrics.csv").write_text("step,train/reward,train/reward/jaccard,val/phantom_a/macro_f1\n" + rows)
+    steps = "".join(f"{i},s{i % 10},p{i % 5},{0.1 + i / 50}\n" for i in range(25))
+    (folder / "rewards-rank0.csv").write_text("step,study_id,patient_id,reward\n" + steps)
     (folder / "ATTRIBUTION.md").write_text("CC0 & <b>friends</b>")
     build_report(
         {arm: folder / arm / "predictions.jsonl" for arm in ("base", "sft", "grpo")},
@@ -54,6 +59,7 @@ def study(tmp_path_factory) -> Path:
         n_resamples=100,
         n_cases=3,
         notes={"Command": "make demo"},
+        declarations={"phantom_a": DECLARED, "phantom_b": DECLARED | {"data_sha256": "ffff"}},
     )
     return folder
 
@@ -85,6 +91,7 @@ def test_the_json_holds_every_figure(figures: dict) -> None:
         assert above["value"] == pytest.approx(sft - figures["trivial"]["all_labels"][dataset]["macro_f1"])
         assert above["low"] < above["value"] < above["high"]
     assert figures["grpo"]["reward"]["difference"]["low"] > 0
+    assert figures["grpo"]["reward"]["patients"] == {"first_fifth": 5, "last_fifth": 5, "both": 5}
     assert figures["stages"] == [{"name": "sft", "seconds": 75.0, "peak_rss_bytes": 2**30}]
 
 
@@ -120,6 +127,48 @@ def test_the_page_shows_the_figures_of_the_json(study: Path, figures: dict) -> N
         assert shown in page
 
 
+def test_every_table_and_chart_names_policy_and_labels_of_its_sets(study: Path, figures: dict) -> None:
+    a, b = "Hospital A, 14 labels of chexpert14", "phantom_b, 4 labels"
+    page, text = ((study / "out" / name).read_text() for name in ("report.html", "report.md"))
+    both = f"Label policy {POLICY} ({a}; {b})"
+    assert page.count(f"<small>{both}</small></caption>") == 5  # four statistics and the change
+    for one in (a, b):
+        assert page.count(f"<small>Label policy {POLICY} ({one})</small></caption>") == 1
+    for words in ("14 labels of chexpert14, label policy zeros:", "4 labels, label policy zeros:"):
+        assert page.count(f">{words}") == 1  # under the chart of the set
+    assert text.count(f"\n\n{both}\n\n|") == 5
+    assert figures["sets"]["phantom_b"]["labels"] == list(CHEXPERT14.labels[:4])
+    rows = list(csv.DictReader(io.StringIO((study / "out" / "report.csv").read_text())))
+    assert {(row["policy"], row["data_sha256"]) for row in rows} == {(POLICY, HASH)}
+
+
+def test_a_declaration_is_shown_only_where_it_is_the_one_that_was_scored(study: Path, figures: dict) -> None:
+    page = (study / "out" / "report.html").read_text()
+    assert "<pre>phantom_a: labels by &lt;zeros&gt;" in page
+    assert figures["sets"]["phantom_b"]["declaration"] == (
+        f"Declared otherwise since these predictions: data_sha256 is now 'ffff', and was '{HASH}'"
+    )
+    assert "phantom_a: labels by <zeros>\n  names: ours\n```" in (study / "out" / "report.md").read_text()
+
+
+def test_a_declaration_is_not_claimed_for_files_that_do_not_record_theirs(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", [Prediction("s", "p", "phantom_a", "t", (), (), ("Edema",))])
+    arms = {"a": tmp_path / "a.jsonl"}
+    figures = build_report(arms, tmp_path, title="t", n_resamples=10, declarations={"phantom_a": DECLARED})
+    assert figures["sets"]["phantom_a"]["declaration"].startswith("As declared now; these predictions do not record")
+    assert "Label policy not recorded (phantom_a, 1 label)" in (tmp_path / "report.md").read_text()
+
+
+def test_arms_scored_under_two_policies_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    one = Prediction("s", "p", "set", "t", (), ("Edema",), ("Edema",), policy=POLICY, data_sha256=HASH)
+    write(tmp_path / "a.jsonl", [one])
+    write(tmp_path / "b.jsonl", [replace(one, policy="ones: uncertain=positive, blank=masked")])
+    arms = {"a": tmp_path / "a.jsonl", "b": tmp_path / "b.jsonl"}
+    with pytest.raises(ValueError, match=r"set: label policy differs: 'zeros: .*' in a \| 'ones: .*' in b"):
+        build_report(arms, tmp_path / "out", title="t", n_resamples=10)
+    assert not (tmp_path / "out").exists()
+
+
 def test_chart_ids_do_not_clash(study: Path) -> None:
     ids = re.findall(r'\bid="([^"]+)"', (study / "out" / "report.html").read_text())
     assert ids
@@ -145,6 +194,7 @@ def test_markdown_csv_and_terminal_agree(study: Path, figures: dict) -> None:
     console = Console(file=io.StringIO(), width=200)
     print_summary(figures, console)
     assert f"{value:.3f} [" in console.file.getvalue()
+    assert POLICY in console.file.getvalue()
 
 
 def test_one_patient_and_no_extras_still_make_a_report(tmp_path: Path) -> None:

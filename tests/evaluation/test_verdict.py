@@ -66,6 +66,8 @@ def test_reward_and_unreadable_answers_are_told() -> None:
     figures["arms"]["sft"]["a"]["fail_rate"]["value"] = 0.25
     part, flat = {"value": 0.2}, {"value": 0.0, "low": -1.0, "high": 1.0}
     figures["grpo"] = {"reward": {"first_fifth": part, "last_fifth": part, "difference": flat}}
+    figures["grpo"]["reward"]["patients"] = {"first_fifth": 9, "last_fifth": 8, "both": 7}
     text = " ".join(verdict(figures, {}))
     assert "25% of sft at a" in text
     assert "The training reward does not clearly move from 0.2" in text
+    assert "7 of its 8 patients were in the first" in text

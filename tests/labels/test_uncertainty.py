@@ -1,5 +1,7 @@
 """Raw marks to targets and masks: every policy, and the promise that inputs stay as they are."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,10 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from chexreason.labels.uncertainty import (
+    BLANK,
     IGNORE,
     LABEL_POLICIES,
     ONES,
     POSITIVES_ONLY,
+    UNCERTAIN,
     ZEROS,
     LabelPolicy,
     label_policy,
@@ -30,6 +34,7 @@ ALL = np.ones(4, dtype=bool)
         (ONES, [1, 0, 1, 0], [True, True, True, False]),
         (IGNORE, [1, 0, 0, 0], [True, True, False, False]),
         (LabelPolicy("u_ones_of_a_report", "positive", "negative"), [1, 0, 1, 0], [True, True, True, True]),
+        (LabelPolicy("u_ignore_of_a_report", "masked", "negative"), [1, 0, 0, 0], [True, True, False, True]),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
@@ -77,5 +82,30 @@ def test_unusable_input_is_refused():
         label_policy("u-ones")
 
 
-def test_presets_are_found_by_name():
+def test_presets_are_found_by_name_and_others_are_spelled_out():
     assert label_policy("ignore") is IGNORE
+    assert IGNORE.declared == "ignore: uncertain=masked, blank=masked"
+    for uncertain, blank in product(UNCERTAIN, BLANK):
+        policy = label_policy({"name": "mine", "uncertain": uncertain, "blank": blank})
+        assert policy.declared == f"mine: uncertain={uncertain}, blank={blank}"
+    assert label_policy({"name": "ones", "uncertain": "positive", "blank": "masked"}) == ONES
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (
+            {"name": "mine", "uncertain": "masked"},
+            "must be a preset .positives_only, zeros, ones, ignore. or a mapping",
+        ),
+        ({"name": "mine", "uncertain": "masked", "blank": "masked", "x": "y"}, "must be a preset"),
+        ({"name": "mine", "uncertain": 1, "blank": "masked"}, "must be a preset"),
+        (None, "label policy None must be a preset"),
+        ({"name": "mine", "uncertain": "maybe", "blank": "masked"}, "choose one of: positive, negative, masked"),
+        ({"name": "ones", "uncertain": "masked", "blank": "masked"}, "takes a preset's name, which means 'ones: unc"),
+        ({"name": "<b>", "uncertain": "masked", "blank": "masked"}, "name '<b>': use letters"),
+    ],
+)
+def test_a_policy_that_says_nothing_clear_is_refused(spec, message):
+    with pytest.raises(ValueError, match=message):
+        label_policy(spec)

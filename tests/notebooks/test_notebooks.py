@@ -1,4 +1,4 @@
-"""Notebooks carry no outputs, define nothing, and name figures that the report really has."""
+"""Notebooks carry no outputs, define nothing, and run on the files that the package really writes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ import ast
 import json
 from pathlib import Path
 
+import matplotlib as mpl
+import pandas as pd
 import pytest
+from matplotlib import pyplot as plt
+
+from chexreason.data.audit.page import write_audit
+from chexreason.data.manifest import Manifest, conform
+from chexreason.labels.catalog import CHEXPERT14
+from chexreason.labels.uncertainty import IGNORE
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
+mpl.use("Agg")
+AUDIT = next(path for path in NOTEBOOKS if path.stem.endswith("data_audit"))
 
 
 def code(path: Path) -> list[str]:
@@ -26,3 +36,51 @@ def test_notebooks_are_stripped_and_define_nothing(path):
 
 def test_there_are_notebooks():
     assert NOTEBOOKS
+
+
+@pytest.fixture
+def audit(tmp_path) -> Path:
+    """The folder of an audit of two small sets that label the same images; the second knows no ages."""
+    frame = pd.DataFrame(
+        {
+            "study_id": [f"x:{i}" for i in range(8)],
+            "patient_id": [f"x:p{i}" for i in range(8)],
+            "dataset": "x",
+            "split": ["sft", "test"] * 4,
+            "path": [f"{i}.png" for i in range(8)],
+            "view": "PA",
+            "age": range(20, 100, 10),
+            "sex": "F",
+            **dict.fromkeys(CHEXPERT14.labels, 0.0),
+            "Edema": [1, 0, 1, 1, 0, 0, -1, 1],
+        }
+    )
+    sets = {"x": Manifest(conform(frame), {}, tmp_path)}
+    sets["readers"] = Manifest(conform(frame.assign(dataset="readers", split="readers", age=None)), {}, tmp_path)
+    write_audit(sets, dict.fromkeys(sets, IGNORE), tmp_path, agreement=[("x", "readers")], n_images=0)
+    return tmp_path
+
+
+def test_the_audit_notebook_reads_what_the_audit_writes(audit, monkeypatch):
+    monkeypatch.setenv("AUDIT", str(audit))
+    monkeypatch.setattr(plt, "show", lambda: None)
+    names: dict[str, object] = {}
+    for source in code(AUDIT):
+        exec(compile(source, AUDIT.name, "exec"), names)
+    assert names["prevalence"].loc["Edema", "x sft"] == pytest.approx(2 / 3)  # one of four is uncertain
+    assert list(names["kappas"]) == [("x and readers", label) for label in CHEXPERT14.labels]
+    plt.close("all")
+
+
+@pytest.mark.slow
+def test_the_audit_notebook_runs_in_a_kernel(audit, monkeypatch):
+    nbformat = pytest.importorskip("nbformat", reason="nbformat reads notebooks: pip install nbclient ipykernel")
+    nbclient = pytest.importorskip("nbclient", reason="nbclient runs notebooks: pip install nbclient ipykernel")
+    pytest.importorskip("ipykernel", reason="ipykernel runs their code: pip install nbclient ipykernel")
+    monkeypatch.setenv("AUDIT", str(audit))
+    notebook = nbformat.read(AUDIT, as_version=4)
+    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3").execute(cwd=str(AUDIT.parent))
+    shown = json.dumps(notebook.cells)
+    assert "image/png" in shown
+    assert "The leakage guard was not run" in shown
+    assert "x and readers" in shown

@@ -1,30 +1,28 @@
-"""NIH ChestX-ray14 as the NIH Clinical Center distributes it, or as people resize it.
-
-Cite Wang et al., ChestX-ray8, CVPR 2017; images: https://nihcc.app.box.com/v/ChestXray-NIHCC.
-"""
+"""NIH ChestX-ray14 from a local folder: the vendor's csv, split lists and images, of the full set or of a copy."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from chexreason.data.sources.columns import Faults, VendorCsv, closest, sha256_of
 from chexreason.labels.catalog import CHEXPERT14
-from chexreason.labels.crosswalk import nih_to_chexpert
+from chexreason.labels.crosswalk import NIH_TO_CHEXPERT, nih_to_chexpert
 from chexreason.progress import Track
 
 log = logging.getLogger(__name__)
 CSV_NAMES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 CSV_COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patient Gender", "View Position")
 LIST_NAMES = {"train": "train_val_list.txt", "test": "test_list.txt"}
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "dcm")
 SPLITS = ("official", "patient_hash")
-SHOWN = 5
+SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,7 @@ class NIH14Source:
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise ValueError(f"NIH split='{self.split}'; choose one of: {', '.join(SPLITS)}")
-        if not 0.0 <= self.sft_share <= 1.0:
-            raise ValueError(f"sft_share={self.sft_share} is not in 0..1")
+        check_share(self.sft_share)
 
     @property
     def image_root(self) -> Path:
@@ -60,7 +57,7 @@ class NIH14Source:
     @property
     def provenance(self) -> dict[str, object]:
         """Parameters, the hash of the csv and of the split lists, and the number of images found."""
-        files = [self._csv(), *(self._lists().values() if self.split == "official" else ())]
+        files = [entry_csv(self.image_root), *(self._lists().values() if self.split == "official" else ())]
         return {
             "source": "nih14",
             "name": self.name,
@@ -70,39 +67,26 @@ class NIH14Source:
             "n_per_split": dict(self.n_per_split) if self.n_per_split else None,
             "allow_missing": self.allow_missing,
             "seed": self.seed,
-            "sha256": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
-            "images_found": len(_index(self.image_root)),
+            "sha256": {file.name: sha256_of(file) for file in files},
+            "images_found": len(image_index(self.image_root)),
         }
 
     def prepare(self, folder: Path, progress: Track) -> pd.DataFrame:
         """The manifest's rows; nothing is written.
 
-        Raises FileNotFoundError on a missing csv, list or image and ValueError on another column or finding.
+        Raises FileNotFoundError on a missing csv or list and ValueError that lists all faults of their content.
         """
-        table = self._present(_read_csv(self._csv()))
-        patient = table["Patient ID"].str.lstrip("0")  # the split hashes the plain number
-        stem = table["Image Index"].map(lambda name: Path(name).stem)
-        marks = nih_to_chexpert(table["Finding Labels"], self.include_opacity)  # [N, 14]
-        frame = pd.DataFrame(
-            {
-                "study_id": self.name + ":" + stem,
-                "patient_id": "nih14:" + patient,  # by vendor: resized copies of the set share their patients
-                "dataset": self.name,
-                "split": self._split(table["Image Index"], patient),
-                "path": table["path"],
-                "view": table["View Position"],
-                "age": table["Patient Age"].map(_years),
-                "sex": table["Patient Gender"].where(table["Patient Gender"].isin(["M", "F"]), ""),
-                **{label: marks[:, i] for i, label in enumerate(CHEXPERT14.labels)},
-            }
-        )
-        return self._draw(frame.reset_index(drop=True))
-
-    def _csv(self) -> Path:
-        for name in CSV_NAMES:
-            if (self.image_root / name).is_file():
-                return self.image_root / name
-        raise FileNotFoundError(f"no {' or '.join(CSV_NAMES)} in {self.image_root}; download it beside the images")
+        faults = Faults(f"{self.name} ({self.image_root})")
+        table = read_entries(entry_csv(self.image_root), faults)
+        in_test = self._in_test(table, faults) if self.split == "official" else None
+        csv, image = entry_csv(self.image_root), table["Image Index"]
+        # The csv says .png whatever the files are.
+        table = table.assign(path=by_value(stem(image), image_index(self.image_root).get))
+        table = table[note_missing(csv, image, table["path"], self.allow_missing, faults)]
+        faults.stop()
+        rows = manifest_rows(self.name, table, stem(table["Image Index"]), self.include_opacity)
+        rows["split"] = split_patients(table["Patient ID"], self.sft_share, in_test)
+        return draw(rows, self.n_per_split, self.seed)
 
     def _lists(self) -> dict[str, Path]:
         lists = {part: self.image_root / name for part, name in LIST_NAMES.items()}
@@ -111,73 +95,155 @@ class NIH14Source:
                 raise FileNotFoundError(f"no {path}; download the official list, or set split=patient_hash")
         return lists
 
-    def _present(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The rows whose image exists, with its path relative to the root; the csv says .png whatever the files are."""
-        index = _index(self.image_root)
-        path = table["Image Index"].map(lambda name: index.get(Path(name).stem))
-        missing = table["Image Index"][path.isna()]
-        if len(missing) and not self.allow_missing:
-            raise FileNotFoundError(
-                f"{len(missing)} of {len(table)} images of {self._csv().name} are not under {self.image_root}: "
-                f"{', '.join(missing[:SHOWN])}...; complete the download, or set allow_missing=true to do without them"
-            )
-        if len(missing):
-            log.warning("%s: %d of %d images are missing; their rows are left out", self.name, len(missing), len(table))
-        return table.assign(path=path)[path.notna()]
-
-    def _split(self, image: pd.Series, patient: pd.Series) -> pd.Series:
-        bucket = patient.map(lambda p: int(hashlib.sha1(p.encode()).hexdigest(), 16) % 10)
-        test = bucket >= 8
-        if self.split == "official":
-            listed = {part: set(path.read_text().split()) for part, path in self._lists().items()}
-            test = image.isin(listed["test"])
-            nowhere = image[~test & ~image.isin(listed["train"])]
-            if len(nowhere):
-                raise ValueError(f"{len(nowhere)} images are in neither official list: {', '.join(nowhere[:SHOWN])}")
-        to_sft = patient.map(lambda p: _fraction(f"sft:{p}") < self.sft_share)
-        train = pd.Series("rl", index=patient.index).mask(to_sft, "sft")
-        return train.mask(bucket == 7, "val").mask(test, "test")
-
-    def _draw(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Keeps ``n_per_split`` studies of each split it names, chosen by hash: the same whatever else is present."""
-        keep = pd.Series(True, index=frame.index)
-        for split, n in (self.n_per_split or {}).items():
-            inside = frame["study_id"][frame["split"] == split]
-            if n > len(inside):
-                raise ValueError(f"n_per_split asks for {n} studies of '{split}'; '{self.name}' has {len(inside)}")
-            order = inside.map(lambda study: _fraction(f"{self.seed}:{study}")).sort_values(kind="stable")
-            keep[order.index[n:]] = False
-        return frame[keep].reset_index(drop=True)
+    def _in_test(self, table: pd.DataFrame, faults: Faults) -> pd.Series:
+        """Which rows [N] the vendor's test list names; what the two lists leave open or contradict is a fault."""
+        files, image, patient = self._lists(), table["Image Index"], table["Patient ID"]
+        listed = {part: set(path.read_text(encoding="utf-8-sig").split()) for part, path in files.items()}
+        in_train, in_test = by_value(image, listed["train"].__contains__), by_value(image, listed["test"].__contains__)
+        both = sorted(listed["train"] & listed["test"])
+        if both:
+            faults.add(files["test"], f"{len(both)} images are in {LIST_NAMES['train']} too: {_some(both)}")
+        crossing = sorted(set(patient[in_train & ~in_test].tolist()) & set(patient[in_test].tolist()))
+        if crossing:
+            faults.add(files["test"], f"{len(crossing)} patients have images in both lists: {_some(crossing)}")
+        nowhere = ~(in_train | in_test)
+        faults.add_rows(entry_csv(self.image_root), "whose image is in neither official list", nowhere, image)
+        return in_test
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    # In copies whose rows end with a comma, pandas would take the first column for an index, were it not told.
-    table = pd.read_csv(
-        path, dtype=str, keep_default_na=False, index_col=False, usecols=lambda name: name in CSV_COLUMNS
+def entry_csv(root: Path) -> Path:
+    """The vendor's table of images in ``root``; raises FileNotFoundError where there is none."""
+    for name in CSV_NAMES:
+        if (root / name).is_file():
+            return root / name
+    raise FileNotFoundError(f"no {' or '.join(CSV_NAMES)} in {root}; download it beside the images")
+
+
+def read_entries(file: Path, faults: Faults) -> pd.DataFrame:
+    """The vendor's table as text, one row an image, ``Patient ID`` without leading zeros; its faults are noted."""
+    csv = VendorCsv(file, CSV_COLUMNS, faults)
+    patient = csv.whole_numbers("Patient ID").str.lstrip("0")
+    faults.add_rows(file, "that repeat an Image Index", csv.rows["Image Index"].duplicated(), csv.rows["Image Index"])
+    check_image_names(file, csv.rows["Image Index"], patient, faults)
+    check_findings(file, csv.rows["Finding Labels"], faults)
+    return csv.rows.assign(**{"Patient ID": patient})
+
+
+def check_image_names(file: Path, image: pd.Series, patient: pd.Series, faults: Faults) -> None:
+    """Notes rows without an image, and those whose image is named after another patient ("00000001_000" is of 1)."""
+    faults.add_rows(file, "without an image", image == "", patient)
+    named = image.str.extract(r"^(\d{8})_\d{3}\.", expand=False).str.lstrip("0")
+    other = named.notna() & (named != patient)
+    faults.add_rows(file, "whose Patient ID is not the one in the image's name", other, image)
+
+
+def note_missing(file: Path, image: pd.Series, path: pd.Series, allow_missing: bool, faults: Faults) -> pd.Series:
+    """Which rows [N] have a ``path``; those without are a fault, or a warning where ``allow_missing`` leaves some."""
+    missing = path.isna()
+    what = f"{missing.sum()} of {len(path)} images"
+    if missing.any() and allow_missing and not missing.all():
+        log.warning("%s: %s are missing; their rows are left out", file, what)
+    elif missing.any():
+        way_out = "complete the download" if allow_missing else "complete the download, or set allow_missing=true"
+        faults.add(file, f"{what} are not in the folder: {_some(image[missing])}; {way_out}")
+    return ~missing
+
+
+def check_findings(file: Path, findings: pd.Series, faults: Faults) -> None:
+    """Notes rows whose findings ("Effusion|Mass") have a name NIH does not use, or contradict themselves."""
+    parts = {text: text.split("|") for text in findings.unique()}
+    unknown = dict.fromkeys(name for names in parts.values() for name in names if name not in NIH_TO_CHEXPERT)
+    strange = [text for text, names in parts.items() if unknown.keys() & set(names)]
+    hints = ", ".join(f"'{name}'{closest(name, tuple(NIH_TO_CHEXPERT))}" for name in list(unknown)[:SHOWN])
+    faults.add_rows(file, f"with a finding NIH does not have ({hints})", findings.isin(strange), findings)
+    torn = [text for text, names in parts.items() if "No Finding" in names and len(names) > 1]
+    faults.add_rows(file, "with 'No Finding' beside another finding", findings.isin(torn), findings)
+
+
+def manifest_rows(name: str, table: pd.DataFrame, image: pd.Series, include_opacity: bool) -> pd.DataFrame:
+    """Rows of a manifest, all but the split, of a ``table`` with the vendor's columns and ``path``."""
+    marks = nih_to_chexpert(table["Finding Labels"], include_opacity)  # [N, 14]
+    return pd.DataFrame(
+        {
+            "study_id": name + ":" + image,
+            "patient_id": "nih14:" + table["Patient ID"],  # by vendor: resized copies of the set share their patients
+            "dataset": name,
+            "path": table["path"],
+            "view": table["View Position"],
+            "age": by_value(table["Patient Age"], _years),
+            "sex": table["Patient Gender"].where(table["Patient Gender"].isin(["M", "F"]), ""),
+            **{label: marks[:, i] for i, label in enumerate(CHEXPERT14.labels)},
+        },
+        index=table.index,
     )
-    missing = [name for name in CSV_COLUMNS if name not in table]
-    if missing:
-        raise ValueError(f"{path} lacks the columns {missing}: not the vendor's file, or edited?")
-    return table
 
 
-def _index(root: Path) -> dict[str, str]:
+def split_patients(patient: pd.Series, sft_share: float, in_test: pd.Series | None = None) -> pd.Series:
+    """The split of each row [N], by its patient's number alone, but for test where ``in_test`` [N] says which it is."""
+    bucket = by_value(patient, lambda p: int(hashlib.sha1(p.encode()).hexdigest(), 16) % 10)
+    to_sft = by_value(patient, lambda p: fraction(f"sft:{p}") < sft_share)
+    train = pd.Series("rl", index=patient.index).mask(to_sft, "sft")
+    return train.mask(bucket == 7, "val").mask(bucket >= 8 if in_test is None else in_test[patient.index], "test")
+
+
+def draw(frame: pd.DataFrame, n_per_split: Mapping[str, int] | None, seed: int) -> pd.DataFrame:
+    """Keeps ``n_per_split`` studies of each split it names, chosen by hash: the same whatever else is present.
+
+    Raises ValueError where a split has fewer.
+    """
+    keep = pd.Series(True, index=frame.index)
+    for split, n in (n_per_split or {}).items():
+        inside = frame["study_id"][frame["split"] == split]
+        if n > len(inside):
+            raise ValueError(
+                f"n_per_split asks for {n} studies of '{split}'; '{frame['dataset'].iloc[0]}' has {len(inside)}"
+            )
+        order = inside.map(lambda study: fraction(f"{seed}:{study}")).sort_values(kind="stable")
+        keep[order.index[n:]] = False
+    return frame[keep].reset_index(drop=True)
+
+
+def image_index(root: Path) -> dict[str, str]:
     """Stem -> posix path relative to ``root`` of each image in images/, images_*/, images_*/images/ and the root."""
     folders = [root, root / "images", *sorted(root.glob("images_*")), *sorted(root.glob("images_*/images"))]
     index: dict[str, str] = {}
     for folder in filter(Path.is_dir, folders):
-        prefix = folder.relative_to(root)
+        prefix = folder.relative_to(root).as_posix()
+        prefix = "" if prefix == "." else f"{prefix}/"
         with os.scandir(folder) as entries:
             for name in sorted(entry.name for entry in entries):
-                stem, suffix = os.path.splitext(name)
+                start, _, suffix = name.rpartition(".")
                 if suffix.lower() in IMAGE_SUFFIXES:
-                    index.setdefault(stem, (prefix / name).as_posix())
+                    index.setdefault(start, prefix + name)
     return index
 
 
-def _fraction(key: str) -> float:
+def check_share(sft_share: float) -> None:
+    """Raises ValueError where ``sft_share`` is no probability."""
+    if not 0.0 <= sft_share <= 1.0:
+        raise ValueError(f"sft_share={sft_share} is not in 0..1")
+
+
+def stem(image: pd.Series) -> pd.Series:
+    """Names of files without their last suffix."""
+    return image.str.replace(r"\.[^.]*$", "", regex=True)
+
+
+def by_value(column: pd.Series, function: Callable[[str], object]) -> pd.Series:
+    """``function`` of each value, called once a distinct one: 112,120 images have 30,805 patients and 100 ages."""
+    values = column.tolist()  # not map: reading a text column one by one costs more than the functions
+    known = {value: function(value) for value in set(values)}
+    return pd.Series([known[value] for value in values], index=column.index)
+
+
+def fraction(key: str) -> float:
     """A number in [0, 1) that depends on ``key`` alone."""
     return int.from_bytes(hashlib.sha1(key.encode()).digest()[:6], "big") / 2**48
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:SHOWN]) + (", ..." if len(listed) > SHOWN else "")
 
 
 def _years(age: str) -> float:

@@ -1,19 +1,25 @@
-"""Any CSV with one image a row and marks 1, 0, -1 or blank in columns of CheXpert labels."""
+"""Any CSV with one image a row and marks 1, 0, -1 or blank in columns of findings."""
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-from collections.abc import Iterable, Mapping
+import logging
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
+from chexreason.data.sources.columns import Faults, VendorCsv, closest, header_of, sha256_of
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import Track
 
-MARKS = {"1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0, "": float("nan")}
+log = logging.getLogger(__name__)
+ROUNDED = r"\d\.\d+[eE]\+\d+"  # "1.00000E+07": a spreadsheet has thrown digits of the number away
+DECIMAL = r"(\d+)\.0+"
 
 
 @dataclass(frozen=True)
@@ -21,8 +27,9 @@ class TableSource:
     """The rows of ``csv``, whose ``path_column`` is relative to ``root`` (default: the folder of the csv).
 
     Every row is in ``split``, or in the one its ``split_column`` names. ``label_columns`` maps our labels to the csv's
-    columns (default: the columns spelled like CheXpert's labels); labels without a column are blank. Patients are told
-    apart by ``name`` and ``patient_column``.
+    columns (default: the columns spelled like CheXpert's labels), one or several each (``any_mark``); labels without a
+    column are blank, and ``labelled_only`` leaves out rows that have no mark at all. Patients are told apart by
+    ``patient_column`` and by ``vendor`` (default: ``name``), which copies of one vendor's images share.
     """
 
     name: str
@@ -30,12 +37,20 @@ class TableSource:
     root: Path | None = None
     path_column: str = "path"
     patient_column: str = "patient_id"
+    vendor: str | None = None
     split: str = "test"
     split_column: str | None = None
-    label_columns: Mapping[str, str] | None = None
+    label_columns: Mapping[str, str | Sequence[str]] | None = None
+    labelled_only: bool = False
     view_column: str | None = None
     age_column: str | None = None
     sex_column: str | None = None
+
+    def __post_init__(self) -> None:
+        for label in self.label_columns or ():
+            if label not in CHEXPERT14.labels:
+                hint = closest(label, CHEXPERT14.labels)
+                raise ValueError(f"label_columns: unknown label '{label}'{hint}; ours: {', '.join(CHEXPERT14.labels)}")
 
     @property
     def image_root(self) -> Path:
@@ -45,16 +60,19 @@ class TableSource:
     @property
     def provenance(self) -> dict[str, object]:
         """Parameters and the hash of the csv."""
+        columns = self.label_columns
         return {
             "source": "table",
             "name": self.name,
             "csv": Path(self.csv).name,
-            "csv_sha256": hashlib.sha256(self._csv().read_bytes()).hexdigest(),
+            "csv_sha256": sha256_of(self._csv()),
             "path_column": self.path_column,
             "patient_column": self.patient_column,
+            "vendor": self.vendor,
             "split": self.split,
             "split_column": self.split_column,
-            "label_columns": dict(self.label_columns) if self.label_columns is not None else None,
+            "label_columns": {label: _listed(names) for label, names in columns.items()} if columns else None,
+            "labelled_only": self.labelled_only,
             "view_column": self.view_column,
             "age_column": self.age_column,
             "sex_column": self.sex_column,
@@ -63,23 +81,34 @@ class TableSource:
     def prepare(self, folder: Path, progress: Track) -> pd.DataFrame:
         """The manifest's rows; nothing is written.
 
-        Raises FileNotFoundError on a missing csv and ValueError, with the way out, on another column, label or mark.
+        Raises FileNotFoundError on a missing csv and ValueError that lists all its faults.
         """
-        table = pd.read_csv(self._csv(), dtype=str, keep_default_na=False, index_col=False)
-        path = self._filled(table, self.path_column)
-        return pd.DataFrame(
+        faults = Faults(f"data set '{self.name}'")
+        labels = self._label_columns()
+        optional = (self.split_column, self.view_column, self.age_column, self.sex_column)
+        findings = list(dict.fromkeys(chain.from_iterable(labels.values())))
+        named = dict.fromkeys((self.path_column, self.patient_column, *filter(None, optional), *findings))
+        table = VendorCsv(self._csv(), list(named), faults)
+        marks = table.marks(findings)
+        study = self._paths(table.rows, faults)
+        patient = self._patients(table.rows, faults)
+        split = self._filled(table.rows, self.split_column, faults) if self.split_column else self.split
+        faults.stop()
+        blank = pd.Series("", index=study.index, dtype="str")
+        rows = pd.DataFrame(
             {
-                "study_id": self.name + ":" + path.map(lambda p: Path(p).with_suffix("").as_posix()),
-                "patient_id": self.name + ":" + self._filled(table, self.patient_column),
+                "study_id": self.name + ":" + study,
+                "patient_id": (self.vendor or self.name) + ":" + patient,
                 "dataset": self.name,
-                "split": self._filled(table, self.split_column) if self.split_column else self.split,
-                "path": path,
-                "view": self._optional(table, self.view_column),
-                "age": pd.to_numeric(self._optional(table, self.age_column), errors="coerce"),
-                "sex": self._optional(table, self.sex_column).str.upper().str[:1].map(_sex),
-                **self._labels(table),
+                "split": split,
+                "path": table.rows[self.path_column],
+                "view": table.rows[self.view_column] if self.view_column else blank,
+                "age": pd.to_numeric(table.rows[self.age_column] if self.age_column else blank, errors="coerce"),
+                "sex": (table.rows[self.sex_column] if self.sex_column else blank).str.upper().str[:1].map(_sex),
+                **{label: any_mark(marks[labels.get(label, [])].to_numpy()) for label in CHEXPERT14.labels},
             }
         )
+        return self._labelled(rows) if self.labelled_only else rows
 
     def _csv(self) -> Path:
         path = Path(self.csv)
@@ -87,58 +116,64 @@ class TableSource:
             raise FileNotFoundError(f"no csv at {path} for data set '{self.name}'")
         return path
 
-    def _column(self, table: pd.DataFrame, column: str) -> pd.Series:
-        if column not in table:
-            hint = _closest(column, table.columns)
-            raise ValueError(f"{self.csv} has no column '{column}'{hint}; its columns: {', '.join(table.columns)}")
-        return table[column].str.strip()
-
-    def _filled(self, table: pd.DataFrame, column: str) -> pd.Series:
-        values = self._column(table, column)
-        empty = (values == "").to_numpy()
-        if empty.any():
+    def _label_columns(self) -> dict[str, list[str]]:
+        """The columns of each label; raises ValueError where there is none to be found."""
+        if self.label_columns is not None:
+            return {label: _listed(names) for label, names in self.label_columns.items()}
+        header = header_of(self._csv())
+        spelled = {name.strip().casefold() for name in header}
+        found = {label: [label] for label in CHEXPERT14.labels if label.casefold() in spelled}
+        if not found:
             raise ValueError(
-                f"{self.csv}, line {int(empty.argmax()) + 2}: column '{column}' is empty; fill or drop the row"
+                f"{self.csv} has no column spelled like a CheXpert label; name them in label_columns (ours: theirs); "
+                f"its columns: {', '.join(header)}"
             )
-        return values
+        return found
 
-    def _optional(self, table: pd.DataFrame, column: str | None) -> pd.Series:
-        return self._column(table, column) if column else pd.Series("", index=table.index, dtype="str")
+    def _paths(self, table: pd.DataFrame, faults: Faults) -> pd.Series:
+        """The path of each row without its suffix: what names a study."""
+        path = self._filled(table, self.path_column, faults)
+        outside = path.map(lambda p: os.path.isabs(p) or os.path.normpath(p).split(os.sep)[0] == os.pardir)
+        faults.add_rows(self._csv(), f"whose {self.path_column} leads out of {self.image_root}", outside, path)
+        study = path.map(lambda p: os.path.splitext(os.path.normpath(p))[0]).astype("str")
+        again = study.duplicated() & (path != "")
+        faults.add_rows(self._csv(), f"that repeat a {self.path_column} (suffix aside)", again, path)
+        return study
 
-    def _labels(self, table: pd.DataFrame) -> dict[str, pd.Series]:
-        columns = self.label_columns
-        if columns is None:
-            columns = {label: label for label in CHEXPERT14.labels if label in table}
-        if not columns:
-            raise ValueError(
-                f"{self.csv} has no column spelled like a CheXpert label; name them in label_columns "
-                f"(ours: theirs); its columns: {', '.join(table.columns)}"
+    def _patients(self, table: pd.DataFrame, faults: Faults) -> pd.Series:
+        """The patient of each row; a number that passed through floating point is a whole number again."""
+        patient = self._filled(table, self.patient_column, faults)
+        rounded = patient.str.fullmatch(ROUNDED)
+        faults.add_rows(self._csv(), f"with a {self.patient_column} rounded by a spreadsheet", rounded, patient)
+        decimal = patient.str.fullmatch(DECIMAL)
+        if decimal.any():
+            log.warning(
+                "%s: %d values of %s end in '.0'; taken as whole numbers", self.csv, decimal.sum(), patient.name
             )
-        for label in columns:
-            if label not in CHEXPERT14.labels:
-                hint = _closest(label, CHEXPERT14.labels)
-                raise ValueError(f"label_columns: unknown label '{label}'{hint}; ours: {', '.join(CHEXPERT14.labels)}")
-        blank = pd.Series(float("nan"), index=table.index)
-        return {label: self._marks(table, columns[label]) if label in columns else blank for label in CHEXPERT14.labels}
+        return patient.str.replace(f"^{DECIMAL}$", r"\1", regex=True)
 
-    def _marks(self, table: pd.DataFrame, column: str) -> pd.Series:
-        values = self._column(table, column)
-        bad = ~values.isin(list(MARKS)).to_numpy()
-        if bad.any():
-            row = int(bad.argmax())
-            raise ValueError(
-                f"{self.csv}, line {row + 2}: column '{column}' holds '{values.iloc[row]}'; write 1 (present), "
-                "0 (absent), -1 (uncertain) or nothing (not labelled)"
-            )
-        return values.map(MARKS).astype("float64")
+    def _filled(self, table: pd.DataFrame, column: str, faults: Faults) -> pd.Series:
+        faults.add_rows(self._csv(), f"with an empty {column}", table[column] == "", table[self.path_column])
+        return table[column]
+
+    def _labelled(self, rows: pd.DataFrame) -> pd.DataFrame:
+        marked = rows[list(CHEXPERT14.labels)].notna().any(axis=1)
+        if not marked.any():
+            raise ValueError(f"{self.csv} has no mark in any of its {len(rows)} rows: see label_columns")
+        return rows[marked].reset_index(drop=True)
+
+
+def any_mark(marks: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """One mark [N] of several [N, K] of the same label: present where any is, else uncertain, else absent, else NaN."""
+    result = np.full(len(marks), np.nan)
+    for value in (0.0, -1.0, 1.0):
+        result[(marks == value).any(axis=1)] = value
+    return result
+
+
+def _listed(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
 
 
 def _sex(letter: str) -> str:
     return letter if letter in ("M", "F") else ""
-
-
-def _closest(name: str, known: Iterable[str]) -> str:
-    """ " (did you mean 'X'?)" for the known name closest to ``name``, or nothing."""
-    lower = {other.casefold(): other for other in known}
-    close = difflib.get_close_matches(name.casefold(), list(lower), n=1)
-    return f" (did you mean '{lower[close[0]]}'?)" if close else ""

@@ -1,0 +1,1 @@
+"""The audit of prepared data sets: every figure one should know before training, as a page and as JSON."""

@@ -1,0 +1,166 @@
+"""The paper's sets from a vendor's rows: SFT and RL by the sampler, validation at random, no patient in two of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+
+from chexreason.data.manifest import ManifestError
+from chexreason.data.sampling import Draw, draw_samples, random_order
+from chexreason.labels.catalog import CHEXPERT14
+
+LABELS = list(CHEXPERT14.labels)
+SAMPLED = ("sft", "rl")
+
+
+@dataclass(frozen=True, eq=False)
+class Selected:
+    """The rows a selection keeps, their ``split`` ours, and a JSON-ready ``report`` of what it did."""
+
+    frame: pd.DataFrame
+    report: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class PaperSelection:
+    """``sft`` and ``rl`` images by the sampler of the paper and ``val`` at random, disjoint by patient.
+
+    They come from the rows of ``pool_splits`` (the vendor's names) in one of ``views`` (null: any). Rows of
+    ``test_split`` in those views become the split ``test``; with null, as every other row, they are left out.
+
+    What the paper leaves open: of the images of one exam, which carry the same labels, one is in the pool, by seed; of
+    one patient several images may be in a set, but only where the labels ask for it (``draw_samples``); validation is
+    drawn last, from the patients neither SFT nor RL has, and keeps their prevalence, images without a positive label
+    included; only raw marks of 1 count as positive, whatever the policy.
+    """
+
+    sft: int = 2000
+    rl: int = 1000
+    val: int = 500
+    views: Sequence[str] | None = ("AP", "PA")
+    min_share: float = 0.05
+    seed: int = 0
+    pool_splits: Sequence[str] = ("train",)
+    test_split: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in (*SAMPLED, "val"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} images to select; use 0 or more")
+        if self.sft + self.rl < 1:
+            raise ValueError("sft=0 and rl=0 select nothing to train on; use 1 or more")
+        if not 0.0 <= self.min_share <= 1.0:
+            raise ValueError(f"min_share={self.min_share} is a share of the images, 0..1 (the paper: 0.05)")
+        for name in ("views", "pool_splits"):
+            value = getattr(self, name)
+            if isinstance(value, str) or (value is not None and not value) or (value is None and name != "views"):
+                raise ValueError(f"{name}={value!r} is not a list of names, such as [AP, PA] or [train]")
+        if self.test_split in self.pool_splits:
+            raise ValueError(f"test_split={self.test_split} is also in pool_splits; a patient is in one or the other")
+
+    @property
+    def provenance(self) -> dict[str, object]:
+        """Every parameter."""
+        lists = {"views": list(self.views) if self.views is not None else None, "pool_splits": list(self.pool_splits)}
+        return {"selection": "paper", **asdict(self), **lists}
+
+    def apply(self, frame: pd.DataFrame, dataset: str) -> Selected:
+        """The chosen rows of a conformed ``frame``, which stays unchanged, in its order.
+
+        Raises ManifestError on a view or split that no row has and where the pool is too small.
+        """
+        seen = self._in_views(frame, dataset)
+        pool = self._pool(seen, dataset)
+        positive = pool[LABELS].to_numpy(dtype=np.float64) == 1.0  # [N, 14]
+        sizes = {name: n for name in SAMPLED if (n := getattr(self, name))}
+        try:
+            draw = draw_samples(
+                positive, pool["patient_id"].tolist(), pool["study_id"].tolist(), sizes, self.min_share, self.seed
+            )
+        except ValueError as error:
+            raise ManifestError(f"'{dataset}': {error}") from None
+        chosen = {name: pool[draw.sample == s] for s, name in enumerate(sizes)}
+        if self.val:
+            used = pd.concat(chosen.values())["patient_id"]
+            chosen["val"] = self._validation(pool[~pool["patient_id"].isin(used)], dataset)
+        if self.test_split is not None:
+            chosen["test"] = seen[seen["split"] == self.test_split]
+        kept = pd.concat([rows.assign(split=name) for name, rows in chosen.items()]).sort_index()
+        return Selected(kept.reset_index(drop=True), self._report(pool, chosen, sizes, draw))
+
+    def _in_views(self, frame: pd.DataFrame, dataset: str) -> pd.DataFrame:
+        if self.views is None:
+            return frame
+        counts = frame["view"].value_counts()
+        unknown = [view for view in self.views if view not in counts.index]
+        if unknown:
+            have = ", ".join(f"{view or '(blank)'} {n:,}" for view, n in counts.items()) or "none"
+            raise ManifestError(f"'{dataset}' has no image in view {', '.join(unknown)}; its views: {have}")
+        return frame[frame["view"].isin(list(self.views))]
+
+    def _pool(self, seen: pd.DataFrame, dataset: str) -> pd.DataFrame:
+        """The rows to draw from: one of every exam, by seed; an image without any mark is one nobody labelled."""
+        counts = seen["split"].value_counts()
+        wanted = [*self.pool_splits, *([self.test_split] if self.test_split is not None else [])]
+        unknown = [split for split in wanted if split not in counts.index]
+        if unknown:
+            have = ", ".join(f"{split} {n:,}" for split, n in counts.items()) or "none"
+            raise ManifestError(f"'{dataset}' has no image in split {', '.join(unknown)} to select; its splits: {have}")
+        pool = seen[seen["split"].isin(list(self.pool_splits)) & seen[LABELS].notna().any(axis=1)]
+        exam = pool["exam_id"] if "exam_id" in pool else pd.Series("", index=pool.index)
+        exam = exam.where(exam != "", pool["study_id"])  # without an exam, an image is one by itself
+        shuffled = random_order(pool["study_id"].tolist(), self.seed)
+        return pool[~exam.iloc[shuffled].duplicated().reindex(pool.index)]
+
+    def _validation(self, rest: pd.DataFrame, dataset: str) -> pd.DataFrame:
+        if len(rest) < self.val:
+            raise ManifestError(
+                f"'{dataset}': val={self.val:,} images are asked for; {len(rest):,} images of "
+                f"{rest['patient_id'].nunique():,} patients are left after sft and rl: ask for less or widen the pool"
+            )
+        return rest.iloc[np.sort(random_order(rest["study_id"].tolist(), self.seed)[: self.val])]
+
+    def _report(
+        self, pool: pd.DataFrame, chosen: Mapping[str, pd.DataFrame], sizes: Mapping[str, int], draw: Draw
+    ) -> dict[str, object]:
+        return {
+            **self.provenance,
+            "pool": _prevalence(pool),
+            "splits": {name: _prevalence(rows) for name, rows in chosen.items()},
+            "proved_best": draw.optimal,
+            "warnings": self._warnings(pool, sizes, draw),
+        }
+
+    def _warnings(self, pool: pd.DataFrame, sizes: Mapping[str, int], draw: Draw) -> list[str]:
+        """One a label and sample that stays under ``min_share``, with the achieved share and why."""
+        available = (pool[LABELS] == 1.0).sum()
+        absent = [label for label in LABELS if self.min_share and not available[label]]
+        warnings = [f"0.0% of every sample: no image of the pool is positive for {', '.join(absent)}"] if absent else []
+        search = "no draw brings all labels nearer" if draw.optimal else "the search for a better draw was cut short"
+        for s, (name, size) in enumerate(sizes.items()):
+            for i, label in enumerate(LABELS):
+                n, wanted = int(draw.count[s, i]), math.ceil(round(self.min_share * size, 9))
+                if n >= wanted or label in absent:
+                    continue
+                first = f", and {SAMPLED[0]} comes first" if s else ""
+                why = search if n < draw.goal[s, i] else f"the pool has {available[label]:,}{first}"
+                warnings.append(
+                    f"{name}: {label} is in {n / size:.1%} of the images ({n:,} of {size:,}), "
+                    f"under the {self.min_share:.1%} aimed at: {why}"
+                )
+        return warnings
+
+
+def _prevalence(rows: pd.DataFrame) -> dict[str, object]:
+    """Size, and by label the positives and their share of the images (0 where there is no image)."""
+    positives = (rows[LABELS] == 1.0).sum()
+    return {
+        "images": len(rows),
+        "patients": int(rows["patient_id"].nunique()),
+        "positives": {label: int(positives[label]) for label in LABELS},
+        "share": {label: round(int(positives[label]) / max(len(rows), 1), 6) for label in LABELS},
+    }

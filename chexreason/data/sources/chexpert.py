@@ -1,0 +1,177 @@
+"""CheXpert v1.0 and v1.0-small as Stanford AIMI distributes them, and the 500-study test set (under an agreement).
+
+Cite Irvin et al., CheXpert, AAAI 2019. The test set's labels are the majority of five radiologists:
+https://github.com/rajpurkarlab/cheXpert-test-set-labels (groundtruth.csv, one row a study), or test_labels.csv beside
+the images (one row an image).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from chexreason.data.sources.columns import Faults, VendorCsv, header_of, sha256_of
+from chexreason.labels.catalog import CHEXPERT14
+from chexreason.progress import Track
+
+log = logging.getLogger(__name__)
+CSV_NAMES = {"train": ("train.csv",), "valid": ("valid.csv",), "test": ("groundtruth.csv", "test_labels.csv")}
+SPLITS = {"train": "train", "valid": "val", "test": "test"}  # valid is 200 studies read by three radiologists
+FACTS = ("Sex", "Age", "Frontal/Lateral", "AP/PA")  # of train.csv and valid.csv
+RELEASES = "CheXpert*"  # folder names: CheXpert-v1.0, CheXpert-v1.0-small, CheXpert
+VIEW = r"view\d+_(?:frontal|lateral)\.(?:jpg|jpeg|png)"
+STUDY_PATH = r"(?:.*/)?(?P<part>train|valid|test)/(?P<patient>patient\d+)/(?P<study>study\d+)"
+OUTSIDE = r"(?:^|.*/)\.\.(?:/.*|$)|^/.*|.*[\\:].*"  # "..", an absolute path, a Windows path
+
+
+@dataclass(frozen=True)
+class CheXpertSource:
+    """The images of the ``parts`` (train, valid, test) of CheXpert, one row an image.
+
+    ``root`` is the release's folder or its parent: the csv's paths begin with the release's name, whatever the folder
+    is called now. ``frontal_only`` leaves the lateral images out: 518 of the test set remain. ``test_csv`` names the
+    test set's labels where they do not lie there. The splits are train, val (the vendor's valid) and test.
+    """
+
+    name: str
+    root: Path
+    parts: Sequence[str] = ("test",)
+    frontal_only: bool = True
+    test_csv: Path | None = None
+
+    def __post_init__(self) -> None:
+        wrong = [part for part in self.parts if part not in CSV_NAMES]
+        if isinstance(self.parts, str) or wrong or not self.parts:
+            raise ValueError(f"CheXpert parts={self.parts!r}; write a list of: {', '.join(CSV_NAMES)}")
+
+    @property
+    def image_root(self) -> Path:
+        """The vendor's folder, absolute: images stay where they are."""
+        return Path(self.root).resolve()
+
+    @property
+    def provenance(self) -> dict[str, object]:
+        """Parameters, the release's folder name, and the hashes of the csv files read."""
+        files = [self._csv(part) for part in self.parts]
+        return {
+            "source": "chexpert",
+            "name": self.name,
+            "release": sorted({self._images(part).name for part in self.parts}),
+            "parts": list(self.parts),
+            "frontal_only": self.frontal_only,
+            "sha256": {file.name: sha256_of(file) for file in files},
+        }
+
+    def prepare(self, folder: Path, progress: Track) -> pd.DataFrame:
+        """The manifest's rows; nothing is written and no image is opened.
+
+        Raises FileNotFoundError on an absent csv and ValueError with all faults of all of them.
+        """
+        faults = Faults(f"CheXpert set '{self.name}' in {self.image_root}")
+        read = [self._read(part, self._csv(part), faults) for part in self.parts]
+        faults.stop()
+        frame = pd.concat([rows for rows in read if rows is not None], ignore_index=True)
+        chosen = frame[frame["path"].str.contains("_frontal.", regex=False)] if self.frontal_only else frame
+        if chosen.empty:
+            raise ValueError(f"'{self.name}': none of the {len(frame)} images is frontal; set frontal_only=false")
+        log.info(
+            "%s: %d of %d images are kept (frontal_only=%s)", self.name, len(chosen), len(frame), self.frontal_only
+        )
+        return chosen.reset_index(drop=True)
+
+    def _read(self, part: str, file: Path, faults: Faults) -> pd.DataFrame:
+        by_study = part == "test" and "study" in {name.strip().casefold() for name in header_of(file)}
+        key = "Study" if by_study else "Path"
+        table = VendorCsv(file, (key, *(FACTS if part != "test" else ()), *CHEXPERT14.labels), faults)
+        where = _located(table, key, part, rf"{STUDY_PATH}/?" if by_study else rf"{STUDY_PATH}/(?P<view>{VIEW})")
+        rows = pd.concat(
+            [table.rows[[c for c in FACTS if c in table.rows]], where, table.marks(CHEXPERT14.labels)], axis=1
+        )
+        if by_study:
+            rows = self._with_views(rows, table)
+        return self._frame(rows, part)
+
+    def _with_views(self, rows: pd.DataFrame, table: VendorCsv) -> pd.DataFrame:
+        """One row for each image found in the folder of each study: groundtruth.csv lists studies only."""
+        folders = rows["patient"] + "/" + rows["study"]
+        images = folders.map(lambda folder: _views(self._images("test") / "test" / folder))
+        bad = (images.str.len() == 0) & (rows["patient"] != "")  # a path that did not fit is a fault already
+        table.faults.add_rows(table.file, f"without an image under {self._images('test') / 'test'}", bad, folders)
+        return rows.assign(view=images).explode("view", ignore_index=True).dropna(subset="view")
+
+    def _frame(self, rows: pd.DataFrame, part: str) -> pd.DataFrame:
+        exam = rows["patient"] + "/" + rows["study"]
+        inside = (self._images(part) / part).relative_to(self.image_root).as_posix()
+        blank = pd.Series("", index=rows.index, dtype="str")
+        facts = {column: rows.get(column, blank) for column in FACTS}
+        turned = rows["view"].str.extract(r"_(frontal|lateral)\.", expand=False).str.upper()
+        return pd.DataFrame(
+            {
+                "study_id": self.name + ":" + exam + "/" + rows["view"].str.rsplit(".", n=1).str[0],
+                "patient_id": "chexpert:" + rows["patient"],
+                "dataset": self.name,
+                "split": SPLITS[part],
+                "path": inside + "/" + exam + "/" + rows["view"],
+                "view": facts["AP/PA"].str.upper().where(facts["AP/PA"] != "", turned),
+                "age": pd.to_numeric(facts["Age"], errors="coerce"),
+                "sex": facts["Sex"].map({"Male": "M", "Female": "F"}).fillna(""),  # one is "Unknown"
+                "exam_id": "chexpert:" + exam,
+                **rows[list(CHEXPERT14.labels)],
+            }
+        )
+
+    def _folders(self) -> list[Path]:
+        """The root and the releases in it."""
+        return [self.image_root, *sorted(path for path in self.image_root.glob(RELEASES) if path.is_dir())]
+
+    def _csv(self, part: str) -> Path:
+        """The csv of ``part``; of the test set's two, the one row a study is the published truth and goes first."""
+        if part == "test" and self.test_csv is not None:
+            if not Path(self.test_csv).is_file():
+                raise FileNotFoundError(f"no test_csv at {self.test_csv}")
+            return Path(self.test_csv).resolve()
+        for name in CSV_NAMES[part]:
+            found = [folder / name for folder in self._folders() if (folder / name).is_file()]
+            if len(found) > 1:
+                raise ValueError(
+                    f"{name} lies in {' and '.join(str(f.parent) for f in found)}; set root to one of them"
+                )
+            if found:
+                return found[0]
+        names = " or ".join(CSV_NAMES[part])
+        hint = "; or name it in test_csv" if part == "test" else ""
+        raise FileNotFoundError(f"no {names} in {self.image_root} or its {RELEASES} folders; set root to them{hint}")
+
+    def _images(self, part: str) -> Path:
+        """The release's folder that holds the images of ``part``."""
+        beside = [folder for folder in (self._csv(part).parent, *self._folders()) if (folder / part).is_dir()]
+        inside = [folder for folder in beside if folder.is_relative_to(self.image_root)]
+        if not inside:
+            raise FileNotFoundError(f"no folder {part}/ in {self.image_root} or its {RELEASES} folders")
+        return inside[0]
+
+
+def _located(table: VendorCsv, key: str, part: str, pattern: str) -> pd.DataFrame:
+    """Patient, study and (of an image) view of each path; what does not fit, or leads out of the root, is a fault."""
+    path = table.rows[key]
+    outside = path.str.fullmatch(OUTSIDE)
+    found = path.str.extract(rf"^{pattern}$")
+    table.faults.add_rows(table.file, f"with a {key} that leads out of the root", outside, path)
+    table.faults.add_rows(
+        table.file, f"with a {key} unlike {part}/patient00001/study1", ~outside & (found["part"] != part), path
+    )
+    table.no_repeats(path)
+    return found.drop(columns="part").fillna("")
+
+
+def _views(folder: Path) -> list[str]:
+    """The names of the images in ``folder``, sorted; none where it is missing."""
+    if not folder.is_dir():
+        return []
+    return sorted(name for name in os.listdir(folder) if re.fullmatch(VIEW, name))

@@ -1,0 +1,151 @@
+"""Google's radiologist re-labels of ChestX-ray14: a second labelling of images that the text-mined set has too.
+
+Two studies, each with its own files: ``four_findings_expert_labels/{test,validation}_labels.csv`` (4,374 images,
+adjudicated; Majkowska et al., Radiology 2020) and ``all_findings_expert_labels/test_labels.csv`` (810 images, majority
+of three readers; Nabulsi et al., Scientific Reports 2021). Downloads may carry the folder's name in the file's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from chexreason.data.manifest import READERS
+from chexreason.data.sources.columns import Faults, VendorCsv, header_of, sha256_of
+from chexreason.data.sources.nih14 import by_value, check_image_names, image_index, note_missing, stem
+from chexreason.data.sources.table import any_mark
+from chexreason.labels.catalog import CHEXPERT14
+from chexreason.progress import Track
+
+# Every column of findings and the CheXpert label it speaks about; "" has no CheXpert counterpart.
+FOUR_FINDINGS = {
+    "Fracture": "Fracture",
+    "Pneumothorax": "Pneumothorax",
+    "Airspace opacity": "Lung Opacity",
+    "Nodule or mass": "Lung Lesion",
+}
+ALL_FINDINGS = {
+    "Abnormal": "No Finding",  # the other way round: a reader's "normal" is CheXpert's No Finding
+    "Atelectasis": "Atelectasis",
+    "Cardiomegaly": "Cardiomegaly",
+    "Effusion": "Pleural Effusion",
+    "Infiltration": "",
+    "Mass": "Lung Lesion",
+    "Nodule": "Lung Lesion",
+    "Pneumonia": "Pneumonia",
+    "Pneumothorax": "Pneumothorax",
+    "Consolidation": "Consolidation",
+    "Edema": "Edema",
+    "Emphysema": "",
+    "Fibrosis": "",
+    "Pleural Thickening": "Pleural Other",
+    "Hernia": "",
+    "Other": "",
+}
+OPPOSITE = "Abnormal"
+STUDIES: Mapping[str, Mapping[str, str]] = {"four_findings": FOUR_FINDINGS, "all_findings": ALL_FINDINGS}
+READERS_TO_CHEXPERT = {
+    f"{study}: {'not ' if column == OPPOSITE else ''}{column}": label
+    for study, columns in STUDIES.items()
+    for column, label in columns.items()
+}
+IMAGE_COLUMN = {"four_findings": "Image Index", "all_findings": "Image ID"}
+READER_COLUMN = "Reader ID"  # of the files that hold each reader's marks, several rows an image
+MARKS = {"YES": 1.0, "1": 1.0, "NO": 0.0, "0": 0.0, "HEDGE": -1.0, "": np.nan}
+
+
+@dataclass(frozen=True)
+class NIH14ReadersSource:
+    """The images of ``study`` ("four_findings" or "all_findings") under ``root``, in split ``readers``.
+
+    ``csv`` names one or several label files of that study, relative to ``root`` or absolute. Images are those of
+    ``NIH14Source`` in the same folder; ``allow_missing`` does without those that are not there.
+    """
+
+    name: str
+    root: Path
+    csv: str | Sequence[str]
+    study: str = "four_findings"
+    allow_missing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.study not in STUDIES:
+            raise ValueError(f"readers' study='{self.study}'; choose one of: {', '.join(STUDIES)}")
+
+    @property
+    def image_root(self) -> Path:
+        """The vendor's folder, absolute: images stay where they are."""
+        return Path(self.root).resolve()
+
+    @property
+    def provenance(self) -> dict[str, object]:
+        """Parameters, the crosswalk, the hashes of the csv files and the number of images found."""
+        return {
+            "source": "nih14_readers",
+            "name": self.name,
+            "study": self.study,
+            "allow_missing": self.allow_missing,
+            "crosswalk": {k: v for k, v in READERS_TO_CHEXPERT.items() if k.startswith(f"{self.study}: ")},
+            "sha256": {file.name: sha256_of(file) for file in self._files()},
+            "images_found": len(image_index(self.image_root)),
+        }
+
+    def prepare(self, folder: Path, progress: Track) -> pd.DataFrame:
+        """The manifest's rows; nothing is written.
+
+        Raises FileNotFoundError on a missing csv and ValueError that lists all faults of their content.
+        """
+        faults = Faults(f"data set '{self.name}'")
+        rows = pd.concat([self._rows(file, faults) for file in self._files()], ignore_index=True)
+        again = rows["study_id"].duplicated()
+        faults.add_rows(self._files()[-1], "that repeat an image (of another file, too)", again, rows["study_id"])
+        present = note_missing(self._files()[0], rows["study_id"], rows["path"], self.allow_missing, faults)
+        faults.stop()
+        return rows[present].reset_index(drop=True)
+
+    def _files(self) -> list[Path]:
+        files = [self.image_root / name for name in ([self.csv] if isinstance(self.csv, str) else self.csv)]
+        for file in files:
+            if not file.is_file():
+                raise FileNotFoundError(f"no {file} for data set '{self.name}'; Google asks for a form, then sends it")
+        return files
+
+    def _rows(self, file: Path, faults: Faults) -> pd.DataFrame:
+        findings, image_column = STUDIES[self.study], IMAGE_COLUMN[self.study]
+        if READER_COLUMN in header_of(file):
+            faults.add(file, "holds the marks of single readers; take test_labels.csv or validation_labels.csv")
+        csv = VendorCsv(file, [image_column, "Patient ID", *findings], faults)
+        image, patient = csv.rows[image_column], csv.whole_numbers("Patient ID").str.lstrip("0")
+        check_image_names(file, image, patient, faults)
+        marks = {column: self._marks(file, csv.rows[column], faults) for column in findings}
+        blank = pd.Series(np.nan, index=image.index)
+        return pd.DataFrame(
+            {
+                "study_id": self.name + ":" + stem(image),
+                "patient_id": "nih14:" + patient,
+                "dataset": self.name,
+                "split": READERS,
+                "path": by_value(stem(image), image_index(self.image_root).get),
+                "view": "",
+                "age": blank,
+                "sex": "",
+                **{label: _label(label, findings, marks, blank) for label in CHEXPERT14.labels},
+            }
+        )
+
+    def _marks(self, file: Path, column: pd.Series, faults: Faults) -> pd.Series:
+        """YES, NO and HEDGE, or 1 and 0, as raw marks."""
+        written = column.str.upper()
+        faults.add_rows(file, f"with a mark of {column.name} other than YES or NO", ~written.isin(list(MARKS)), column)
+        marks = written.map(MARKS).astype("float64")
+        return marks.mask(marks >= 0.0, 1.0 - marks) if column.name == OPPOSITE else marks
+
+
+def _label(label: str, findings: Mapping[str, str], marks: Mapping[str, pd.Series], blank: pd.Series) -> pd.Series:
+    """The mark of one of our labels: of the columns that speak about it, else blank."""
+    columns = [marks[column] for column, ours in findings.items() if ours == label]
+    return pd.Series(any_mark(np.column_stack(columns)), index=blank.index) if columns else blank

@@ -1,0 +1,116 @@
+"""Fingerprints: equal for copies of one film, far apart for two films, fast to compare."""
+
+from __future__ import annotations
+
+import io
+import time
+from itertools import islice
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageEnhance
+
+from chexreason.data.fingerprint import content_sha256, near_pairs, perceptual_hash
+from chexreason.data.leakage import RADIUS
+from chexreason.data.sources.phantom import stream
+
+HASHES = st.one_of(st.just(""), st.integers(0, 2**12 - 1).map(lambda n: f"{n:064x}"))
+
+
+def jpeg(image: Image.Image, quality: int) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return Image.open(buffer)
+
+
+def distance(one: Image.Image, other: Image.Image) -> int:
+    return (int(perceptual_hash(one), 16) ^ int(perceptual_hash(other), 16)).bit_count()
+
+
+@pytest.fixture(scope="module")
+def films() -> list[Image.Image]:
+    """Twelve phantoms of twelve patients, 1024 pixels a side."""
+    small = [Image.fromarray(pixels) for pixels, _ in islice(stream(0), 12)]
+    return [image.resize((1024, 1024), Image.Resampling.BICUBIC) for image in small]
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        lambda film: jpeg(film, 30),
+        lambda film: film.resize((320, 320), Image.Resampling.BICUBIC),
+        lambda film: jpeg(film.resize((320, 320), Image.Resampling.BILINEAR), 75),
+        lambda film: film.resize((224, 300), Image.Resampling.LANCZOS),
+        lambda film: ImageEnhance.Brightness(film).enhance(0.8),
+        lambda film: film.convert("RGB"),
+    ],
+)
+def test_a_copy_is_recognised(films, copy):
+    assert max(distance(film, copy(film)) for film in films) <= RADIUS
+
+
+def test_two_films_are_told_apart(films):
+    apart = [distance(one, other) for i, one in enumerate(films) for other in films[:i]]
+    assert min(apart) > 2 * RADIUS
+
+
+def test_what_the_hash_does_not_see(films):
+    assert distance(films[0], films[0].transpose(Image.Transpose.FLIP_LEFT_RIGHT)) > RADIUS
+
+
+def test_a_flat_picture_has_no_hash_and_is_near_to_none():
+    assert perceptual_hash(Image.new("L", (50, 40), 7)) == ""
+    assert len(near_pairs(["", ""], ["", "0" * 64], 256)) == 0
+
+
+def test_a_hash_of_another_length_is_refused():
+    with pytest.raises(ValueError, match=r"'00ff' is no perceptual hash of this version; prepare the data sets again"):
+        near_pairs(["00ff"], [""], 0)
+
+
+def test_the_hash_is_a_fixed_number():
+    ramp = Image.fromarray((np.outer(np.arange(64), np.arange(64)) % 251).astype(np.uint8))
+    assert perceptual_hash(ramp) == perceptual_hash(ramp.copy())
+    assert len(perceptual_hash(ramp)) == 64
+    assert content_sha256(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(HASHES, max_size=12), st.lists(HASHES, max_size=12), st.integers(0, 6))
+def test_near_pairs_are_those_of_the_definition(left, right, radius):
+    expected = {
+        (i, j)
+        for i, one in enumerate(left)
+        for j, other in enumerate(right)
+        if one and other and (int(one, 16) ^ int(other, 16)).bit_count() <= radius
+    }
+    assert {tuple(pair) for pair in near_pairs(left, right, radius).tolist()} == expected
+
+
+def test_all_words_and_all_blocks_are_compared():
+    rng = np.random.default_rng(0)
+    left = [rng.bytes(32).hex() for _ in range(150)]  # more than two blocks
+    right = [f"{int(text, 16) ^ (1 << (i % 256)) ^ (1 << ((i + 100) % 256)):064x}" for i, text in enumerate(left)]
+    np.testing.assert_array_equal(near_pairs(left, right, 2), [[i, i] for i in range(150)])
+    assert len(near_pairs(left, right, 1)) == 0
+
+
+def test_three_million_pairs_take_a_moment():
+    rng = np.random.default_rng(0)
+    left, right = ([rng.bytes(32).hex() for _ in range(n)] for n in (2_000, 1_500))
+    start = time.perf_counter()
+    assert len(near_pairs(left, right, RADIUS)) == 0
+    assert time.perf_counter() - start < 1.0  # 0.02 s on a quiet core
+
+
+def test_real_films_at_two_sizes_are_found(shared_data):
+    tables = {name: pd.read_csv(shared_data / name / "labels.csv") for name in ("nih", "nih_lowres128")}
+    both = tables["nih"].merge(tables["nih_lowres128"], on="image_index", suffixes=("", "_low"))[::20]
+    large, low = (
+        [perceptual_hash(Image.open(shared_data / name / path)) for path in both[column]]
+        for name, column in (("nih", "path"), ("nih_lowres128", "path_low"))
+    )
+    np.testing.assert_array_equal(near_pairs(large, low, RADIUS), [[i, i] for i in range(len(both))])

@@ -1,0 +1,189 @@
+"""The leakage guard: what it finds, what it refuses, and the one way around it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from chexreason.build import build_data, check_training
+from chexreason.data.check import inspect_images
+from chexreason.data.leakage import RADIUS, LeakageError, check_leaks, find_leaks
+from chexreason.data.manifest import Manifest, ManifestError, write
+from chexreason.data.prepare import MANIFEST_NAME
+from chexreason.labels.catalog import CHEXPERT14
+from chexreason.types import Sample
+
+ZERO = "0" * 64
+
+
+def rows(*studies: tuple[str, str, str, str, str]) -> pd.DataFrame:
+    """Manifest rows of (study, patient, split, sha256, phash)."""
+    return pd.DataFrame(list(studies), columns=["study_id", "patient_id", "split", "sha256", "phash"])
+
+
+def bits(n: int) -> str:
+    """A hash that differs from ZERO in ``n`` bits."""
+    return f"{2**n - 1:064x}"
+
+
+def brief(leaks):
+    return [(leak.kind, leak.one, leak.other, leak.sides, leak.count) for leak in leaks]
+
+
+def test_clean_sets_pass():
+    home = rows(("a", "p1", "sft", "x", ZERO), ("b", "p1", "rl", "x", ZERO), ("c", "p2", "test", "y", bits(200)))
+    away = rows(("d", "p3", "test", "z", bits(100)), ("e", "p3", "test", "z", bits(100)))
+    assert check_leaks({"home": home, "away": away}) == []
+    assert find_leaks({}) == []
+
+
+def test_a_patient_crosses_sets():
+    home = rows(("a", "p1", "sft", "", ""), ("b", "p1", "rl", "", ""), ("c", "p2", "val", "", ""))
+    away = rows(("d", "p1", "test", "", ""), ("e", "p1", "test", "", ""), ("f", "p2", "test", "", ""))
+    assert brief(find_leaks({"home": home, "away": away})) == [
+        ("patient", "home", "away", ("train", "test"), 1),
+        ("patient", "home", "away", ("val", "test"), 1),  # a checkpoint chosen on test patients
+    ]
+
+
+def test_equal_bytes_are_one_leak_and_near_ones_another():
+    home = rows(("a", "p1", "sft", "x", ZERO), ("b", "p2", "sft", "y", bits(100)))
+    away = rows(("c", "p3", "val", "x", ZERO), ("d", "p4", "val", "z", bits(100 + RADIUS)))
+    assert brief(find_leaks({"home": home, "away": away})) == [
+        ("image", "home", "away", ("train", "val"), 1),
+        ("picture", "home", "away", ("train", "val"), 1),
+    ]
+    away["phash"] = ["", bits(101 + RADIUS)]
+    assert [leak.kind for leak in find_leaks({"home": home, "away": away})] == ["image"]
+
+
+def test_leaks_within_one_set_count_too():
+    one = rows(("a", "p1", "rl", "x", ZERO), ("b", "p2", "test", "y", bits(1)))
+    assert brief(find_leaks({"one": one})) == [("picture", "one", "one", ("train", "test"), 1)]
+    check_leaks({"one": one}, [["one", "one"]])
+
+
+def test_readers_and_undivided_splits_are_on_no_side():
+    one = rows(("a", "p1", "sft", "x", ZERO), ("b", "p1", "readers", "x", ZERO), ("c", "p1", "train", "x", ZERO))
+    assert check_leaks({"one": one}) == []
+
+
+def test_sets_without_hashes_are_compared_by_patient():
+    home = rows(("a", "p1", "sft", "x", ZERO)).drop(columns=["sha256", "phash"])
+    away = rows(("b", "p1", "test", "x", ZERO), ("c", "p2", "test", "", ""))
+    assert [leak.kind for leak in find_leaks({"home": home, "away": away})] == ["patient"]
+
+
+def test_the_refusal_names_counts_examples_and_the_way_out():
+    home = rows(*((f"h{i}", f"p{i}", "sft", f"x{i}", "") for i in range(9)))
+    away = rows(*((f"w{i}", f"p{i}", "test", f"x{i}", "") for i in range(9)))
+    with pytest.raises(LeakageError) as caught:
+        check_leaks({"home": home, "away": away})
+    message = str(caught.value)
+    assert "home (train) and away (test): 9 of the same patients: p0, p1, p2, ..." in message
+    assert "9 of the same image files: h0 = w0, h1 = w1, h2 = w2, ..." in message
+    assert "data.allow_overlap=[[away,home]]" in message
+    assert isinstance(caught.value, ManifestError)
+
+
+def test_only_the_named_pair_is_let_through():
+    frames = {
+        name: rows((f"{name}1", "p1", split, "", ""))
+        for name, split in (("home", "sft"), ("away", "test"), ("third", "test"))
+    }
+    with pytest.raises(LeakageError, match="third") as caught:
+        check_leaks(frames, [["away", "home"]])
+    assert "away" not in str(caught.value)
+    accepted = check_leaks(frames, [["away", "home"], ["home", "third"]])
+    assert all(leak.allowed for leak in accepted)
+    assert len(accepted) == 2
+
+
+@pytest.mark.parametrize("pair", ["home", ["home"], ["home", "elsewhere"]])
+def test_what_is_no_pair_of_sets_is_refused(pair):
+    with pytest.raises(ValueError, match=r"allow_overlap has .*home.*; name pairs of these sets: home, away"):
+        check_leaks({"home": rows(), "away": rows()}, [pair])
+
+
+PATIENTS = st.lists(st.tuples(st.sampled_from(["sft", "rl", "val", "test"]), st.integers(0, 9)), max_size=12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(PATIENTS, PATIENTS)
+def test_every_crossing_patient_is_found(one, two):
+    frames, where = {}, {}
+    for name, drawn in (("one", one), ("two", two)):
+        frames[name] = rows(*((f"{name}{i}", f"p{p}", split, "", "") for i, (split, p) in enumerate(drawn)))
+        for split, patient in drawn:
+            where.setdefault(patient, set()).add("train" if split in ("sft", "rl") else split)
+    assert bool(find_leaks(frames)) == any(len(sides) > 1 for sides in where.values())
+
+
+def test_real_sets_that_share_patients_and_films_are_refused(shared_data, tmp_path):
+    frames = {}
+    for name, split in (("nih", "test"), ("nih_lowres128", "sft")):
+        table = pd.read_csv(shared_data / name / "labels.csv")
+        table = table[table["image_index"].isin(_shared(shared_data))][:24]
+        facts = inspect_images([shared_data / name / path for path in table["path"]])
+        frames[name] = rows(
+            *(
+                (Path(row.path).stem, f"nih14:{row.patient_id}", split, fact.sha256, fact.phash)
+                for row, fact in zip(table.itertuples(), facts, strict=True)
+            )
+        )
+    kinds = {leak.kind: leak.count for leak in find_leaks(frames)}
+    assert kinds["picture"] == 24  # the same films at 320 and at 128 pixels: no byte in common
+    assert "image" not in kinds
+    with pytest.raises(LeakageError, match="near-identical pictures"):
+        check_leaks(frames)
+    check_leaks(frames, [["nih", "nih_lowres128"]])
+
+
+def _shared(folder: Path) -> set[str]:
+    one, two = (set(pd.read_csv(folder / name / "labels.csv")["image_index"]) for name in ("nih", "nih_lowres128"))
+    return one & two
+
+
+@pytest.fixture
+def prepared(tmp_path, studies):
+    """A data config of two prepared sets, and its training samples; ``away`` has a patient of ``home``'s training."""
+    for name, splits, patients in (("home", ("sft", "sft", "test"), "123"), ("away", ("test", "test"), "27")):
+        frame = pd.DataFrame(
+            {
+                "study_id": [f"{name}:{i}" for i in range(len(splits))],
+                "patient_id": list(patients),
+                "dataset": name,
+                "split": splits,
+                "path": [f"{i}.png" for i in range(len(splits))],
+                "view": "",
+                "age": None,
+                "sex": "",
+                **dict.fromkeys(CHEXPERT14.labels, 0.0),
+            }
+        )
+        write(Manifest(frame, {}, tmp_path), tmp_path / name / MANIFEST_NAME)
+    sets = {"home": {}, "away": {}, "later": {}}
+    train = [Sample(replace(studies[i], study_id=f"home:{i}"), "x") for i in range(2)]
+    return OmegaConf.create({"data": {"name": "d", "folder": str(tmp_path), "sets": sets}}), train
+
+
+def test_training_stops_on_a_patient_of_a_test_set(prepared):
+    cfg, train = prepared
+    with pytest.raises(LeakageError, match=r"home \(train\) and away \(test\): 1 of the same patients: 2\n"):
+        check_training(cfg, train)
+    check_training(cfg, train[:1])  # what is not trained on does not count
+    cfg.data.allow_overlap = [["away", "home"], ["home", "later"]]
+    check_training(cfg, train)
+
+
+@pytest.mark.parametrize("split", ["test", "val", "readers", "train"])
+def test_training_takes_training_splits_only(split):
+    cfg = OmegaConf.create({"phase": {"split": split}})
+    with pytest.raises(ValueError, match=rf"phase\.split={split} is not for training; train on one of: sft, rl"):
+        build_data(cfg, None, None, None)

@@ -1,0 +1,203 @@
+"""MIMIC-CXR-JPG: the vendor's layouts, exactly, and every fault of the csv files in one message."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from chexreason.data.manifest import ManifestError, conform
+from chexreason.data.prepare import prepare
+from chexreason.data.sources.mimic_cxr import MIMICCXRSource
+from chexreason.labels.catalog import CHEXPERT14
+from chexreason.progress import silent
+
+
+def frame(root, **options) -> pd.DataFrame:
+    return conform(MIMICCXRSource("mimic", root, **options).prepare(root / "unused", silent))
+
+
+def line(n: int, change):
+    """An edit of the ``n``-th line of a file, the header being 1."""
+
+    def edit(text: str) -> str:
+        lines = text.split("\n")
+        lines[n - 1] = change(lines[n - 1])
+        return "\n".join(lines)
+
+    return edit
+
+
+@pytest.mark.parametrize("release", ["2.0.0", "2.1.0"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_both_releases_packed_or_not(mimic_tree, release, packed):
+    root = mimic_tree(release, packed)
+    rows = frame(root)
+    assert rows["view"].tolist() == ["PA", "AP", "AP", "AP", "PA"]
+    assert rows["split"].tolist() == ["train", "train", "validate", "test", "train"]
+    assert all((root / path).is_file() for path in rows["path"])
+    assert MIMICCXRSource("mimic", root).provenance["release"] == release
+
+
+def test_a_row_carries_the_vendor_s_facts(mimic_tree):
+    row = frame(mimic_tree()).iloc[0]
+    dicom = "00000000-bde0afdd-112c0b34-7bc16630-4e384014"
+    assert row["study_id"] == f"mimic:{dicom}"
+    assert (row["patient_id"], row["exam_id"]) == ("mimic:10000032", "mimic:s50414267")
+    assert row["path"] == f"files/p10/p10000032/s50414267/{dicom}.jpg"
+    assert row["sex"] == ""
+    assert pd.isna(row["age"])
+    marks = {label: row[label] for label in CHEXPERT14.labels if not np.isnan(row[label])}
+    assert marks == {"Edema": 1.0, "Lung Opacity": 0.0, "Pneumothorax": -1.0}
+
+
+def test_marks_follow_the_study_not_the_row(mimic_tree):
+    """Label rows in another order, and two images of one study: each image has its own study's marks."""
+
+    def turned(text: str) -> str:
+        header, *rows = text.strip().split("\n")
+        return "\n".join([header, *reversed(rows)])
+
+    expected = frame(mimic_tree())
+    rows = frame(mimic_tree(chexpert=turned, split=turned))
+    pd.testing.assert_frame_equal(rows, expected)
+    every = frame(mimic_tree(), views=None)
+    assert len(every) == 8
+    pair = every[every["exam_id"] == "mimic:s50414267"]
+    np.testing.assert_array_equal(pair["Edema"], [1.0, 1.0])
+
+
+def test_a_study_the_labeler_left_out_is_blank_and_counted(mimic_tree, caplog):
+    rows = frame(mimic_tree()).set_index("exam_id")
+    assert rows.loc["mimic:s57132437", list(CHEXPERT14.labels)].isna().all()
+    assert "1 of 5 images are of studies that 'chexpert' left out" in caplog.text
+
+
+def test_the_labelings_are_told_apart(mimic_tree):
+    root = mimic_tree("2.1.0")
+    by_hand = frame(root, labeler="radiologist", views=None)
+    assert by_hand["exam_id"].tolist() == ["mimic:s50331901"] * 2
+    assert set(by_hand["split"]) == {"test"}
+    assert by_hand.loc[0, ["Lung Opacity", "Atelectasis", "No Finding"]].tolist() == [1.0, 0.0, 0.0]
+    second = frame(root, labeler="negbio", readers=True)
+    assert set(second["split"]) == {"readers"}
+    assert second["Pneumothorax"].iloc[0] == 1.0
+    assert second["path"].tolist() == frame(root)["path"].tolist()
+
+
+def test_a_patient_may_not_cross_the_vendor_s_splits(mimic_tree):
+    with pytest.raises(ManifestError, match="1 patients are in more than one split: mimic:10000032 in train and test"):
+        frame(mimic_tree(split=line(4, lambda row: row.replace("train", "test"))))
+
+
+def test_harmless_spellings_are_accepted_and_said(mimic_tree, caplog):
+    expected = frame(mimic_tree())
+    caplog.clear()
+    rows = frame(
+        mimic_tree(
+            metadata=lambda text: "\ufeff" + re.sub(r",(1\d{7}),", r",\1.0,", text),
+            chexpert=lambda text: text.replace("Pleural Effusion", "pleural effusion").replace("\n", "\r\n"),
+            split=lambda text: text.replace("validate", "Validate"),
+        )
+    )
+    pd.testing.assert_frame_equal(rows, expected)
+    assert "8 values of subject_id end in '.0'" in caplog.text
+    assert "column 'pleural effusion' taken for 'Pleural Effusion'" in caplog.text
+
+
+FAULTS = [
+    ("metadata", lambda t: t.replace("ViewPosition", "Position"), r"lacks the columns 'ViewPosition' \(closest: 'Posi"),
+    ("chexpert", lambda t: t.replace(",", ";"), "is separated by ';', not by commas"),
+    ("chexpert", lambda t: t.replace("Edema", "Oedema"), r"lacks the columns 'Edema' \(closest: 'Oedema'\)"),
+    ("chexpert", lambda t: t.replace("Edema", "Edema,edema", 1), "several columns for 'Edema': Edema, edema"),
+    (
+        "chexpert",
+        line(3, lambda row: row.replace("1.0", "2", 1)),
+        "1 rows with a mark other .*: line 3 'Atelectasis=2'",
+    ),
+    ("chexpert", line(3, lambda row: row + ",1.0"), "has 1 rows of another length .*: line 3 17 values for 16 columns"),
+    ("chexpert", line(3, lambda row: row[:20]), "has 1 rows of another length than the header: line 3 3 values"),
+    ("chexpert", lambda t: t + t.split("\n")[1] + "\n", "1 rows that repeat a study_id: line 7 '50414267'"),
+    (
+        "chexpert",
+        line(2, lambda row: row.replace("10000032", "10000764")),
+        "another subject than in the metadata: line 2",
+    ),
+    ("chexpert", lambda t: t.split("\n")[0], "has a header and no rows"),
+    ("chexpert", lambda t: "", "has no header line"),
+    ("metadata", line(3, lambda row: row.replace("10000032", "10000032.5")), "line 3 '10000032.5'"),
+    ("metadata", line(3, lambda row: "../../" + row), r"with a dicom_id that is no file name: line 3 '\.\./\.\./"),
+    ("metadata", lambda t: t + t.split("\n")[1] + "\n", "1 rows that repeat a dicom_id: line 10"),
+    ("split", line(3, lambda row: row.replace("train", "dev")), "split other than train, validate, test: line 3 'dev'"),
+    ("split", line(9, lambda row: "00000099" + row[8:]), "1 rows with a dicom_id that the split file lacks: line 9"),
+    (
+        "split",
+        line(2, lambda row: row.replace("10000032", "1")),
+        "another subject or study than in the split file: line 2",
+    ),
+]
+
+
+@pytest.mark.parametrize(("short", "change", "message"), FAULTS)
+def test_a_fault_is_named_with_its_place(mimic_tree, short, change, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        frame(mimic_tree(**{short: change}))
+    assert f"mimic-cxr-2.0.0-{short}.csv.gz: " in str(caught.value) or "mimic-cxr-2.0.0-metadata" in str(caught.value)
+
+
+def test_one_message_lists_the_faults_of_all_files(mimic_tree, tmp_path):
+    root = mimic_tree(
+        metadata=lambda text: re.sub(r",(1\d{7}),", r",\1.5,", text),
+        split=lambda text: text.replace("train", "training"),
+        chexpert=lambda text: text.replace("1.0,", "yes,"),
+    )
+    with pytest.raises(ValueError, match="kinds of fault; nothing was written") as caught:
+        prepare(MIMICCXRSource("mimic", root), tmp_path / "out")
+    told = str(caught.value)
+    assert "metadata.csv.gz: 8 rows with a subject_id that is no whole number" in told
+    assert "line 2 '10000032.5', line 3 '10000032.5', line 4 '10000032.5', ..." in told
+    assert "split.csv.gz: 5 rows with a split other than" in told
+    assert "chexpert.csv.gz: 5 rows with a mark other than" in told
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_damaged_and_foreign_files_are_named(mimic_tree):
+    root = mimic_tree()
+    file = root / "mimic-cxr-2.0.0-chexpert.csv.gz"
+    file.write_bytes(file.read_bytes()[:-12])
+    with pytest.raises(ValueError, match=r"is damaged gzip .*download it again"):
+        frame(root)
+    file.write_bytes("subject_id,study_id,Förmat\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="lacks the columns 'Atelectasis'"):
+        frame(root)
+
+
+def test_an_absent_csv_and_an_empty_selection_say_the_way_out(mimic_tree):
+    root = mimic_tree()
+    with pytest.raises(FileNotFoundError, match=r"no mimic-cxr-2\.1\.0-test-set.*comes with release 2\.1\.0"):
+        frame(root, labeler="radiologist")
+    with pytest.raises(ValueError, match=r"no image in views=\['LAO'\]; views it has: .*AP 3"):
+        frame(root, views=["LAO"])
+    with pytest.raises(FileNotFoundError, match=r"metadata\.csv, mimic.*-split\.csv.*root must be the folder"):
+        frame(root.parent)
+    with pytest.raises(ValueError, match="labeler='gpt'; choose one of: chexpert, negbio, radiologist"):
+        MIMICCXRSource("mimic", root, labeler="gpt")
+    with pytest.raises(ValueError, match=r"views='AP'; write a list like \[AP, PA\]"):
+        MIMICCXRSource("mimic", root, views="AP")
+
+
+def test_provenance_is_json_and_follows_the_files(mimic_tree):
+    first = MIMICCXRSource("mimic", mimic_tree()).provenance
+    assert json.loads(json.dumps(first)) == first
+    assert set(first["sha256"]) == {f"mimic-cxr-2.0.0-{part}.csv.gz" for part in ("metadata", "split", "chexpert")}
+    other = mimic_tree(chexpert=lambda text: text.replace("-1.0", "1.0"))
+    assert MIMICCXRSource("mimic", other).provenance["sha256"] != first["sha256"]
+    assert MIMICCXRSource("mimic", other, views=None).provenance["views"] is None
+
+
+def test_the_whole_set_prepares(mimic_tree, tmp_path):
+    root = mimic_tree()
+    made = prepare(MIMICCXRSource("mimic", root), tmp_path / "out")
+    assert made.root == root
+    assert made.split_counts() == {"train": 3, "validate": 1, "test": 1}
