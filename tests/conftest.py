@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import os
 from pathlib import Path
 
@@ -23,16 +25,21 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@functools.cache
+def _loaded(name: str) -> Policy:
+    return load_policy(f"tiny:{name}", dtype="float32")
+
+
 @pytest.fixture(params=FAMILIES)
 def policy(request: pytest.FixtureRequest) -> Policy:
-    """Each packaged policy in turn, freshly loaded: tests may change it."""
-    return load_policy(f"tiny:{request.param}", dtype="float32")
+    """Each packaged policy in turn, as loaded: tests may change it."""
+    return copy.deepcopy(_loaded(request.param))  # a copy costs a third of loading
 
 
 @pytest.fixture
 def gemma() -> Policy:
-    """The packaged Gemma 3, freshly loaded."""
-    return load_policy("tiny:tiny_gemma3", dtype="float32")
+    """The packaged Gemma 3, as loaded: tests may change it."""
+    return copy.deepcopy(_loaded("tiny_gemma3"))
 
 
 @pytest.fixture(scope="session")

@@ -34,8 +34,8 @@ class PaperSelection:
 
     What the paper leaves open: of the images of one exam, which carry the same labels, one is in the pool, by seed; of
     one patient several images may be in a set, but only where the labels ask for it (``draw_samples``); validation is
-    drawn last, from the patients neither SFT nor RL has, and keeps their prevalence, images without a positive label
-    included; only raw marks of 1 count as positive, whatever the policy.
+    drawn first, so that it keeps the pool's prevalence (what the sampler leaves over does not), images without a
+    positive label included; only raw marks of 1 count as positive, whatever the policy.
     """
 
     sft: int = 2000
@@ -75,22 +75,23 @@ class PaperSelection:
         """
         seen = self._in_views(frame, dataset)
         pool = self._pool(seen, dataset)
-        positive = pool[LABELS].to_numpy(dtype=np.float64) == 1.0  # [N, 14]
+        val = self._validation(pool, dataset)
+        rest = pool[~pool["patient_id"].isin(val["patient_id"])]
+        positive = rest[LABELS].to_numpy(dtype=np.float64) == 1.0  # [N, 14]
         sizes = {name: n for name in SAMPLED if (n := getattr(self, name))}
         try:
             draw = draw_samples(
-                positive, pool["patient_id"].tolist(), pool["study_id"].tolist(), sizes, self.min_share, self.seed
+                positive, rest["patient_id"].tolist(), rest["study_id"].tolist(), sizes, self.min_share, self.seed
             )
         except ValueError as error:
             raise ManifestError(f"'{dataset}': {error}") from None
-        chosen = {name: pool[draw.sample == s] for s, name in enumerate(sizes)}
+        chosen = {name: rest[draw.sample == s] for s, name in enumerate(sizes)}
         if self.val:
-            used = pd.concat(chosen.values())["patient_id"]
-            chosen["val"] = self._validation(pool[~pool["patient_id"].isin(used)], dataset)
+            chosen["val"] = val
         if self.test_split is not None:
             chosen["test"] = seen[seen["split"] == self.test_split]
         kept = pd.concat([rows.assign(split=name) for name, rows in chosen.items()]).sort_index()
-        return Selected(kept.reset_index(drop=True), self._report(pool, chosen, sizes, draw))
+        return Selected(kept.reset_index(drop=True), self._report(pool, rest, chosen, sizes, draw))
 
     def _in_views(self, frame: pd.DataFrame, dataset: str) -> pd.DataFrame:
         if self.views is None:
@@ -116,23 +117,28 @@ class PaperSelection:
         shuffled = random_order(pool["study_id"].tolist(), self.seed)
         return pool[~exam.iloc[shuffled].duplicated().reindex(pool.index)]
 
-    def _validation(self, rest: pd.DataFrame, dataset: str) -> pd.DataFrame:
-        if len(rest) < self.val:
+    def _validation(self, pool: pd.DataFrame, dataset: str) -> pd.DataFrame:
+        if len(pool) < self.val:
             raise ManifestError(
-                f"'{dataset}': val={self.val:,} images are asked for; {len(rest):,} images of "
-                f"{rest['patient_id'].nunique():,} patients are left after sft and rl: ask for less or widen the pool"
+                f"'{dataset}': val={self.val:,} images are asked for; the pool has {len(pool):,} of "
+                f"{pool['patient_id'].nunique():,} patients: ask for less or widen the pool"
             )
-        return rest.iloc[np.sort(random_order(rest["study_id"].tolist(), self.seed)[: self.val])]
+        return pool.iloc[np.sort(random_order(pool["study_id"].tolist(), self.seed)[: self.val])]
 
     def _report(
-        self, pool: pd.DataFrame, chosen: Mapping[str, pd.DataFrame], sizes: Mapping[str, int], draw: Draw
+        self,
+        pool: pd.DataFrame,
+        rest: pd.DataFrame,
+        chosen: Mapping[str, pd.DataFrame],
+        sizes: Mapping[str, int],
+        draw: Draw,
     ) -> dict[str, object]:
         return {
             **self.provenance,
             "pool": _prevalence(pool),
             "splits": {name: _prevalence(rows) for name, rows in chosen.items()},
             "proved_best": draw.optimal,
-            "warnings": self._warnings(pool, sizes, draw),
+            "warnings": self._warnings(rest, sizes, draw),
         }
 
     def _warnings(self, pool: pd.DataFrame, sizes: Mapping[str, int], draw: Draw) -> list[str]:
@@ -147,7 +153,7 @@ class PaperSelection:
                 if n >= wanted or label in absent:
                     continue
                 first = f", and {SAMPLED[0]} comes first" if s else ""
-                why = search if n < draw.goal[s, i] else f"the pool has {available[label]:,}{first}"
+                why = search if n < draw.goal[s, i] else f"there are {available[label]:,} to draw from{first}"
                 warnings.append(
                     f"{name}: {label} is in {n / size:.1%} of the images ({n:,} of {size:,}), "
                     f"under the {self.min_share:.1%} aimed at: {why}"

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chexreason.evaluation.metrics import averages, confusion, precision_recall_f1
+from chexreason.evaluation.metrics import averages, confusion, jaccard, precision_recall_f1
 from chexreason.evaluation.predictions import counts
 from chexreason.types import Prediction
 
-STATISTICS = ("macro_f1", "macro_f1_supported", "micro_f1", "fail_rate")
+STATISTICS = ("macro_f1", "macro_f1_supported", "micro_f1", "jaccard", "fail_rate")
 _CHUNK = 512  # resamples at a time: the weights [_CHUNK, P] stay in the cache
 
 
@@ -51,7 +51,7 @@ def replicates(
     """
     if not predictions:
         raise ValueError("no predictions to resample; is the data set empty in predictions.jsonl?")
-    totals = _patient_totals(predictions, labels)  # [P, 3 L + 2]
+    totals = _patient_totals(predictions, labels)  # [P, 3 L + 3]
     n_patients = len(totals)
     rng = np.random.default_rng(seed)
     sums = [totals.sum(dim=0, keepdim=True)]
@@ -59,7 +59,7 @@ def replicates(
         size = min(_CHUNK, n_resamples - start)
         picks = rng.integers(n_patients, size=(size, n_patients)) + n_patients * np.arange(size)[:, None]
         weights = np.bincount(picks.ravel(), minlength=size * n_patients).reshape(size, n_patients)
-        sums.append(torch.from_numpy(weights).double() @ totals)  # [size, 3 L + 2]
+        sums.append(torch.from_numpy(weights).double() @ totals)  # [size, 3 L + 3]
     statistics = _statistics(torch.cat(sums), labels)
     return Replicates(
         studies={p.study_id: p.patient_id for p in predictions},
@@ -97,20 +97,21 @@ def paired(a: Replicates, b: Replicates, level: float = 0.95) -> dict[str, Inter
 
 
 def _patient_totals(predictions: Sequence[Prediction], labels: Sequence[str]) -> Tensor:
-    """Counts of each patient [P, 3 L + 2]: tp, fp, fn a label, studies, failures; patients in sorted order."""
+    """Sums of each patient [P, 3 L + 3]: tp, fp, fn a label, studies, Jaccard, failures; patients in sorted order."""
     patients = {patient: row for row, patient in enumerate(sorted({p.patient_id for p in predictions}))}
-    hits = confusion(*counts(predictions, labels)).flatten(1).double()  # [N, 3 L]
-    failed = torch.tensor([[p.broken is not None] for p in predictions]).double()
-    rows = torch.cat([hits, torch.ones_like(failed), failed], dim=1)
+    hits = confusion(*counts(predictions, labels))  # [N, 3, L]
+    failed = torch.tensor([p.broken is not None for p in predictions]).double()  # [N]
+    overlap = jaccard(hits) * (1 - failed)  # an unusable answer earns nothing, even where nothing was to be found
+    rows = torch.cat([hits.flatten(1).double(), torch.stack([torch.ones_like(failed), overlap, failed], 1)], 1)
     owner = torch.tensor([patients[p.patient_id] for p in predictions])
     return torch.zeros(len(patients), rows.shape[1], dtype=torch.float64).index_add(0, owner, rows)
 
 
 def _statistics(sums: Tensor, labels: Sequence[str]) -> dict[str, Tensor]:
-    """Statistics [R] by name of summed counts [R, 3 L + 2]."""
-    hits = sums[:, :-2].reshape(len(sums), 3, len(labels))  # [R, 3, L]
+    """Statistics [R] by name of summed rows [R, 3 L + 3]."""
+    hits = sums[:, :-3].reshape(len(sums), 3, len(labels))  # [R, 3, L]
     mean = averages(hits, torch.ones(len(labels), dtype=torch.bool))
-    mean["fail_rate"] = sums[:, -1] / sums[:, -2]
+    mean["jaccard"], mean["fail_rate"] = sums[:, -2] / sums[:, -3], sums[:, -1] / sums[:, -3]
     f1 = precision_recall_f1(hits)[2]
     return {name: mean[name] for name in STATISTICS} | {f"f1/{name}": f1[:, i] for i, name in enumerate(labels)}
 

@@ -27,6 +27,15 @@ def precision_recall_f1(counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return _ratio(tp, tp + fp), _ratio(tp, tp + fn), _ratio(2 * tp, 2 * tp + fp + fn)
 
 
+def jaccard(hits: Tensor) -> Tensor:
+    """Overlap |both| / |either| of predicted and true labels, [...] of ``confusion`` [..., 3, L]; 1 where neither names one.
+
+    What the hard reward pays for a valid answer (paper, section on rewards); it weighs studies alike, macro-F1 labels.
+    """
+    both, either = hits[..., 0, :].sum(dim=-1).double(), hits.sum(dim=(-2, -1))  # [...]
+    return torch.where(either > 0, both / either.clamp(min=1), 1.0)
+
+
 def averages(counts: Tensor, evaluated: Tensor) -> dict[str, Tensor]:
     """Micro and macro averages [...] of counts [..., 3, L] over the labels that are ``evaluated`` (bool [L]).
 

@@ -20,6 +20,7 @@ TITLES = {
     "macro_f1": "macro-F1",
     "macro_f1_supported": "macro-F1, supported labels",
     "micro_f1": "micro-F1",
+    "jaccard": "Jaccard overlap of a study",
     "fail_rate": "fail rate",
 }
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from chexreason.evaluation.bootstrap import STATISTICS
-from chexreason.evaluation.metrics import averages, confusion, precision_recall_f1
+from chexreason.evaluation.metrics import averages, confusion, jaccard, precision_recall_f1
 
 EXPLAINED = {
     "nothing": "predicts no label",
@@ -65,8 +65,10 @@ def trivial_rows(
 
 def _score(pred: Tensor, truth: Tensor, mask: Tensor, labels: Sequence[str]) -> dict[str, float]:
     """Mean score over draws of ``pred`` [D, N, L]."""
-    hits = confusion(pred, truth.expand_as(pred), mask.expand_as(pred)).sum(dim=1)  # [D, 3, L]
+    each = confusion(pred, truth.expand_as(pred), mask.expand_as(pred))  # [D, N, 3, L]
+    hits = each.sum(dim=1)  # [D, 3, L]
     mean = averages(hits, torch.ones(len(labels), dtype=torch.bool))
+    mean["jaccard"] = jaccard(each).mean(dim=1)
     mean["fail_rate"] = torch.zeros(len(pred), dtype=torch.float64)
     f1 = precision_recall_f1(hits)[2]
     values = {name: mean[name] for name in STATISTICS} | {f"f1/{name}": f1[:, i] for i, name in enumerate(labels)}

@@ -81,14 +81,14 @@ def test_a_label_under_its_share_is_named_with_the_share_it_reached():
     frame = pool()
     rare = frame.index[(frame["Fracture"] == 1.0) & (frame["split"] == "train") & (frame["view"] == "AP")][:3]
     frame.loc[~frame.index.isin(rare), "Fracture"] = np.nan
-    report = PaperSelection(**SMALL).apply(frame, "m").report
+    report = PaperSelection(**SMALL | {"val": 0}).apply(frame, "m").report
     n = report["splits"]["sft"]["positives"]["Fracture"]
     have = report["pool"]["positives"]["Fracture"]
     assert 0 < n == have
+    why = f"under the 5.0% aimed at: there are {have} to draw from"
     assert report["warnings"] == [
-        f"sft: Fracture is in {n / 80:.1%} of the images ({n} of 80), under the 5.0% aimed at: the pool has {have}",
-        f"rl: Fracture is in 0.0% of the images (0 of 40), under the 5.0% aimed at: the pool has {have}, and sft comes "
-        "first",
+        f"sft: Fracture is in {n / 80:.1%} of the images ({n} of 80), {why}",
+        f"rl: Fracture is in 0.0% of the images (0 of 40), {why}, and sft comes first",
     ]
 
 
@@ -98,6 +98,18 @@ def test_images_without_a_positive_label_are_validated_on_but_not_trained_on():
     found = PaperSelection(sft=50, rl=20, val=100).apply(frame.assign(exam_id=""), "m").frame
     without = ~(found[LABELS] == 1.0).any(axis=1)
     assert set(found["split"][without]) == {"val"}
+
+
+def test_validation_keeps_the_prevalence_of_the_pool_even_where_little_is_left_over():
+    rng = np.random.default_rng(1)
+    rare = np.where(rng.random(900) < 0.1, 1.0, 0.0)
+    frame = pool(patient_id=[f"mimic:p{i}" for i in range(900)], split="train", exam_id="").assign(
+        **dict.fromkeys(LABELS, 0.0) | {"No Finding": 1.0 - rare, "Edema": rare}
+    )
+    found = PaperSelection(sft=100, rl=40, val=400, views=None, min_share=0.3).apply(frame, "m").frame
+    share = (found["Edema"][found["split"] == "val"] == 1.0).mean()
+    assert 0.06 < share < 0.15
+    assert (found["Edema"][found["split"] == "sft"] == 1.0).mean() >= 0.3
 
 
 def test_images_nobody_labelled_are_not_validated_on():
@@ -121,7 +133,7 @@ def test_the_report_survives_json_and_is_drawn():
         ({"pool_splits": ["training"]}, r"no image in split training to select; its splits: train \d+, test \d+"),
         ({"test_split": "tests"}, "no image in split tests"),
         ({"sft": 5000}, r"'m': 5,000 sft and 40 rl are asked for; the pool has \d+ images with a positive label, of"),
-        ({"val": 5000}, r"'m': val=5,000 images are asked for; \d+ images of \d+ patients are left after sft and rl"),
+        ({"val": 5000}, r"'m': val=5,000 images are asked for; the pool has \d+ of \d+ patients"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -31,7 +31,13 @@ def test_equals_a_slow_loop_over_resampled_patients(make_arm) -> None:
         assert sample.draws["macro_f1_supported"][i].item() == pytest.approx(each[truth.any(axis=0)].mean())
         assert sample.draws["micro_f1"][i].item() == pytest.approx(f1_score(truth, pred, average="micro"))
         assert sample.draws["f1/Edema"][i].item() == pytest.approx(each[NIH9.index("Edema")])
+        overlaps = [0.0 if p.broken else _overlap(a, b) for p, a, b in zip(rows, pred, truth, strict=True)]
+        assert sample.draws["jaccard"][i].item() == pytest.approx(np.mean(overlaps))
         assert sample.draws["fail_rate"][i].item() == pytest.approx(sum(p.broken is not None for p in rows) / len(rows))
+
+
+def _overlap(pred: np.ndarray, truth: np.ndarray) -> float:
+    return (pred & truth).sum() / (pred | truth).sum() if (pred | truth).any() else 1.0
 
 
 def test_the_value_is_that_of_the_data_and_lies_in_its_interval(make_arm) -> None:
