@@ -28,7 +28,7 @@ ARM = $(OUT)/$(STUDY)/$(1)/seed0/adapter/best
 # one process a core, at most four: importing torch in more of them costs more than it gains
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 4
 
-.PHONY: help demo prepare test test-unit lint bench-basics bench-data bench-manifests format tiny-models clean
+.PHONY: help demo prepare test test-unit lint bench-basics bench-data bench-manifests bench-probe format tiny-models clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -73,6 +73,9 @@ bench-data: $(STAMP) ## speed of image pass, cache and loader, to out/bench/data
 
 bench-manifests: $(STAMP) ## MIMIC's manifest at 10k, 100k, 377k rows and the sampler, to out/bench/manifests.json
 	OMP_NUM_THREADS=1 $(PY) tests/bench/manifests.py
+
+bench-probe: $(STAMP) ## what the shipped vision tower knows of NIH (after make demo DATA=nih), to out/bench/probe.json
+	$(PY) tests/bench/probe.py $(OUT)/data/nih_kermany/nih
 
 format: $(STAMP) ## put the code in the house style
 	$(VENV)/bin/ruff check --fix .
