@@ -25,6 +25,7 @@ from chexreason.data.cache import ImageCache
 from chexreason.data.datamodule import StudyData
 from chexreason.data.leakage import EVALUATION, TRAIN, check_leaks
 from chexreason.data.prepare import MANIFEST_NAME, prepare
+from chexreason.data.sampling import subset
 from chexreason.labels.catalog import CHEXPERT14, restrict
 from chexreason.labels.crosswalk import crosswalk_of
 from chexreason.labels.declare import declare
@@ -144,7 +145,7 @@ def build_data(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: Label
     studies = load_studies(cfg, cfg.data.home, (cfg.phase.split,), label_set)
     # Without a positive label there is no valid answer to learn, and nonsense would earn a full reward.
     useful = [study for study in studies if any(study.target)]
-    train = build_samples(useful[: cfg.phase.limit], prompt, label_set, teacher)
+    train = build_samples(subset(useful, cfg.phase.limit, cfg.seed), prompt, label_set, teacher)
     check_training(cfg, train)
     val = {
         name: build_samples(

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from chexreason import build, runs
 from chexreason.confdir import confdir
 from chexreason.data.batches import Collate
+from chexreason.data.sampling import subset
 from chexreason.errors import friendly
 from chexreason.evaluation import metrics, predictions
 from chexreason.evaluation.comparable import basis, set_facts
@@ -50,7 +51,7 @@ def evaluate(cfg: DictConfig) -> list[Prediction]:
         for name in cfg.data.test:
             declared = build.declaration(cfg, name, build.load_manifest(cfg, name))
             origin = {field: declared[field] for field in ("policy", "data_sha256")}
-            studies = build.load_studies(cfg, name, (cfg.split,), label_set)[: cfg.limit]
+            studies = subset(build.load_studies(cfg, name, (cfg.split,), label_set), cfg.limit, cfg.seed)
             samples = build.build_samples(studies, prompt, label_set, None)
             batches = [samples[i : i + cfg.batch_size] for i in range(0, len(samples), cfg.batch_size)]
             progress = partial(track, description=f"{cfg.arm} on {name}, batches of {cfg.batch_size}")

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from chexreason.data.cover import least_shortfall
+from chexreason.types import Study
 
 PENALTY = 4.0  # what one goal's worth of excess costs against one goal's worth of deficit
 NOBODY = -1  # the sample of a row, or of a patient, that is in none
@@ -82,6 +83,15 @@ def random_order(key: Sequence[str], seed: int) -> Ints:
     """Positions [N] of the keys in an order that depends on their set and ``seed`` alone."""
     digests = [hashlib.sha1(f"{seed}:{name}".encode()).digest() for name in key]
     return np.array(sorted(range(len(digests)), key=digests.__getitem__), dtype=np.int64)
+
+
+def subset(studies: Sequence[Study], n: int | None, seed: int) -> list[Study]:
+    """``n`` studies drawn by ``seed``, in their order; all with None or where there are no more.
+
+    The first n would not do: vendors sort by patient, and with it by age and disease.
+    """
+    chosen = sorted(random_order([study.study_id for study in studies], seed)[:n])
+    return [studies[i] for i in chosen]
 
 
 def _drawing_order(patient: npt.NDArray[np.object_], key: npt.NDArray[np.object_], seed: int) -> Ints:

@@ -1,13 +1,15 @@
 """The sampler: shares wherever they can be had, patients kept apart, the same rows whatever the order."""
 
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chexreason.data.sampling import draw_samples
+from chexreason.data.sampling import draw_samples, subset
+from chexreason.types import Study
 
 SIZES = {"sft": 2, "rl": 1}
 
@@ -185,3 +187,13 @@ def test_a_pool_with_many_patterns_meets_every_share():
     patient = [f"p{i}" for i in rng.integers(0, 8_000, 30_000)]
     found = draw_samples(positive, patient, keys(30_000), {"sft": 200, "rl": 100}, 0.05, 0)
     assert (found.count >= 0.05 * np.array([[200], [100]])).all()
+
+
+def test_a_subset_is_drawn_by_seed_from_everywhere_and_keeps_the_order():
+    studies = [Study(f"s{i:03d}", f"p{i}", "set", Path("x.png"), (), ()) for i in range(200)]
+    drawn = subset(studies, 50, 0)
+    assert len(drawn) == 50
+    assert [s.study_id for s in drawn] == sorted(s.study_id for s in drawn)
+    assert drawn != subset(studies, 50, 1)
+    assert sum(s.study_id < "s100" for s in drawn) in range(15, 36)
+    assert subset(studies, None, 0) == studies == subset(studies, 500, 0)
