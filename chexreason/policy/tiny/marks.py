@@ -8,7 +8,6 @@ Pixel-level supervision is what lets a small vision tower find small signs withi
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import torch
 from chexreason.data.sources.phantom import render, sample_patient, sample_study
 from chexreason.data.sources.phantom.institution import INSTITUTIONS
 from chexreason.data.sources.phantom.patient import PARENTS
+from chexreason.files import whole
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.policy.tiny.phantoms import FILM, SEED, SHARD
 
@@ -51,9 +51,8 @@ def mark_shard(index: int, folder: Path) -> None:
         for label, mark in sign_marks(index * SHARD + row).items()
     ]
     rows, columns, maps = zip(*found, strict=True)
-    partial = folder / f"partial-marks-{index}.npz"
-    np.savez(partial, rows=rows, columns=columns, maps=(255 * np.stack(maps)).astype(np.uint8))
-    os.replace(partial, folder / f"marks-{index:03d}.npz")
+    with whole(folder / f"marks-{index:03d}.npz") as temporary:
+        np.savez(temporary, rows=rows, columns=columns, maps=(255 * np.stack(maps)).astype(np.uint8))
 
 
 def load_marks(folder: Path, shards: range) -> tuple[torch.Tensor, dict[int, list[tuple[int, torch.Tensor]]]]:

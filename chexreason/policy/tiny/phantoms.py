@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import torch
 from PIL import Image
 
 from chexreason.data.sources.phantom import item, truth
+from chexreason.files import whole
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.policy.tiny.radiographs import SIZE, Radiographs
 from chexreason.types import Sign, Study
@@ -37,9 +37,8 @@ def render_shard(index: int, folder: Path) -> None:
         study = truth(phantom)
         signs = [asdict(sign) for sign in study.signs]
         notes.append({"dataset": study.dataset, "view": study.view, "target": study.target, "signs": signs})
-    partial = folder / f"partial-{index}.npz"
-    np.savez(partial, pixels=pixels, notes=np.frombuffer(json.dumps(notes).encode(), np.uint8))
-    os.replace(partial, folder / f"shard-{index:03d}.npz")
+    with whole(folder / f"shard-{index:03d}.npz") as temporary:
+        np.savez(temporary, pixels=pixels, notes=np.frombuffer(json.dumps(notes).encode(), np.uint8))
 
 
 def load_shards(folder: Path, first: int = 0, last: int | None = None) -> tuple[Radiographs, list[Study]]:

@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import csv
 import math
-import os
 import random
 import time
 from pathlib import Path
@@ -32,6 +31,7 @@ import torch
 from torch import nn
 from transformers import AutoProcessor
 
+from chexreason.files import whole
 from chexreason.policy.tiny.configs import MODELS, build_model
 from chexreason.policy.tiny.encode import DialogueEncoder
 from chexreason.policy.tiny.lessons import ChestLessons, Lesson, Lessons, ShapeLessons
@@ -155,8 +155,8 @@ class Pretraining:
             "optimizer": self.optimizer.state_dict(),
             "progress": {"step": self.step, "elapsed": self.elapsed},
         }
-        torch.save(state, self.out / "checkpoint.partial")
-        os.replace(self.out / "checkpoint.partial", self.out / "checkpoint.pt")
+        with whole(self.out / "checkpoint.pt") as temporary:
+            torch.save(state, temporary)
 
     def _resume(self) -> None:
         path = self.out / "checkpoint.pt"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from chexreason.files import whole
 from chexreason.policy.tiny.radiographs import (
     Radiographs,
     augment,
@@ -101,14 +101,13 @@ def train(out: Path, epochs: int, batch_size: int, lr: float, seed: int) -> None
 
 
 def _write_soft_labels(probabilities: np.ndarray, path: Path) -> None:
-    partial = path.with_name("partial.npz")
-    np.savez(partial, train=probabilities)
-    os.replace(partial, path)
+    with whole(path) as temporary:
+        np.savez(temporary, train=probabilities)
 
 
 def _save(state: dict[str, object], path: Path) -> None:
-    torch.save(state, path.with_suffix(".partial"))
-    os.replace(path.with_suffix(".partial"), path)
+    with whole(path) as temporary:
+        torch.save(state, temporary)
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ Run it with `python -m chexreason.data.sources.phantom.sheet --out sheet.png`.
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from chexreason.data.sources.phantom.institution import INSTITUTIONS, Institution
 from chexreason.data.sources.phantom.patient import PhantomStudy, sample_patient
 from chexreason.data.sources.phantom.render import render
+from chexreason.files import whole
 from chexreason.types import Sign
 
 # What each cell shows, in reading order: the normal chest first, then every other label once.
@@ -69,9 +69,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=192, help="side of one film in pixels")
     parser.add_argument("--seed", type=int, default=6, help="first patient")
     args = parser.parse_args()
-    draft = args.out.with_suffix(".part")
-    contact_sheet(args.size, args.seed).save(draft, format="PNG", optimize=True)
-    os.replace(draft, args.out)
+    with whole(args.out) as temporary:
+        contact_sheet(args.size, args.seed).save(temporary, format="PNG", optimize=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from PIL import Image
 from chexreason.data.sources.phantom.institution import Institution, institution, raw_labels
 from chexreason.data.sources.phantom.patient import PhantomStudy, sample_patient
 from chexreason.data.sources.phantom.render import render, sample_study
+from chexreason.files import whole
 from chexreason.progress import Track
 
 RENDERER_VERSION = 1  # raise it whenever equal parameters give other pixels or labels
@@ -110,6 +110,5 @@ class PhantomSource:
 
 def _save(film: np.ndarray, path: Path) -> None:
     """Write a grey 8-bit PNG so that a reader sees the whole file or none."""
-    draft = path.with_suffix(".part")
-    Image.fromarray(film).save(draft, format="PNG", compress_level=1)
-    os.replace(draft, path)
+    with whole(path) as temporary:
+        Image.fromarray(film).save(temporary, format="PNG", compress_level=1)
