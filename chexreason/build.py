@@ -36,6 +36,7 @@ from chexreason.policy.adapters import attach_lora, read_card
 from chexreason.policy.policy import Policy
 from chexreason.progress import track
 from chexreason.prompts import Prompt, render
+from chexreason.traces.check import check_answers
 from chexreason.types import Sample, Study
 
 
@@ -146,6 +147,7 @@ def build_data(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: Label
     # Without a positive label there is no valid answer to learn, and nonsense would earn a full reward.
     useful = [study for study in studies if any(study.target)]
     train = build_samples(subset(useful, cfg.phase.limit, cfg.seed), prompt, label_set, teacher)
+    check_answers(train, label_set, prompt.grammar)
     check_training(cfg, train)
     val = {
         name: build_samples(

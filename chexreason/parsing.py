@@ -1,7 +1,9 @@
 """The answer format: the one place that reads it and the one place that writes it.
 
-An answer is ``<think>…</think><solution>label, label</solution>`` (grammar ``think_solution``) or the solution block
-alone (``solution_only``). Tags count only as spelled here. Our readings of what the paper leaves open:
+An answer is ``<think>…</think><solution>label, label</solution>`` (grammar ``think_solution``), the solution block
+alone (``solution_only``), or ``<think>…</think><answer>label, label</answer>`` (``think_answer``, NV-Reason-CXR-3B's
+own form). Tags count only as spelled here, and only those of the grammar asked for. Below and in the names of the
+broken rules, "solution" is the block that holds the list. Our readings of what the paper leaves open:
 
 - an empty solution is broken: the format asks for a list of labels, and a study with none of them is "No Finding";
 - a solution of unknown labels only is valid and predicts nothing; each reward prices unknown labels its own way;
@@ -25,6 +27,7 @@ class Grammar(StrEnum):
 
     THINK_SOLUTION = "think_solution"
     SOLUTION_ONLY = "solution_only"
+    THINK_ANSWER = "think_answer"
 
     @classmethod
     def of(cls, name: str) -> Grammar:
@@ -35,9 +38,12 @@ class Grammar(StrEnum):
             raise ValueError(f"unknown answer grammar '{name}'; known: {', '.join(cls)}") from None
 
 
-BLOCKS = {Grammar.THINK_SOLUTION: ("think", "solution"), Grammar.SOLUTION_ONLY: ("solution",)}
-
-_TAGS = ("<think>", "</think>", "<solution>", "</solution>")
+# The blocks of an answer in their order; the last one holds the list of labels.
+BLOCKS = {
+    Grammar.THINK_SOLUTION: ("think", "solution"),
+    Grammar.SOLUTION_ONLY: ("solution",),
+    Grammar.THINK_ANSWER: ("think", "answer"),
+}
 
 # Each pattern is one character class or one anchored run, so matching is linear in the text whatever it holds.
 _SEPARATOR = re.compile(r"[,;\n\r•]")
@@ -74,11 +80,12 @@ def format_answer(think: str, labels: Sequence[str], grammar: str | Grammar = Gr
     """
     blocks = BLOCKS[Grammar.of(grammar)]
     listed = ", ".join(labels)
-    if _items(listed) != list(labels) or not labels or _holds_tag(listed):
+    tags = _tags(blocks)
+    if _items(listed) != list(labels) or not labels or any(tag in listed for tag in tags):
         raise ValueError(f"the answer format cannot carry the labels {list(labels)}: need one or more plain names")
-    if _holds_tag(think):
+    if any(tag in think for tag in tags):
         raise ValueError(f"the reasoning holds a tag of the answer format: {think[:80]!r}")
-    solution = f"<solution>{listed}</solution>"
+    solution = f"<{blocks[-1]}>{listed}</{blocks[-1]}>"
     if "think" in blocks:
         return f"<think>{think}</think>\n{solution}"
     if think:
@@ -86,24 +93,26 @@ def format_answer(think: str, labels: Sequence[str], grammar: str | Grammar = Gr
     return solution
 
 
-def _holds_tag(text: str) -> bool:
-    return any(tag in text for tag in _TAGS)
+def _tags(blocks: Sequence[str]) -> tuple[str, str, str, str]:
+    """The tags that count: reasoning is recognised, to be refused, in a grammar that has no place for it."""
+    return "<think>", "</think>", f"<{blocks[-1]}>", f"</{blocks[-1]}>"
 
 
 def _broken_rule(text: str, blocks: Sequence[str]) -> str | None:
     """Name of the first rule the tags in ``text`` break, or None."""
-    n = {tag: text.count(tag) for tag in _TAGS}
-    found = sorted((tag for tag in _TAGS if n[tag]), key=text.find)
+    tags = _tags(blocks)
+    thought, end_thought, listing, end_listing = (text.count(tag) for tag in tags)
+    found = sorted((tag for tag in tags if tag in text), key=text.find)
     thinks = "think" in blocks
     rules = (
-        ("unexpected_think", not thinks and n["<think>"] + n["</think>"] > 0),
-        ("no_think", thinks and n["<think>"] == 0),
-        ("unclosed_think", thinks and n["</think>"] == 0),
-        ("two_thinks", thinks and n["<think>"] + n["</think>"] > 2),
-        ("no_solution", n["<solution>"] == 0),
-        ("unclosed_solution", n["</solution>"] == 0),
-        ("two_solutions", n["<solution>"] + n["</solution>"] > 2),
-        ("solution_before_think", found == ["<solution>", "</solution>", "<think>", "</think>"]),
+        ("unexpected_think", not thinks and thought + end_thought > 0),
+        ("no_think", thinks and thought == 0),
+        ("unclosed_think", thinks and end_thought == 0),
+        ("two_thinks", thinks and thought + end_thought > 2),
+        ("no_solution", listing == 0),
+        ("unclosed_solution", end_listing == 0),
+        ("two_solutions", listing + end_listing > 2),
+        ("solution_before_think", found == [*tags[2:], *tags[:2]]),
         ("misplaced_tag", found != _expected(blocks)),
     )
     return next((name for name, is_broken in rules if is_broken), None)

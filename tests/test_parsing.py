@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.schema import LabelSet
-from chexreason.parsing import Grammar, format_answer, parse
+from chexreason.parsing import BLOCKS, Grammar, format_answer, parse
 
-TAGS = ["<think>", "</think>", "<solution>", "</solution>"]
+TAGS = ["<think>", "</think>", "<solution>", "</solution>", "<answer>", "</answer>"]
 RULES = {
     "no_solution",
     "two_solutions",
@@ -109,9 +109,64 @@ def test_solution_only_has_no_place_for_reasoning(text: str, broken: str | None)
     assert parse(text, CHEXPERT14, "solution_only").broken == broken
 
 
-def test_every_truncated_answer_is_broken() -> None:
-    whole = format_answer("The heart is enlarged.", ["Cardiomegaly"])
-    assert all(not parse(whole[:n], CHEXPERT14).valid for n in range(len(whole)))
+@pytest.mark.parametrize("grammar", Grammar)
+def test_every_truncated_answer_is_broken(grammar: Grammar) -> None:
+    whole = format_answer("The heart is enlarged." * ("think" in BLOCKS[grammar]), ["Cardiomegaly"], grammar)
+    assert parse(whole, CHEXPERT14, grammar).labels == ("Cardiomegaly",)
+    assert all(not parse(whole[:n], CHEXPERT14, grammar).valid for n in range(len(whole)))
+
+
+@pytest.mark.parametrize(
+    ("body", "labels", "unknown", "duplicates"),
+    [
+        ("<b>Edema</b>, Fracture", ("Fracture",), ("<b>Edema</b>",), ()),
+        ("<i>Edema, Fracture</i>", (), ("<i>Edema", "Fracture</i>"), ()),
+        ("<script>alert(1)</script>", (), ("<script>alert(1)</script>",), ()),
+        ("&lt;Edema&gt;", (), ("&lt", "Edema&gt"), ()),
+        ("# Edema", (), ("# Edema",), ()),
+        ("Edema (mild), Fracture 90%", (), ("Edema (mild", "Fracture 90%"), ()),
+        ("Edema and Fracture", (), ("Edema and Fracture",), ()),
+        ("no Edema", (), ("no Edema",), ()),
+        ("Effusion, Mass, Hernia", (), ("Effusion", "Mass", "Hernia"), ()),
+        ("eDeMa, FRACTURE, fracture", ("Edema", "Fracture"), (), ("fracture",)),
+        ("Ed\u200bema, Pleural\u00a0Effusion", ("Pleural Effusion",), ("Ed\u200bema",), ()),
+        ("Labels: Edema", (), ("Labels: Edema",), ()),
+        ("<answer>Edema</answer>", (), ("<answer>Edema</answer>",), ()),
+        (", ".join(CHEXPERT14), CHEXPERT14.labels, (), ()),
+    ],
+)
+def test_hostile_lists_are_read_by_the_stated_rules(
+    body: str, labels: tuple[str, ...], unknown: tuple[str, ...], duplicates: tuple[str, ...]
+) -> None:
+    parsed = parse(solution(body), CHEXPERT14)
+    assert (parsed.labels, parsed.unknown, parsed.duplicates, parsed.broken) == (labels, unknown, duplicates, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "grammar", "broken", "stray"),
+    [
+        ("<think></think><solution>Edema</solution>", "think_solution", None, 0),
+        ("<think>a</think><solution>Edema</solution> So it is Fracture.", "think_solution", None, 1),
+        ("<think>a</think><solution>Edema</solution><end_of_turn>", "think_solution", None, 1),
+        ("<think><think>a</think></think><solution>Edema</solution>", "think_solution", "two_thinks", 0),
+        ("<think>a</think><solution><solution>Edema</solution></solution>", "think_solution", "two_solutions", 0),
+        ("<think>a</think><solution><think>b</think>Edema</solution>", "think_solution", "two_thinks", 0),
+        ("<think>I will write <solution> last</think><solution>Edema</solution>", "think_solution", "two_solutions", 0),
+        ("<think >a</think><solution>Edema</solution>", "think_solution", "no_think", 0),
+        ("<think>a</think><answer>Edema</answer>", "think_solution", "no_solution", 0),
+        ("<think>a</think><answer>Edema</answer>", "think_answer", None, 0),
+        ("<think>a <solution> b</think><answer>Edema</answer>", "think_answer", None, 0),
+        ("<think>a</think><solution>Edema</solution>", "think_answer", "no_solution", 0),
+        ("<think>a</think><answer>Edema", "think_answer", "unclosed_solution", 0),
+        ("<answer>Edema</answer><think>a</think>", "think_answer", "solution_before_think", 0),
+        ("<think>a</think><answer> </answer>", "think_answer", "empty_solution", 0),
+        ("<answer>Edema</answer>", "solution_only", "no_solution", 0),
+    ],
+)
+def test_hostile_outputs_are_read_by_the_stated_rules(text: str, grammar: str, broken: str | None, stray: int) -> None:
+    parsed = parse(text, CHEXPERT14, grammar)
+    assert (parsed.broken, parsed.stray_blocks) == (broken, stray)
+    assert parsed.labels == (() if broken else ("Edema",))
 
 
 def test_text_outside_the_blocks_is_counted_not_broken() -> None:
@@ -137,7 +192,7 @@ def test_any_text_is_parsed_without_an_error(text: str, grammar: Grammar) -> Non
 @given(label_lists, st.text(alphabet=st.characters(exclude_characters="<")), grammars)
 @settings(max_examples=100)
 def test_reading_undoes_writing(labels: list[str], think: str, grammar: Grammar) -> None:
-    reasoning = think if grammar is Grammar.THINK_SOLUTION else ""
+    reasoning = think if "think" in BLOCKS[grammar] else ""
     parsed = parse(format_answer(reasoning, labels, grammar), CHEXPERT14, grammar)
     assert parsed.broken is None
     assert parsed.labels == CHEXPERT14.decode(CHEXPERT14.encode(labels))
@@ -176,6 +231,7 @@ def test_an_unknown_grammar_is_named_with_the_known_ones() -> None:
         ("a", ["<solution>"], "think_solution", "plain names"),
         ("a</think>", ["Edema"], "think_solution", "holds a tag"),
         ("a", ["Edema"], "solution_only", "no block for reasoning"),
+        ("a<answer>", ["Edema"], "think_answer", "holds a tag"),
     ],
 )
 def test_what_the_format_cannot_carry_is_refused(think: str, labels: list[str], grammar: str, message: str) -> None:

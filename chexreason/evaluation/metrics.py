@@ -28,7 +28,7 @@ def precision_recall_f1(counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def jaccard(hits: Tensor) -> Tensor:
-    """Overlap |both| / |either| of predicted and true labels, [...] of ``confusion`` [..., 3, L]; 1 where both are empty.
+    """Overlap |both| / |either| of predicted and true labels [...] of ``confusion`` [..., 3, L]; 1 where both are none.
 
     What the hard reward pays for a valid answer (paper, section on rewards); it weighs studies alike, macro-F1 labels.
     """

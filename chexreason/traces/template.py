@@ -136,6 +136,8 @@ STYLES: dict[str, Callable[[Facts, random.Random], str]] = {
     "reasoning_narrative": _narrative,
     "reasoning_a": _checklist,
 }
+# The paper's SFT arms: the prompts this teacher answers.
+ARMS = tuple(sorted((*STYLES, "only_label")))
 
 
 def _positives(facts: Facts, rng: random.Random, n_full: int) -> list[str]:

@@ -17,7 +17,7 @@ from chexreason.confdir import confdir
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.parsing import Grammar, format_answer
 from chexreason.prompts import load_prompt
-from chexreason.traces.template import TemplateTeacher
+from chexreason.traces.template import ARMS, TemplateTeacher
 from chexreason.types import Study
 
 Turn = tuple[str, str]  # what the user asks, what the model answers
@@ -95,9 +95,9 @@ def repeat(rng: random.Random) -> Turn:
 
 @cache
 def trace_words() -> list[str]:
-    """The words of some traces in every prompt's style, in running order."""
+    """The words of some traces in every arm's style, in running order."""
     rng, words = random.Random("trace words"), []
-    prompts = [load_prompt(path.stem, path.parent) for path in sorted(Path(confdir(), "prompt").glob("*.yaml"))]
+    prompts = [load_prompt(arm, Path(confdir(), "prompt")) for arm in ARMS]
     for i in range(200):
         positive = rng.sample([label for label in CHEXPERT14 if label != "No Finding"], rng.randint(0, 5))
         target = CHEXPERT14.encode(positive or ["No Finding"])
