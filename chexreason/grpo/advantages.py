@@ -18,9 +18,10 @@ def zero_variance(rewards: Tensor) -> Tensor:
     return rewards.amax(dim=1) - rewards.amin(dim=1) <= TOLERANCE * size  # [B]
 
 
-def group_advantages(rewards: Tensor, *, scale: Literal["none", "std"]) -> Tensor:
+def group_advantages(rewards: Tensor, *, scale: Literal["none", "std"], epsilon: float = 0.0) -> Tensor:
     """Rewards [B, G] centred on their group's mean, and with ``scale="std"`` divided by its standard deviation (G - 1).
 
+    ``epsilon`` is added to that deviation: other libraries guard their division so, and shrink small signals by it.
     A group without variance gets exact zeros: the rounding of its mean is no signal.
     Raises ValueError on rewards that are not a finite [B, G]. Source: Shao et al. 2024 (std); Liu et al. 2025 (none).
     """
@@ -31,7 +32,7 @@ def group_advantages(rewards: Tensor, *, scale: Literal["none", "std"]) -> Tenso
     if scale == "std":
         # G - 1, and 1 for a group of one, which is flat in any case.
         variance = centred.square().sum(dim=1, keepdim=True) / max(rewards.shape[1] - 1, 1)  # [B, 1]
-        centred = centred / torch.where(flat, torch.ones_like(variance), variance.sqrt())
+        centred = centred / torch.where(flat, torch.ones_like(variance), variance.sqrt() + epsilon)
     return torch.where(flat, torch.zeros_like(centred), centred)  # [B, G]
 
 

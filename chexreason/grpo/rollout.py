@@ -11,7 +11,7 @@ from torch import Tensor
 from chexreason.data.batches import Batch
 from chexreason.data.encoded import EncodedPrompts
 from chexreason.grpo.advantages import group_advantages, zero_variance
-from chexreason.grpo.objective import ObjectiveSpec
+from chexreason.grpo.objective import ObjectiveSpec, loss_mask
 from chexreason.labels.schema import LabelSet
 from chexreason.policy.answers import read_completions
 from chexreason.policy.generate import Sampled, Sampling, sample
@@ -32,7 +32,9 @@ class Rollout:
     prompts: EncodedPrompts
     ids: Tensor
     mask: Tensor
+    loss_mask: Tensor
     old_logp: Tensor
+    sampled_logp: Tensor
     ref_logp: Tensor | None
     rewards: Tensor
     parts: dict[str, Tensor]
@@ -53,7 +55,9 @@ class Rollout:
             prompts=self.prompts.select(studies),
             ids=self.ids[rows, cut],
             mask=mask[:, cut],
+            loss_mask=self.loss_mask[rows, cut],
             old_logp=self.old_logp[rows, cut],
+            sampled_logp=self.sampled_logp[rows, cut],
             ref_logp=None if self.ref_logp is None else self.ref_logp[rows, cut],
             rewards=self.rewards[list(studies)],
             parts={name: values[rows] for name, values in self.parts.items()},
@@ -88,14 +92,23 @@ def collect(
     completions = read_completions(policy, sampled, studies, label_set, grammar)
     total, parts = score(reward, completions, [s for s in studies for _ in range(group_size)], label_set)
     rewards = total.reshape(len(studies), group_size)  # [B, G]
-    advantages = group_advantages(rewards, scale=objective.scale).flatten()  # [N]
+    advantages = group_advantages(rewards, scale=objective.scale, epsilon=objective.std_epsilon).flatten()  # [N]
     needs_reference = objective.kl_beta > 0
+    temperature = objective.logp_temperature(sampling.temperature)
+    flat = zero_variance(rewards).repeat_interleave(group_size).to(sampled.ids.device)  # [N]
+    mask = sampled.mask.bool()  # [N, T]
     return Rollout(
         prompts=prompts,
         ids=sampled.ids,
-        mask=sampled.mask.bool(),
-        old_logp=sampled.logp,
-        ref_logp=_reference(policy, prompts, sampled, sampling, group_size, micro_studies) if needs_reference else None,
+        mask=mask,
+        loss_mask=loss_mask(mask, objective, finished=sampled.finished, zero_variance=flat),
+        old_logp=sampled.logp
+        if temperature == sampling.temperature
+        else _scored(policy, prompts, sampled, temperature, group_size, micro_studies),
+        sampled_logp=sampled.sampled_logp,
+        ref_logp=_reference(policy, prompts, sampled, temperature, group_size, micro_studies)
+        if needs_reference
+        else None,
         rewards=rewards,
         parts=parts,
         advantages=advantages.to(sampled.ids.device),
@@ -130,10 +143,17 @@ def _groups(rollout: Rollout) -> list[Sequence[Completion]]:
 
 
 def _reference(
-    policy: Policy, prompts: EncodedPrompts, sampled: Sampled, sampling: Sampling, group_size: int, micro_studies: int
+    policy: Policy, prompts: EncodedPrompts, sampled: Sampled, temperature: float, group_size: int, micro_studies: int
+) -> Tensor:
+    with policy.reference():
+        return _scored(policy, prompts, sampled, temperature, group_size, micro_studies)
+
+
+def _scored(
+    policy: Policy, prompts: EncodedPrompts, sampled: Sampled, temperature: float, group_size: int, micro_studies: int
 ) -> Tensor:
     logp = torch.zeros_like(sampled.logp)  # [N, T]
-    with policy.reference(), torch.no_grad():
+    with torch.no_grad():
         for chunk in study_chunks(len(prompts), micro_studies):
             rows = slice(chunk.start * group_size, chunk.stop * group_size)
             width = int(sampled.mask[rows].sum(1).max())
@@ -143,7 +163,7 @@ def _reference(
                 sampled.ids[rows, :width],
                 sampled.mask[rows, :width],
                 group_size=group_size,
-                temperature=sampling.temperature,
+                temperature=temperature,
             )
             logp[rows, :width] = scores.logp
     return logp

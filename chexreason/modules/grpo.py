@@ -91,7 +91,7 @@ class GRPOModule(PolicyModule):
     def _update(self, rollout: Rollout) -> dict[str, float]:
         """One optimiser step on the rollout, in micro-batches; returns sums over tokens and the gradient norm."""
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
-        whole = self._global(denominator(rollout.mask, self.objective, self.sampling.max_new_tokens))
+        whole = self._global(denominator(rollout.loss_mask, self.objective, self.sampling.max_new_tokens))
         sums: dict[str, float] = {"updates": 1.0}
         for studies in study_chunks(len(rollout.prompts), self.micro_studies):
             part = rollout.of(studies)
@@ -101,13 +101,19 @@ class GRPOModule(PolicyModule):
                 part.ids,
                 part.mask,
                 group_size=self.group_size,
-                temperature=self.sampling.temperature,
+                temperature=self.objective.logp_temperature(self.sampling.temperature),
             )
             loss_sum, stats = policy_loss(
-                scores.logp, part.old_logp, part.ref_logp, part.advantages, part.mask, self.objective
+                scores.logp,
+                part.old_logp,
+                part.ref_logp,
+                part.advantages,
+                part.loss_mask,
+                self.objective,
+                sampled_logp=part.sampled_logp,
             )
             self.manual_backward(loss_sum / whole)
-            entropy = {"entropy": scores.entropy.sum(), "loss": loss_sum.detach() / whole}
+            entropy = {"entropy": scores.entropy[part.loss_mask].sum(), "loss": loss_sum.detach() / whole}
             for name, value in (stats | entropy).items():
                 sums[name] = sums.get(name, 0.0) + float(value)
         parameters = list(self.trainable().values())
@@ -120,8 +126,8 @@ class GRPOModule(PolicyModule):
     def _global(self, local: torch.Tensor) -> torch.Tensor:
         """The update's divisor: summed over ranks, divided by their number because gradients are averaged."""
         if self.trainer.world_size == 1:
-            return local
-        return self.all_gather(local).sum() / self.trainer.world_size
+            return local.clamp(min=1.0)  # no row may count
+        return self.all_gather(local).sum().clamp(min=1.0) / self.trainer.world_size
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -180,6 +180,35 @@ def test_a_grpo_update_does_not_depend_on_micro_batches(studies, tmp_path):
     assert_same(results[0], results[2], atol=1e-6)
 
 
+class Constant(ManyEs):
+    """The same reward for every completion."""
+
+    def __call__(self, completions: Sequence[Completion], studies, label_set):
+        return {"es": torch.ones(len(completions))}
+
+
+def test_groups_without_a_difference_are_left_out_where_the_objective_says_so(studies, tmp_path):
+    policy = policy_with_lora()
+    module = grpo(policy, reward=Constant())
+    module.objective = dataclasses.replace(SPEC, zero_variance="mask")
+    module.make_optimizer = lambda p: torch.optim.SGD(p, lr=1.0)
+    before, logged, original = weights(module), [], module._update
+    module._update = lambda rollout: logged.append(dict(original(rollout))) or logged[-1]
+    fit(module, grpo_data(policy, studies), tmp_path, max_steps=2, max_epochs=-1)
+    assert_same(before, weights(module))  # no row counted, and nothing was divided by their number
+    assert logged[0]["tokens"] == 0
+
+
+def test_the_correction_sees_the_distribution_sampled_from(studies, tmp_path):
+    policy = policy_with_lora()
+    module = grpo(policy)
+    module.objective = dataclasses.replace(SPEC, correction="token")
+    logged, original = [], module._update
+    module._update = lambda rollout: logged.append(dict(original(rollout))) or logged[-1]
+    fit(module, grpo_data(policy, studies), tmp_path, max_steps=2, max_epochs=-1)
+    assert logged[0]["mismatch"] > 0  # top-p drops what the full softmax keeps
+
+
 @pytest.mark.slow
 def test_grpo_raises_the_reward_it_is_given(studies, tmp_path):
     policy, reward = policy_with_lora(), ManyEs()
