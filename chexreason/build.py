@@ -10,11 +10,12 @@ from typing import Any
 import lightning as L
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from chexreason.callbacks.adapter import AdapterExport
+from chexreason.callbacks.checkpoint import ResumePoint
 from chexreason.callbacks.label_f1 import LabelF1Callback
 from chexreason.callbacks.loggers import csv_logger, wandb_logger
 from chexreason.callbacks.rewards import RewardLog
@@ -273,13 +274,7 @@ def _callbacks(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], label
         LabelF1Callback(label_set),
         AdapterExport(str(run_dir / "adapter"), cfg.phase.monitor, cfg.phase.mode, card, list(cfg.adapters)),
         SampleLog(str(run_dir / "samples.jsonl"), cfg.callbacks.samples),
-        ModelCheckpoint(
-            run_dir / "checkpoints",
-            filename="last",
-            save_top_k=1,
-            every_n_train_steps=cfg.callbacks.checkpoint_every,
-            enable_version_counter=False,
-        ),
+        ResumePoint(run_dir / "checkpoints" / "last.ckpt", cfg.callbacks.checkpoint_every),
     ]
     if cfg.phase.name == "grpo":
         callbacks.append(RewardLog(run_dir))

@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 from chexreason import build, runs
+from chexreason.cli.preflight import before_training
 from chexreason.confdir import confdir
 from chexreason.errors import friendly
 from chexreason.evaluation.curves import merge_attempts
@@ -38,6 +39,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
         data = build.build_data(cfg, policy, prompt, label_set)
         module = build.build_module(cfg, policy, prompt, label_set)
         trainer = build.build_trainer(cfg, run_dir, build.adapter_card(cfg, prompt, label_set), label_set)
+        before_training(cfg, data.train_samples, policy, label_set)
         checkpoint = run_dir / "checkpoints" / "last.ckpt"
         if checkpoint.is_file():
             log.info("resuming from %s", checkpoint)

@@ -55,6 +55,11 @@ class StudyData(L.LightningDataModule):
         self.num_workers, self.seed, self.drop_last = num_workers, seed, drop_last
         self._resume_batches = 0
 
+    @property
+    def train_samples(self) -> list[Sample]:
+        """The training samples, in the order of the manifest."""
+        return list(self._train)
+
     def train_dataloader(self) -> DataLoader[Batch]:
         world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         order = EpochOrder(

@@ -25,8 +25,8 @@ class PolicyModule(L.LightningModule):
     """A policy under training, with greedy validation on every data set.
 
     ``make_optimizer`` takes the trainable parameters, ``make_scheduler`` the optimizer and the number of optimiser
-    steps. Checkpoints hold the trainable weights only; loading checks their names, since a non-strict load would
-    swallow a renamed prefix.
+    steps; ``seed`` is what the random numbers of training are derived from. Checkpoints hold the trainable weights
+    only; loading checks their names, since a non-strict load would swallow a renamed prefix.
     """
 
     def __init__(
@@ -38,12 +38,13 @@ class PolicyModule(L.LightningModule):
         make_optimizer: MakeOptimizer,
         make_scheduler: MakeScheduler,
         max_new_tokens: int,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.policy = policy
         self.label_set, self.grammar = label_set, grammar
         self.make_optimizer, self.make_scheduler = make_optimizer, make_scheduler
-        self.max_new_tokens = max_new_tokens
+        self.max_new_tokens, self.seed = max_new_tokens, seed
         self.strict_loading = False
         if not self.trainable():
             raise ValueError("nothing to train: attach an adapter to the policy first")

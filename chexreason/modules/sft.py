@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ class SFTModule(PolicyModule):
     """Automatic optimisation of the answers' log-likelihood (paper, section on supervised fine-tuning).
 
     The loss of an update is the mean over all its answer tokens, however it is cut into batches: each batch divides
-    its sum by the update's token count, and Lightning's own division by the accumulation is undone.
+    its sum by the update's token count, and Lightning's own division by the accumulation is undone. Dropout masks are a
+    function of (seed, batch, rank) alone, so a resumed run draws those of an uninterrupted one.
     """
 
     def _scores(self, batch: Batch) -> TokenScores:
@@ -28,6 +30,7 @@ class SFTModule(PolicyModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The batch's share of the update's mean token loss."""
+        torch.manual_seed(batch_seed(self.seed, self.trainer.fit_loop.epoch_loop.total_batch_idx, self.global_rank))
         scores = self._scores(batch)
         loss_sum = -scores.logp.sum()
         loss, accuracy, _ = token_means(loss_sum.detach(), scores.top1, batch.answer_mask)
@@ -48,3 +51,11 @@ class SFTModule(PolicyModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+
+
+def batch_seed(*key: int) -> int:
+    """A seed (64 bits) of one training batch, from whole numbers such as (seed, batch, rank).
+
+    Dropout draws from torch's global generator; what else drew from it, before a kill or since, then does not matter.
+    """
+    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "big", signed=True)

@@ -17,21 +17,25 @@ from peft.tuners.lora import Linear
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from chexreason.policy.fit import CARD, CONFIG, WEIGHTS, base_fingerprint, check_fit
 from chexreason.policy.policy import Policy
+from chexreason.policy.quantised import NEW, attach_beside, precision_of
 
 # The language model's attention and feed-forward projections, of both architectures; never the vision tower.
 TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-CARD = "chexreason.json"
-_WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 def attach_lora(policy: Policy, *, r: int = 16, alpha: int = 32, dropout: float = 0.1, targets: str = TARGETS) -> None:
     """Wrap the policy's model with a fresh LoRA adapter, the only trainable weights from then on.
 
-    Raises ValueError when ``targets`` matches no module, or touches the vision tower.
+    Adapters that a quantised model keeps beside its weights stay active and frozen. Raises ValueError when ``targets``
+    matches no module, or touches the vision tower.
     """
     config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")
-    policy.model = get_peft_model(policy.base, config)
+    if isinstance(policy.model, PeftModel):
+        attach_beside(policy.model, config)
+    else:
+        policy.model = get_peft_model(policy.base, config)
     names = [n for n, p in policy.model.named_parameters() if p.requires_grad]
     if stray := [n for n in names if "vision" in n or "visual" in n]:
         raise ValueError(f"adapter.targets={targets!r} reaches the vision tower: {stray[0]}")
@@ -63,41 +67,59 @@ def merged(policy: Policy) -> Iterator[None]:
 
 
 def merge_adapter(model: Any, folder: str | Path) -> Any:
-    """The model with the adapter of ``folder`` merged into its weights.
+    """The model with the adapter of ``folder`` merged into its weights; raises as ``keep_adapter`` does."""
+    return keep_adapter(model, folder, NEW).merge_and_unload()
+
+
+def keep_adapter(model: Any, folder: str | Path, name: str) -> PeftModel:
+    """The model with the adapter of ``folder`` beside its weights, frozen, under ``name``.
 
     Raises FileNotFoundError where the folder holds no adapter, ValueError where it belongs to another architecture or
-    its weights fit no module.
+    was trained on another base, in another precision or with another rank, or its weights fit no module.
     """
     folder = Path(folder)
-    if not (folder / _CONFIG).is_file():
-        raise FileNotFoundError(f"no adapter in {folder} ({_CONFIG} is missing): give a run's adapter/best")
-    trained_on = read_card(folder)["model_type"] if (folder / CARD).is_file() else model.config.model_type
-    if trained_on != model.config.model_type:
-        raise ValueError(f"adapter {folder} belongs to a {trained_on} model, this is {model.config.model_type}")
-    wrapped = PeftModel.from_pretrained(model, str(folder))
-    expected = {n.replace(".default", "") for n in wrapped.state_dict() if "lora_" in n}
-    if unknown := set(load_file(folder / _WEIGHTS)) ^ expected:
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"no adapter in {folder} ({CONFIG} is missing): give a run's adapter/best")
+    card, here = read_card(folder) if (folder / CARD).is_file() else {}, model.config.model_type
+    if (trained_on := card.get("model_type", here)) != here:
+        raise ValueError(f"adapter {folder} belongs to a {trained_on} model, this is {here}")
+    if card and (kind := card.get("quantise")) != precision_of(model):
+        trained, now = (k or "in full precision" for k in (kind, precision_of(model)))
+        raise ValueError(
+            f"adapter {folder} was trained on a base {trained}, this one is {now}: set +model.quantise={kind or 'null'}"
+        )
+    check_fit(model, folder)
+    if isinstance(model, PeftModel):
+        model.load_adapter(str(folder), name)
+        wrapped = model
+        wrapped.base_model.set_adapter(list(wrapped.peft_config), inference_mode=True)
+    else:
+        wrapped = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
+    expected = {n.replace(f".{name}", "") for n in wrapped.state_dict() if "lora_" in n and f".{name}." in n}
+    if unknown := set(load_file(folder / WEIGHTS)) ^ expected:
         raise ValueError(f"adapter {folder} does not fit the model: {len(unknown)} names differ, e.g. {min(unknown)}")
-    return wrapped.merge_and_unload()
+    return wrapped
 
 
 def save_adapter(policy: Policy, folder: str | Path, card: Mapping[str, object], parents: Sequence[str] = ()) -> None:
     """Write the policy's adapter as ONE adapter over the base model, atomically.
 
-    ``parents`` are the adapters that were merged before this one was attached: their low-rank factors are stacked with
-    it (rank adds up), so the folder loads with bare ``peft`` on the untouched base model. ``card`` (prompt, label
-    schema, label policy, ...) goes into ``chexreason.json`` beside the weights.
+    ``parents`` are the adapters that were merged or kept before this one was attached: their low-rank factors are
+    stacked with it (rank adds up), so the folder loads with bare ``peft`` on the untouched base model. ``card``
+    (prompt, label schema, label policy, ...) goes into ``chexreason.json`` beside the weights.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
-        policy.model.save_pretrained(str(staging))
-        config = json.loads((staging / _CONFIG).read_text())
-        _write_json(staging / _CONFIG, config | {"base_model_name_or_path": policy.source})
+        policy.model.save_pretrained(str(staging), selected_adapters=[NEW])
+        config = json.loads((staging / CONFIG).read_text())
+        _write_json(staging / CONFIG, config | {"base_model_name_or_path": policy.source})
         for parent in reversed(parents):
             _stack(staging, Path(parent))
-        _write_json(staging / CARD, {**card, "source": policy.source, "model_type": policy.base.config.model_type})
+        about = {"model_type": policy.base.config.model_type, "quantise": precision_of(policy.base)}
+        about["base_fingerprint"] = base_fingerprint(policy.base)
+        _write_json(staging / CARD, {**card, "source": policy.source, **about})
         (staging / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
         _replace_folder(staging, folder)
     finally:
@@ -132,12 +154,12 @@ def stack_factors(
 
 
 def _stack(staging: Path, parent: Path) -> None:
-    configs = [json.loads((p / _CONFIG).read_text()) for p in (parent, staging)]
+    configs = [json.loads((p / CONFIG).read_text()) for p in (parent, staging)]
     scales = (configs[0]["lora_alpha"] / configs[0]["r"], configs[1]["lora_alpha"] / configs[1]["r"])
-    factors = stack_factors(load_file(parent / _WEIGHTS), load_file(staging / _WEIGHTS), scales)
-    save_file({k: v.contiguous() for k, v in factors.items()}, staging / _WEIGHTS, metadata={"format": "pt"})
+    factors = stack_factors(load_file(parent / WEIGHTS), load_file(staging / WEIGHTS), scales)
+    save_file({k: v.contiguous() for k, v in factors.items()}, staging / WEIGHTS, metadata={"format": "pt"})
     rank = configs[0]["r"] + configs[1]["r"]
-    _write_json(staging / _CONFIG, configs[1] | {"r": rank, "lora_alpha": rank})
+    _write_json(staging / CONFIG, configs[1] | {"r": rank, "lora_alpha": rank})
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from chexreason.policy.adapters import merge_adapter
+from chexreason.policy.adapters import keep_adapter, merge_adapter
+from chexreason.policy.family import family_of
 from chexreason.policy.policy import Policy
+from chexreason.policy.quantised import keep_differentiable, quantisation
 
 TINY_WEIGHTS = Path(__file__).parent / "tiny" / "weights"
 
@@ -42,25 +46,76 @@ def load_policy(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
     gradient_checkpointing: bool = False,
+    quantise: str | None = None,
 ) -> Policy:
     """A policy ready to train or evaluate.
 
     ``source`` is a hub id, a local folder or ``tiny:NAME``; ``adapters`` are folders in PEFT layout, merged into the
     weights in order; ``min_pixels`` and ``max_pixels`` bound the image size of processors that choose it themselves
-    (Qwen2.5-VL). Weights are read from safetensors only and no remote code is run.
+    (Qwen2.5-VL). ``quantise`` ("nf4") loads the weights in 4 bits; adapters are then kept beside them, frozen, since a
+    merge would not be exact. Weights are read from safetensors only and no remote code is run.
+
+    Raises OSError, with the way out, where the model cannot be had, ValueError for an unsupported architecture.
     """
     path = resolve_source(source)
-    processor = AutoProcessor.from_pretrained(path, **_pixel_bounds(min_pixels, max_pixels))
-    model: Any = AutoModelForImageTextToText.from_pretrained(
-        path, dtype=getattr(torch, dtype), attn_implementation=attention, use_safetensors=True
-    )
-    for folder in adapters:
-        model = merge_adapter(model, folder)
+    with _explained(source):
+        config = AutoConfig.from_pretrained(path)
+        family_of(config.model_type)  # before gigabytes are fetched
+        processor = AutoProcessor.from_pretrained(path)
+        bound_pixels(processor, min_pixels, max_pixels)
+        model: Any = AutoModelForImageTextToText.from_pretrained(
+            path,
+            config=config,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
+            use_safetensors=True,
+            **quantisation(quantise, device),
+        )
+    keep_differentiable(model)
+    for n, folder in enumerate(adapters):
+        model = merge_adapter(model, folder) if quantise is None else keep_adapter(model, folder, f"earlier{n}")
     model.requires_grad_(False)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return Policy(model.to(device), processor, source)
 
 
-def _pixel_bounds(low: int | None, high: int | None) -> dict[str, int]:
-    return {k: v for k, v in (("min_pixels", low), ("max_pixels", high)) if v is not None}
+def bound_pixels(processor: Any, low: int | None, high: int | None) -> None:
+    """Bound the images of a processor that chooses their size itself; raises ValueError where it does not."""
+    bounds = {name: n for name, n in (("shortest_edge", low), ("longest_edge", high)) if n is not None}
+    size = dict(processor.image_processor.size)
+    if bounds and "longest_edge" not in size:
+        raise ValueError(f"this model brings every image to {size}: take model.min_pixels and model.max_pixels away")
+    size |= bounds
+    if bounds and size["shortest_edge"] > size["longest_edge"]:
+        raise ValueError(f"model.min_pixels={size['shortest_edge']} exceeds model.max_pixels={size['longest_edge']}")
+    if bounds:
+        processor.image_processor.size = type(processor.image_processor.size)(**size)
+
+
+@contextmanager
+def _explained(source: str) -> Iterator[None]:
+    """Say of a model that cannot be had why, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"model.source={source}: {_reason(error, source)}") from error
+
+
+def _reason(error: BaseException, source: str) -> str:
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(cause)
+    local = f"or fetch it elsewhere (hf download {source} --local-dir FOLDER) and set model.source=FOLDER"
+    reasons = (  # a gated model is also one not found
+        (
+            GatedRepoError,
+            "the model is gated: accept its terms on its hub page, then run `hf auth login` or set HF_TOKEN",
+        ),
+        (RepositoryNotFoundError, "the hub has no such model, or it is private: check the name, run `hf auth login`"),
+        (LocalEntryNotFoundError, "the hub cannot be reached and the model is not in its cache: check the network"),
+    )
+    for kind, reason in reasons:
+        if any(isinstance(cause, kind) for cause in causes):
+            return f"{reason}, {local}"
+    return str(error)

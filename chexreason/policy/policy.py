@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
@@ -18,6 +18,12 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from chexreason.data.encoded import EncodedPrompts
 from chexreason.policy.family import family_of
+from chexreason.policy.quantised import without_new
+
+# What the chat templates write by themselves, of both architectures.
+_TURNS = ("<end_of_turn>", "<|im_end|>")
+_MARKERS = ("<start_of_image>", "<end_of_image>", "<image_soft_token>", "<start_of_turn>", "<bos>", "<pad>", "<unk>")
+_MARKERS += ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>", "<|im_start|>")
 
 
 class Policy(nn.Module):
@@ -33,8 +39,10 @@ class Policy(nn.Module):
         self.processor = processor
         self.source = source
         self.family = family_of(self.base.config.model_type)
-        self.stop_ids = _stop_ids(self.base, self.tokenizer)
-        self.banned_ids = _banned_ids(self.base, self.tokenizer, self.stop_ids)
+        vocab = self.tokenizer.get_vocab()
+        self.markers = tuple(marker for marker in (*_TURNS, *_MARKERS) if marker in vocab)
+        self.stop_ids = _stop_ids(self.base, vocab)
+        self.banned_ids = _banned_ids(self.base, self.tokenizer, vocab, self.stop_ids)
 
     @property
     def base(self) -> Any:
@@ -50,6 +58,11 @@ class Policy(nn.Module):
         return next(self.model.parameters()).device
 
     @property
+    def context(self) -> int:
+        """The longest sequence, prompt and answer together, that the model has positions for."""
+        return int(self.base.config.get_text_config().max_position_embeddings)
+
+    @property
     def pad_id(self) -> int:
         pad = self.tokenizer.pad_token_id
         return int(pad if pad is not None else self.stop_ids[0])
@@ -58,7 +71,12 @@ class Policy(nn.Module):
         """Encode one image and one user text a study, up to where the assistant starts; padded on the left.
 
         ``resized`` says that the images come from ``resize``: the tensors are then those of the originals, bit by bit.
+        Nothing is ever cut off: raises ValueError for a prompt longer than the model's context, for a text that holds
+        a marker of the chat template, and for an image smaller than a patch.
         """
+        self._check_texts(texts, "prompt")
+        for image in images:
+            self._check_size(image)
         conversations = [
             [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": text}]}]
             for image, text in zip(images, texts, strict=True)
@@ -77,13 +95,18 @@ class Policy(nn.Module):
                 **({"do_resize": False} if resized else {}),
             },
         )
-        return self.family.encode(batch)
+        prompts = self.family.encode(batch)
+        self._check_length(
+            prompts.attention_mask, f"{int(prompts.type_ids[0].sum())} of them its image", "model.max_pixels"
+        )
+        return prompts
 
     def resize(self, image: Image.Image) -> Image.Image:
         """The RGB ``image`` at the size, and by the interpolation, that ``encode`` would bring it to.
 
-        Raises ValueError where the processor cuts images up instead (pan and scan).
+        Raises ValueError where the processor cuts images up instead (pan and scan), or one is smaller than a patch.
         """
+        self._check_size(image)
         processor = self.processor.image_processor
         if getattr(processor, "do_pan_and_scan", None):
             raise ValueError("a processor with do_pan_and_scan shrinks crops, not images: set paths.image_cache=null")
@@ -98,10 +121,16 @@ class Policy(nn.Module):
         return sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def encode_answers(self, answers: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token ids [B, T] of the answers, each closed by the stop token and padded on the right, with their mask."""
+        """Token ids [B, T] of the answers, each closed by the stop token and padded on the right, with their mask.
+
+        Raises ValueError for an answer that holds a marker of the chat template, or exceeds the model's context.
+        """
+        self._check_texts(answers, "answer")
         stop = [self.stop_ids[0]]
         rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] + stop for text in answers]
-        return pad_right(rows, self.pad_id)
+        ids, mask = pad_right(rows, self.pad_id)
+        self._check_length(mask, "without the prompt", "the teacher's length")
+        return ids, mask
 
     def decode(self, ids: Tensor, mask: Tensor) -> list[str]:
         """Texts of completions [N, T], without the stop token and padding."""
@@ -111,10 +140,10 @@ class Policy(nn.Module):
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """The policy without the adapter under training: what the adapter was attached to, earlier ones merged in."""
+        """The policy without the adapter under training: what it was attached to, with the earlier adapters."""
         if not hasattr(self.model, "disable_adapter"):
             raise RuntimeError("no adapter is attached, so the policy is its own reference")
-        with self.model.disable_adapter():
+        with without_new(self.model):
             yield
 
     def with_features(self, prompts: EncodedPrompts) -> EncodedPrompts:
@@ -123,6 +152,31 @@ class Policy(nn.Module):
             return prompts
         with torch.no_grad():
             return replace(prompts, features=self.family.image_features(self.base, prompts))
+
+    def _check_texts(self, texts: Sequence[str], kind: str) -> None:
+        for text in texts:
+            if found := [marker for marker in self.markers if marker in text]:
+                raise ValueError(
+                    f"the {kind} holds {', '.join(found)}, which the model would read as an image or a turn's end: "
+                    f"take it out of {text[:80]!r}"
+                )
+
+    def _check_size(self, image: Image.Image) -> None:
+        patch = int(self.base.config.vision_config.patch_size)
+        if min(image.size) < patch:
+            width, height = image.size
+            raise ValueError(
+                f"an image of {width} x {height} pixels is smaller than one patch ({patch} x {patch}): "
+                "enlarging it would show nothing; leave the study out, or give its full-size file"
+            )
+
+    def _check_length(self, mask: Tensor, what: str, setting: str) -> None:
+        longest = int(mask.sum(1).max()) if len(mask) else 0
+        if longest > self.context:
+            raise ValueError(
+                f"{longest} tokens ({what}) do not fit the model's context of {self.context}, and nothing is cut off: "
+                f"that could take image tokens or the answer away. Choose a shorter prompt=, or lower {setting}"
+            )
 
 
 def pad_right(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
@@ -140,23 +194,23 @@ def pad_right(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tenso
     return ids, mask
 
 
-def _stop_ids(model: Any, tokenizer: Any) -> list[int]:
+def _stop_ids(model: Any, vocab: Mapping[str, int]) -> list[int]:
     """Every id that ends a turn, the turn marker first: it is what an answer is closed with in training."""
     declared = model.generation_config.eos_token_id
     ids = list(declared) if isinstance(declared, (list, tuple)) else [declared]
-    vocab = tokenizer.get_vocab()
-    markers = [vocab[token] for token in ("<end_of_turn>", "<|im_end|>") if token in vocab]
+    markers = [vocab[token] for token in _TURNS if token in vocab]
     ordered = [i for i in dict.fromkeys([*markers, *ids]) if i is not None]
     if not ordered:
         raise ValueError("the model declares no stop token: set eos_token_id in its generation_config.json")
     return ordered
 
 
-def _banned_ids(model: Any, tokenizer: Any, stop_ids: Sequence[int]) -> list[int]:
-    """Ids that must never be sampled: image tokens (features would no longer match), padding, other turns."""
-    names = ("<start_of_image>", "<end_of_image>", "<image_soft_token>", "<start_of_turn>", "<bos>", "<pad>", "<unk>")
-    names += ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>", "<|im_start|>")
-    vocab = tokenizer.get_vocab()
-    ids = {vocab[name] for name in names if name in vocab}
+def _banned_ids(model: Any, tokenizer: Any, vocab: Mapping[str, int], stop_ids: Sequence[int]) -> list[int]:
+    """Ids that must never be sampled: image tokens (features would no longer match), padding, other turns, no token.
+
+    The output layer is wider than the vocabulary (63 rows in Gemma 3, 271 in Qwen2.5-VL); those rows decode to nothing.
+    """
+    ids = {vocab[name] for name in _MARKERS if name in vocab}
     ids |= {i for i in (model.config.image_token_id, tokenizer.pad_token_id) if i is not None}
+    ids |= set(range(max(vocab.values()) + 1, model.config.get_text_config().vocab_size))
     return sorted(ids - set(stop_ids))

@@ -24,12 +24,12 @@ def composed(config: str = "train", *overrides: str) -> DictConfig:
         return compose(config, list(overrides))
 
 
-GROUPS = ("model", "prompt", "reward", "objective", "phase", "logger")
+GROUPS = ("model", "adapter", "optim", "prompt", "reward", "objective", "phase", "logger")
 CHOICES = [("train", f"{g}={o}") for g in GROUPS for o in options(g)]
 CHOICES += [("train", f"experiment={o}") for o in options("experiment")]
 CHOICES += [("train", f"debug={o}") for o in options("debug")]
 CHOICES += [("evaluate", f"model={o}") for o in options("model")]
-CHOICES += [("prepare", f"data={o}") for o in options("data")] + [("report", "name=x")]
+CHOICES += [("prepare", f"data={o}") for o in options("data")] + [("report", "name=x"), ("preflight", "trainer=gpu")]
 
 
 def targets(node: object, at: str = ""):

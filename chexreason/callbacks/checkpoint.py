@@ -1,0 +1,65 @@
+"""The checkpoint a killed run resumes from: written whole, and only where nothing of the step behind it is pending."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+
+
+class ResumePoint(Checkpoint):
+    """Replaces ``path`` by the state of the run, ``every`` optimiser steps or at the next good place after them.
+
+    A good place lies behind a whole optimiser step. Where validation, and what it decides, follows that step, it lies
+    behind those: Lightning takes a validation that is still due for done when it resumes, so early stopping and the
+    best adapter would miss it. The end of training is no such place either: what is left to do then is never done by a
+    run that finds itself finished, so it resumes from before and does its last steps again.
+    """
+
+    def __init__(self, path: str | Path, every: int) -> None:
+        if every < 1:
+            raise ValueError(f"callbacks.checkpoint_every={every}: use 1 or more optimiser steps")
+        self.path, self.every, self._saved = Path(path), every, 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._saved = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        between = (batch_idx + 1) % trainer.accumulate_grad_batches != 0
+        if not (between or trainer.is_last_batch or _validates_after(trainer, batch_idx)):
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.is_last_batch:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._save(trainer)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        if trainer.global_step - self._saved < self.every or _over(trainer):
+            return
+        unfinished = self.path.with_name(f".{self.path.name}.unfinished")
+        trainer.save_checkpoint(unfinished)
+        if trainer.is_global_zero:
+            os.replace(unfinished, self.path)  # a kill leaves the old file or the new one
+        self._saved = trainer.global_step
+
+
+def _validates_after(trainer: L.Trainer, batch_idx: int) -> bool:
+    """True when a validation in the middle of an epoch may follow the batch."""
+    by_epoch = trainer.check_val_every_n_epoch is not None
+    index = batch_idx if by_epoch else trainer.fit_loop.epoch_loop.total_batch_idx
+    return (index + 1) % trainer.val_check_batch == 0
+
+
+def _over(trainer: L.Trainer) -> bool:
+    """True when training ends here: by early stopping, by its steps or by its epochs."""
+    steps, epochs = trainer.max_steps, trainer.max_epochs
+    last_epoch = trainer.is_last_batch and epochs is not None and 0 < epochs <= trainer.current_epoch + 1
+    return trainer.should_stop or 0 < steps <= trainer.global_step or last_epoch

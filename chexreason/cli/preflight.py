@@ -1,0 +1,271 @@
+"""Before a run: ``python -m chexreason.cli.preflight model=medgemma_4b trainer=gpu`` plans its memory."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import hydra
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from chexreason import build
+from chexreason.confdir import confdir
+from chexreason.data.encoded import EncodedPrompts
+from chexreason.errors import friendly
+from chexreason.labels.schema import LabelSet
+from chexreason.modules import preflight
+from chexreason.policy.adapters import attach_lora
+from chexreason.policy.blank import blank_policy, blank_prompts, count_text_tokens, image_tokens
+from chexreason.policy.generate import Sampling, sample
+from chexreason.policy.memory import (
+    GIB,
+    MemoryPlan,
+    Stage,
+    in_four_bits,
+    largest_of,
+    last_token,
+    optimiser_state_bytes,
+    rehearse,
+    update,
+)
+from chexreason.policy.policy import Policy
+from chexreason.policy.rehearsal import Rehearsal
+from chexreason.policy.worst import endless, peak_on, with_pixels
+from chexreason.prompts import render
+from chexreason.quiet import quiet
+from chexreason.types import Sample
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The lengths of the worst batch in tokens, how its rows are grouped, and the optimiser's bytes a parameter."""
+
+    text: int
+    image: int
+    answer: int
+    group_size: int
+    shared: bool
+    state_bytes: float
+
+    def prompts(self, policy: Policy, n: int) -> EncodedPrompts:
+        return blank_prompts(policy.base.config, n, text_tokens=self.text, n_image_tokens=self.image)
+
+    def answers(self, n: int) -> torch.Tensor:
+        return torch.full((n * self.group_size, self.answer), 3)
+
+
+def shapes(cfg: DictConfig, policy: Policy) -> Shapes:
+    """What the config says about the worst batch; the prompt is counted where the tokenizer is at hand."""
+    words = render(build.build_prompt(cfg), build.build_labels(cfg))
+    image, grpo = image_tokens(policy.base.config, cfg.model.get("max_pixels")), cfg.phase.name == "grpo"
+    return Shapes(
+        text=cfg.get("text_tokens") or count_text_tokens(cfg.model.source, words) or 400,
+        image=image,
+        answer=cfg.get("answer_tokens") or cfg.model.max_new_tokens,
+        group_size=cfg.phase.module.group_size if grpo else 1,
+        shared=grpo,
+        state_bytes=optimiser_state_bytes(cfg.optim.optimizer._target_),
+    )
+
+
+def plan(cfg: DictConfig) -> MemoryPlan:
+    """Every stage of the run rehearsed without weights, against the memory of the device."""
+    policy = planned_policy(cfg)
+    lengths = shapes(cfg, policy)
+    device, memory = device_memory(cfg)
+    capacity = int(memory * (1 - cfg.get("reserve", 0.1)))
+    return MemoryPlan(device, capacity, tuple(_stages(cfg, policy, lengths, capacity)))
+
+
+def planned_policy(cfg: DictConfig) -> Policy:
+    """The policy under training on the meta device."""
+    chosen = {k: cfg.model[k] for k in ("source", "dtype", "attention", "gradient_checkpointing")}
+    policy = blank_policy(**chosen)
+    attach_lora(policy, **OmegaConf.to_container(cfg.adapter, resolve=True))
+    policy.model.train()
+    return policy
+
+
+def _stages(cfg: DictConfig, policy: Policy, lengths: Shapes, capacity: int) -> list[Stage]:
+    found = []
+    for name, (setting, studies) in _settings(cfg).items():
+        work = {n: partial(_rehearsed, name, cfg, policy, lengths, n) for n in {1, studies}}
+        peaks = {n: rehearse(policy, step, lengths.state_bytes) for n, step in work.items()}
+        if cfg.model.get("quantise"):
+            peaks = {n: in_four_bits(policy, peak) for n, peak in peaks.items()}
+        if studies == 1:  # the line through two points needs a second one
+            peaks[2] = rehearse(policy, partial(_rehearsed, name, cfg, policy, lengths, 2), lengths.state_bytes)
+        sizes = sorted(peaks)
+        most = largest_of(sizes, [sum(peaks[n].values()) for n in sizes], capacity)
+        found.append(Stage(name, setting, studies, peaks[studies], most))
+    return found
+
+
+def _settings(cfg: DictConfig) -> dict[str, tuple[str, int]]:
+    """The setting that says how many studies share each stage, and its value."""
+    validation = ("model.eval_batch_size", int(cfg.model.eval_batch_size))
+    if cfg.phase.name != "grpo":
+        return {"update": ("phase.batch_size", int(cfg.phase.batch_size)), "validation": validation}
+    micro = min(int(cfg.phase.module.micro_studies), int(cfg.phase.batch_size))
+    return {
+        "rollout": ("phase.batch_size", int(cfg.phase.batch_size)),
+        "update": ("phase.module.micro_studies", micro),
+        "validation": validation,
+    }
+
+
+def _rehearsed(name: str, cfg: DictConfig, policy: Policy, lengths: Shapes, n: int, book: Rehearsal) -> None:
+    if name == "update":
+        prompts = lengths.prompts(policy, _together(cfg, n))
+        group = {"group_size": lengths.group_size, "studies": n, "shared": lengths.shared}
+        update(policy, prompts, lengths.answers(n), **group)
+    else:
+        group_size = lengths.group_size if name == "rollout" else 1
+        last_token(policy, lengths.prompts(policy, n), _sampling(cfg, name), group_size, book)
+
+
+def _together(cfg: DictConfig, n: int) -> int:
+    """Studies on the device while ``n`` of them are updated on: in GRPO the whole rollout."""
+    return max(n, int(cfg.phase.batch_size)) if cfg.phase.name == "grpo" else n
+
+
+def _sampling(cfg: DictConfig, name: str) -> Sampling:
+    if name != "rollout":
+        return Sampling(cfg.model.max_new_tokens, temperature=0.0)
+    chosen = cfg.phase.module.sampling
+    return Sampling(chosen.max_new_tokens, chosen.temperature, chosen.top_p)
+
+
+def device_memory(cfg: DictConfig) -> tuple[str, int]:
+    """The device the trainer would take, by name, and its bytes; the paper's A100 where it asks for an absent GPU."""
+    if cfg.get("device_gib"):
+        return f"a device of {cfg.device_gib:g} GiB", int(cfg.device_gib * GIB)
+    wants_gpu = cfg.trainer.accelerator in ("gpu", "cuda", "auto")
+    if wants_gpu and torch.cuda.is_available():
+        return torch.cuda.get_device_name(0), int(torch.cuda.get_device_properties(0).total_memory)
+    if wants_gpu and cfg.trainer.accelerator != "auto":
+        return "no GPU here, so an A100 of 80 GiB", 80 * GIB
+    return "this machine's CPU", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def measure(cfg: DictConfig, policy: Policy) -> dict[str, int]:
+    """Peak bytes of each stage's worst batch, run for real on the policy's device (an adapter attached)."""
+    lengths, peaks = shapes(cfg, policy), {}
+    for name, (setting, n) in _settings(cfg).items():
+        prompts = with_pixels(lengths.prompts(policy, _together(cfg, n) if name == "update" else n), policy.device)
+        work: Callable[[], object]
+        if name == "update":
+            ids = lengths.answers(n).to(policy.device)
+            work = partial(
+                update, policy, prompts, ids, group_size=lengths.group_size, studies=n, shared=lengths.shared
+            )
+        else:
+            group = lengths.group_size if name == "rollout" else 1
+            keys = [(k,) for k in range(n * group)]
+            work = partial(sample, policy, prompts, _sampling(cfg, name), group_size=group, keys=keys)
+        with endless(policy):
+            peaks[name] = peak_on(policy.device, work, f"{setting}={n}")
+        policy.zero_grad()
+    return peaks
+
+
+def check_settings(cfg: DictConfig, samples: Sequence[Sample], policy: Policy, label_set: LabelSet) -> list[str]:
+    """Warnings about settings that do nothing, for training on ``samples`` with the adapter attached to ``policy``.
+
+    Raises ValueError listing, once, all that would corrupt the run.
+    """
+    found = [*_of_policy(cfg, samples, policy), *_of_training(cfg, samples, policy, label_set), *_of_grpo(cfg)]
+    return preflight.report(found)
+
+
+def _of_policy(cfg: DictConfig, samples: Sequence[Sample], policy: Policy) -> list[preflight.Finding | None]:
+    images, longest = preflight.two_images(), max((sample.prompt for sample in samples), key=len)
+    prompts, seen = policy.encode(images, ["Hi", longest]), policy.encode(images, [longest] * 2)
+    rates = {n: m.p for n, m in policy.named_modules() if isinstance(m, torch.nn.Dropout)}
+    return [
+        preflight.right_padding(prompts.attention_mask),
+        preflight.rollout_dropout(rates) if cfg.phase.name == "grpo" else None,
+        preflight.unknown_stop_ids(policy.stop_ids, set(policy.tokenizer.get_vocab().values())),
+        preflight.sampleable_image_token(policy.base.config.image_token_id, policy.banned_ids),
+        preflight.truncated_prompts(int(prompts.attention_mask.sum(1).max()), cfg.model.max_new_tokens, policy.context),
+        preflight.blind(*preflight.first_logits(policy, seen)),
+    ]
+
+
+def _of_training(
+    cfg: DictConfig, samples: Sequence[Sample], policy: Policy, label_set: LabelSet
+) -> list[preflight.Finding | None]:
+    judged = {label for s in samples for label, known in zip(label_set, s.study.mask, strict=True) if known}
+    found = [preflight.labels_not_in_data(list(label_set), judged)]
+    found.append(preflight.warmup_only(_steps(cfg, len(samples)), cfg.optim.scheduler.warmup))
+    if cfg.phase.teacher is not None:
+        counts = policy.encode_answers([sample.answer or "" for sample in samples])[1].sum(1).tolist()
+        lengths = {s.study.study_id: int(n) for s, n in zip(samples, counts, strict=True)}
+        found += [preflight.nothing_to_learn(lengths), preflight.long_answers(lengths, cfg.model.max_new_tokens)]
+    return found
+
+
+def _steps(cfg: DictConfig, n_samples: int) -> int:
+    """Optimiser steps of the run on one device."""
+    if "max_steps" in cfg.phase:
+        return int(cfg.phase.max_steps)
+    if cfg.phase.name == "grpo":
+        return int(cfg.phase.rollouts * cfg.objective.updates_per_rollout)
+    return -(-n_samples // (cfg.phase.batch_size * cfg.phase.accumulate)) * int(cfg.phase.max_epochs)
+
+
+def _of_grpo(cfg: DictConfig) -> list[preflight.Finding | None]:
+    if cfg.phase.name != "grpo":
+        return []
+    objective, sampling = cfg.objective, cfg.phase.module.sampling
+    return [
+        preflight.idle_clip(objective.name, objective.updates_per_rollout),
+        preflight.scaled_dr_grpo(objective.name, objective.scale),
+        preflight.uncorrected_truncation(
+            sampling.top_p, sampling.get("top_k", 0), objective.get("correction", "none") != "none"
+        ),
+        preflight.base_as_reference(objective.kl_beta, list(cfg.adapters)),
+    ]
+
+
+def before_training(cfg: DictConfig, samples: Sequence[Sample], policy: Policy, label_set: LabelSet) -> None:
+    """Check the settings and, on a GPU, plan the memory and run the worst batch; what only wastes effort is logged.
+
+    Raises ValueError with the settings to change.
+    """
+    for warning in check_settings(cfg, samples, policy, label_set):
+        log.warning("%s", warning)
+    if cfg.preflight and torch.cuda.is_available() and cfg.trainer.accelerator != "cpu":
+        planned = plan(cfg)
+        log.info("%s", planned.table())
+        planned.check()
+        home = policy.device
+        for name, peak in measure(cfg, policy.to("cuda")).items():
+            log.info("measured %s: %.2f GiB", name, peak / GIB)
+        policy.to(home)
+
+
+@hydra.main(version_base="1.3", config_path=confdir(), config_name="preflight")
+@friendly(ValueError, KeyError, OSError)
+def main(cfg: DictConfig) -> None:
+    """Print the plan; with ``measure=true`` run the worst batch as well."""
+    quiet()
+    planned = plan(cfg)
+    print(planned.table())
+    planned.check()
+    if cfg.measure:
+        policy = build.build_policy(cfg).to("cuda" if torch.cuda.is_available() else "cpu")
+        attach_lora(policy, **OmegaConf.to_container(cfg.adapter, resolve=True))
+        policy.model.train()
+        for name, peak in measure(cfg, policy).items():
+            print(f"measured {name:<12}{peak / GIB:>8.2f} GiB")
+
+
+if __name__ == "__main__":
+    main()
