@@ -19,6 +19,8 @@ from chexreason.policy.adapters import attach_lora
 from chexreason.policy.load import load_policy
 from chexreason.types import Sample
 
+pytestmark = pytest.mark.slow
+
 ANSWERS = ("a b", "the heart is large", "c", "no finding at all here", "d e f", "g")
 TARGETS = r".*language_model.*layers\.0.*(q_proj|up_proj)"  # two projections: the order of events is tested
 
@@ -93,10 +95,9 @@ POINTS = {
     "inside the last validation": (KillAt("on_validation_batch_end", batch(17)), True),
     "at the end of training": (KillAt("on_train_end", lambda trainer: True), True),
 }
-FAST = {"between accumulation steps", "after the last step of an epoch"}
 
 
-@pytest.mark.parametrize("point", [p if p in FAST else pytest.param(p, marks=pytest.mark.slow) for p in POINTS])
+@pytest.mark.parametrize("point", POINTS)
 def test_a_killed_run_ends_with_the_same_adapters(studies, whole, tmp_path, point):
     kill, has_checkpoint = POINTS[point]
     with pytest.raises(Killed):
@@ -106,7 +107,6 @@ def test_a_killed_run_ends_with_the_same_adapters(studies, whole, tmp_path, poin
     assert adapters(tmp_path) == whole
 
 
-@pytest.mark.slow
 def test_a_run_killed_after_it_stopped_early_does_not_go_on(studies, tmp_path):
     options = {"patience": 1, "mode": "max"}  # the loss falls, so it stops
     assert run(studies, tmp_path / "whole", **options).global_step < 9

@@ -143,6 +143,7 @@ def test_weights_adapters_and_state_are_their_own_sizes():
     assert all(p.grad is None for p in policy.parameters())
 
 
+@pytest.mark.slow
 def test_checkpointing_trades_activations_away():
     peaks = []
     for on in (False, True):

@@ -19,6 +19,8 @@ from chexreason.policy.logprobs import completion_scores
 from chexreason.policy.policy import Policy, pad_right
 from chexreason.policy.quantised import frozen_adapters
 
+pytestmark = pytest.mark.slow
+
 IDS, MASK = pad_right([[5, 6, 7, 8]] * 3, 0)
 
 
@@ -27,7 +29,7 @@ def _loaded(name: str) -> Policy:
     return load_policy(f"tiny:{name}", dtype="float32", quantise="nf4")
 
 
-@pytest.fixture(params=["tiny_gemma3", pytest.param("tiny_qwen2_5_vl", marks=pytest.mark.slow)])
+@pytest.fixture(params=["tiny_gemma3", "tiny_qwen2_5_vl"])
 def nf4(request) -> Policy:
     return copy.deepcopy(_loaded(request.param))
 
