@@ -45,7 +45,7 @@ class ResumePoint(Checkpoint):
         if trainer.global_step - self._saved < self.every or _over(trainer):
             return
         unfinished = self.path.with_name(f".{self.path.name}.unfinished")
-        trainer.save_checkpoint(unfinished)
+        trainer.save_checkpoint(unfinished, weights_only=False)
         if trainer.is_global_zero:
             os.replace(unfinished, self.path)  # a kill leaves the old file or the new one
         self._saved = trainer.global_step
