@@ -20,8 +20,9 @@ from chexreason.types import Study
 FAMILIES = ("tiny_gemma3", "tiny_qwen2_5_vl")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
+    """Before any other fixture: runs are compared to the bit, and two threads add in another order than one."""
     torch.set_num_threads(1)
 
 
