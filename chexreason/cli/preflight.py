@@ -237,11 +237,13 @@ def _of_grpo(cfg: DictConfig) -> list[preflight.Finding | None]:
 def before_training(cfg: DictConfig, samples: Sequence[Sample], policy: Policy, label_set: LabelSet) -> None:
     """Check the settings and, on a GPU, plan the memory and run the worst batch; what only wastes effort is logged.
 
-    Raises ValueError with the settings to change.
+    Nothing is looked at under ``preflight=false``. Raises ValueError with the settings to change.
     """
+    if not cfg.preflight:
+        return
     for warning in check_settings(cfg, samples, policy, label_set):
         log.warning("%s", warning)
-    if cfg.preflight and torch.cuda.is_available() and cfg.trainer.accelerator != "cpu":
+    if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu":
         planned = plan(cfg)
         log.info("%s", planned.table())
         planned.check()

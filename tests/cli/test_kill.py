@@ -20,6 +20,7 @@ OVERRIDES = [
     "phase.accumulate=2",
     "phase.max_epochs=2",
     "model.max_new_tokens=4",
+    "preflight=false",  # which would refuse to cut answers at 4 tokens
     "callbacks.checkpoint_every=1",
     "callbacks.progress=false",
     "data.sets.phantom_a.source.n={sft: 12, rl: 4, val: 2, test: 2}",
