@@ -6,16 +6,15 @@ import copy
 import functools
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from chexreason.labels.catalog import CHEXPERT14
-from chexreason.policy.load import load_policy
-from chexreason.policy.policy import Policy
-from chexreason.types import Study
+if TYPE_CHECKING:  # pytest's controller reads this file and runs no test: torch and transformers cost it 12 s
+    from chexreason.policy.policy import Policy
+    from chexreason.types import Study
 
 FAMILIES = ("tiny_gemma3", "tiny_qwen2_5_vl")
 
@@ -23,11 +22,15 @@ FAMILIES = ("tiny_gemma3", "tiny_qwen2_5_vl")
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     """Before any other fixture: runs are compared to the bit, and two threads add in another order than one."""
+    import torch
+
     torch.set_num_threads(1)
 
 
 @functools.cache
 def _loaded(name: str) -> Policy:
+    from chexreason.policy.load import load_policy
+
     return load_policy(f"tiny:{name}", dtype="float32")
 
 
@@ -54,6 +57,9 @@ def images() -> list[Image.Image]:
 @pytest.fixture(scope="session")
 def studies(tmp_path_factory: pytest.TempPathFactory, images: list[Image.Image]) -> list[Study]:
     """Six labelled studies of six patients, on three images; not to be changed."""
+    from chexreason.labels.catalog import CHEXPERT14
+    from chexreason.types import Study
+
     folder = tmp_path_factory.mktemp("studies")
     label_sets = (["No Finding"], ["Cardiomegaly", "Edema"], ["Pneumothorax"], ["Pleural Effusion"], ["Fracture"])
     found = []

@@ -43,6 +43,7 @@ def targets(node: object, at: str = ""):
             yield from targets(value, f"{at}[{i}]")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("config", "choice"), CHOICES)
 def test_every_choice_composes_and_fits_its_constructor(config, choice, monkeypatch):
     monkeypatch.setenv("NIH_ROOT", "nih")

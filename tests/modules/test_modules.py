@@ -131,6 +131,7 @@ def test_an_sft_update_does_not_depend_on_how_it_is_cut(studies, tmp_path):
     assert_same(results[0], results[2], atol=2e-6)
 
 
+@pytest.mark.slow
 def test_sft_learns_the_answers_and_touches_nothing_else(studies, tmp_path):
     policy = policy_with_lora()
     module = SFTModule(policy, **common())
@@ -154,6 +155,7 @@ def test_sft_loss_is_on_the_answer_and_its_stop_token_alone(studies):
     assert batch.update_tokens == batch.answer_mask.sum()
 
 
+@pytest.mark.slow
 def test_the_ratio_is_one_until_the_policy_has_moved(studies, tmp_path):
     policy = policy_with_lora()
     module = grpo(policy)
@@ -168,6 +170,7 @@ def test_the_ratio_is_one_until_the_policy_has_moved(studies, tmp_path):
     assert logged[3]["kl"] > 0
 
 
+@pytest.mark.slow
 def test_a_grpo_update_does_not_depend_on_micro_batches(studies, tmp_path):
     results = []
     for micro in (1, 2, 3):
@@ -237,7 +240,8 @@ def whole_run(studies, tmp_path_factory):
     return grpo_run(studies, folder, callbacks=saves), folder
 
 
-@pytest.mark.parametrize("stop_after", [0, 3, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 2))])
+@pytest.mark.slow
+@pytest.mark.parametrize("stop_after", range(4))
 def test_a_resumed_grpo_run_ends_with_the_same_weights(studies, whole_run, tmp_path, stop_after):
     whole, folder = whole_run
     again = grpo_run(studies, tmp_path, ckpt_path=folder / f"{stop_after}.ckpt")
@@ -245,6 +249,7 @@ def test_a_resumed_grpo_run_ends_with_the_same_weights(studies, whole_run, tmp_p
     assert_same(weights(whole), weights(again))
 
 
+@pytest.mark.slow
 def test_every_study_leaves_its_reward_on_disk(studies, tmp_path):
     policy = policy_with_lora()
     fit(grpo(policy), grpo_data(policy, studies), tmp_path, max_steps=4, max_epochs=-1, callbacks=[RewardLog(tmp_path)])
@@ -256,6 +261,7 @@ def test_every_study_leaves_its_reward_on_disk(studies, tmp_path):
     assert np.ptp(rewards.values) > 0
 
 
+@pytest.mark.slow
 def test_checkpoints_hold_the_adapter_alone_and_refuse_another(studies, tmp_path):
     policy = policy_with_lora()
     module = grpo(policy)

@@ -64,6 +64,7 @@ def step(policy: Policy, prompts, size) -> None:
     update(policy, prompts, answers(studies * group, answer), group_size=group, studies=studies, shared=shared)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("size", SIZES, ids=("sft", "grpo"))
 def test_a_rehearsal_books_what_the_real_step_books_to_the_byte(name, size):

@@ -152,6 +152,7 @@ def answer_logp(model, processor, images, question, answer):
     return logp.gather(-1, inputs["input_ids"][:, -n:, None]).sum((1, 2))
 
 
+@pytest.mark.slow
 def test_tiny_gemma3_sees_an_effusion():
     """A claim of effusion is more probable on films with one; 20 films a class, and a rank test by eye: AUC > 0.8."""
     model, processor = load("tiny_gemma3")

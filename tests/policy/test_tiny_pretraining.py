@@ -187,6 +187,7 @@ def test_shapes_are_drawn_where_they_are_said_to_be():
     assert shapes.question([bright], random.Random(1))[1].endswith(".")
 
 
+@pytest.mark.slow
 def test_pretraining_continues_where_it_stopped(tmp_path):
     run = Pretraining("tiny_gemma3", ShapeLessons(), tmp_path, minutes=1.0, look_share=0.5, seed=0)
     run._learn()
