@@ -13,11 +13,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from chexreason import build
+from chexreason.cli.checks import check_settings
 from chexreason.confdir import confdir
 from chexreason.data.encoded import EncodedPrompts
 from chexreason.errors import friendly
 from chexreason.labels.schema import LabelSet
-from chexreason.modules import preflight
 from chexreason.policy.adapters import attach_lora
 from chexreason.policy.blank import blank_policy, blank_prompts, count_text_tokens, image_tokens
 from chexreason.policy.generate import Sampling, sample
@@ -175,65 +175,6 @@ def measure(cfg: DictConfig, policy: Policy) -> dict[str, int]:
     return peaks
 
 
-def check_settings(cfg: DictConfig, samples: Sequence[Sample], policy: Policy, label_set: LabelSet) -> list[str]:
-    """Warnings about settings that do nothing, for training on ``samples`` with the adapter attached to ``policy``.
-
-    Raises ValueError listing, once, all that would corrupt the run.
-    """
-    found = [*_of_policy(cfg, samples, policy), *_of_training(cfg, samples, policy, label_set), *_of_grpo(cfg)]
-    return preflight.report(found)
-
-
-def _of_policy(cfg: DictConfig, samples: Sequence[Sample], policy: Policy) -> list[preflight.Finding | None]:
-    images, longest = preflight.two_images(), max((sample.prompt for sample in samples), key=len)
-    prompts, seen = policy.encode(images, ["Hi", longest]), policy.encode(images, [longest] * 2)
-    rates = {n: m.p for n, m in policy.named_modules() if isinstance(m, torch.nn.Dropout)}
-    return [
-        preflight.right_padding(prompts.attention_mask),
-        preflight.rollout_dropout(rates) if cfg.phase.name == "grpo" else None,
-        preflight.unknown_stop_ids(policy.stop_ids, set(policy.tokenizer.get_vocab().values())),
-        preflight.sampleable_image_token(policy.base.config.image_token_id, policy.banned_ids),
-        preflight.truncated_prompts(int(prompts.attention_mask.sum(1).max()), cfg.model.max_new_tokens, policy.context),
-        preflight.blind(*preflight.first_logits(policy, seen)),
-    ]
-
-
-def _of_training(
-    cfg: DictConfig, samples: Sequence[Sample], policy: Policy, label_set: LabelSet
-) -> list[preflight.Finding | None]:
-    judged = {label for s in samples for label, known in zip(label_set, s.study.mask, strict=True) if known}
-    found = [preflight.labels_not_in_data(list(label_set), judged)]
-    found.append(preflight.warmup_only(_steps(cfg, len(samples)), cfg.optim.scheduler.warmup))
-    if cfg.phase.teacher is not None:
-        counts = policy.encode_answers([sample.answer or "" for sample in samples])[1].sum(1).tolist()
-        lengths = {s.study.study_id: int(n) for s, n in zip(samples, counts, strict=True)}
-        found += [preflight.nothing_to_learn(lengths), preflight.long_answers(lengths, cfg.model.max_new_tokens)]
-    return found
-
-
-def _steps(cfg: DictConfig, n_samples: int) -> int:
-    """Optimiser steps of the run on one device."""
-    if "max_steps" in cfg.phase:
-        return int(cfg.phase.max_steps)
-    if cfg.phase.name == "grpo":
-        return int(cfg.phase.rollouts * cfg.objective.updates_per_rollout)
-    return -(-n_samples // (cfg.phase.batch_size * cfg.phase.accumulate)) * int(cfg.phase.max_epochs)
-
-
-def _of_grpo(cfg: DictConfig) -> list[preflight.Finding | None]:
-    if cfg.phase.name != "grpo":
-        return []
-    objective, sampling = cfg.objective, cfg.phase.module.sampling
-    return [
-        preflight.idle_clip(objective.name, objective.updates_per_rollout),
-        preflight.scaled_dr_grpo(objective.name, objective.scale),
-        preflight.uncorrected_truncation(
-            sampling.top_p, sampling.get("top_k", 0), objective.get("correction", "none") != "none"
-        ),
-        preflight.base_as_reference(objective.kl_beta, list(cfg.adapters)),
-    ]
-
-
 def before_training(cfg: DictConfig, samples: Sequence[Sample], policy: Policy, label_set: LabelSet) -> None:
     """Check the settings and, on a GPU, plan the memory and run the worst batch; what only wastes effort is logged.
 
@@ -253,16 +194,30 @@ def before_training(cfg: DictConfig, samples: Sequence[Sample], policy: Policy, 
         policy.to(home)
 
 
+def _print_settings(cfg: DictConfig) -> None:
+    label_set, prompt = build.build_labels(cfg), build.build_prompt(cfg)
+    policy = build.build_policy(cfg)
+    data = build.build_data(cfg, policy, prompt, label_set)
+    attach_lora(policy, **OmegaConf.to_container(cfg.adapter, resolve=True))
+    warnings = check_settings(cfg, data.train_samples, policy, label_set)
+    print("settings:" if warnings else "settings: no fault found")
+    for text in warnings:
+        print(f"  (warning) {text}")
+
+
 @hydra.main(version_base="1.3", config_path=confdir(), config_name="preflight")
 @friendly(ValueError, KeyError, OSError)
 def main(cfg: DictConfig) -> None:
-    """Print the plan; with ``measure=true`` run the worst batch as well."""
+    """Print the plan; with ``settings=true`` check the settings, with ``measure=true`` run the worst batch as well."""
     quiet()
     planned = plan(cfg)
     print(planned.table())
+    if cfg.settings:
+        _print_settings(cfg)
     planned.check()
     if cfg.measure:
-        policy = build.build_policy(cfg).to("cuda" if torch.cuda.is_available() else "cpu")
+        bare = OmegaConf.merge(cfg, {"adapters": []})  # adapters merged before training change no shape
+        policy = build.build_policy(bare).to("cuda" if torch.cuda.is_available() else "cpu")
         attach_lora(policy, **OmegaConf.to_container(cfg.adapter, resolve=True))
         policy.model.train()
         for name, peak in measure(cfg, policy).items():

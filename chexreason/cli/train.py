@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 from chexreason import build, runs
+from chexreason.cli.checks import answer_lengths
 from chexreason.cli.preflight import before_training
 from chexreason.confdir import confdir
 from chexreason.errors import friendly
@@ -38,7 +39,9 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
         policy = build.build_policy(cfg)
         data = build.build_data(cfg, policy, prompt, label_set)
         module = build.build_module(cfg, policy, prompt, label_set)
-        trainer = build.build_trainer(cfg, run_dir, build.adapter_card(cfg, prompt, label_set), label_set)
+        learned = {"answer_tokens": max(answer_lengths(data.train_samples, policy).values(), default=0)}
+        card = build.adapter_card(cfg, prompt, label_set) | learned
+        trainer = build.build_trainer(cfg, run_dir, card, label_set)
         before_training(cfg, data.train_samples, policy, label_set)
         checkpoint = run_dir / "checkpoints" / "last.ckpt"
         if checkpoint.is_file():

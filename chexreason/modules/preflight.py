@@ -188,3 +188,11 @@ def base_as_reference(kl_beta: float, adapters: Sequence[str]) -> Finding | None
         return None
     text = f"objective.kl_beta={kl_beta} pulls towards the base model, not towards an SFT policy: adapters=[] is empty"
     return Finding(f"{text}; set 'adapters=[out/<name>/sft/seed0/adapter/best]'", stops=False)
+
+
+def short_completions(max_new_tokens: int, answer_tokens: int, adapter: str) -> Finding | None:
+    """Rollouts cut off before the end of the answers that the SFT adapter has learned to write."""
+    if max_new_tokens >= answer_tokens:
+        return None
+    text = f"rollouts end after {max_new_tokens} tokens, but {adapter} learned answers of up to {answer_tokens}"
+    return Finding(f"{text}: set model.max_new_tokens={answer_tokens} or more", stops=False)

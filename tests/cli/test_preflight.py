@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from hydra import compose, initialize_config_dir
 
-from chexreason.cli import preflight
+from chexreason.cli import checks, preflight
 from chexreason.confdir import confdir
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.policy.adapters import attach_lora
@@ -41,9 +41,9 @@ def test_a_gpu_that_is_absent_is_planned_for_as_the_papers(monkeypatch):
 def test_the_settings_of_a_run_are_checked_together(gemma, studies):
     attach_lora(gemma, dropout=0.1)
     samples = [Sample(study, "Describe.", "<think>a</think><solution>Edema</solution>") for study in studies]
-    warnings = preflight.check_settings(composed("phase=sft", "phase.max_epochs=20"), samples, gemma, CHEXPERT14)
+    warnings = checks.check_settings(composed("phase=sft", "phase.max_epochs=20"), samples, gemma, CHEXPERT14)
     assert not warnings
     gemma.stop_ids.append(10**6)
     faulty = composed("phase=grpo", "objective=grpo", "model.max_new_tokens=5000")
     with pytest.raises(ValueError, match=r"(?s)3 of the settings.*dropout is on.*stop ids.*exceed the context"):
-        preflight.check_settings(faulty, samples, gemma, CHEXPERT14)
+        checks.check_settings(faulty, samples, gemma, CHEXPERT14)

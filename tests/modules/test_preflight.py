@@ -33,6 +33,13 @@ CASES = [
     (p.uncorrected_truncation, (0.95, 0, False), r"top_p=0\.95", False, (1.0, 0, False)),
     (p.uncorrected_truncation, (1.0, 50, False), "top_k=50", False, (0.95, 0, True)),
     (p.base_as_reference, (0.15, []), "towards the base model", False, (0.15, ["out/sft"])),
+    (
+        p.short_completions,
+        (64, 96, "out/sft"),
+        r"out/sft .* up to 96: set model\.max_new_tokens=96",
+        False,
+        (96, 96, "x"),
+    ),
 ]
 
 

@@ -125,6 +125,7 @@ def test_a_plan_is_within_15_percent_of_the_measured_peak(name, stage, tmp_path)
 SMALL = (1, 1, 40, 2, False)
 
 
+@pytest.mark.slow
 def test_the_cache_is_counted_by_its_closed_form():
     policy = blank("tiny_gemma3")
     text = policy.base.config.get_text_config()
@@ -134,6 +135,7 @@ def test_the_cache_is_counted_by_its_closed_form():
     assert peak["cache"] == 2 * 3 * (prompts.input_ids.shape[1] + 50) * per_token
 
 
+@pytest.mark.slow
 def test_weights_adapters_and_state_are_their_own_sizes():
     policy = blank("tiny_qwen2_5_vl")
     trainable = sum(p.numel() for p in policy.parameters() if p.requires_grad)

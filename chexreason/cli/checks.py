@@ -1,0 +1,85 @@
+"""The settings of a run checked against its data and its policy: what does nothing, what would corrupt it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from omegaconf import DictConfig
+
+from chexreason.labels.schema import LabelSet
+from chexreason.modules import preflight
+from chexreason.policy.adapters import read_card
+from chexreason.policy.policy import Policy
+from chexreason.types import Sample
+
+
+def check_settings(cfg: DictConfig, samples: Sequence[Sample], policy: Policy, label_set: LabelSet) -> list[str]:
+    """Warnings about settings that do nothing, for training on ``samples`` with the adapter attached to ``policy``.
+
+    Raises ValueError listing, once, all that would corrupt the run.
+    """
+    found = [*_of_policy(cfg, samples, policy), *_of_training(cfg, samples, policy, label_set), *_of_grpo(cfg)]
+    return preflight.report(found)
+
+
+def _of_policy(cfg: DictConfig, samples: Sequence[Sample], policy: Policy) -> list[preflight.Finding | None]:
+    images, longest = preflight.two_images(), max((sample.prompt for sample in samples), key=len)
+    prompts, seen = policy.encode(images, ["Hi", longest]), policy.encode(images, [longest] * 2)
+    rates = {n: m.p for n, m in policy.named_modules() if isinstance(m, torch.nn.Dropout)}
+    return [
+        preflight.right_padding(prompts.attention_mask),
+        preflight.rollout_dropout(rates) if cfg.phase.name == "grpo" else None,
+        preflight.unknown_stop_ids(policy.stop_ids, set(policy.tokenizer.get_vocab().values())),
+        preflight.sampleable_image_token(policy.base.config.image_token_id, policy.banned_ids),
+        preflight.truncated_prompts(int(prompts.attention_mask.sum(1).max()), cfg.model.max_new_tokens, policy.context),
+        preflight.blind(*preflight.first_logits(policy, seen)),
+    ]
+
+
+def _of_training(
+    cfg: DictConfig, samples: Sequence[Sample], policy: Policy, label_set: LabelSet
+) -> list[preflight.Finding | None]:
+    judged = {label for s in samples for label, known in zip(label_set, s.study.mask, strict=True) if known}
+    found = [preflight.labels_not_in_data(list(label_set), judged)]
+    found.append(preflight.warmup_only(_steps(cfg, len(samples)), cfg.optim.scheduler.warmup))
+    if cfg.phase.teacher is not None:
+        lengths = answer_lengths(samples, policy)
+        found += [preflight.nothing_to_learn(lengths), preflight.long_answers(lengths, cfg.model.max_new_tokens)]
+    return found
+
+
+def answer_lengths(samples: Sequence[Sample], policy: Policy) -> dict[str, int]:
+    """Tokens of each answer to learn, stop token included, by study; empty where none is learned from."""
+    written = [sample for sample in samples if sample.answer is not None]
+    counts = policy.encode_answers([str(sample.answer) for sample in written])[1].sum(1).tolist()
+    return {sample.study.study_id: int(n) for sample, n in zip(written, counts, strict=True)}
+
+
+def _steps(cfg: DictConfig, n_samples: int) -> int:
+    """Optimiser steps of the run on one device."""
+    if "max_steps" in cfg.phase:
+        return int(cfg.phase.max_steps)
+    if cfg.phase.name == "grpo":
+        return int(cfg.phase.rollouts * cfg.objective.updates_per_rollout)
+    return -(-n_samples // (cfg.phase.batch_size * cfg.phase.accumulate)) * int(cfg.phase.max_epochs)
+
+
+def _of_grpo(cfg: DictConfig) -> list[preflight.Finding | None]:
+    if cfg.phase.name != "grpo":
+        return []
+    objective, sampling = cfg.objective, cfg.phase.module.sampling
+    return [
+        preflight.idle_clip(objective.name, objective.updates_per_rollout),
+        preflight.scaled_dr_grpo(objective.name, objective.scale),
+        preflight.uncorrected_truncation(
+            sampling.top_p, sampling.get("top_k", 0), objective.get("correction", "none") != "none"
+        ),
+        preflight.base_as_reference(objective.kl_beta, list(cfg.adapters)),
+        *(preflight.short_completions(sampling.max_new_tokens, _answer_tokens(a), a) for a in cfg.adapters),
+    ]
+
+
+def _answer_tokens(adapter: str) -> int:
+    """The longest answer an adapter learned to write, from its card; 0 where it learned from none."""
+    return int(read_card(adapter).get("answer_tokens", 0))
