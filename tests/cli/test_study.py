@@ -18,8 +18,11 @@ from omegaconf import DictConfig
 from chexreason import build
 from chexreason.cli.evaluate import evaluate
 from chexreason.cli.report import report
+from chexreason.cli.scores import score_labels
 from chexreason.cli.train import train
 from chexreason.confdir import confdir
+from chexreason.evaluation.label_scores import aligned
+from chexreason.labels.catalog import CHEXPERT14
 from chexreason.policy.load import resolve_source
 
 pytestmark = pytest.mark.slow
@@ -64,6 +67,9 @@ def test_the_whole_study(out):
         adapters = [] if arm == "base" else [str(out / "demo" / arm / "seed0" / "adapter" / "best")]
         options = ("name=demo", f"arm={arm}", f"adapters={adapters}", "max_new_tokens=16")
         answers = evaluate(configured("evaluate", out, *options))
+        scores = score_labels(configured("scores", out, *options, "samples=2"))
+        assert aligned(scores, answers, list(CHEXPERT14), "log_odds").isfinite().all()
+        assert set(aligned(scores, answers, list(CHEXPERT14), "frequency").unique().tolist()) <= {0.0, 0.5, 1.0}
         assert len(answers) == 32
         assert {a.labelled for a in answers if a.dataset == "phantom_b"} != {answers[0].labelled}
     figures = report(configured("report", out, "name=demo", "n_resamples=200", "n_cases=4"))

@@ -1,0 +1,106 @@
+"""Score every label of an evaluated arm: ``python -m chexreason.cli.scores name=demo arm=sft 'adapters=[...]'``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import hydra
+import lightning as L
+import pandas as pd
+import torch
+from omegaconf import DictConfig
+
+from chexreason import build, runs
+from chexreason.confdir import confdir
+from chexreason.data.batches import Batch, Collate
+from chexreason.errors import friendly
+from chexreason.evaluation import label_scores, predictions
+from chexreason.labels.schema import LabelSet
+from chexreason.parsing import parse
+from chexreason.policy.answers import read_completions
+from chexreason.policy.generate import Sampling, sample
+from chexreason.policy.label_scores import label_log_odds
+from chexreason.policy.policy import Policy
+from chexreason.progress import track
+from chexreason.quiet import quiet
+from chexreason.types import Prediction, Study
+
+log = logging.getLogger(__name__)
+FILE = "scores.parquet"
+
+
+def score_labels(cfg: DictConfig) -> pd.DataFrame:
+    """Log-odds and sampled frequency of every label for each predicted study, written to ``<run_dir>/scores.parquet``.
+
+    Raises ValueError when an adapter was trained with another prompt or label set, KeyError when a predicted study is
+    no longer in the data.
+    """
+    run_dir = Path(cfg.run_dir)
+    with runs.open_run(run_dir, cfg):
+        if runs.is_done(run_dir):
+            log.info("%s is DONE: nothing to score", run_dir)
+            return label_scores.read(run_dir / FILE)
+        quiet()
+        L.seed_everything(cfg.seed, verbose=False)
+        label_set, prompt = build.build_labels(cfg), build.build_prompt(cfg)
+        for folder in cfg.adapters:
+            build.check_card(folder, prompt, label_set)
+        policy = build.build_policy(cfg).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        encode, load = build.image_reader(cfg, policy)
+        collate = Collate(encode, policy.encode_answers, load)
+        frames = []
+        for name, found in predictions.datasets(predictions.read(Path(cfg.predictions))).items():
+            samples = build.build_samples(_studies(cfg, name, found, label_set), prompt, label_set, None)
+            pairs = list(zip(found, samples, strict=True))
+            chunks = [pairs[i : i + cfg.batch_size] for i in range(0, len(pairs), cfg.batch_size)]
+            progress = partial(track, description=f"{cfg.arm} label scores on {name}, batches of {cfg.batch_size}")
+            for chunk in progress(chunks, len(chunks)):
+                batch = collate([(sample, 0.0) for _, sample in chunk]).to(policy.device)
+                frames += _scores(cfg, policy, batch, [answer for answer, _ in chunk], label_set, prompt.grammar)
+        frame = pd.concat(frames, ignore_index=True)
+        label_scores.write(run_dir / FILE, frame)
+        runs.mark_done(run_dir, {"rows": len(frame)})
+        return frame
+
+
+def _studies(cfg: DictConfig, name: str, found: Sequence[Prediction], label_set: LabelSet) -> list[Study]:
+    """The studies that were predicted, in that order."""
+    known = {study.study_id: study for study in build.load_studies(cfg, name, (cfg.split,), label_set)}
+    if lost := [p.study_id for p in found if p.study_id not in known]:
+        raise KeyError(f"{len(lost)} predicted studies are not in {name}/{cfg.split}, e.g. {lost[0]}: evaluate again")
+    return [known[p.study_id] for p in found]
+
+
+def _scores(
+    cfg: DictConfig, policy: Policy, batch: Batch, found: Sequence[Prediction], label_set: LabelSet, grammar: str
+) -> list[pd.DataFrame]:
+    prompts = policy.with_features(batch.prompts)
+    answers = [parse(answer.text, label_set, grammar) for answer in found]
+    odds = label_log_odds(policy, prompts, answers, label_set, grammar)
+    frames = [label_scores.rows(found, "log_odds", list(label_set), odds)]
+    if cfg.samples:
+        studies = [item.study for item in batch.samples]
+        keys = [(cfg.seed, "scores", study.study_id, k) for study in studies for k in range(cfg.samples)]
+        drawn = sample(
+            policy, prompts, Sampling(cfg.max_new_tokens, cfg.temperature), group_size=cfg.samples, keys=keys
+        )
+        completions = read_completions(policy, drawn, studies, label_set, grammar)
+        named = torch.tensor([label_set.encode(completion.parsed.labels) for completion in completions])  # [N * K, L]
+        often = named.double().reshape(len(studies), cfg.samples, -1).mean(1)  # [N, L]
+        frames.append(label_scores.rows(found, "frequency", list(label_set), often))
+    return frames
+
+
+@hydra.main(version_base="1.3", config_path=confdir(), config_name="scores")
+@friendly(runs.RunError, ValueError, KeyError, OSError)
+def main(cfg: DictConfig) -> None:
+    """Score the labels of an arm and say where they lie."""
+    frame = score_labels(cfg)
+    log.info("%d rows of label scores in %s", len(frame), Path(cfg.run_dir) / FILE)
+
+
+if __name__ == "__main__":
+    main()

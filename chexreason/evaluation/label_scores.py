@@ -1,0 +1,53 @@
+"""Label scores on disk (Parquet), beside the predictions they belong to, and as arrays for ranking and calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from chexreason.files import whole
+from chexreason.types import Prediction
+
+KINDS = ("log_odds", "frequency")  # of the answer with the label against without it; of the label in sampled answers
+_KEYS = ("study_id", "dataset", "kind")
+
+
+def rows(predictions: Sequence[Prediction], kind: str, labels: Sequence[str], values: Tensor) -> pd.DataFrame:
+    """One row a study of scores ``values`` [N, L] of one of ``KINDS``; raises ValueError on another kind or shape."""
+    if kind not in KINDS or values.shape != (len(predictions), len(labels)):
+        raise ValueError(f"{kind} scores {tuple(values.shape)} of {len(predictions)} studies, {len(labels)} labels")
+    frame = pd.DataFrame(values.double().numpy(), columns=list(labels))
+    frame.insert(0, "kind", kind)
+    frame.insert(0, "dataset", [p.dataset for p in predictions])
+    frame.insert(0, "study_id", [p.study_id for p in predictions])
+    return frame
+
+
+def write(path: Path, frame: pd.DataFrame) -> None:
+    """Write the rows of all kinds, atomically."""
+    with whole(path) as temporary:
+        frame.to_parquet(temporary, index=False)
+
+
+def read(path: Path) -> pd.DataFrame:
+    """The rows of ``path``; raises FileNotFoundError or ValueError with the way out."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; run chexreason.cli.scores for this arm first")
+    frame = pd.read_parquet(path)
+    if missing := [key for key in _KEYS if key not in frame]:
+        raise ValueError(f"{path} lacks the columns {missing}; delete it and run chexreason.cli.scores again")
+    return frame
+
+
+def aligned(frame: pd.DataFrame, predictions: Sequence[Prediction], labels: Sequence[str], kind: str) -> Tensor:
+    """The scores [N, L] of ``predictions`` in their order; raises KeyError on studies or labels without one."""
+    table = frame[frame["kind"] == kind].set_index("study_id")
+    lost = [p.study_id for p in predictions if p.study_id not in table.index]
+    unknown = [label for label in labels if label not in table]
+    if lost or unknown:
+        raise KeyError(f"no {kind} scores for {len(lost)} studies (e.g. {lost[:3]}), labels {unknown}")
+    return torch.from_numpy(table.loc[[p.study_id for p in predictions], list(labels)].to_numpy(float, copy=True))
