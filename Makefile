@@ -8,6 +8,10 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 OUT ?= out
 DATA ?= phantom
+SCALE ?= tiny
+JOBS ?= 2
+FILE ?=
+REVIEWERS ?= reader
 SHARED ?= $(or $(CHEXREASON_DATA),../shared/data)
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
@@ -25,10 +29,13 @@ endif
 COMMON := paths.out=$(OUT) name=$(STUDY) $(CHOOSE)
 ARM = $(OUT)/$(STUDY)/$(1)/seed0/adapter/best
 
+SWEEP = $(PY) -m chexreason.cli.sweep scale=$(SCALE) jobs=$(JOBS) paths.out=$(OUT)
+TABLES = $(PY) -m chexreason.cli.tables scale=$(SCALE) paths.out=$(OUT)
+
 # one process a core, at most four: importing torch in more of them costs more than it gains
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 4
 
-.PHONY: help demo prepare test test-unit test-processors lint bench-basics bench-data bench-manifests bench-probe bench-sft bench-memory format tiny-models clean
+.PHONY: help demo prepare table1 table2 table3 table4 table5 table6 fig1 fig2 fig3 paper traces dashboard results rewards review test-ddp test-resume bench-grpo test test-unit test-processors lint bench-basics bench-data bench-manifests bench-probe bench-sft bench-memory format tiny-models clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -50,6 +57,73 @@ demo: $(STAMP) ## the whole study, small: base, SFT, GRPO, two hospitals, report
 
 prepare: $(STAMP) ## manifests, leakage guard and audit page of DATA=phantom|nih|paper (MIMIC_ROOT= CHEXPERT_ROOT= NIH_ROOT=)
 	$(PY) -m chexreason.cli.prepare paths.out=$(OUT) $(CHOOSE)
+
+# SCALE=tiny costs are budgeted for two quiet cores; SCALE=paper ones are guesses for one A100
+table1: $(STAMP) ## Table 1: nine prompts, zero-shot (tiny 5 min; paper 3 h)
+	$(SWEEP) sweep=table1
+	$(TABLES) table=table1
+
+table2: $(STAMP) ## Table 2: SFT arms on the medical model (tiny 8 min; paper 17 h)
+	$(SWEEP) sweep=table2
+	$(TABLES) table=table2
+
+table3: $(STAMP) ## Table 3: SFT arms on the general model (tiny 8 min; paper 17 h)
+	$(SWEEP) sweep=table3
+	$(TABLES) table=table3
+
+table4: $(STAMP) ## Table 4: GRPO rewards (tiny 10 min; paper 670 h)
+	$(SWEEP) sweep=table4
+	$(TABLES) table=table4
+
+table5: $(STAMP) ## Table 5: models on CheXpert, per label (tiny 10 min; paper 340 h)
+	$(SWEEP) sweep=table5
+	$(TABLES) table=table5
+
+table6: $(STAMP) ## Table 6: models on NIH, per label (tiny 10 min; paper 340 h)
+	$(SWEEP) sweep=table6
+	$(TABLES) table=table6
+
+fig1: $(STAMP) ## Figure 1: SFT curves (tiny 8 min; paper 16 h)
+	$(SWEEP) sweep=fig1
+	$(TABLES) table=fig1
+
+fig2: $(STAMP) ## Figure 2: GRPO, nuanced reward (tiny 8 min; paper 340 h)
+	$(SWEEP) sweep=fig2
+	$(TABLES) table=fig2
+
+fig3: $(STAMP) ## Figure 3: GRPO, hard reward (tiny 8 min; paper 340 h)
+	$(SWEEP) sweep=fig3
+	$(TABLES) table=fig3
+
+paper: $(STAMP) ## every table and figure (tiny 30-60 min; paper 710 h)
+	$(SWEEP) sweep=paper
+	$(TABLES) table=all
+
+traces: prepare ## teacher traces of the three reasoning arms, verified (DATA=phantom|nih; the template teacher)
+	for arm in free_reasoning reasoning_narrative reasoning_a; do \
+	  $(PY) -m chexreason.cli.traces paths.out=$(OUT) $(CHOOSE) prompt=$$arm || exit 1; done
+
+results: $(STAMP) ## tables 1-6, figures 1-3 and the transfer report from finished runs, to out/<study>/results (SCALE=tiny|paper; no GPU, about a minute)
+	$(TABLES)
+
+dashboard: $(STAMP) ## the W&B views and page of a study, as a dry run (chexreason.cli.dashboard push=true makes them)
+	$(PY) -m chexreason.cli.dashboard paths.out=$(OUT) scale=$(SCALE)
+
+test-ddp: $(STAMP) ## two gloo ranks against one
+	$(PYTEST) tests/ddp
+
+test-resume: $(STAMP) ## kill -9 at every step, resume, compare to the bit
+	$(PYTEST) tests/resume
+
+bench-grpo: $(STAMP) ## a GRPO step beside TRL's, to out/bench/grpo.json (installs the extra `bench`)
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	OMP_NUM_THREADS=1 $(PY) tests/bench/grpo.py
+
+rewards: $(STAMP) ## what each reward pays to policies that look at nothing, to out/rewards
+	$(PY) -m chexreason.cli.rewards paths.out=$(OUT)
+
+review: $(STAMP) ## a radiologist's review of traces on this machine (FILE=traces.jsonl REVIEWERS=anna,ben)
+	$(PY) -m chexreason.cli.review paths.out=$(OUT) file=$(FILE) 'reviewers=[$(REVIEWERS)]'
 
 test: $(STAMP) ## lint, types and all tests
 	$(VENV)/bin/ruff check .

@@ -15,14 +15,16 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from chexreason.callbacks.adapter import AdapterExport
+from chexreason.callbacks.best import TransferRules
 from chexreason.callbacks.checkpoint import ResumePoint
+from chexreason.callbacks.collapse import CollapseWatch
 from chexreason.callbacks.label_f1 import LabelF1Callback
 from chexreason.callbacks.loggers import csv_logger, wandb_logger
 from chexreason.callbacks.rewards import RewardLog
 from chexreason.callbacks.samples import SampleLog
+from chexreason.callbacks.wandb_run import WandbRun
 from chexreason.data import manifest as manifests
-from chexreason.data.batches import EncodePrompts, LoadImage, load_study
-from chexreason.data.cache import ImageCache
+from chexreason.data.batches import EncodePrompts, LoadImage
 from chexreason.data.datamodule import StudyData
 from chexreason.data.leakage import EVALUATION, TRAIN, check_leaks
 from chexreason.data.prepare import MANIFEST_NAME, prepare
@@ -33,10 +35,12 @@ from chexreason.labels.declare import declare
 from chexreason.labels.schema import LabelSet
 from chexreason.labels.uncertainty import LabelPolicy, label_policy
 from chexreason.modules.base import PolicyModule
+from chexreason.policy import features
 from chexreason.policy.adapters import attach_lora, read_card
 from chexreason.policy.policy import Policy
 from chexreason.progress import track
 from chexreason.prompts import Prompt, render
+from chexreason.rewards.mix import told_prevalence
 from chexreason.traces.check import check_answers
 from chexreason.types import Sample, Study
 
@@ -185,11 +189,8 @@ def check_training(cfg: DictConfig, train: Sequence[Sample]) -> None:
 
 
 def image_reader(cfg: DictConfig, policy: Policy) -> tuple[EncodePrompts, LoadImage]:
-    """How images are fetched and encoded: each time from their files, or resized once and kept on disk."""
-    if cfg.paths.image_cache is None:
-        return policy.encode, load_study
-    cache = ImageCache(Path(cfg.paths.image_cache), policy.resize, policy.resize_key)
-    return partial(policy.encode, resized=True), cache.load
+    """How images are fetched and encoded: from their files, resized once, or not at all where they are known."""
+    return features.image_reader(policy, cfg.paths.image_cache, cfg.paths.feature_cache)
 
 
 def build_module(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: LabelSet) -> PolicyModule:
@@ -215,9 +216,8 @@ def build_module(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: Lab
 
 def build_reward(cfg: DictConfig, label_set: LabelSet) -> Any:
     """The reward, told the training prevalence where it prices labels by it."""
-    needs_prevalence = cfg.reward._target_.endswith("NuancedReward")
-    known = {"prevalence": training_prevalence(cfg, label_set)} if needs_prevalence else {}
-    return make(cfg.reward, **known)
+    node = OmegaConf.to_container(cfg.reward, resolve=True)
+    return make(told_prevalence(node, lambda: training_prevalence(cfg, label_set)))
 
 
 def adapter_card(cfg: DictConfig, prompt: Prompt, label_set: LabelSet) -> dict[str, object]:
@@ -272,12 +272,16 @@ def _max_steps(cfg: DictConfig) -> int:
 def _callbacks(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], label_set: LabelSet) -> list[L.Callback]:
     callbacks: list[L.Callback] = [
         LabelF1Callback(label_set),
+        TransferRules(cfg.data.home, **cfg.callbacks.transfer),
         AdapterExport(str(run_dir / "adapter"), cfg.phase.monitor, cfg.phase.mode, card, list(cfg.adapters)),
         SampleLog(str(run_dir / "samples.jsonl"), cfg.callbacks.samples),
         ResumePoint(run_dir / "checkpoints" / "last.ckpt", cfg.callbacks.checkpoint_every),
     ]
     if cfg.phase.name == "grpo":
-        callbacks.append(RewardLog(run_dir))
+        callbacks += [RewardLog(run_dir), CollapseWatch(run_dir / "collapse.json", **cfg.callbacks.collapse)]
+    if (node := cfg.logger.wandb) is not None:
+        shown = {key: node[key] for key in ("media", "allow_export")}
+        callbacks.append(WandbRun(node.completions, **shown, credentialed=cfg.data.get("credentialed") or ()))
     if cfg.phase.patience is not None:
         callbacks.append(EarlyStopping(cfg.phase.monitor, mode=cfg.phase.mode, patience=cfg.phase.patience))
     if cfg.callbacks.progress:

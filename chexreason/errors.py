@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TypeVar
+
+from chexreason.confdir import confdir
 
 T = TypeVar("T")
 
@@ -36,3 +40,44 @@ def friendly(*kinds: type[BaseException]) -> Callable[[Callable[..., T]], Callab
         return run
 
     return decorate
+
+
+def did_you_mean(word: object, choices: Iterable[str]) -> str:
+    """``": did you mean <closest>?"`` where one of ``choices`` is close to ``word``, else an empty string.
+
+    The last part of a choice with slashes is compared as well: ``only_labl`` finds ``table2/only_label``.
+    """
+    ends = {part: choice for choice in sorted(choices, reverse=True) for part in (choice.rpartition("/")[2], choice)}
+    close = difflib.get_close_matches(str(word), ends, n=1, cutoff=0.6)
+    return f": did you mean {ends[close[0]]}?" if close else ""
+
+
+def unknown_choices(arguments: Sequence[str]) -> list[str]:
+    """A line for each ``group=choice`` among a command's arguments that names no file under ``conf/``."""
+    if any(word.startswith(("--config", "-c", "hydra.searchpath", "+hydra.searchpath")) for word in arguments):
+        return []  # configs of the user's own are looked for elsewhere too
+    faults = []
+    for word in arguments:
+        group, _, value = word.lstrip("+").partition("=")
+        folder = Path(confdir()) / group
+        if not value or not group or not folder.is_dir():
+            continue
+        known = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")}
+        for choice in value.split(","):
+            if choice not in known and choice != "null" and not set(choice) & set("[]{}()$'\""):
+                shown = did_you_mean(choice, known) or f"; choose one of: {', '.join(sorted(known))}"
+                faults.append(f"there is no {group}={choice}{shown}")
+    return faults
+
+
+def known_choices(command: Callable[..., T]) -> Callable[..., T]:
+    """A Hydra command that stops before Hydra does on a choice that does not exist, naming the closest one."""
+
+    @functools.wraps(command)
+    def run(*args: object, **kwargs: object) -> T:
+        if faults := unknown_choices(sys.argv[1:]):
+            print("error: " + "\n       ".join(faults), file=sys.stderr)
+            raise SystemExit(1)
+        return command(*args, **kwargs)
+
+    return run

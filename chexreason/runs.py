@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import resource
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+import torch.distributed as dist
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from chexreason.files import write_json, write_text
 
 DONE, LOCK, CONFIG, STAGE = "DONE", "LOCK", "config.yaml", "stage.json"
 # Settings that may change between a run and its continuation: they do not change what is computed.
 _FREE = ("paths", "logger", "callbacks.progress", "run_dir", "num_workers")
+
+# What a launcher sets in the environment: 0 in all of them, or unset, marks the first process of a run.
+_RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
+_LAUNCH = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class RunError(RuntimeError):
@@ -40,15 +49,53 @@ def read_done(run_dir: str | Path) -> dict[str, Any]:
     return result
 
 
+def is_first_rank() -> bool:
+    """True in the one process of a run that writes its directory; known before there is a trainer to ask."""
+    return all(os.environ.get(name, "0") == "0" for name in _RANKS)
+
+
+@contextmanager
+def launching() -> Iterator[None]:
+    """Lets Lightning start this job again once a further rank, and hands on a process that can do so for another job.
+
+    Of a sweep it would start the whole command again: the ranks get this job's overrides and directory instead.
+    """
+    environment, arguments = {name: os.environ.get(name) for name in _LAUNCH}, sys.argv
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        sys.argv = [sys.argv[0], *_single_job()]
+    try:
+        yield
+    finally:
+        sys.argv = arguments
+        for name, value in environment.items():
+            os.environ.pop(name, None)
+            os.environ.update({} if value is None else {name: value})
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _single_job() -> list[str]:
+    """Arguments that run the current job of a sweep alone, in its own directory."""
+    job = HydraConfig.get()
+    with read_write(job), open_dict(job):
+        job.run.dir = job.runtime.output_dir  # where Lightning tells a rank to run
+    searched = [f"--config-dir={s.path}" for s in job.runtime.config_sources if s.provider == "command-line"]
+    return [*searched, f"--config-name={job.job.config_name}", *job.overrides.task]
+
+
 @contextmanager
 def open_run(run_dir: str | Path, cfg: DictConfig) -> Iterator[Path]:
     """Hold a run directory: lock it, check that its config is this one, time the stage.
 
     The lock goes with the process, so a killed run never blocks its own resume. Raises RunError when another process
-    holds the directory, or when it was begun with another config.
+    holds the directory, or when it was begun with another config. Further ranks of a run only check the config.
     """
     folder = Path(run_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    if not is_first_rank():
+        _check_config(folder, cfg)
+        yield folder
+        return
     with (folder / LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

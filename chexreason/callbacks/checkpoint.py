@@ -15,35 +15,51 @@ class ResumePoint(Checkpoint):
 
     A good place lies behind a whole optimiser step. Where validation, and what it decides, follows that step, it lies
     behind those: Lightning takes a validation that is still due for done when it resumes, so early stopping and the
-    best adapter would miss it. The end of training is no such place either: what is left to do then is never done by a
-    run that finds itself finished, so it resumes from before and does its last steps again.
+    best adapter would miss it. An epoch's end is one only in a run that is given in epochs: in one given in steps
+    Lightning would resume behind it with an epoch of one batch. The end of training is no such place either: what is
+    left to do then is never done by a run that finds itself finished, so it resumes from before and does its last
+    steps again.
+
+    A kill loses the steps since the last checkpoint, and the same command does them again. Lightning logs a batch only
+    after its callbacks; its figures therefore lie in the checkpoint too, and a resumed run logs them first.
     """
 
     def __init__(self, path: str | Path, every: int) -> None:
         if every < 1:
             raise ValueError(f"callbacks.checkpoint_every={every}: use 1 or more optimiser steps")
         self.path, self.every, self._saved = Path(path), every, 0
+        self._unlogged: dict[str, float] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved = trainer.global_step
+        for logger in trainer.loggers if self._unlogged else ():
+            logger.log_metrics(dict(self._unlogged), step=trainer.fit_loop.epoch_loop._batches_that_stepped)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        between = (batch_idx + 1) % trainer.accumulate_grad_batches != 0
-        if not (between or trainer.is_last_batch or _validates_after(trainer, batch_idx)):
-            self._save(trainer)
+        between = (batch_idx + 1) % trainer.accumulate_grad_batches != 0 and not trainer.is_last_batch
+        if not (between or _closes_epoch(trainer) or _validates_after(trainer, batch_idx)):
+            self._save(trainer, unlogged=_figures(trainer))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.state.fn == "fit" and not trainer.is_last_batch:
+        if trainer.state.fn == "fit" and not _closes_epoch(trainer):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._save(trainer)
+        if _closes_epoch(trainer):
+            self._save(trainer)
 
-    def _save(self, trainer: L.Trainer) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        return {"unlogged": self._unlogged}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._unlogged = state_dict["unlogged"]
+
+    def _save(self, trainer: L.Trainer, unlogged: dict[str, float] | None = None) -> None:
         if trainer.global_step - self._saved < self.every or _over(trainer):
             return
+        self._unlogged = unlogged or {}
         unfinished = self.path.with_name(f".{self.path.name}.unfinished")
         trainer.save_checkpoint(unfinished, weights_only=False)
         if trainer.is_global_zero:
@@ -51,8 +67,13 @@ class ResumePoint(Checkpoint):
         self._saved = trainer.global_step
 
 
+def _closes_epoch(trainer: L.Trainer) -> bool:
+    """True behind the last batch of an epoch whose end is a good place."""
+    return trainer.is_last_batch and trainer.max_steps == -1
+
+
 def _validates_after(trainer: L.Trainer, batch_idx: int) -> bool:
-    """True when a validation in the middle of an epoch may follow the batch."""
+    """True when a validation may follow the batch."""
     by_epoch = trainer.check_val_every_n_epoch is not None
     index = batch_idx if by_epoch else trainer.fit_loop.epoch_loop.total_batch_idx
     return (index + 1) % trainer.val_check_batch == 0
@@ -63,3 +84,9 @@ def _over(trainer: L.Trainer) -> bool:
     steps, epochs = trainer.max_steps, trainer.max_epochs
     last_epoch = trainer.is_last_batch and epochs is not None and 0 < epochs <= trainer.current_epoch + 1
     return trainer.should_stop or 0 < steps <= trainer.global_step or last_epoch
+
+
+def _figures(trainer: L.Trainer) -> dict[str, float]:
+    """What Lightning will log of the batch whose end this is."""
+    values = {name: float(value) for name, value in trainer.logged_metrics.items() if name.startswith("train/")}
+    return {"epoch": trainer.current_epoch, **values}

@@ -44,7 +44,9 @@ class LabelF1Callback(L.Callback):
         for name, metric in self.metrics.items():
             values = metric.compute()
             wanted = {k: v for k, v in values.items() if k in _HEADLINE or k.startswith("f1/")}
-            pl_module.log_dict({f"val/{name}/{k}": v.float() for k, v in wanted.items()}, add_dataloader_idx=False)
+            figures = {f"val/{name}/{k}": v.float() for k, v in wanted.items()}
+            # the metric has gathered all ranks' studies: they agree, and Lightning wants to be told so
+            pl_module.log_dict(figures, add_dataloader_idx=False, sync_dist=True)
 
 
 _HEADLINE = ("macro_f1", "macro_f1_supported", "micro_f1", "fail_rate")

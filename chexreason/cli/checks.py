@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from chexreason import build
 from chexreason.labels.schema import LabelSet
 from chexreason.modules import preflight
 from chexreason.policy.adapters import read_card
 from chexreason.policy.policy import Policy
+from chexreason.rewards.adversaries import prevalence_of
+from chexreason.rewards.lab import degenerate_warning
+from chexreason.rewards.mix import told_prevalence
 from chexreason.types import Sample
 
 
@@ -46,7 +50,18 @@ def _of_training(
     if cfg.phase.teacher is not None:
         lengths = answer_lengths(samples, policy)
         found += [preflight.nothing_to_learn(lengths), preflight.long_answers(lengths, cfg.model.max_new_tokens)]
+    if cfg.phase.name == "grpo":
+        found.append(_of_reward(cfg, samples, label_set))
     return found
+
+
+def _of_reward(cfg: DictConfig, samples: Sequence[Sample], label_set: LabelSet) -> preflight.Finding | None:
+    """The rewards lab's warning: a policy that looks at no image out-earns an honest one."""
+    studies = [sample.study for sample in samples]
+    node = OmegaConf.to_container(cfg.reward, resolve=True)
+    reward = build.make(told_prevalence(node, lambda: prevalence_of(studies, label_set)))
+    text = degenerate_warning(reward, studies, label_set, samples[0].prompt, cfg.prompt.grammar)
+    return None if text is None else preflight.Finding(text, stops=False)
 
 
 def answer_lengths(samples: Sequence[Sample], policy: Policy) -> dict[str, int]:

@@ -16,7 +16,7 @@ from chexreason import build, runs
 from chexreason.confdir import confdir
 from chexreason.data.batches import Collate
 from chexreason.data.sampling import subset
-from chexreason.errors import friendly
+from chexreason.errors import friendly, known_choices
 from chexreason.evaluation import metrics, predictions
 from chexreason.evaluation.comparable import basis, set_facts
 from chexreason.evaluation.predict import predict_batch
@@ -77,6 +77,7 @@ def score_sets(found: list[Prediction], label_set: LabelSet) -> dict[str, dict[s
     return scores
 
 
+@known_choices
 @hydra.main(version_base="1.3", config_path=confdir(), config_name="evaluate")
 @friendly(runs.RunError, ValueError, KeyError, OSError)
 def main(cfg: DictConfig) -> None:

@@ -206,7 +206,7 @@ def _print_settings(cfg: DictConfig) -> None:
 
 
 @hydra.main(version_base="1.3", config_path=confdir(), config_name="preflight")
-@friendly(ValueError, KeyError, OSError)
+@friendly(ValueError, KeyError, OSError, ModuleNotFoundError)
 def main(cfg: DictConfig) -> None:
     """Print the plan; with ``settings=true`` check the settings, with ``measure=true`` run the worst batch as well."""
     quiet()

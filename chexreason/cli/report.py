@@ -47,7 +47,9 @@ def report(cfg: DictConfig) -> dict[str, Any]:
         n_resamples=cfg.n_resamples,
         seed=cfg.seed,
         n_cases=cfg.n_cases,
-        embed_images=cfg.embed_images,
+        images=cfg.images,
+        credentialed=list(cfg.data.get("credentialed") or ()),
+        allow_export=cfg.allow_export,
         notes=_notes(cfg, runs),
         declarations={name: build.declaration(cfg, name, build.load_manifest(cfg, name)) for name in cfg.data.test},
     )
@@ -66,6 +68,8 @@ def _notes(cfg: DictConfig, runs: dict[str, Path]) -> dict[str, str]:
         notes[f"set {name}"] = f"{build.load_manifest(cfg, name).provenance.get('studies')} studies prepared"
     for arm, folder in runs.items():
         notes[f"config of {arm}"] = str(folder / CONFIG)
+    if cfg.allow_export is not None:
+        notes["credentialed data shown under"] = str(cfg.allow_export)
     return notes
 
 

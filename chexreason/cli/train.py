@@ -15,7 +15,7 @@ from chexreason import build, runs
 from chexreason.cli.checks import answer_lengths
 from chexreason.cli.preflight import before_training
 from chexreason.confdir import confdir
-from chexreason.errors import friendly
+from chexreason.errors import friendly, known_choices
 from chexreason.evaluation.curves import merge_attempts
 from chexreason.quiet import quiet
 
@@ -26,9 +26,11 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
     """Train the arm ``cfg`` describes; returns its final metrics and the objects built (empty when it was DONE).
 
     Resumes from the run directory's last checkpoint. Raises RunError when the directory is in use or holds another
-    config.
+    config. On several ranks each of them runs this; the first one checks, writes and speaks for all.
     """
-    run_dir = Path(cfg.run_dir)
+    run_dir, first = Path(cfg.run_dir), runs.is_first_rank()
+    if not first:
+        logging.getLogger().setLevel(logging.WARNING)
     with runs.open_run(run_dir, cfg):
         if runs.is_done(run_dir):
             log.info("%s is DONE: nothing to train", run_dir)
@@ -42,25 +44,32 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
         learned = {"answer_tokens": max(answer_lengths(data.train_samples, policy).values(), default=0)}
         card = build.adapter_card(cfg, prompt, label_set) | learned
         trainer = build.build_trainer(cfg, run_dir, card, label_set)
-        before_training(cfg, data.train_samples, policy, label_set)
+        if first:
+            before_training(cfg, data.train_samples, policy, label_set)
         checkpoint = run_dir / "checkpoints" / "last.ckpt"
         if checkpoint.is_file():
             log.info("resuming from %s", checkpoint)
-        try:
-            trainer.fit(module, data, ckpt_path=str(checkpoint) if checkpoint.is_file() else None, weights_only=True)
-        except SystemExit:
-            if trainer.interrupted:  # Lightning turns Ctrl-C into exit(1)
-                raise KeyboardInterrupt from None
-            raise
-        merge_attempts(run_dir / "metrics", run_dir / "metrics.csv")
+        with runs.launching():
+            _fit(trainer, module, data, checkpoint)
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
-        if trainer.is_global_zero:
+        if first:
+            merge_attempts(run_dir / "metrics", run_dir / "metrics.csv")
             runs.mark_done(run_dir, metrics)
         return metrics, {"trainer": trainer, "module": module, "data": data, "policy": policy}
 
 
+def _fit(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, checkpoint: Path) -> None:
+    try:
+        trainer.fit(module, data, ckpt_path=str(checkpoint) if checkpoint.is_file() else None, weights_only=True)
+    except SystemExit:
+        if trainer.interrupted:  # Lightning turns Ctrl-C into exit(1)
+            raise KeyboardInterrupt from None
+        raise
+
+
+@known_choices
 @hydra.main(version_base="1.3", config_path=confdir(), config_name="train")
-@friendly(runs.RunError, ValueError, KeyError, OSError)
+@friendly(runs.RunError, ValueError, KeyError, OSError, ModuleNotFoundError)
 def main(cfg: DictConfig) -> float | None:
     """Train, and return the monitored metric to a sweeper."""
     with open_dict(cfg):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from PIL import Image
@@ -12,6 +13,7 @@ from torch.utils.data import Dataset, Sampler
 
 from chexreason.data.encoded import EncodedPrompts
 from chexreason.data.image import load_image
+from chexreason.data.order import length_grouped
 from chexreason.types import Sample, Study
 
 
@@ -41,8 +43,8 @@ class Batch:
         return replace(self, prompts=self.prompts.to(device), **answers)
 
 
-LoadImage = Callable[[Study], Image.Image]
-EncodePrompts = Callable[[Sequence[Image.Image], Sequence[str]], EncodedPrompts]
+LoadImage = Callable[[Study], Any]  # gives what ``EncodePrompts`` takes: an image, or one that is known already
+EncodePrompts = Callable[[Sequence[Any], Sequence[str]], EncodedPrompts]
 EncodeAnswers = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 
 
@@ -64,8 +66,9 @@ class EpochOrder(Sampler[tuple[int, float]]):
     """A shuffle that is a function of (seed, epoch), shared out over ranks, that can start in the middle.
 
     ``lengths`` [n] are answer lengths in tokens (zeros where unused) and ``window`` is the number of samples a rank
-    contributes to one optimiser update. Ranks get equal shares (the order is cut to a multiple), so no rank waits for
-    another. ``skip`` samples are left out of the next pass only: how a run resumes within an epoch.
+    contributes to one optimiser update; within an update, samples of like length share a batch. Ranks get equal shares
+    (the order is cut to a multiple), so no rank waits for another. ``skip`` samples are left out of the next pass only:
+    how a run resumes within an epoch.
     """
 
     def __init__(self, lengths: Sequence[int], *, window: int, seed: int, rank: int = 0, world: int = 1) -> None:
@@ -86,6 +89,7 @@ class EpochOrder(Sampler[tuple[int, float]]):
     def __iter__(self) -> Iterator[tuple[int, float]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(len(self.lengths), generator=generator)[: len(self) * self.world]
+        order = length_grouped(order, self.lengths, self.window * self.world)
         start, self.skip = self.skip, 0
         for position in range(start, len(self)):
             first = position // self.window * self.window * self.world
@@ -110,9 +114,23 @@ class Collate:
 
     def __call__(self, items: Sequence[tuple[Sample, float]]) -> Batch:
         samples = tuple(sample for sample, _ in items)
-        images = [self.load(sample.study) for sample in samples]
-        prompts = self.encode(images, [sample.prompt for sample in samples])
+        films = [self.load(sample.study) for sample in samples]
+        try:
+            prompts = self.encode(films, [sample.prompt for sample in samples])
+        except ValueError as error:
+            if (named := self._culprit(samples, films)) is None:
+                raise
+            raise named from error
         if any(sample.answer is None for sample in samples):
             return Batch(samples, prompts)
         ids, mask = self.encode_answers([sample.answer or "" for sample in samples])
         return Batch(samples, prompts, ids, mask, update_tokens=items[0][1])
+
+    def _culprit(self, samples: Sequence[Sample], films: Sequence[Any]) -> ValueError | None:
+        """The error of the first sample that cannot be encoded alone, with its study and file; None where all can."""
+        for sample, film in zip(samples, films, strict=True):
+            try:
+                self.encode([film], [sample.prompt])
+            except ValueError as error:
+                return ValueError(f"study {sample.study.study_id} ({sample.study.image}): {error}")
+        return None

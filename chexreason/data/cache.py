@@ -37,7 +37,7 @@ class ImageCache:
 
     def load(self, study: Study) -> Image.Image:
         """The resized image as 8-bit RGB; raises ImageError where it must be read and cannot be."""
-        sha256 = study.image_sha256 or _hash_of(study.image)
+        sha256 = image_hash(study)
         path = self.folder / sha256[:2] / sha256
         pixels = _read(path) if sha256 else None
         if pixels is None:
@@ -80,9 +80,9 @@ def _read(path: Path) -> NDArray[np.uint8] | None:
     return pixels
 
 
-def _hash_of(path: Path) -> str:
-    """SHA-256 of the file, "" where it cannot be read: the decoder then says why."""
+def image_hash(study: Study) -> str:
+    """SHA-256 of the study's image file, "" where it is unknown and cannot be read: the decoder then says why."""
     try:
-        return content_sha256(path.read_bytes())
+        return study.image_sha256 or content_sha256(study.image.read_bytes())
     except OSError:
         return ""

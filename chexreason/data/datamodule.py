@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -25,9 +26,10 @@ class StudyData(L.LightningDataModule):
     """Loaders over samples that are already resolved (labels, prompt, answer).
 
     ``train`` are the training samples; ``val`` maps a data set's name to its samples, in the order of the validation
-    loaders. ``load`` fetches a study's image, ``encode`` takes what it fetched. ``batch_size`` samples make a batch and
-    ``accumulate`` batches an optimiser update. The position within an epoch is part of a checkpoint, so a resumed run
-    sees the samples it had not seen. Raises ValueError when training would start with fewer samples than one batch.
+    loaders. ``load`` fetches a study's image, ``encode`` takes what it fetched. ``batch_size`` samples make a batch of
+    one rank and ``accumulate`` batches an optimiser update. The position within an epoch is part of a checkpoint, so a
+    resumed run sees the samples it had not seen. Raises ValueError where a rank has fewer samples than one batch, and
+    on a checkpoint of another number of ranks.
     """
 
     def __init__(
@@ -61,7 +63,12 @@ class StudyData(L.LightningDataModule):
         return list(self._train)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        rank, world = self._rank()
+        if len(self._train) // world < self.batch_size:
+            raise ValueError(
+                f"{len(self._train)} training samples for {world} ranks are fewer than phase.batch_size="
+                f"{self.batch_size} each: lower it, or trainer.devices"
+            )
         order = EpochOrder(
             self._answer_lengths(), window=self.batch_size * self.accumulate, seed=self.seed, rank=rank, world=world
         )
@@ -69,20 +76,30 @@ class StudyData(L.LightningDataModule):
         return self._loader(self._train, self.batch_size, sampler=order, drop_last=self.drop_last)
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
-        return [self._loader(samples, self.eval_batch_size) for samples in self._val.values()]
+        shares = {
+            name: rank_share(name, samples, self.eval_batch_size, *self._rank()) for name, samples in self._val.items()
+        }
+        return [self._loader(share, self.eval_batch_size) for share in shares.values()]
 
     def state_dict(self) -> dict[str, Any]:
-        """Batches of the current epoch that are behind us."""
+        """Batches of the current epoch that are behind us, and how many ranks share the samples."""
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
-        return {"batches_done": int(done)}
+        return {"batches_done": int(done), "ranks": self._rank()[1]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue after ``batches_done`` batches of the epoch (0 when it ended exactly there)."""
+        before, now = int(state_dict["ranks"]), self._rank()[1]
+        if before != now:
+            raise ValueError(f"the checkpoint is of {before} ranks, this run has {now}: set trainer.devices as it was")
         per_epoch = self._batches_per_epoch()
         self._resume_batches = int(state_dict["batches_done"]) % per_epoch
 
+    def _rank(self) -> tuple[int, int]:
+        """This process's rank and the number of ranks."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
     def _batches_per_epoch(self) -> int:
-        share = len(self._train) // (self.trainer.world_size if self.trainer else 1)
+        share = len(self._train) // self._rank()[1]
         return max(1, share // self.batch_size if self.drop_last else -(-share // self.batch_size))
 
     def _answer_lengths(self) -> list[int]:
@@ -99,3 +116,21 @@ class StudyData(L.LightningDataModule):
             persistent_workers=False,
             **kwargs,
         )
+
+
+def rank_share(name: str, samples: Sequence[Sample], batch_size: int, rank: int, world: int) -> list[Sample]:
+    """The samples of validation set ``name`` that one rank looks at: a consecutive part, equally many batches on each.
+
+    Where a rank would have a batch less, it sees its last sample once more, without the answer: scores count a study
+    once and the loss needs an answer, so nothing is counted twice. Raises ValueError when there are fewer samples than
+    ranks.
+    """
+    n = len(samples)
+    if 0 < n < world:
+        raise ValueError(
+            f"validation set '{name}' has {n} studies for {world} ranks: add studies, or use fewer devices"
+        )
+    share = list(samples[n * rank // world : n * (rank + 1) // world])
+    if len(share) < -(-n // world) and len(share) % batch_size == 0:
+        share.append(replace(share[-1], answer=None))
+    return share

@@ -15,7 +15,8 @@ class EncodedPrompts:
 
     ``input_ids``, ``attention_mask`` and ``type_ids`` (1 at image placeholders) are [B, P]. ``pixel_values`` is
     [B, 3, H, W], or, where ``grid`` [B, 3] counts patches (Qwen2.5-VL), [sum of patches, D]: its rows are patches, not
-    samples. ``features`` holds the projected image tokens of each study, [n_i, hidden], once they have been computed.
+    samples. ``features`` holds the projected image tokens of each study, [n_i, hidden], once they have been computed;
+    ``images`` the hash of each study's image file, where its features are to be kept.
     """
 
     input_ids: Tensor
@@ -24,6 +25,7 @@ class EncodedPrompts:
     pixel_values: Tensor | None = None
     grid: Tensor | None = None
     features: tuple[Tensor, ...] | None = None
+    images: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]
@@ -49,6 +51,7 @@ class EncodedPrompts:
             pixel_values=self._select_pixels(list(rows)),
             grid=None if self.grid is None else self.grid[index],
             features=None if self.features is None else tuple(self.features[i] for i in rows),
+            images=None if self.images is None else tuple(self.images[i] for i in rows),
         )
 
     def _select_pixels(self, rows: list[int]) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from chexreason.evaluation.predictions import counts
 from chexreason.types import Prediction
 
 STATISTICS = ("macro_f1", "macro_f1_supported", "micro_f1", "jaccard", "fail_rate")
+PRECISION_RECALL = ("micro_precision", "micro_recall", "macro_precision", "macro_recall")
 _CHUNK = 512  # resamples at a time: the weights [_CHUNK, P] stay in the cache
 
 
@@ -44,35 +45,40 @@ class Replicates:
 def replicates(
     predictions: Sequence[Prediction], labels: Sequence[str], n_resamples: int = 10_000, seed: int = 0
 ) -> Replicates:
-    """The patient-clustered bootstrap of all statistics in ``STATISTICS`` and ``f1/<label>``.
+    """The patient-clustered bootstrap of ``STATISTICS``, ``PRECISION_RECALL`` and ``f1/<label>``.
 
     Patients are drawn with replacement, each with all its studies (Field and Welsh 2007, cluster bootstrap). Two arms
     resampled with the same seed on the same studies see the same draws. Raises ValueError without predictions.
     """
     if not predictions:
         raise ValueError("no predictions to resample; is the data set empty in predictions.jsonl?")
-    totals = _patient_totals(predictions, labels)  # [P, 3 L + 3]
-    n_patients = len(totals)
-    rng = np.random.default_rng(seed)
+    totals = patient_totals(predictions, labels)  # [P, 3 L + 3]
     sums = [totals.sum(dim=0, keepdim=True)]
+    sums += [weights @ totals for weights in patient_weights(len(totals), n_resamples, seed)]  # [size, 3 L + 3] each
+    values = statistics(torch.cat(sums), labels)
+    return Replicates(
+        studies={p.study_id: p.patient_id for p in predictions},
+        seed=seed,
+        value={name: float(column[0]) for name, column in values.items()},
+        draws={name: column[1:] for name, column in values.items()},
+    )
+
+
+def patient_weights(n_patients: int, n_resamples: int, seed: int) -> Iterator[Tensor]:
+    """How often each patient is drawn, ``n_resamples`` rows [P] in blocks; the same seed gives the same rows."""
+    rng = np.random.default_rng(seed)
     for start in range(0, n_resamples, _CHUNK):
         size = min(_CHUNK, n_resamples - start)
         picks = rng.integers(n_patients, size=(size, n_patients)) + n_patients * np.arange(size)[:, None]
         weights = np.bincount(picks.ravel(), minlength=size * n_patients).reshape(size, n_patients)
-        sums.append(torch.from_numpy(weights).double() @ totals)  # [size, 3 L + 3]
-    statistics = _statistics(torch.cat(sums), labels)
-    return Replicates(
-        studies={p.study_id: p.patient_id for p in predictions},
-        seed=seed,
-        value={name: float(values[0]) for name, values in statistics.items()},
-        draws={name: values[1:] for name, values in statistics.items()},
-    )
+        yield torch.from_numpy(weights).double()
 
 
 def intervals(sample: Replicates, level: float = 0.95) -> dict[str, Interval]:
     """The percentile interval of every statistic; bounds are NaN when there is only one patient."""
     return {
-        name: _interval(value, sample.draws[name], sample.n_patients, level) for name, value in sample.value.items()
+        name: percentile_interval(value, sample.draws[name], sample.n_patients, level)
+        for name, value in sample.value.items()
     }
 
 
@@ -81,6 +87,15 @@ def paired(a: Replicates, b: Replicates, level: float = 0.95) -> dict[str, Inter
 
     Raises ValueError when the two arms were not evaluated on the same studies or not resampled alike.
     """
+    check_paired(a, b)
+    return {
+        name: percentile_interval(b.value[name] - a.value[name], b.draws[name] - a.draws[name], a.n_patients, level)
+        for name in a.value
+    }
+
+
+def check_paired(a: Replicates, b: Replicates) -> None:
+    """Refuse (ValueError) two samples that are not of the same studies and resampled alike."""
     if a.studies != b.studies:
         only_a, only_b = sorted(set(a.studies) - set(b.studies)), sorted(set(b.studies) - set(a.studies))
         raise ValueError(
@@ -90,13 +105,26 @@ def paired(a: Replicates, b: Replicates, level: float = 0.95) -> dict[str, Inter
         )
     if a.seed != b.seed or any(len(a.draws[name]) != len(b.draws[name]) for name in a.draws):
         raise ValueError("cannot pair resamples drawn with different seeds or in different numbers")
-    return {
-        name: _interval(b.value[name] - a.value[name], b.draws[name] - a.draws[name], a.n_patients, level)
-        for name in a.value
-    }
 
 
-def _patient_totals(predictions: Sequence[Prediction], labels: Sequence[str]) -> Tensor:
+def seed_mean(samples: Sequence[Replicates]) -> Replicates:
+    """One arm trained with several seeds: the mean over seeds of every value and of every draw.
+
+    The draws are of the same patients, so intervals hold the patients' uncertainty about the mean of these seeds, not
+    the seeds' own spread. Raises ValueError when the seeds were evaluated on different studies or resampled unlike.
+    """
+    first = samples[0]
+    for other in samples[1:]:
+        check_paired(first, other)
+    return Replicates(
+        studies=first.studies,
+        seed=first.seed,
+        value={name: sum(sample.value[name] for sample in samples) / len(samples) for name in first.value},
+        draws={name: torch.stack([sample.draws[name] for sample in samples]).mean(dim=0) for name in first.draws},
+    )
+
+
+def patient_totals(predictions: Sequence[Prediction], labels: Sequence[str]) -> Tensor:
     """Sums of each patient [P, 3 L + 3]: tp, fp, fn a label, studies, Jaccard, failures; patients in sorted order."""
     patients = {patient: row for row, patient in enumerate(sorted({p.patient_id for p in predictions}))}
     hits = confusion(*counts(predictions, labels))  # [N, 3, L]
@@ -107,16 +135,18 @@ def _patient_totals(predictions: Sequence[Prediction], labels: Sequence[str]) ->
     return torch.zeros(len(patients), rows.shape[1], dtype=torch.float64).index_add(0, owner, rows)
 
 
-def _statistics(sums: Tensor, labels: Sequence[str]) -> dict[str, Tensor]:
+def statistics(sums: Tensor, labels: Sequence[str]) -> dict[str, Tensor]:
     """Statistics [R] by name of summed rows [R, 3 L + 3]."""
     hits = sums[:, :-3].reshape(len(sums), 3, len(labels))  # [R, 3, L]
     mean = averages(hits, torch.ones(len(labels), dtype=torch.bool))
     mean["jaccard"], mean["fail_rate"] = sums[:, -2] / sums[:, -3], sums[:, -1] / sums[:, -3]
     f1 = precision_recall_f1(hits)[2]
-    return {name: mean[name] for name in STATISTICS} | {f"f1/{name}": f1[:, i] for i, name in enumerate(labels)}
+    values = {name: mean[name] for name in STATISTICS + PRECISION_RECALL}
+    return values | {f"f1/{name}": f1[:, i] for i, name in enumerate(labels)}
 
 
-def _interval(value: float, draws: Tensor, n_patients: int, level: float) -> Interval:
+def percentile_interval(value: float, draws: Tensor, n_patients: int, level: float = 0.95) -> Interval:
+    """``value`` with the middle ``level`` of its ``draws`` [R], NaN draws left out; bounds are NaN for one patient."""
     if n_patients < 2 or not len(draws):
         return Interval(value, float("nan"), float("nan"))
     tail = (1 - level) / 2

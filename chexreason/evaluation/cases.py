@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from pathlib import Path
 
 import numpy as np
 
-from chexreason.data.image import ImageError, load_image
+from chexreason.evaluation.pictures import thumbnail
 from chexreason.evaluation.predictions import datasets
 from chexreason.types import Prediction
 
 KINDS = ("right", "wrong", "failed")
 _TEXT_LIMIT = 4_000
-_SIDE = 320
+_TAG = re.compile(r"(</?(?:think|solution|answer)>)")
 
 
 @dataclass(frozen=True)
@@ -30,15 +28,29 @@ class Answer:
     n_tokens: int
     broken: str | None
 
+    def parts(self) -> list[tuple[str, str]]:
+        """The text in pieces with what each is: "tag", "answer" (inside the last block) or "" (all else)."""
+        pieces, opened = [], ""
+        for piece in _TAG.split(self.text):
+            if _TAG.fullmatch(piece):
+                opened = piece
+                pieces.append(("tag", piece))
+            elif piece:
+                pieces.append(("answer" if opened in ("<solution>", "<answer>") else "", piece))
+        return pieces
+
 
 @dataclass(frozen=True)
 class Case:
-    """One study as shown: ``image`` is a data URI, or empty with the reason in ``image_note``."""
+    """One study as shown: ``image`` is a JPEG, or empty with the reason in ``image_note``.
 
-    study_id: str
+    ``name`` is the study's id or, where identifiers are withheld, the data set and the study's place in it.
+    """
+
+    name: str
     dataset: str
     kind: str
-    image: str
+    image: bytes
     image_note: str
     truth: tuple[str, ...]
     answers: tuple[Answer, ...]
@@ -66,18 +78,26 @@ def choose(arms: Mapping[str, Sequence[Prediction]], n_cases: int, seed: int = 0
 
 
 def build_cases(
-    arms: Mapping[str, Sequence[Prediction]], n_cases: int, *, seed: int = 0, embed_images: bool = True
+    arms: Mapping[str, Sequence[Prediction]],
+    n_cases: int,
+    *,
+    seed: int = 0,
+    images: bool = True,
+    withheld: Collection[str] = (),
 ) -> list[Case]:
-    """The chosen studies with their images scaled down and embedded."""
+    """The chosen studies, with their images scaled down where ``images``; of ``withheld`` sets neither image nor id."""
     by_arm = {arm: {p.study_id: p for p in predictions} for arm, predictions in arms.items()}
+    first = datasets(next(iter(arms.values())))
+    places = {p.study_id: f"{name}-{i}" for name, rows in first.items() for i, p in enumerate(rows, start=1)}
     cases = []
     for study, kind in choose(arms, n_cases, seed):
         answers = {arm: predictions[study] for arm, predictions in by_arm.items()}
         shown = next(iter(answers.values()))
-        image, note = _embedded(shown.image) if embed_images else ("", "images left out of this report")
+        hidden = shown.dataset in withheld
+        image, note = _picture(shown, images, hidden)
         cases.append(
             Case(
-                study_id=study,
+                name=places[study] if hidden else study,
                 dataset=shown.dataset,
                 kind=kind,
                 image=image,
@@ -87,6 +107,12 @@ def build_cases(
             )
         )
     return cases
+
+
+def _picture(shown: Prediction, images: bool, hidden: bool) -> tuple[bytes, str]:
+    if hidden:
+        return b"", "credentialed: image left out"
+    return thumbnail(shown.image) if images else (b"", "images left out of this report")
 
 
 def _kind(answers: Sequence[Prediction]) -> str:
@@ -105,17 +131,3 @@ def _answer(arm: str, prediction: Prediction) -> Answer:
     if len(text) > _TEXT_LIMIT:
         text = f"{text[:_TEXT_LIMIT]} … ({len(text) - _TEXT_LIMIT} more characters in predictions.jsonl)"
     return Answer(arm, (*marks, *missed), text, prediction.n_tokens, prediction.broken)
-
-
-def _embedded(path: str) -> tuple[str, str]:
-    """A data URI of the image scaled to ``_SIDE`` pixels, or the reason why there is none."""
-    if not path:
-        return "", "no image path in predictions.jsonl"
-    try:
-        image = load_image(Path(path)).convert("L")
-    except ImageError:
-        return "", "image not found or unreadable; did its folder move?"
-    image.thumbnail((_SIDE, _SIDE))
-    file = io.BytesIO()
-    image.save(file, format="JPEG", quality=82)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode(), ""

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
-from markupsafe import Markup
-
-from chexreason.evaluation.bootstrap import STATISTICS
 from chexreason.evaluation.cases import Case, build_cases
 from chexreason.evaluation.comparable import UNRECORDED
-from chexreason.evaluation.figures import curve_charts, transfer_charts
 from chexreason.evaluation.history import Curve, read_history, read_rewards
+from chexreason.evaluation.page import render, score_tables
 from chexreason.evaluation.payload import Figures, finite, reward_figures, study_figures
+from chexreason.evaluation.pictures import forget_pictures, withheld, write_pictures
 from chexreason.evaluation.predictions import read
-from chexreason.evaluation.tables import (
-    BELOW,
-    Table,
-    change_table,
-    data_sets,
-    label_table,
-    long_csv,
-    score_table,
-    stage_table,
-)
-from chexreason.evaluation.trivial import EXPLAINED
+from chexreason.evaluation.tables import data_sets, label_table, long_csv
 from chexreason.evaluation.verdict import verdict
 from chexreason.files import write_json, write_text
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.schema import LabelSet
+
+IMAGES = ("embedded", "folder", "none")
 
 
 def build_report(
@@ -48,23 +37,26 @@ def build_report(
     n_resamples: int = 10_000,
     seed: int = 0,
     n_cases: int = 24,
-    embed_images: bool = True,
+    images: str = "embedded",
+    credentialed: Collection[str] = (),
+    allow_export: str | None = None,
     notes: Mapping[str, str] | None = None,
     declarations: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Figures:
-    """Writes report.html, report.json, report.md and report.csv into ``out`` and returns what the JSON holds.
+    """Writes report.html, .json, .md and .csv into ``out`` and returns what the JSON holds.
 
     ``arms`` maps each arm, in the order of training, to its predictions.jsonl; ``names`` gives arms and data sets
     display names; ``curves`` maps runs to the metrics.csv in their folder; ``stages`` hold name, seconds and
-    peak_rss_bytes; ``attributions`` are the licence texts of the images shown; ``declarations`` say in words what the
-    labels of each prepared set mean (``policy``, ``data_sha256``, ``text``). The first data set counts as the training
-    hospital's.
+    peak_rss_bytes; ``attributions`` are the licence texts of the images shown, which are "embedded" in the page, lie
+    beside it ("folder") or are left out ("none"), as ``images`` says; those of ``credentialed`` sets only under the
+    agreement named in ``allow_export``. ``declarations`` say in words what the labels of each prepared set mean
+    (``policy``, ``data_sha256``, ``text``). The first data set counts as the training hospital's.
     Raises ValueError or FileNotFoundError naming file, line and way out.
     """
-    if not arms:
-        raise ValueError("a report needs at least one arm: {'base': Path('.../predictions.jsonl')}")
+    _check(arms, images)
     names = {"base": "Base", "sft": "SFT", "grpo": "GRPO", **(names or {})}
     predictions = {arm: read(path) for arm, path in arms.items()}
+    hidden = withheld(predictions, credentialed, allow_export)
     runs = {run: read_history(path) for run, path in (curves or {}).items()}
     rewards = [reward_figures(read_rewards(path.parent), n_resamples, seed) for path in (curves or {}).values()]
     figures: Figures = finite({
@@ -83,44 +75,37 @@ def build_report(
     for name, facts in figures["sets"].items():
         facts["declaration"] = _declaration(facts, (declarations or {}).get(name))
     figures["verdict"] = verdict(figures, names)
-    cases = build_cases(predictions, n_cases, seed=seed, embed_images=embed_images)
-    licences = [path.read_text(encoding="utf-8") for path in attributions] if embed_images else []
+    cases = build_cases(predictions, n_cases, seed=seed, images=images != "none", withheld=hidden)
+    licences = [path.read_text(encoding="utf-8") for path in attributions] if images != "none" else []
     write_json(out / "report.json", figures)
     write_text(out / "report.csv", long_csv(figures))
     write_text(out / "report.md", _markdown(figures))
-    write_text(out / "report.html", render(figures, runs, cases, licences))
+    _write_page(out, images == "embedded", figures, runs, cases, licences, hidden)
     return figures
 
 
-def render(
-    figures: Figures, runs: Mapping[str, Mapping[str, Curve]], cases: Sequence[Case], attributions: Sequence[str]
-) -> str:
-    """The page as HTML: self-contained, without scripts, every text from data or models escaped."""
-    # Autoescape for every name: select_autoescape() would leave a ".j2" template unescaped.
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    names = figures["names"]
-    charts = [Markup(svg) for run, curves in runs.items() for svg in curve_charts(curves, names.get(run, run), names)]
-    return environment.get_template("report.html.j2").render(
-        figures=figures,
-        names=names,
-        transfer=[Markup(svg) for svg in transfer_charts(figures, names)],
-        tables=_tables(figures),
-        label_tables=[label_table(figures, name, names) for name in data_sets(figures)],
-        charts=charts,
-        cases=cases,
-        attributions=attributions,
-        stages=stage_table(figures["stages"]),
-        trivial=EXPLAINED,
-        below=BELOW,
-    )
+def _check(arms: Mapping[str, Path], images: str) -> None:
+    if not arms:
+        raise ValueError("a report needs at least one arm: {'base': Path('.../predictions.jsonl')}")
+    if images not in IMAGES:
+        raise ValueError(f"unknown images '{images}'; known: {', '.join(IMAGES)}")
 
 
-def _tables(figures: Figures) -> dict[str, Table]:
-    names = figures["names"]
-    tables = {statistic: score_table(figures, statistic, names) for statistic in STATISTICS}
-    return {**tables, "change": change_table(figures, "macro_f1", names)}
+def _write_page(
+    out: Path,
+    embedded: bool,
+    figures: Figures,
+    runs: Mapping[str, Mapping[str, Curve]],
+    cases: Sequence[Case],
+    licences: Sequence[str],
+    hidden: Collection[str],
+) -> None:
+    """Pictures before the page that shows them, and the old ones go last: the page is whole at every moment."""
+    beside = [] if embedded else [case.image for case in cases if case.image]
+    page = render(figures, runs, cases, licences, embedded=embedded, withheld=hidden)
+    write_pictures(out, beside)
+    write_text(out / "report.html", page)
+    forget_pictures(out, beside)
 
 
 def _declaration(facts: Mapping[str, Any], prepared: Mapping[str, str] | None) -> str:
@@ -140,7 +125,7 @@ def _declaration(facts: Mapping[str, Any], prepared: Mapping[str, str] | None) -
 
 def _markdown(figures: Figures) -> str:
     names = figures["names"]
-    tables = [*_tables(figures).values(), *(label_table(figures, name, names) for name in data_sets(figures))]
+    tables = [*score_tables(figures).values(), *(label_table(figures, name, names) for name in data_sets(figures))]
     parts = [f"# {figures['title']}", " ".join(figures["verdict"]), *(t.markdown() for t in tables if t.rows)]
     declared = [facts["declaration"].rstrip() for facts in figures["sets"].values() if facts["declaration"]]
     if declared:

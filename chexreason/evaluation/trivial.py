@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from chexreason.evaluation.bootstrap import STATISTICS
+from chexreason.evaluation.bootstrap import PRECISION_RECALL, STATISTICS
 from chexreason.evaluation.metrics import averages, confusion, jaccard, precision_recall_f1
 
 EXPLAINED = {
@@ -44,7 +44,7 @@ def trivial_rows(
     n_draws: int = 200,
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
-    """Scores of the trivial answers on truth and mask, bool [N, L]: ``STATISTICS`` and ``f1/<label>`` a row.
+    """Scores of the trivial answers on truth and mask, bool [N, L]: the names of ``replicates`` a row.
 
     ``prevalence`` comes from the training labels, never from the set that is scored; a label it lacks is never
     answered by ``best_constant`` and ``prior``, and without any prevalence those two rows are left out.
@@ -71,5 +71,6 @@ def _score(pred: Tensor, truth: Tensor, mask: Tensor, labels: Sequence[str]) -> 
     mean["jaccard"] = jaccard(each).mean(dim=1)
     mean["fail_rate"] = torch.zeros(len(pred), dtype=torch.float64)
     f1 = precision_recall_f1(hits)[2]
-    values = {name: mean[name] for name in STATISTICS} | {f"f1/{name}": f1[:, i] for i, name in enumerate(labels)}
+    values = {name: mean[name] for name in STATISTICS + PRECISION_RECALL}
+    values |= {f"f1/{name}": f1[:, i] for i, name in enumerate(labels)}
     return {name: float(value.mean()) for name, value in values.items()}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+from chexreason.evaluation.bootstrap import Interval
 from chexreason.evaluation.tables import data_sets
 
 _READABLE = 0.05  # fail rates above this are worth a sentence
@@ -31,6 +32,23 @@ def direction(interval: Mapping[str, float | None]) -> int:
     if low is None or high is None:
         return 0
     return (low > 0) - (high < 0)
+
+
+def transfer_sentence(before: str, after: str, changes: Mapping[str, Interval]) -> str:
+    """One sentence on a step's change in macro-F1 at each place, worded by the interval: it gains, loses or neither."""
+    clauses = [_moved(change, place) for place, change in changes.items()]
+    return f"Compared with {before}, {after} {_listed(clauses)}."
+
+
+def _moved(change: Interval, place: str) -> str:
+    way = direction({"low": change.low, "high": change.high})
+    if way > 0:
+        return f"gains {change.value:.3f} [{change.low:.3f}, {change.high:.3f}] {place}"
+    if way < 0:
+        return f"loses {-change.value:.3f} [{-change.high:.3f}, {-change.low:.3f}] {place}"
+    if change.low != change.low:  # NaN: nothing to resample
+        return f"changes by {change.value:+.3f}, of unknown precision, {place}"
+    return f"shows no clear difference ({change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]) {place}"
 
 
 def _change(key: str, sets: Mapping[str, Any], names: Mapping[str, str]) -> str:

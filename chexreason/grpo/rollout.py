@@ -14,10 +14,12 @@ from chexreason.grpo.advantages import group_advantages, zero_variance
 from chexreason.grpo.objective import ObjectiveSpec, loss_mask
 from chexreason.labels.schema import LabelSet
 from chexreason.policy.answers import read_completions
-from chexreason.policy.generate import Sampled, Sampling, sample
+from chexreason.policy.engine import SHARED_PREFIX, Engine
+from chexreason.policy.generate import Sampled, Sampling
 from chexreason.policy.logprobs import completion_scores
 from chexreason.policy.policy import Policy
 from chexreason.rewards.base import Reward, score
+from chexreason.rewards.collapse import dominance
 from chexreason.types import Completion
 
 
@@ -79,16 +81,17 @@ def collect(
     seed: int,
     step: int,
     micro_studies: int,
+    engine: Engine = SHARED_PREFIX,
 ) -> Rollout:
     """Sample, parse, score and rank ``group_size`` completions of each study of ``batch``.
 
     Images are encoded once for the whole step. A completion depends on (seed, step, study, k) alone. The reference
-    pass runs ``micro_studies`` studies at a time.
+    pass runs ``micro_studies`` studies at a time. ``engine`` draws the completions.
     """
     prompts = policy.with_features(batch.prompts)
     studies = [item.study for item in batch.samples]
     keys = [(seed, step, study.study_id, k) for study in studies for k in range(group_size)]
-    sampled = sample(policy, prompts, sampling, group_size=group_size, keys=keys)
+    sampled = engine.draw(policy, batch, prompts, sampling, group_size=group_size, keys=keys)
     completions = read_completions(policy, sampled, studies, label_set, grammar)
     total, parts = score(reward, completions, [s for s in studies for _ in range(group_size)], label_set)
     rewards = total.reshape(len(studies), group_size)  # [B, G]
@@ -133,6 +136,7 @@ def rollout_stats(rollout: Rollout) -> dict[str, float]:
         "truncated": sum(not c.finished for c in rollout.completions) / len(rollout.completions),
         "fail_rate": sum(not c.parsed.valid for c in rollout.completions) / len(rollout.completions),
         "distinct_completions": sum(distinct) / (len(distinct) * rollout.group_size),
+        "label_dominance": dominance([c.parsed.labels for c in rollout.completions]),
     }
     return stats | {f"reward/{name}": float(values.mean()) for name, values in rollout.parts.items()}
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from chexreason.data.batches import Batch
@@ -12,19 +14,20 @@ from chexreason.grpo.objective import ObjectiveSpec, denominator, policy_loss
 from chexreason.grpo.rollout import Rollout, collect, rollout_stats, study_chunks
 from chexreason.labels.schema import LabelSet
 from chexreason.modules.base import MakeOptimizer, MakeScheduler, PolicyModule
+from chexreason.policy.engine import SHARED_PREFIX, Engine
 from chexreason.policy.generate import Sampling
 from chexreason.policy.logprobs import completion_scores
 from chexreason.policy.policy import Policy
-from chexreason.rewards.base import Reward, Stateful
+from chexreason.rewards.base import AcrossRanks, Reward, Stateful
 
 
 class GRPOModule(PolicyModule):
     """Manual optimisation of the clipped group objective (paper, section on GRPO).
 
-    ``group_size`` completions of each study, ``sampling`` says how they are drawn, ``micro_studies`` studies share a
-    backward pass, ``max_grad_norm`` clips the update. The reference policy is the model without the adapter under
-    training: the merged SFT policy. Raises ValueError when dropout is active in the policy, which would make the
-    sampled and the trained distribution differ.
+    ``group_size`` completions of each study, ``sampling`` says how they are drawn and ``engine`` by whom,
+    ``micro_studies`` studies share a backward pass, ``max_grad_norm`` clips the update. The reference policy is the
+    model without the adapter under training: the merged SFT policy. Raises ValueError when dropout is active in the
+    policy, which would make the sampled and the trained distribution differ.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class GRPOModule(PolicyModule):
         make_optimizer: MakeOptimizer,
         make_scheduler: MakeScheduler,
         max_new_tokens: int,
+        engine: Engine = SHARED_PREFIX,
     ) -> None:
         super().__init__(
             policy,
@@ -55,36 +59,40 @@ class GRPOModule(PolicyModule):
         self.automatic_optimization = False
         self.reward, self.objective, self.sampling = reward, objective, sampling
         self.group_size, self.micro_studies, self.max_grad_norm = group_size, micro_studies, max_grad_norm
-        self.seed = seed
+        self.seed, self.engine = seed, engine
         if group_size < 2:
             raise ValueError(f"phase.group_size={group_size}: a group of one has no advantage; use 2 or more")
         if live := [n for n, m in policy.named_modules() if isinstance(m, nn.Dropout) and m.p > 0]:
             raise ValueError(f"dropout in {live[0]}: rollout and update would disagree; set adapter.dropout=0")
 
     def n_updates(self) -> int:
-        return super().n_updates() * self.objective.updates_per_rollout
+        """Optimiser steps of the run, which Lightning counts in steps where it is given in steps, else in rollouts."""
+        by_epochs = self.trainer.max_epochs != -1
+        return super().n_updates() * (self.objective.updates_per_rollout if by_epochs else 1)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
         """One rollout, then ``updates_per_rollout`` optimiser steps on it; returns its ``rewards`` [B, G]."""
+        shared = self.trainer.world_size > 1 and isinstance(self.reward, Stateful)
         rollout = collect(
             self.policy,
             batch,
             sampling=self.sampling,
             group_size=self.group_size,
-            reward=self.reward,
+            reward=AcrossRanks(self.reward, self.group_size) if shared else self.reward,
             objective=self.objective,
             label_set=self.label_set,
             grammar=self.grammar,
             seed=self.seed,
             step=self.trainer.fit_loop.epoch_loop.total_batch_idx,
             micro_studies=self.micro_studies,
+            engine=self.engine,
         )
         totals: dict[str, float] = {}
         for _ in range(self.objective.updates_per_rollout):
             for name, value in self._update(rollout).items():
                 totals[name] = totals.get(name, 0.0) + value
-        stats = rollout_stats(rollout) | _per_token(totals)
-        self.log_dict({f"train/{k}": v for k, v in stats.items()}, batch_size=len(batch), sync_dist=True)
+        stats = self._over_ranks(rollout_stats(rollout)) | _per_token(self._over_ranks(totals))
+        self.log_dict({f"train/{k}": v for k, v in stats.items()}, batch_size=len(batch))
         self.log("progress/reward", stats["reward"], prog_bar=True, logger=False, batch_size=len(batch))
         return {"rewards": rollout.rewards}
 
@@ -93,7 +101,8 @@ class GRPOModule(PolicyModule):
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         whole = self._global(denominator(rollout.loss_mask, self.objective, self.sampling.max_new_tokens))
         sums: dict[str, float] = {"updates": 1.0}
-        for studies in study_chunks(len(rollout.prompts), self.micro_studies):
+        chunks = study_chunks(len(rollout.prompts), self.micro_studies)
+        for studies in chunks:
             part = rollout.of(studies)
             scores = completion_scores(
                 self.policy,
@@ -112,7 +121,8 @@ class GRPOModule(PolicyModule):
                 self.objective,
                 sampled_logp=part.sampled_logp,
             )
-            self.manual_backward(loss_sum / whole)
+            with self._exchange(last=studies is chunks[-1]):
+                self.manual_backward(loss_sum / whole)
             entropy = {"entropy": scores.entropy[part.loss_mask].sum(), "loss": loss_sum.detach() / whole}
             for name, value in (stats | entropy).items():
                 sums[name] = sums.get(name, 0.0) + float(value)
@@ -125,9 +135,20 @@ class GRPOModule(PolicyModule):
 
     def _global(self, local: torch.Tensor) -> torch.Tensor:
         """The update's divisor: summed over ranks, divided by their number because gradients are averaged."""
+        whole = self.trainer.strategy.reduce(local, reduce_op="sum")
+        return whole.clamp(min=1.0) / self.trainer.world_size  # no row may count
+
+    def _over_ranks(self, values: dict[str, float]) -> dict[str, float]:
+        """Each value's mean over ranks: sums stay in proportion, and what is decided by them is decided alike."""
         if self.trainer.world_size == 1:
-            return local.clamp(min=1.0)  # no row may count
-        return self.all_gather(local).sum().clamp(min=1.0) / self.trainer.world_size
+            return values
+        own = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
+        return dict(zip(values, self.trainer.strategy.reduce(own, reduce_op="mean").tolist(), strict=True))
+
+    def _exchange(self, *, last: bool) -> AbstractContextManager[None]:
+        """Ranks average their gradients once an update, in its last backward pass."""
+        strategy = self.trainer.strategy
+        return nullcontext() if last or not isinstance(strategy, DDPStrategy) else strategy.block_backward_sync()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -1,4 +1,4 @@
-"""What differs between the two architectures, and nothing else: positions, image features, stop and banned tokens."""
+"""What differs between the architectures, and nothing else: positions, image features, stop and banned tokens."""
 
 from __future__ import annotations
 
@@ -116,7 +116,43 @@ class Qwen2_5VL:
         return {}  # 3-D positions are passed explicitly, so the model need not find the images again
 
 
-FAMILIES: dict[str, type[Gemma3] | type[Qwen2_5VL]] = {f.model_type: f for f in (Gemma3, Qwen2_5VL)}
+class Idefics3:
+    """Idefics3 (SmolVLM): an image and its crops as [B, crops, 3, H, W], causal attention throughout, 1-D positions.
+
+    For evaluation: adapters and the memory plan know the other two alone.
+    """
+
+    model_type = "idefics3"
+
+    def encode(self, batch: dict[str, Tensor]) -> EncodedPrompts:
+        # crops are whole squares and those that fill up a study are empty, so the mask of pixels says nothing
+        return EncodedPrompts(
+            batch["input_ids"], batch["attention_mask"], batch["mm_token_type_ids"], batch["pixel_values"]
+        )
+
+    def image_features(self, model: Any, prompts: EncodedPrompts) -> tuple[Tensor, ...]:
+        return tuple(model.get_image_features(prompts.pixel_values).pooler_output)
+
+    def image_inputs(self, prompts: EncodedPrompts) -> dict[str, Any]:
+        if prompts.features is None:
+            return {"pixel_values": prompts.pixel_values}
+        output = BaseModelOutputWithPooling(pooler_output=prompts.features)  # type: ignore[arg-type]
+        return {"mm_encoder_outputs": {"image": output}}
+
+    def positions(self, model: Any, prompts: EncodedPrompts) -> tuple[Tensor, Tensor]:
+        positions = (prompts.attention_mask.cumsum(-1) - 1).clamp(min=0)  # [B, P]
+        return positions, prompts.attention_mask.sum(-1)
+
+    def continue_positions(self, start: Tensor, length: int) -> Tensor:
+        return _steps(start, length)
+
+    def sequence_inputs(self, type_ids: Tensor) -> dict[str, Tensor]:
+        return {}
+
+
+FAMILIES: dict[str, type[Gemma3] | type[Qwen2_5VL] | type[Idefics3]] = {
+    f.model_type: f for f in (Gemma3, Qwen2_5VL, Idefics3)
+}
 
 
 def family_of(model_type: str) -> Family:

@@ -94,7 +94,21 @@ def choose(logp: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, T
     """
     if sampling.temperature == 0:
         return logp.argmax(-1), torch.zeros(len(logp), device=logp.device)
-    probs, order = _most_likely(logp.exp(), sampling)
+    weights = logp.exp()
+    probs = weights / weights.sum(-1, keepdim=True)
+    if probs.shape[-1] <= NUCLEUS or sampling.top_p == 1:
+        return _draw(*probs.sort(-1, descending=True), uniform, sampling)
+    few, order = probs.topk(NUCLEUS, dim=-1)
+    ids, drawn = _draw(few, order, uniform, sampling)
+    narrow = few.sum(-1) >= sampling.top_p  # [N]
+    if not bool(narrow.all()):  # sorting 262,144 ids costs more than drawing: only rows that are that flat are sorted
+        wide = (~narrow).nonzero()[:, 0]
+        ids[wide], drawn[wide] = _draw(*probs[wide].sort(-1, descending=True), uniform[wide], sampling)
+    return ids, drawn
+
+
+def _draw(probs: Tensor, order: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """As ``choose``, from the most likely ids ``order`` [N, K] and their probabilities, in falling order."""
     before = probs.cumsum(-1) - probs
     keep = before < sampling.top_p  # always keeps the most likely id
     if sampling.top_k:
@@ -104,19 +118,6 @@ def choose(logp: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, T
     last = keep.sum(-1, keepdim=True) - 1
     slot = torch.searchsorted(probs.cumsum(-1), uniform[:, None].to(probs), right=True).clamp(max=last)  # [N, 1]
     return order.gather(-1, slot)[:, 0], probs.gather(-1, slot)[:, 0].log().float()
-
-
-def _most_likely(weights: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """Probabilities and ids in falling order, [N, K] each: all of them, or the first few where those hold ``top_p``.
-
-    Sorting a vocabulary of 262,144 at every token costs more than drawing from it.
-    """
-    probs = weights / weights.sum(-1, keepdim=True)
-    if probs.shape[-1] > NUCLEUS and sampling.top_p < 1:
-        few, order = probs.topk(NUCLEUS, dim=-1)
-        if bool((few.sum(-1) >= sampling.top_p).all()):
-            return few, order
-    return probs.sort(-1, descending=True)
 
 
 def sample(

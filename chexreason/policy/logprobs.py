@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from chexreason.data.encoded import EncodedPrompts
 from chexreason.policy.policy import Policy
-from chexreason.policy.prefix import extend, prefill
+from chexreason.policy.prefix import advance, prefill
+
+LOGITS = 2**24  # at most so many at a time: 64 tokens of Gemma 3's vocabulary, 256 MB in fp32
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,54 @@ def score_tokens(logits: Tensor, ids: Tensor, mask: Tensor, temperature: float =
     return TokenScores(torch.where(keep, logp, zero), torch.where(keep, entropy, zero), top1 & keep)
 
 
+def score_states(head: nn.Module, states: Tensor, ids: Tensor, mask: Tensor, temperature: float = 1.0) -> TokenScores:
+    """Scores of ``ids`` [N, T] under the logits that ``head`` makes of ``states`` [N, T, H].
+
+    Equal to ``score_tokens``, but logits are made for real tokens alone and never held for more than a few of them:
+    the gradient of a log-probability by its state depends on nothing that comes later, so it is taken at once. It ends
+    at the states: a head that is trained itself takes the long way.
+    """
+    if any(parameter.requires_grad for parameter in head.parameters()):
+        return score_tokens(head(states), ids, mask, temperature)
+    keep = mask.bool()
+    logp, entropy, top1 = _FrozenHead.apply(states[keep], head, ids[keep], temperature)
+    where = keep.nonzero(as_tuple=True)
+    zero = torch.zeros(ids.shape, dtype=logp.dtype, device=logp.device)
+    return TokenScores(zero.index_put(where, logp), zero.index_put(where, entropy), zero.bool().index_put(where, top1))
+
+
+class _FrozenHead(torch.autograd.Function):
+    """Log-probability, entropy and top-1 [M] of ``ids`` [M] under a frozen head of ``states`` [M, H], by chunks."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, head: nn.Module, ids: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        size, states = max(LOGITS // head.weight.shape[0], 1), states.detach()
+        logp, entropy = (torch.empty(ids.shape, device=states.device) for _ in range(2))
+        top1, slope = torch.empty_like(ids, dtype=torch.bool), torch.empty_like(states)
+        for start in range(0, len(ids), size):
+            rows = slice(start, start + size)
+            logits, target = head(states[rows]).float().div_(temperature), ids[rows, None]  # [m, V], [m, 1]
+            top1[rows] = logits.argmax(-1) == target[:, 0]
+            total, chosen = logits.logsumexp(-1), logits.gather(-1, target)[:, 0]  # [m]
+            logp[rows] = chosen - total
+            probs = logits.sub(total[:, None]).exp_()
+            entropy[rows] = total - (probs * logits).sum(-1)
+            if ctx.needs_input_grad[0]:
+                probs.scatter_add_(-1, target, torch.full_like(chosen[:, None], -1.0))
+                slope[rows] = (probs.to(states.dtype) @ head.weight).mul_(-1.0 / temperature)
+        ctx.save_for_backward(slope)
+        ctx.mark_non_differentiable(entropy, top1)
+        return logp, entropy, top1
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, None, None, None]:
+        (slope,) = ctx.saved_tensors
+        return (grad[:, None] * slope).to(slope.dtype), None, None, None
+
+
 def completion_scores(
     policy: Policy,
     prompts: EncodedPrompts,
@@ -56,32 +108,31 @@ def completion_scores(
     """
     if ids.shape[0] != len(prompts) * group_size:
         raise ValueError(f"{ids.shape[0]} completions for {len(prompts)} prompts x group size {group_size}")
-    logits = (_shared_logits if shared else _plain_logits)(policy, prompts, ids, mask, group_size)
-    return score_tokens(logits, ids, mask, temperature)
+    states = (_shared_states if shared else _plain_states)(policy, prompts, ids, mask, group_size)
+    return score_states(policy.base.get_output_embeddings(), states, ids, mask, temperature)
 
 
-def _shared_logits(policy: Policy, prompts: EncodedPrompts, ids: Tensor, mask: Tensor, group_size: int) -> Tensor:
+def _shared_states(policy: Policy, prompts: EncodedPrompts, ids: Tensor, mask: Tensor, group_size: int) -> Tensor:
     prefix = prefill(policy, prompts, group_size)
     if ids.shape[1] == 1:
-        return prefix.logits[:, None]
+        return prefix.state[:, None]
     full = torch.cat([prefix.mask, mask[:, :-1]], 1)  # [N, P + T - 1]
-    rest = extend(policy, prefix, ids[:, :-1], full, prefix.next_position)
-    return torch.cat([prefix.logits[:, None], rest], 1)  # [N, T, V]
+    rest = advance(policy, prefix, ids[:, :-1], full, prefix.next_position)
+    return torch.cat([prefix.state[:, None], rest], 1)  # [N, T, H]
 
 
-def _plain_logits(policy: Policy, prompts: EncodedPrompts, ids: Tensor, mask: Tensor, group_size: int) -> Tensor:
+def _plain_states(policy: Policy, prompts: EncodedPrompts, ids: Tensor, mask: Tensor, group_size: int) -> Tensor:
     rows = [b for b in range(len(prompts)) for _ in range(group_size)]
     repeated = prompts.select(rows)
     positions, following = policy.family.positions(policy.base, repeated)
     after = policy.family.continue_positions(following, ids.shape[1])
     type_ids = torch.cat([repeated.type_ids, torch.zeros_like(ids).to(repeated.type_ids)], 1)
-    output = policy.model(
+    output = policy.base.model(
         input_ids=torch.cat([repeated.input_ids, ids], 1),
         attention_mask=torch.cat([repeated.attention_mask, mask.to(repeated.attention_mask)], 1),
         position_ids=torch.cat([positions, after], -1),
         use_cache=False,
-        logits_to_keep=ids.shape[1] + 1,
         **policy.family.image_inputs(repeated),
         **policy.family.sequence_inputs(type_ids),
     )
-    return output.logits[:, :-1]  # [N, T, V]
+    return output.last_hidden_state[:, -ids.shape[1] - 1 : -1]  # [N, T, H]

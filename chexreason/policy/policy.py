@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torchvision
@@ -20,10 +21,14 @@ from chexreason.data.encoded import EncodedPrompts
 from chexreason.policy.family import family_of
 from chexreason.policy.quantised import without_new
 
-# What the chat templates write by themselves, of both architectures.
-_TURNS = ("<end_of_turn>", "<|im_end|>")
+if TYPE_CHECKING:
+    from chexreason.policy.features import FeatureCache
+
+# What the chat templates write by themselves, of all architectures.
+_TURNS = ("<end_of_turn>", "<end_of_utterance>", "<|im_end|>")
 _MARKERS = ("<start_of_image>", "<end_of_image>", "<image_soft_token>", "<start_of_turn>", "<bos>", "<pad>", "<unk>")
 _MARKERS += ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>", "<|im_start|>")
+_MARKERS += ("<image>", "<fake_token_around_image>", "<global-img>")
 
 
 class Policy(nn.Module):
@@ -38,7 +43,10 @@ class Policy(nn.Module):
         self.model = model
         self.processor = processor
         self.source = source
+        self.features: FeatureCache | None = None
         self.family = family_of(self.base.config.model_type)
+        if getattr(self.base.config.get_text_config(), "final_logit_softcapping", None):
+            raise ValueError(f"{source} caps its logits (final_logit_softcapping), which log-probabilities here do not")
         vocab = self.tokenizer.get_vocab()
         self.markers = tuple(marker for marker in (*_TURNS, *_MARKERS) if marker in vocab)
         self.stop_ids = _stop_ids(self.base, vocab)
@@ -108,8 +116,11 @@ class Policy(nn.Module):
         """
         self._check_size(image)
         processor = self.processor.image_processor
-        if getattr(processor, "do_pan_and_scan", None):
-            raise ValueError("a processor with do_pan_and_scan shrinks crops, not images: set paths.image_cache=null")
+        if cuts_images(processor):
+            raise ValueError(
+                "this processor (do_pan_and_scan, do_image_splitting) shrinks crops, not images: set "
+                "paths.image_cache=null"
+            )
         factor = getattr(processor, "patch_size", 1) * getattr(processor, "merge_size", 1)  # Qwen2.5-VL's unit of size
         pixels = processor.resize(pil_to_tensor(image)[None], processor.size, processor.resample, factor=factor)
         return Image.fromarray(pixels[0].permute(1, 2, 0).numpy())
@@ -150,8 +161,10 @@ class Policy(nn.Module):
         """The prompts with their images encoded once, without gradient: the vision tower is frozen."""
         if prompts.features is not None:
             return prompts
+        compute = partial(self.family.image_features, self.base)
         with torch.no_grad():
-            return replace(prompts, features=self.family.image_features(self.base, prompts))
+            features = compute(prompts) if self.features is None else self.features.compute(prompts, compute)
+        return replace(prompts, features=features)
 
     def _check_texts(self, texts: Sequence[str], kind: str) -> None:
         for text in texts:
@@ -177,6 +190,11 @@ class Policy(nn.Module):
                 f"{longest} tokens ({what}) do not fit the model's context of {self.context}, and nothing is cut off: "
                 f"that could take image tokens or the answer away. Choose a shorter prompt=, or lower {setting}"
             )
+
+
+def cuts_images(image_processor: Any) -> bool:
+    """Whether the processor makes several pictures of one, by its shape."""
+    return any(getattr(image_processor, name, None) for name in ("do_pan_and_scan", "do_image_splitting"))
 
 
 def pad_right(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 
 from chexreason.data.encoded import EncodedPrompts
@@ -18,13 +17,19 @@ class Prefix:
     """A prefilled prompt batch expanded to N = B * G rows, row ``b * G + g`` being completion g of study b.
 
     ``cache`` holds [N] rows of keys and values, ``mask`` is [N, P], ``next_position`` [N] is where the completion
-    starts and ``logits`` [N, V] predict its first token.
+    starts and ``state`` [N, H] is what ``head`` predicts its first token from.
     """
 
     cache: DynamicCache
     mask: Tensor
     next_position: Tensor
-    logits: Tensor
+    state: Tensor
+    head: nn.Module
+
+    @property
+    def logits(self) -> Tensor:
+        """Of the first token, [N, V]."""
+        return self.head(self.state)
 
 
 def prefill(policy: Policy, prompts: EncodedPrompts, group_size: int) -> Prefix:
@@ -35,13 +40,12 @@ def prefill(policy: Policy, prompts: EncodedPrompts, group_size: int) -> Prefix:
     if getattr(policy.base, "is_gradient_checkpointing", False) and policy.model.training:
         raise RuntimeError("a shared prefix needs the cache: set model.gradient_checkpointing=false")
     positions, following = policy.family.positions(policy.base, prompts)
-    output = policy.model(
+    output = policy.base.model(
         input_ids=prompts.input_ids,
         attention_mask=prompts.attention_mask,
         position_ids=positions,
         past_key_values=DynamicCache(),  # full layers: a sliding window is the mask's business, rows stay aligned
         use_cache=True,
-        logits_to_keep=1,
         **policy.family.image_inputs(prompts),
         **policy.family.sequence_inputs(prompts.type_ids),
     )
@@ -52,25 +56,26 @@ def prefill(policy: Policy, prompts: EncodedPrompts, group_size: int) -> Prefix:
         cache=cache,
         mask=prompts.attention_mask.repeat_interleave(group_size, 0),
         next_position=following.repeat_interleave(group_size),
-        logits=output.logits[:, -1].repeat_interleave(group_size, 0),
+        state=output.last_hidden_state[:, -1].repeat_interleave(group_size, 0),
+        head=policy.base.get_output_embeddings(),
     )
 
 
-def extend(policy: Policy, prefix: Prefix, ids: Tensor, mask: Tensor, next_position: Tensor, **kwargs: Any) -> Tensor:
-    """Logits [N, S, V] of tokens ``ids`` [N, S] that follow the prefix; the cache grows by S.
+def advance(policy: Policy, prefix: Prefix, ids: Tensor, mask: Tensor, next_position: Tensor) -> Tensor:
+    """Last hidden states [N, S, H] of tokens ``ids`` [N, S] that follow the prefix; the cache grows by S.
 
     ``mask`` [N, total] covers everything in the cache after this call.
     """
     positions = policy.family.continue_positions(next_position, ids.shape[1])
-    output = policy.model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=prefix.cache,
-        use_cache=True,
-        **kwargs,
+    output = policy.base.model(
+        input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=prefix.cache, use_cache=True
     )
-    return output.logits  # [N, S, V]
+    return output.last_hidden_state  # [N, S, H]
+
+
+def extend(policy: Policy, prefix: Prefix, ids: Tensor, mask: Tensor, next_position: Tensor) -> Tensor:
+    """Logits [N, S, V] of tokens that follow the prefix, as ``advance`` takes them."""
+    return prefix.head(advance(policy, prefix, ids, mask, next_position))
 
 
 def keep_rows(prefix: Prefix, rows: Tensor) -> None:

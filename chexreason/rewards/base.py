@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from chexreason.labels.schema import LabelSet
@@ -33,6 +34,32 @@ class Stateful(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class AcrossRanks:
+    """A reward that remembers, shown the completions of all ranks in the order in which one rank would have them.
+
+    Ranks take samples in turn (``EpochOrder``), so group b of rank r is group ``b * world + r`` of that one batch.
+    Every rank scores all groups and keeps its own rows: what is remembered is then alike on all, does not depend on
+    their number, and the first rank's checkpoint serves every rank. A call waits for all ranks: all must call equally
+    often, with equally many groups of ``group_size``.
+    """
+
+    def __init__(self, reward: Reward, group_size: int) -> None:
+        self.reward, self.group_size, self.weights = reward, group_size, reward.weights
+
+    def __call__(
+        self, completions: Sequence[Completion], studies: Sequence[Study], label_set: LabelSet
+    ) -> dict[str, Tensor]:
+        """The reward's parts of this rank's completions, each [N]."""
+        rank, world, g = dist.get_rank(), dist.get_world_size(), self.group_size
+        ranks: list[list[tuple[Completion, Study]]] = [[] for _ in range(world)]
+        dist.all_gather_object(ranks, list(zip(completions, studies, strict=True)))  # processes of one run, no file
+        groups = [rows[start : start + g] for start in range(0, len(completions), g) for rows in ranks]
+        pairs = [pair for group in groups for pair in group]  # [world * N]
+        parts = self.reward([c for c, _ in pairs], [s for _, s in pairs], label_set)
+        own = torch.arange(len(pairs)).reshape(-1, world, g)[:, rank].flatten()  # [N]
+        return {name: values[own] for name, values in parts.items()}
 
 
 def named_weights(reward: str, parts: Sequence[str], weights: Mapping[str, float] | None) -> dict[str, float]:

@@ -8,6 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
+def dominance(predictions: Sequence[Iterable[str]]) -> float:
+    """Share of the answers that hold the label most of them hold; 0 where none holds any."""
+    counts = Counter(label for labels in predictions for label in set(labels))
+    return max(counts.values(), default=0) / max(len(predictions), 1)
+
+
 class CollapseWindow:
     """Charges answers that repeat a label which dominates the last ``size`` predictions.
 
@@ -18,8 +24,9 @@ class CollapseWindow:
 
     Order of update: all answers of a call enter the window first, oldest leaving, then each is judged against that
     one window. Equal answers of a group are thus charged equally, and their order only matters to what leaves.
-    Each process keeps its own window. Source: Berger et al. 2025, nuanced reward; what counts as an excess repetition
-    and the cap are this project's choice.
+    On several ranks every process holds the same window, of the answers of all of them (``AcrossRanks``).
+    Source: Berger et al. 2025, nuanced reward; what counts as an excess repetition and the cap are this project's
+    choice.
     """
 
     def __init__(

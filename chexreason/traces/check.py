@@ -9,6 +9,7 @@ from chexreason.parsing import BLOCKS, Grammar, parse
 from chexreason.types import Sample
 
 _SHOWN = 3  # examples of each kind of fault
+DISAGREE = "labels that disagree with the study"  # the one kind of fault that is not of form
 
 
 def check_answers(samples: Sequence[Sample], label_set: LabelSet, grammar: str | Grammar) -> None:
@@ -19,7 +20,7 @@ def check_answers(samples: Sequence[Sample], label_set: LabelSet, grammar: str |
     """
     found: dict[str, list[str]] = {}
     for sample in samples:
-        for kind, example in _faults(sample, label_set, grammar):
+        for kind, example in faults(sample, label_set, grammar):
             found.setdefault(kind, []).append(f"{sample.study.study_id}{example}")
     if not found:
         return
@@ -31,7 +32,7 @@ def check_answers(samples: Sequence[Sample], label_set: LabelSet, grammar: str |
     )
 
 
-def _faults(sample: Sample, label_set: LabelSet, grammar: str | Grammar) -> list[tuple[str, str]]:
+def faults(sample: Sample, label_set: LabelSet, grammar: str | Grammar) -> list[tuple[str, str]]:
     """Every fault of one answer: its kind, and what to show after the study's id."""
     if sample.answer is None:
         return []
@@ -45,6 +46,6 @@ def _faults(sample: Sample, label_set: LabelSet, grammar: str | Grammar) -> list
         ("empty reasoning", "think" in BLOCKS[Grammar.of(grammar)] and not parsed.think, ""),
         ("text outside the blocks", parsed.stray_blocks > 0, ""),
         ("unknown or repeated labels", bool(odd), f" {odd[:_SHOWN]}"),
-        ("labels that disagree with the study", parsed.labels != truth, f" says {said} where the study has {meant}"),
+        (DISAGREE, parsed.labels != truth, f" says {said} where the study has {meant}"),
     )
     return [(kind, example) for kind, is_fault, example in rules if is_fault]

@@ -24,7 +24,7 @@ def composed(config: str = "train", *overrides: str) -> DictConfig:
         return compose(config, list(overrides))
 
 
-GROUPS = ("model", "adapter", "optim", "prompt", "reward", "objective", "phase", "logger")
+GROUPS = ("model", "adapter", "optim", "prompt", "reward", "objective", "phase", "rollout", "logger", "trainer")
 CHOICES = [("train", f"{g}={o}") for g in GROUPS for o in options(g)]
 CHOICES += [("train", f"experiment={o}") for o in options("experiment")]
 CHOICES += [("train", f"debug={o}") for o in options("debug")]

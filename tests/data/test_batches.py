@@ -70,3 +70,19 @@ def test_a_missing_image_names_itself(gemma, studies, tmp_path):
     loader = SampleDataset([Sample(s, "x") for s in (studies[0], gone)])
     with pytest.raises(ImageError, match=r"gone\.png"):
         Collate(gemma.encode, gemma.encode_answers)([loader[0], loader[1]])
+
+
+def test_a_sample_that_cannot_be_encoded_names_its_study_and_file(gemma, studies):
+    items = [(Sample(studies[0], "fine"), 0.0), (Sample(studies[1], "a <start_of_image> in it"), 0.0)]
+    with pytest.raises(ValueError, match=r"^study s1 \(.*1\.png\): the prompt holds <start_of_image>"):
+        Collate(gemma.encode, gemma.encode_answers)(items)
+
+
+def test_an_error_of_the_batch_alone_is_its_own(gemma, studies):
+    def encode(films, texts):
+        if len(films) > 1:
+            raise ValueError("too many")
+        return gemma.encode(films, texts)
+
+    with pytest.raises(ValueError, match=r"^too many$"):
+        Collate(encode, gemma.encode_answers)([(Sample(study, "x"), 0.0) for study in studies[:2]])

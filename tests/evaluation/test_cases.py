@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import base64
 import io
 from collections import Counter
 from dataclasses import replace
@@ -46,13 +45,28 @@ def test_a_broken_answer_predicts_nothing() -> None:
 def test_images_are_scaled_and_embedded_and_missing_ones_told(tmp_path: Path) -> None:
     Image.new("L", (800, 400), 128).save(tmp_path / "film.png")
     shown = build_cases({"base": [replace(ONE, image=str(tmp_path / "film.png"))]}, 1)[0]
-    data = base64.b64decode(shown.image.removeprefix("data:image/jpeg;base64,"))
-    assert Image.open(io.BytesIO(data)).size == (320, 160)
+    assert Image.open(io.BytesIO(shown.image)).size == (320, 160)
     gone = build_cases({"base": [replace(ONE, image=str(tmp_path / "gone.png"))]}, 1)[0]
-    assert gone.image == ""
+    assert gone.image == b""
     assert "not found" in gone.image_note
 
 
 def test_a_runaway_text_is_cut_with_its_length() -> None:
     text = build_cases({"base": [replace(ONE, text="x" * 9_000)]}, 1)[0].answers[0].text
     assert text.endswith("(5000 more characters in predictions.jsonl)")
+
+
+def test_a_text_falls_into_tags_reasoning_and_answer() -> None:
+    text = "<think>a<b</think>\n<solution>Edema</solution> tail"
+    parts = build_cases({"base": [replace(ONE, text=text)]}, 1)[0].answers[0].parts()
+    assert "".join(piece for _, piece in parts) == text
+    assert [piece for what, piece in parts if what == "answer"] == ["Edema"]
+    assert [piece for what, piece in parts if not what] == ["a<b", "\n", " tail"]
+
+
+def test_of_a_withheld_set_neither_image_nor_identifier_is_in_a_case(tmp_path: Path) -> None:
+    Image.new("L", (8, 8), 128).save(tmp_path / "film.png")
+    rows = [replace(ONE, study_id=f"mimic:{i}", image=str(tmp_path / "film.png")) for i in (57, 58)]
+    cases = build_cases({"base": rows, "sft": rows[::-1]}, 2, withheld={"set"})
+    assert sorted(case.name for case in cases) == ["set-1", "set-2"]
+    assert {(case.image, case.image_note) for case in cases} == {(b"", "credentialed: image left out")}

@@ -24,12 +24,12 @@ def test_scores_come_back_in_the_order_asked_for(tmp_path):
 
 
 def test_what_has_no_score_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="run chexreason.cli.scores"):
+    with pytest.raises(FileNotFoundError, match=r"run chexreason\.cli\.scores"):
         label_scores.read(tmp_path / "none.parquet")
     frame = label_scores.rows(predictions("s1"), "frequency", LABELS, torch.zeros(1, 2))
     with pytest.raises(KeyError, match=r"no log_odds scores for 1 studies \(e\.g\. \['s1'\]\)"):
         label_scores.aligned(frame, predictions("s1"), LABELS, "log_odds")
-    with pytest.raises(KeyError, match=r"labels \['Edema2'\]"):
+    with pytest.raises(KeyError, match="Edema2"):
         label_scores.aligned(frame, predictions("s1"), ("Edema2",), "frequency")
     with pytest.raises(ValueError, match="scores"):
         label_scores.rows(predictions("s1"), "frequency", LABELS, torch.zeros(2, 2))

@@ -18,12 +18,14 @@ LEVELS = (
     {"rewards", "policy"},
     {"grpo"},
     {"modules", "callbacks", "evaluation"},
-    {"build", "runs"},
+    {"build", "runs", "sweep"},
     {"cli"},
 )
 LEVEL = {room: i for i, rooms in enumerate(LEVELS) for room in rooms}
 PURE = ("labels/", "parsing.py", "rewards/", "grpo/advantages.py", "grpo/objective.py", "evaluation/metrics.py")
 PURE += ("evaluation/bootstrap.py", "evaluation/trivial.py", "evaluation/predictions.py", "evaluation/tables.py")
+PURE += ("evaluation/transfer.py", "evaluation/permutation.py", "evaluation/ranking.py", "evaluation/calibration.py")
+PURE += ("evaluation/operating_point.py", "evaluation/paper/", "evaluation/results/")
 
 
 def imports(path: Path) -> set[str]:

@@ -13,12 +13,18 @@ from matplotlib import pyplot as plt
 
 from chexreason.data.audit.page import write_audit
 from chexreason.data.manifest import Manifest, conform
+from chexreason.evaluation.history import read_history
+from chexreason.evaluation.results.write import write_figure, write_paper, write_table
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.uncertainty import IGNORE
+from chexreason.types import Prediction
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
 mpl.use("Agg")
 AUDIT = next(path for path in NOTEBOOKS if path.stem.endswith("data_audit"))
+
+CURVES = next(path for path in NOTEBOOKS if path.stem.endswith("training_curves"))
+FIGURES = next(path for path in NOTEBOOKS if path.stem.endswith("paper_figures"))
 
 
 def code(path: Path) -> list[str]:
@@ -84,3 +90,51 @@ def test_the_audit_notebook_runs_in_a_kernel(audit, monkeypatch):
     assert "image/png" in shown
     assert "The leakage guard was not run" in shown
     assert "x and readers" in shown
+
+
+@pytest.fixture
+def study(tmp_path) -> Path:
+    """A study of one GRPO run: validations of two hospitals, rewards of eight patients, a table and figures."""
+    run = tmp_path / "grpo" / "seed0"
+    run.mkdir(parents=True)
+    steps = {"step": range(12), "train/reward": [0.1 * i for i in range(12)], "train/reward/match": 0.5}
+    frame = pd.DataFrame({**steps, "train/completion_length": 100.0})
+    scores = {"step": [3, 7, 11], "val/home/macro_f1": [0.3, 0.5, 0.4], "val/away/macro_f1": [0.3, 0.2, 0.3]}
+    pd.concat([frame, pd.DataFrame(scores)]).to_csv(run / "metrics.csv", index=False)
+    rewards = pd.DataFrame({"step": range(1, 13), "study_id": [f"s{i % 8}" for i in range(12)]})
+    rewards = rewards.assign(patient_id=rewards["study_id"], reward=rewards["step"] / 10)
+    rewards.to_csv(run / "rewards-rank0.csv", index=False)
+    labels = CHEXPERT14.labels
+    rows = [Prediction(f"s{i}", f"p{i}", "home", "", labels[:3], labels[1:4], labels) for i in range(6)]
+    results = tmp_path / "results"
+    write_paper(results)
+    write_table("table2", {"only_label": {0: rows}}, results, dataset="home", label_set=CHEXPERT14, n_resamples=50)
+    write_figure("fig2", {"nuanced": read_history(run / "metrics.csv")}, results, [])
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_curves_notebook_reads_what_a_run_writes(study, monkeypatch):
+    monkeypatch.setenv("STUDY", str(study))
+    monkeypatch.setattr(plt, "show", lambda: None)
+    names: dict[str, object] = {}
+    for source in code(CURVES):
+        exec(compile(source, CURVES.name, "exec"), names)
+    assert names["chosen"] == {"grpo/seed0": {"worst": 3, "mean": 7, "constrained": 11}}
+    assert names["rows"]["grpo/seed0"]["difference"].value == pytest.approx(1.0)  # rollouts 1 and 2 against 11 and 12
+    plt.close("all")
+
+
+@pytest.mark.slow
+def test_the_figures_notebook_shows_the_results(study, monkeypatch):
+    display = pytest.importorskip("IPython.display", reason="pip install ipykernel")
+    shown: list[str] = []
+    monkeypatch.setattr(display, "display", lambda item: shown.append(item.data))
+    monkeypatch.setenv("RESULTS", str(study / "results"))
+    monkeypatch.setattr(plt, "show", lambda: None)
+    names: dict[str, object] = {}
+    for source in code(FIGURES):
+        exec(compile(source, FIGURES.name, "exec"), names)
+    assert "only_label" in shown[0]
+    assert sum("<svg" in text for text in shown) == 2  # Figure 2 and the paper's own Pareto plot
+    plt.close("all")

@@ -73,8 +73,8 @@ def test_a_folder_without_weights_is_named(tmp_path):
 
 
 def test_an_unsupported_architecture_is_refused_before_anything_is_fetched(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "idefics3"}')
-    with pytest.raises(ValueError, match="'idefics3' is not supported; supported: gemma3, qwen2_5_vl"):
+    (tmp_path / "config.json").write_text('{"model_type": "llava"}')
+    with pytest.raises(ValueError, match="'llava' is not supported; supported: gemma3, idefics3, qwen2_5_vl"):
         load_policy(str(tmp_path))
 
 

@@ -1,0 +1,106 @@
+"""Let radiologists review traces: ``python -m chexreason.cli.review file=traces.jsonl 'reviewers=[anna,ben]'``."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from chexreason.confdir import confdir
+from chexreason.errors import friendly
+from chexreason.labels.catalog import label_set
+from chexreason.parsing import Grammar
+from chexreason.prompts import load_prompt
+from chexreason.traces.review.desk import Desk
+from chexreason.traces.review.export import export_review
+from chexreason.traces.review.server import ReviewServer
+from chexreason.traces.review.store import ReviewStore
+from chexreason.traces.review.summary import Figures, sentences
+from chexreason.traces.review.trace import Trace, read_traces
+
+log = logging.getLogger(__name__)
+STORE = "review.sqlite"
+
+
+def review(cfg: DictConfig) -> Figures:
+    """Serve the review until Ctrl-C (unless ``serve=false``), then write its results; returns its figures.
+
+    Raises ValueError on a host that the traces must not be shown to, and what reading and storing raise.
+    """
+    traces, folder = read_traces(Path(cfg.file)), Path(cfg.paths.out) / cfg.name
+    readers = _readers(cfg)
+    _check_host(cfg, traces)
+    store = ReviewStore(folder / STORE)
+    sample = store.sample(traces, cfg.n, cfg.seed)
+    prompts = Path(confdir()) / "prompt"
+    grammars = {trace.prompt: Grammar.of(load_prompt(trace.prompt, prompts).grammar) for trace in sample}
+    desk = Desk(sample, store, label_set(cfg.labels.name), grammars)
+    if absent := [trace.image_path for trace in sample if not Path(trace.image_path).is_file()]:
+        log.warning("%d of %d images are missing, e.g. %s: such traces cannot be accepted", len(absent), len(sample),
+                    absent[0])  # fmt: skip
+    if cfg.serve:
+        _serve(ReviewServer(desk, store.links(readers, cfg.renew_links), cfg.host, cfg.port))
+    rank = {name: i for i, name in enumerate(readers)}
+    decisions = sorted(store.decisions(), key=lambda d: (rank.get(d.reviewer, len(rank)), d.reviewer))
+    return export_review(folder, traces, sample, decisions, desk.label_set.labels, cfg.n_resamples, cfg.seed)
+
+
+def _serve(server: ReviewServer) -> None:
+    for reviewer in server.links:
+        log.info("%s: %s", reviewer, server.address(reviewer))
+    log.info("each link is one reader's own; Ctrl-C stops the server and writes the results")
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        log.info("stopped; the same command goes on")
+    finally:
+        server.server_close()
+
+
+def _readers(cfg: DictConfig) -> list[str]:
+    """The names of the readers; raises ValueError where they cannot be told apart."""
+    names = [str(name).strip() for name in cfg.reviewers]
+    if not names or "" in names or len({name.casefold() for name in names}) != len(names):
+        raise ValueError(f"reviewers={list(cfg.reviewers)}: give each reader a name of his own, e.g. [anna,ben]")
+    return names
+
+
+def _check_host(cfg: DictConfig, traces: Sequence[Trace]) -> None:
+    """Refuses (ValueError) a host that the traces must not be shown to; warns of any but this machine."""
+    if not cfg.serve or _is_loopback(cfg.host):
+        return
+    if cfg.host in {"", "0.0.0.0", "::"}:
+        raise ValueError(f"host={cfg.host!r} is every network at once: name the one address to serve on")
+    guarded = sorted({trace.dataset for trace in traces} & set(cfg.credentialed))
+    if guarded and not cfg.allow_export:
+        raise ValueError(
+            f"the traces hold credentialed data ({', '.join(guarded)}), which host={cfg.host} would show to other "
+            f"machines. Keep host=127.0.0.1 and let the reader come through `ssh -L {cfg.port}:127.0.0.1:{cfg.port}`, "
+            f"or name the agreement that permits it: allow_export='...'"
+        )
+    log.warning("host=%s: radiographs and traces travel this network unencrypted, to anyone who has a link%s",
+                cfg.host, f"; allowed by: {cfg.allow_export}" if guarded else "")  # fmt: skip
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@hydra.main(version_base="1.3", config_path=confdir(), config_name="review")
+@friendly(ValueError, KeyError, OSError)
+def main(cfg: DictConfig) -> None:
+    """Serve the review, then say what it found and where the results are."""
+    for sentence in sentences(review(cfg)):
+        log.info("%s", sentence)
+    log.info("results: %s", Path(cfg.paths.out) / cfg.name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""What the rewards pay for: ``python -m chexreason.cli.rewards`` prints it, against policies that look at nothing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from chexreason import build
+from chexreason.confdir import confdir
+from chexreason.errors import friendly
+from chexreason.evaluation import predictions
+from chexreason.evaluation.metrics import averages, confusion
+from chexreason.files import write_json, write_text
+from chexreason.labels.schema import LabelSet
+from chexreason.prompts import render
+from chexreason.rewards import lab
+from chexreason.rewards.adversaries import EXPLAINED, prevalence_of
+from chexreason.rewards.answers import Answers, is_predictions, of_predictions, read_answers
+from chexreason.rewards.base import Reward, scored_labels
+from chexreason.rewards.cohorts import chexpert_cohort, phantom_cohort
+from chexreason.rewards.mix import told_prevalence
+from chexreason.types import Completion, Study
+
+log = logging.getLogger(__name__)
+Row = dict[str, Any]
+
+
+def rewards(cfg: DictConfig, studies: Sequence[Study], label_set: LabelSet) -> dict[str, Reward]:
+    """The rewards to look at, by name, where labels are priced told their prevalence in ``studies``."""
+    chosen = list(cfg.rewards) if cfg.only is None else list(cfg.only)
+    if unknown := [name for name in chosen if name not in cfg.rewards]:
+        raise ValueError(
+            f"only={chosen}: no reward {unknown}; there are {', '.join(cfg.rewards)}, "
+            f"and +reward@rewards.NAME=NAME adds that of conf/reward/NAME.yaml"
+        )
+    prevalence = prevalence_of(studies, label_set)
+    nodes = {name: OmegaConf.to_container(cfg.rewards[name], resolve=True) for name in chosen}
+    return {name: build.make(told_prevalence(node, lambda: prevalence)) for name, node in nodes.items()}
+
+
+def cohort(cfg: DictConfig, label_set: LabelSet) -> list[Study]:
+    """The studies whose labels are answered; raises ValueError on an unknown kind."""
+    if cfg.studies == "phantom":
+        return phantom_cohort(label_set, seed=cfg.data.get("seed", 0))
+    if cfg.studies == "chexpert":
+        return chexpert_cohort(label_set, cfg.seed)
+    if cfg.studies == "prepared":
+        found = build.load_studies(cfg, cfg.data.home, (cfg.split,), label_set)
+        return [study for study in found if any(study.target)]  # as in training
+    raise ValueError(f"studies={cfg.studies}: choose phantom, chexpert or prepared")
+
+
+def adversarial(cfg: DictConfig) -> dict[str, Any]:
+    """What each policy earns under each reward, and its F1; ``reward`` -> rows, degenerate ones marked."""
+    label_set, prompt = build.build_labels(cfg), build.build_prompt(cfg)
+    studies = cohort(cfg, label_set)
+    levels = sorted({*map(float, cfg.honest), lab.BAR})
+    how = {"honest": levels, "n_tokens": cfg.n_tokens, "seed": cfg.seed}
+    tried = lab.policies(studies, label_set, render(prompt, label_set), prompt.grammar, **how)
+    tables = {}
+    for name, reward in rewards(cfg, studies, label_set).items():
+        labels = lab.best_constant(reward, studies, label_set, prompt.grammar)
+        best = lab.constant_policy("best_constant", labels, studies, label_set, prompt.grammar, cfg.n_tokens)
+        rows = [_policy_row(reward, policy, studies, label_set) for policy in (*tried, best)]
+        bar = next(row["reward"] for row in rows if row["policy"] == lab.honest_name(lab.BAR))
+        for row in rows:
+            row["out_earns"] = not row["honest"] and row["reward"] > bar
+        rows.sort(key=lambda row: (row["honest"], row["reward"]), reverse=True)
+        tables[name] = {"best_constant": list(labels), "rows": rows}
+    kept = {"studies": cfg.studies, "n": len(studies), "n_tokens": cfg.n_tokens, "prompt": prompt.name}
+    return kept | {"prevalence": prevalence_of(studies, label_set), "rewards": tables}
+
+
+def scored_file(cfg: DictConfig) -> dict[str, Any]:
+    """Mean, parts and rank correlation with F1 of each reward on the answers of ``cfg.completions``, by data set."""
+    label_set, grammar, path = build.build_labels(cfg), cfg.prompt.grammar, Path(cfg.completions)
+    if is_predictions(path):
+        answers = of_predictions(predictions.read(path), label_set, grammar)
+    else:
+        answers = read_answers(path, label_set, grammar, cfg.n_tokens)
+    rows = []
+    for dataset, own in answers.by_dataset().items():
+        for name, reward in rewards(cfg, own.studies, label_set).items():
+            row = _answers_row(reward, own, label_set, cfg.n_resamples, cfg.seed)
+            rows.append({"reward_name": name, "dataset": dataset} | row)
+    return {"completions": str(path), "n": len(answers.completions), "rows": rows}
+
+
+def _policy_row(reward: Reward, policy: lab.Policy, studies: Sequence[Study], label_set: LabelSet) -> Row:
+    paid = lab.earn(reward, policy.completions, studies, label_set, settled=True)
+    row = {"policy": policy.name, "honest": policy.honest, "reward": paid.mean, "sample_f1": float(paid.f1.mean())}
+    return row | _label_f1(policy.completions, studies, label_set) | _parts(paid)
+
+
+def _answers_row(reward: Reward, own: Answers, label_set: LabelSet, n_resamples: int, seed: int) -> Row:
+    paid = lab.earn(reward, own.completions, own.studies, label_set, settled=False)
+    value, low, high = lab.rank_correlation(paid.total, paid.f1, own.owners, n_resamples, seed)
+    row = {"n": len(own.studies), "reward": paid.mean, "sample_f1": float(paid.f1.mean())}
+    figures = {"rank_correlation": value, "low": low, "high": high}
+    return row | {k: None if math.isnan(v) else v for k, v in figures.items()} | _parts(paid)
+
+
+def _label_f1(completions: Sequence[Completion], studies: Sequence[Study], label_set: LabelSet) -> dict[str, float]:
+    """Macro and micro F1 over the labels that some study judges, as every table of the house scores them."""
+    pairs = [scored_labels(c, s, label_set) for c, s in zip(completions, studies, strict=True)]
+    truth = torch.tensor([label_set.encode(true) for true, _ in pairs], dtype=torch.bool)  # [N, L]
+    pred = torch.tensor([label_set.encode(named) for _, named in pairs], dtype=torch.bool)  # [N, L]
+    mask = torch.tensor([study.mask for study in studies])  # [N, L]
+    means = averages(confusion(pred, truth, mask).sum(0), mask.any(0))
+    return {name: float(means[name]) for name in ("macro_f1", "micro_f1")}
+
+
+def _parts(paid: lab.Earnings) -> Row:
+    """Mean contribution of each part; a part of weight 0 is a metric, with its plain mean."""
+    each = paid.weighted()
+    return {
+        "parts": {name: value for name, value in each.items() if paid.weights[name]},
+        "metrics": {name: value for name, value in each.items() if not paid.weights[name]},
+    }
+
+
+def write(folder: Path, name: str, found: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    """The whole as ``<name>.json`` and its rows as ``<name>.csv``, one column a figure."""
+    flat = [_flat(row) for row in rows]
+    file = io.StringIO()
+    columns = list(dict.fromkeys(key for row in flat for key in row))
+    writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    write_json(folder / f"{name}.json", found)
+    write_text(folder / f"{name}.csv", file.getvalue())
+
+
+def _flat(row: Row) -> Row:
+    nested = {f"{kind}/{name}": v for kind in ("parts", "metrics") for name, v in row[kind].items()}
+    return {key: value for key, value in row.items() if key not in ("parts", "metrics")} | nested
+
+
+def show(found: Mapping[str, Any], console: Console) -> None:
+    """Print one table a reward: honest answers, then degenerate ones, best paid first."""
+    for name, table in found["rewards"].items():
+        rows = table["rows"]
+        parts = [part for part in rows[0]["parts"] if any(row["parts"][part] for row in rows)]
+        title = f"{name}: what policies earn on {found['n']} studies ({found['studies']})"
+        view = Table(title=title, caption=f"best_constant: {', '.join(table['best_constant'])}")
+        view.add_column("policy")
+        for column in ("reward", *parts, "F1 of an answer", "macro-F1", "micro-F1"):
+            view.add_column(column, justify="right")
+        view.add_column("")
+        for i, row in enumerate(rows):
+            figures = [row["reward"], *(row["parts"][part] for part in parts)]
+            scores = [f"{row[k]:.3f}" for k in ("sample_f1", "macro_f1", "micro_f1")]
+            cells = [row["policy"], *(f"{v:.4g}" for v in figures), *scores]
+            mark = f"out-earns F1 {lab.BAR:g}" if row["out_earns"] else ""
+            last_honest = row["honest"] and i + 1 < len(rows) and not rows[i + 1]["honest"]
+            view.add_row(*map(Text, (*cells, mark)), end_section=last_honest, style="bold red" if mark else None)
+        console.print(view)
+    named = {row["policy"] for table in found["rewards"].values() for row in table["rows"]}
+    for name in (name for name in EXPLAINED if name in named):
+        console.print(f"  {name}: {EXPLAINED[name]}", markup=False, highlight=False)
+
+
+def show_file(found: Mapping[str, Any], console: Console) -> None:
+    """Print one line a reward and data set."""
+    view = Table(title=f"{found['n']} answers of {found['completions']}")
+    for column in ("reward", "data set", "n", "mean", "its parts", "rank correlation with F1"):
+        view.add_column(column)
+    for row in found["rows"]:
+        parts = ", ".join(f"{name} {value:.4g}" for name, value in row["parts"].items())
+        bounds = "" if row["low"] is None else f" [{row['low']:.3f}, {row['high']:.3f}]"
+        value = "undefined" if row["rank_correlation"] is None else f"{row['rank_correlation']:.3f}{bounds}"
+        cells = (row["reward_name"], row["dataset"], str(row["n"]), f"{row['reward']:.4g}", parts, value)
+        view.add_row(*map(Text, cells))
+    console.print(view)
+
+
+@hydra.main(version_base="1.3", config_path=confdir(), config_name="rewards")
+@friendly(ValueError, KeyError, OSError)
+def main(cfg: DictConfig) -> None:
+    """Print the tables and write them to the run directory."""
+    console, folder = Console(), Path(cfg.run_dir)
+    if cfg.completions is not None:
+        scored = scored_file(cfg)
+        write(folder, "completions", scored, scored["rows"])
+        show_file(scored, console)
+    found = adversarial(cfg)
+    rows = [{"reward_name": name} | row for name, table in found["rewards"].items() for row in table["rows"]]
+    write(folder, "adversarial", found, rows)
+    show(found, console)
+    log.info("written to %s", folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""The paper's tables and figures from finished runs: ``python -m chexreason.cli.tables scale=tiny table=table2``."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+
+from chexreason import build
+from chexreason.confdir import confdir
+from chexreason.data.prepare import MANIFEST_NAME
+from chexreason.errors import friendly
+from chexreason.evaluation import label_scores
+from chexreason.evaluation.history import Curve, read_history
+from chexreason.evaluation.paper.printed import TITLES
+from chexreason.evaluation.predictions import read
+from chexreason.evaluation.results.curves import FIGURES
+from chexreason.evaluation.results.write import write_figure, write_paper, write_ranking, write_table, write_transfer
+from chexreason.runs import is_done
+from chexreason.types import Prediction
+
+log = logging.getLogger(__name__)
+ALL = (*TITLES, *FIGURES, "transfer", "ranking", "paper")
+
+
+def tables(cfg: DictConfig) -> None:
+    """Write ``cfg.table``, or all of them, into ``cfg.results``; what has no run yet is left out and said.
+
+    Raises ValueError on an unknown table, and where runs cannot stand in one table.
+    """
+    if cfg.table not in ("all", *ALL):
+        raise ValueError(f"unknown table={cfg.table}; choose one of: all, {', '.join(ALL)}")
+    out = Path(cfg.results)
+    for name in ALL if cfg.table == "all" else (cfg.table,):
+        if name in TITLES:
+            _table(cfg, name, out)
+        elif name in FIGURES:
+            _figure(cfg, name, out)
+        elif name == "transfer":
+            _transfer(cfg, out)
+        elif name == "ranking":
+            _ranking(cfg, out)
+        else:
+            write_paper(out)
+            log.info("paper: what its own tables say, %s", out / "paper.md")
+
+
+def _table(cfg: DictConfig, name: str, out: Path) -> None:
+    rows = sweep_rows(name)
+    runs = {row: seeds for row, cell in rows.items() if (seeds := predictions_of(cfg, cell))}
+    write_table(
+        name, runs, out, dataset=_dataset(cfg, name), label_set=build.build_labels(cfg), prevalence=_prevalence(cfg),
+        n_resamples=cfg.n_resamples, seed=cfg.seed,
+    )  # fmt: skip
+    missing = [cell for row, cell in rows.items() if row not in runs]
+    shown = f"; not run: {', '.join(missing)}" if missing else ""
+    log.info("%s: %d of %d runs, %s%s", name, len(runs), len(rows), out / f"{name}.md", shown)
+
+
+def _figure(cfg: DictConfig, name: str, out: Path) -> None:
+    runs: dict[str, Mapping[str, Curve]] = {}
+    rows, not_run = sweep_rows(name), []
+    for row, cell in rows.items():
+        folders = _seed_folders(Path(cfg.paths.out) / cfg.name / cell)
+        found = {seed: path for seed, folder in folders.items() if (path := folder / "metrics.csv").is_file()}
+        for seed, path in found.items():
+            runs[row if len(found) == 1 else f"{row}, seed {seed}"] = read_history(path)
+        not_run += [] if found else [row]
+    if not runs:
+        log.info("%s: not drawn, none of its runs has a metrics.csv: %s", name, ", ".join(rows.values()))
+        return
+    write_figure(name, runs, out, not_run)
+    log.info("%s: %d of %d runs, %s", name, len(rows) - len(not_run), len(rows), out / f"{name}.svg")
+
+
+def _transfer(cfg: DictConfig, out: Path) -> None:
+    home, *away = cfg.data.test
+    arms = _arms(cfg)
+    if len(arms) < 2 or not away:
+        log.info("transfer: left out, it needs two arms (found: %s) and two test sets", ", ".join(arms) or "none")
+        return
+    said = write_transfer(
+        arms, out, home=home, away=away, label_set=build.build_labels(cfg), n_resamples=cfg.n_resamples,
+        n_permutations=cfg.n_permutations, seed=cfg.seed,
+    )  # fmt: skip
+    log.info("transfer: %s\n%s", out / "transfer.md", "\n".join(said))
+
+
+def _ranking(cfg: DictConfig, out: Path) -> None:
+    root = Path(cfg.paths.out) / cfg.name / "scores"
+    arms: dict[str, list[tuple[list[Prediction], pd.DataFrame]]] = {}
+    for arm, seeds in _arms(cfg).items():
+        cell = root / (arm if cfg.arms is not None else sweep_rows("table5")[arm])
+        folders = _seed_folders(cell) or {0: cell}
+        pairs = [(p, folders[seed]) for seed, p in seeds.items() if seed in folders and is_done(folders[seed])]
+        if pairs:
+            arms[arm] = [(p, label_scores.read(folder / "scores.parquet")) for p, folder in pairs]
+    if not arms:
+        log.info("ranking: left out, no label scores in %s: run chexreason.cli.scores for the arms", root)
+        return
+    write_ranking(
+        arms, out, sets=list(cfg.data.test), label_set=build.build_labels(cfg), kind=cfg.scores,
+        fit_patients=cfg.fit_patients, n_resamples=min(cfg.n_resamples, 2_000), seed=cfg.seed,
+    )  # fmt: skip
+    log.info("ranking: %s of %s", out / "ranking.md", ", ".join(arms))
+
+
+def _arms(cfg: DictConfig) -> dict[str, dict[int, list[Prediction]]]:
+    """The finished arms of Table 5, or all of ``cfg.arms``; raises FileNotFoundError where one of these is missing."""
+    cells = {cell: cell for cell in cfg.arms} if cfg.arms is not None else sweep_rows("table5")
+    arms = {arm: seeds for arm, cell in cells.items() if (seeds := predictions_of(cfg, cell))}
+    if cfg.arms is not None and (missing := [arm for arm in cfg.arms if arm not in arms]):
+        folder = Path(cfg.paths.out) / cfg.name / "eval"
+        raise FileNotFoundError(
+            f"no finished evaluation of {', '.join(missing)} in {folder}: evaluate these arms first"
+        )
+    return arms
+
+
+def sweep_rows(name: str) -> dict[str, str]:
+    """The cell that feeds each printed row, from ``conf/sweep/<name>.yaml``."""
+    return {node["row"]: node["cell"] for node in _sweep(name)["rows"]}
+
+
+def predictions_of(cfg: DictConfig, cell: str) -> dict[int, list[Prediction]]:
+    """The finished predictions of a cell by seed; empty where it was not run or is not DONE."""
+    folder = Path(cfg.paths.out) / cfg.name / "eval" / cell
+    folders = _seed_folders(folder) or {0: folder}  # a demo's arm has no folder a seed
+    return {seed: read(path / "predictions.jsonl") for seed, path in folders.items() if is_done(path)}
+
+
+def _seed_folders(folder: Path) -> dict[int, Path]:
+    found = {path: re.fullmatch(r"seed(\d+)", path.name) for path in folder.glob("seed*")}
+    return dict(sorted((int(match[1]), path) for path, match in found.items() if match))
+
+
+def _dataset(cfg: DictConfig, name: str) -> str:
+    """Where a table is measured: ``cfg.sets``, else the sweep's set that the data config has."""
+    if name in cfg.sets:
+        return str(cfg.sets[name])
+    choices = _sweep(name)["dataset"]
+    for dataset in choices.values():
+        if dataset in cfg.data.sets:
+            return str(dataset)
+    raise ValueError(
+        f"{name} is measured on {' or '.join(choices.values())}, and data={cfg.data.name} has only "
+        f"{', '.join(cfg.data.sets)}: choose another scale= or data=, or say 'sets={{{name}: <set>}}'"
+    )
+
+
+def _prevalence(cfg: DictConfig) -> dict[str, float]:
+    """The training prevalences, which `best_constant` and `prior` need; none where that set is not prepared here."""
+    if not (Path(cfg.data.folder) / cfg.data.home / MANIFEST_NAME).is_file():
+        return {}
+    return build.training_prevalence(cfg, build.build_labels(cfg))
+
+
+def _sweep(name: str) -> Any:
+    return OmegaConf.to_container(OmegaConf.load(Path(confdir()) / "sweep" / f"{name}.yaml"), resolve=False)
+
+
+@hydra.main(version_base="1.3", config_path=confdir(), config_name="tables")
+@friendly(ValueError, KeyError, OSError)
+def main(cfg: DictConfig) -> None:
+    """Write the tables."""
+    tables(cfg)
+
+
+if __name__ == "__main__":
+    main()

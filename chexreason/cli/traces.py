@@ -1,0 +1,121 @@
+"""Reasoning traces from a teacher, verified and exported: ``python -m chexreason.cli.traces data=phantom``."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from chexreason import build
+from chexreason.confdir import confdir
+from chexreason.data.manifest import ManifestError
+from chexreason.data.sampling import subset
+from chexreason.errors import friendly
+from chexreason.files import write_json, write_text
+from chexreason.labels.schema import LabelSet
+from chexreason.traces.acceptance import acceptance, as_markdown
+from chexreason.traces.budget import Budget, estimate
+from chexreason.traces.collect import Limits, Task, collect, judge_again
+from chexreason.traces.endpoint import check_export
+from chexreason.traces.export import JSONL_NAME, export
+from chexreason.traces.instruction import Instruction, compose
+from chexreason.traces.meter import Meter
+from chexreason.traces.store import StoreError, TraceStore, open_store
+from chexreason.traces.template import TemplateTeacher
+from chexreason.types import Study
+
+log = logging.getLogger(__name__)
+DATABASE_NAME, REPORT_NAME = "traces.db", "acceptance"
+
+
+def traces(cfg: DictConfig) -> dict[str, Any]:
+    """Ask about every study that still needs a trace, export those that pass, and return the acceptance report.
+
+    Whatever ends the run early, what has been accepted is exported; ``stopped`` in the report says why. Raises
+    ExportError before anything is sent where credentialed studies would leave the machine.
+    """
+    label_set, folder = build.build_labels(cfg), Path(cfg.folder)
+    studies, unaskable = _studies(cfg, label_set)
+    task, limits = _task(cfg, label_set, studies), Limits(**OmegaConf.to_container(cfg.limits, resolve=True))
+    with open_store(folder / DATABASE_NAME) as store:
+        store.begin(task.identity, studies, label_set)
+        judge_again(task, store, studies)
+        budget = Budget(cfg.budget, store.spent(), task.teacher.tariff, task.teacher.endpoint)
+        try:
+            stopped = _ask(task, store, studies, limits, budget)
+        finally:
+            export(store, folder)
+            report = acceptance(store, label_set, limits.attempts, unaskable)
+            write_json(folder / f"{REPORT_NAME}.json", report)
+            write_text(folder / f"{REPORT_NAME}.md", as_markdown(report))
+    return report | {"stopped": stopped}
+
+
+def _studies(cfg: DictConfig, label_set: LabelSet) -> tuple[list[Study], int]:
+    """The studies to ask about, and how many have labels that no answer fits."""
+    found = build.load_studies(cfg, cfg.set, list(cfg.splits), label_set)
+    answerable = [study for study in found if TemplateTeacher().can_write(study, label_set)]
+    return subset(answerable, cfg.limit, cfg.seed), len(found) - len(answerable)
+
+
+def _task(cfg: DictConfig, label_set: LabelSet, studies: list[Study]) -> Task:
+    teacher = build.make(cfg.teacher, _convert_="all")
+    credentialed = list(cfg.data.get("credentialed") or ())
+    return Task(
+        teacher=teacher,
+        instruction=Instruction(**OmegaConf.to_container(cfg.traces, resolve=True)),
+        prompt=build.build_prompt(cfg),
+        label_set=label_set,
+        agreement=check_export(studies, teacher.endpoint, credentialed, cfg.data.allow_export),
+        side=cfg.image_side,
+        seed=cfg.seed,
+    )
+
+
+def _ask(task: Task, store: TraceStore, studies: list[Study], limits: Limits, budget: Budget) -> str:
+    """Says what it will take, and asks."""
+    standing = store.progress()
+    stands = [(study, standing[study.study_id]) for study in studies]
+    to_ask = [study for study, stand in stands if not stand.accepted and stand.judged < limits.attempts]
+    log.info("%d of %d studies need no answer any more", len(studies) - len(to_ask), len(studies))
+    if not to_ask:
+        return ""
+    teacher = task.teacher
+    forecast = estimate(
+        len(to_ask),
+        compose(task.instruction, to_ask[0], task.prompt, task.label_set),
+        teacher.tariff,
+        teacher.sees_image,
+        task.instruction.words,
+        attempts=limits.attempts,
+        concurrency=limits.concurrency,
+        per_minute=limits.per_minute,
+        measured=store.typical(),
+    )
+    if teacher.endpoint:
+        log.info("%s; budget %.2f USD, %.2f spent", forecast, budget.limit, budget.spent)
+    with Meter(len(to_ask)) as meter:
+        return collect(task, store, to_ask, limits, budget, meter)
+
+
+@hydra.main(version_base="1.3", config_path=confdir(), config_name="traces")
+@friendly(StoreError, ManifestError, OSError, ValueError, KeyError, ModuleNotFoundError)
+def main(cfg: DictConfig) -> None:
+    """Ask, verify, export, and say what came of it."""
+    for library in ("httpx2", "openai", "google_genai"):  # a line a request each
+        logging.getLogger(library).setLevel(logging.WARNING)
+    report = traces(cfg)
+    print(as_markdown(report))
+    log.info("%d traces: %s", report["accepted"], Path(cfg.folder) / JSONL_NAME)
+    if report["stopped"]:
+        raise StoreError(
+            f"stopped: {report['stopped']}. {report['open']} studies are open (budget={cfg.budget}): mend it and run "
+            f"the same command again"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""The radiographs beside the cases of a report: small JPEGs, and whose may be shown at all."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from chexreason.data.image import ImageError, load_image
+from chexreason.files import write_bytes
+from chexreason.traces.endpoint import CREDENTIALED
+from chexreason.types import Prediction
+
+FOLDER = "images"
+_OURS = re.compile(r"[0-9a-f]{16}\.jpg")
+_SIDE = 320  # pixels
+_NO_NAME = {"null", "none", "true", "false", "allowed"}
+
+
+def thumbnail(path: str) -> tuple[bytes, str]:
+    """A JPEG of the image scaled to ``_SIDE`` pixels, or no bytes and the reason why there is none."""
+    if not path:
+        return b"", "no image path in predictions.jsonl"
+    try:
+        image = load_image(Path(path)).convert("L")
+    except ImageError:
+        return b"", "image not found or unreadable; did its folder move?"
+    image.thumbnail((_SIDE, _SIDE))
+    file = io.BytesIO()
+    image.save(file, format="JPEG", quality=82)
+    return file.getvalue(), ""
+
+
+def data_uri(jpeg: bytes) -> str:
+    """The picture as an address that holds it."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+
+
+def file_address(jpeg: bytes) -> str:
+    """The picture's address relative to the page: named by its content, so that no identifier is in it."""
+    return f"{FOLDER}/{hashlib.sha256(jpeg).hexdigest()[:16]}.jpg"
+
+
+def write_pictures(out: Path, jpegs: Iterable[bytes]) -> None:
+    """Writes each picture below ``out`` at its ``file_address``."""
+    for jpeg in jpegs:
+        write_bytes(out / file_address(jpeg), jpeg)
+
+
+def forget_pictures(out: Path, shown: Iterable[bytes]) -> None:
+    """Removes the pictures that earlier reports left below ``out``, except those ``shown``; no other file."""
+    kept = {Path(file_address(jpeg)).name for jpeg in shown}
+    for path in (out / FOLDER).glob("*.jpg"):
+        if _OURS.fullmatch(path.name) and path.name not in kept:
+            path.unlink()
+
+
+def withheld(
+    arms: Mapping[str, Sequence[Prediction]], credentialed: Collection[str], agreement: str | None
+) -> frozenset[str]:
+    """The data sets of which neither picture nor identifier is shown: the credentialed ones, none under an agreement.
+
+    Credentialed is a set named in ``credentialed``, or one with a patient of a vendor in ``CREDENTIALED``, whatever
+    the set is called. Raises ValueError where ``agreement`` is given and names none.
+    """
+    rows = [row for predictions in arms.values() for row in predictions]
+    held = {r.dataset for r in rows if r.dataset in credentialed or r.patient_id.partition(":")[0] in CREDENTIALED}
+    if agreement is None or not held:
+        return frozenset(held)
+    named = str(agreement).strip()
+    if len(named) < 8 or named.lower() in _NO_NAME:
+        raise ValueError(
+            f"images of {', '.join(sorted(held))} are credentialed: name the agreement that lets this page show them, "
+            f"allow_export='...' (found {agreement!r}), or leave it null to leave them out"
+        )
+    return frozenset()

@@ -1,0 +1,112 @@
+"""Tables, figures and the transfer report into a folder, from predictions and curves alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from chexreason.evaluation.bootstrap import Interval
+from chexreason.evaluation.comparable import basis, set_facts
+from chexreason.evaluation.history import Curve
+from chexreason.evaluation.paper.derived import page
+from chexreason.evaluation.paper.printed import MACRO, printed
+from chexreason.evaluation.results.curves import draw_curves
+from chexreason.evaluation.results.measured import Runs, measure
+from chexreason.evaluation.results.pareto import draw_pareto
+from chexreason.evaluation.results.render import to_csv, to_latex, to_markdown
+from chexreason.evaluation.results.sight import Scored, see, sight_page, sight_tables
+from chexreason.evaluation.results.steps import transfer_csv, transfer_page
+from chexreason.evaluation.results.table import ResultTable, result_table
+from chexreason.evaluation.tables import Table
+from chexreason.evaluation.transfer import transfer_report
+from chexreason.files import write_text
+from chexreason.labels.schema import LabelSet
+
+
+def write_table(
+    name: str,
+    runs: Runs,
+    out: Path,
+    *,
+    dataset: str,
+    label_set: LabelSet,
+    prevalence: Mapping[str, float] | None = None,
+    n_resamples: int = 10_000,
+    seed: int = 0,
+) -> ResultTable:
+    """Writes ``<out>/<name>.csv``, ``.md`` and ``.tex``; ``runs`` maps rows of the printed table to seeds' predictions.
+
+    A row absent from ``runs`` is shown as missing. Raises ValueError on a row the paper does not have, and where runs
+    stand on different policies, data or studies; nothing is written then.
+    """
+    paper = printed(name)
+    found = {paper.run(run): seeds for run, seeds in runs.items()}
+    table = result_table(paper, measure(found, dataset, label_set, prevalence or {}, n_resamples, seed), dataset)
+    for suffix, text in (("csv", to_csv(table)), ("md", to_markdown(table)), ("tex", to_latex(table))):
+        write_text(out / f"{name}.{suffix}", text)
+    return table
+
+
+def write_figure(name: str, runs: Mapping[str, Mapping[str, Curve]], out: Path, not_run: Sequence[str]) -> list[Path]:
+    """Writes ``<out>/<name>.svg``, ``.png`` and ``.csv``."""
+    return draw_curves(name, runs, out / name, not_run)
+
+
+def write_transfer(
+    arms: Runs,
+    out: Path,
+    *,
+    home: str,
+    away: Sequence[str],
+    label_set: LabelSet,
+    n_resamples: int = 10_000,
+    n_permutations: int = 10_000,
+    seed: int = 0,
+) -> list[str]:
+    """Writes ``transfer.md``, ``transfer.csv`` and a Pareto plot for each other data set; returns the sentences."""
+    answers = {arm: list(seeds.values()) for arm, seeds in arms.items()}
+    report = transfer_report(
+        answers, label_set, home, away, n_resamples=n_resamples, n_permutations=n_permutations, seed=seed
+    )
+    facts = set_facts({arm: seeds[0] for arm, seeds in answers.items()}, label_set)
+    text = transfer_page(report, basis({name: facts[name] for name in (home, *away)}, {}))
+    write_text(out / "transfer.md", text)
+    write_text(out / "transfer.csv", transfer_csv(report))
+    for name in away:
+        points = {arm: (scores[home], scores[name]) for arm, scores in report.scores.items()}
+        draw_pareto(
+            points, out / f"pareto_{name}", home=home, away=name, statistic="macro-F1", title="Home against away"
+        )
+    return [line for line in text.splitlines() if line.startswith("Compared with")]
+
+
+def write_ranking(
+    arms: Scored,
+    out: Path,
+    *,
+    sets: Sequence[str],
+    label_set: LabelSet,
+    kind: str,
+    fit_patients: int = 50,
+    n_resamples: int = 2_000,
+    seed: int = 0,
+) -> None:
+    """Writes ``ranking.md``: every arm's sight and operating point on each of ``sets``, and how its changes split."""
+    tables: list[Table] = []
+    for name in sets:
+        found = see(arms, name, label_set, kind=kind, fit_patients=fit_patients, n_resamples=n_resamples, seed=seed)
+        tables += sight_tables(found, name)
+    write_text(out / "ranking.md", sight_page(tables, kind, fit_patients))
+
+
+def write_paper(out: Path) -> None:
+    """Writes ``paper.md``, what the paper's own tables say, and its models as a Pareto plot."""
+    home, away = printed("table5").rows[MACRO], printed("table6").rows[MACRO]
+    points = {model: (_point(home[model]), _point(away[model])) for model in home}
+    title = "The paper's models, as printed"
+    write_text(out / "paper.md", page())
+    draw_pareto(points, out / "pareto_paper", home="CheXpert", away="NIH", statistic="macro-F1", title=title)
+
+
+def _point(value: float) -> Interval:
+    return Interval(value, float("nan"), float("nan"))

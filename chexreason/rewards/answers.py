@@ -1,0 +1,154 @@
+"""Answers from a file, as completions of studies that a reward can score."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chexreason.labels.schema import LabelSet
+from chexreason.parsing import parse
+from chexreason.types import Completion, Prediction, Study
+
+KEYS = {"text", "labels", "tokens", "labelled", "study_id", "patient_id"}
+REQUIRED = {"text", "labels"}
+SHOWN = 3  # examples of each kind of fault
+
+
+@dataclass(frozen=True)
+class Answers:
+    """N completions and the study each one answers."""
+
+    completions: tuple[Completion, ...]
+    studies: tuple[Study, ...]
+
+    @property
+    def owners(self) -> list[str]:
+        """The patient of each answer [N]."""
+        return [study.patient_id for study in self.studies]
+
+    def by_dataset(self) -> dict[str, Answers]:
+        """The answers of each data set, in order of first appearance."""
+        rows: dict[str, list[int]] = {}
+        for row, study in enumerate(self.studies):
+            rows.setdefault(study.dataset, []).append(row)
+        return {
+            name: Answers(tuple(self.completions[i] for i in chosen), tuple(self.studies[i] for i in chosen))
+            for name, chosen in rows.items()
+        }
+
+
+def of_predictions(found: Sequence[Prediction], label_set: LabelSet, grammar: str) -> Answers:
+    """The answers of an evaluation, read again for what the file does not hold: unknown, repeated and stray items.
+
+    Raises ValueError where an answer reads differently now: it was then read with another grammar or label set.
+    """
+    completions = tuple(_completion(p.study_id, p.text, p.n_tokens, label_set, grammar) for p in found)
+    pairs = zip(found, completions, strict=True)
+    changed = [p.study_id for p, c in pairs if (p.predicted, p.broken) != (_judged(c, p), c.parsed.broken)]
+    if changed:
+        raise ValueError(
+            f"{len(changed)} of {len(found)} answers, e.g. of {', '.join(changed[:SHOWN])}, read differently than when "
+            f"they were predicted (grammar '{grammar}', labels '{label_set.name}'): set prompt= and labels= as then"
+        )
+    studies = (_study(p.study_id, p.patient_id, p.dataset, p.truth, p.labelled, label_set) for p in found)
+    return Answers(completions, tuple(studies))
+
+
+def read_answers(path: Path, label_set: LabelSet, grammar: str, n_tokens: int) -> Answers:
+    """The rows of a JSON-lines file: ``text``, ``labels`` (the truth) and, where known, ``tokens``, ``labelled`` (the
+    labels that were judged), ``study_id`` and ``patient_id``.
+
+    A row without ``tokens`` counts as ``n_tokens`` long, one without ``labelled`` as judged on every label. Raises
+    ValueError listing all kinds of faults, each with its count and first lines.
+    """
+    rows = []
+    faults: dict[str, list[int]] = {}
+    for number, row in _lines(path):
+        kinds = dict.fromkeys(_faults(row, label_set))
+        for kind in kinds:
+            faults.setdefault(kind, []).append(number)
+        if not kinds:
+            rows.append((number, row))
+    if faults:
+        listed = "\n".join(
+            f"  {kind}: {len(lines)} lines, e.g. {', '.join(map(str, lines[:SHOWN]))}" for kind, lines in faults.items()
+        )
+        raise ValueError(f"{path} cannot be scored; write one JSON object a line with text and labels:\n{listed}")
+    if not rows:
+        raise ValueError(f"{path} holds no answers: write one JSON object a line with text and labels")
+    completions, studies = [], []
+    for number, row in rows:
+        study_id = str(row.get("study_id", f"line {number}"))
+        owner = str(row.get("patient_id", study_id))
+        judged = row.get("labelled", label_set.labels)
+        completions.append(_completion(study_id, row["text"], row.get("tokens", n_tokens), label_set, grammar))
+        studies.append(_study(study_id, owner, path.stem, row["labels"], judged, label_set))
+    return Answers(tuple(completions), tuple(studies))
+
+
+def is_predictions(path: Path) -> bool:
+    """True for a file that an evaluation wrote; raises FileNotFoundError."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; give a predictions.jsonl or rows of text and labels")
+    _, first = next(_lines(path), (0, None))
+    return isinstance(first, dict) and "predicted" in first
+
+
+def _lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Number and value of each line that is not blank; None for one that is not JSON."""
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                try:
+                    yield number, json.loads(line)
+                except ValueError:
+                    yield number, None
+
+
+def _faults(row: Any, label_set: LabelSet) -> Iterator[str]:
+    """Every kind of fault of one row."""
+    if not isinstance(row, Mapping):
+        yield "not a JSON object"
+        return
+    for name in sorted(REQUIRED - set(row)):
+        yield f"no field '{name}'"
+    for name in sorted(set(row) - KEYS):
+        yield f"unknown field '{name}' (known: {', '.join(sorted(KEYS))})"
+    if not isinstance(row.get("text", ""), str):
+        yield "'text' is not text"
+    if type(row.get("tokens", 0)) is not int or row.get("tokens", 0) < 0:
+        yield "'tokens' is not a count"
+    for name in ("labels", "labelled"):
+        yield from _label_faults(name, row.get(name, []), label_set)
+    if isinstance(row.get("labels"), list) and isinstance(row.get("labelled"), list):
+        for label in row["labels"]:
+            if label not in row["labelled"]:
+                yield f"'{label}' is in 'labels' and not in 'labelled'"
+
+
+def _label_faults(name: str, labels: Any, label_set: LabelSet) -> Iterator[str]:
+    if not isinstance(labels, list):
+        yield f"'{name}' is not a list of labels"
+        return
+    for label in labels:
+        if label not in label_set.labels:
+            yield f"'{label}' in '{name}' is not a label of '{label_set.name}'"
+
+
+def _judged(completion: Completion, prediction: Prediction) -> tuple[str, ...]:
+    return tuple(label for label in completion.parsed.labels if label in prediction.labelled)
+
+
+def _completion(study_id: str, text: str, n_tokens: int, label_set: LabelSet, grammar: str) -> Completion:
+    return Completion(study_id, text, parse(text, label_set, grammar), n_tokens)
+
+
+def _study(
+    study_id: str, patient_id: str, dataset: str, truth: Sequence[str], judged: Iterable[str], label_set: LabelSet
+) -> Study:
+    known = set(judged)
+    target = label_set.encode(label for label in truth if label in known)
+    return Study(study_id, patient_id, dataset, Path(), target, tuple(label in known for label in label_set))

@@ -1,0 +1,143 @@
+"""The cells of a sweep: a graph of train and evaluate commands, read, varied and put in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from chexreason.errors import did_you_mean
+
+VERBS = ("prepare", "train", "evaluate")
+CHECKPOINTS = ("best", "last")
+PREPARE = "prepare"  # the cell every other one needs where it is there
+
+
+class CellError(ValueError):
+    """A sweep file that cannot be run; the message lists every fault."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One command of a sweep.
+
+    ``name`` is its arm, ``adapter`` the train cell whose ``checkpoint`` ("best" or "last") is merged first, ``needs``
+    the cells that must be done before, that one included.
+    """
+
+    name: str
+    verb: str
+    overrides: tuple[str, ...] = ()
+    adapter: str | None = None
+    checkpoint: str = "best"
+    needs: tuple[str, ...] = ()
+
+    def run_dir(self, study: Path, seed: int) -> Path:
+        """Where the cell's run is, as the commands put it."""
+        if self.verb == "prepare":
+            return study
+        return study / ("eval" if self.verb == "evaluate" else ".") / self.name / f"seed{seed}"
+
+    def arguments(self, study: Path, seed: int) -> list[str]:
+        """The overrides that make the command this cell at this seed."""
+        if self.verb == "prepare":
+            return list(self.overrides)
+        given = [*self.overrides, f"arm={self.name}", f"seed={seed}"]
+        if self.adapter is not None:
+            folder = study / self.adapter / f"seed{seed}" / "adapter" / self.checkpoint
+            given.append(f"adapters=['{folder}']")
+        return given
+
+
+def read_cells(raw: Mapping[str, Mapping[str, Any]]) -> dict[str, Cell]:
+    """Cells from their mappings; raises CellError listing every unknown key, verb, checkpoint and cell, and cycles."""
+    faults, cells = [], {}
+    for name, node in raw.items():
+        faults += _faults(name, node, raw)
+        adapter = node.get("adapter")
+        needs = dict.fromkeys((*node.get("needs", ()), *([adapter] if adapter else ())))
+        if name != PREPARE and PREPARE in raw:
+            needs = {PREPARE: None, **needs}
+        cells[name] = Cell(
+            name,
+            str(node.get("verb")),
+            tuple(node.get("overrides", ())),
+            adapter,
+            node.get("checkpoint", "best"),
+            tuple(needs),
+        )
+    faults = faults or [f"{' needs '.join(cycle)}: a cycle" for cycle in _cycles(cells)]
+    if faults:
+        raise CellError(f"{len(faults)} faults in the sweep's cells:\n  " + "\n  ".join(faults))
+    return cells
+
+
+def _faults(name: str, node: Mapping[str, Any], raw: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What is wrong with one cell, a line each."""
+    known = ("verb", "overrides", "adapter", "checkpoint", "needs")
+    faults = [f"{name}: {key}: no such key{did_you_mean(key, known)}" for key in node if key not in known]
+    if node.get("verb") not in VERBS:
+        faults.append(f"{name}: verb={node.get('verb')}; choose one of: {', '.join(VERBS)}")
+    if node.get("checkpoint", "best") not in CHECKPOINTS:
+        faults.append(f"{name}: checkpoint={node['checkpoint']}; choose one of: {', '.join(CHECKPOINTS)}")
+    adapter = node.get("adapter")
+    if adapter is not None and adapter in raw and raw[adapter].get("verb") != "train":
+        faults.append(f"{name}: adapter={adapter} is not a train cell")
+    needed = [*node.get("needs", ()), *([adapter] if adapter else ())]
+    return faults + [
+        f"{name}: needs {need}, which is no cell{did_you_mean(need, raw)}" for need in needed if need not in raw
+    ]
+
+
+def _cycles(cells: Mapping[str, Cell]) -> list[list[str]]:
+    """One cycle of the graph as the names along it, or none."""
+    finished: set[str] = set()
+
+    def walk(name: str, path: list[str]) -> list[str] | None:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in finished:
+            return None
+        for need in cells[name].needs:
+            if found := walk(need, [*path, name]):
+                return found
+        finished.add(name)
+        return None
+
+    return [found for found in (walk(name, []) for name in cells) if found][:1]
+
+
+def ordered(cells: Mapping[str, Cell], targets: Iterable[str]) -> list[Cell]:
+    """``targets`` and everything they need, each once, needs first; raises CellError on a target that is no cell."""
+    targets = list(targets)
+    if unknown := [name for name in targets if name not in cells]:
+        raise CellError("; ".join(f"{name} is no cell{did_you_mean(name, cells)}" for name in unknown))
+    found: dict[str, Cell] = {}
+
+    def add(name: str) -> None:
+        for need in cells[name].needs:
+            add(need)
+        found.setdefault(name, cells[name])
+
+    for name in targets:
+        add(name)
+    return list(found.values())
+
+
+def vary(cells: Mapping[str, Cell], train: str, evaluate: str, arms: Mapping[str, Sequence[str]]) -> dict[str, Cell]:
+    """An ablation: for each arm ``train_<arm>``, a copy of cell ``train`` with the arm's overrides, and ``<arm>``.
+
+    ``<arm>`` is a copy of cell ``evaluate`` that scores it. Raises CellError where either is no cell, or an arm's name
+    is taken.
+    """
+    ordered(cells, (train, evaluate))
+    made: dict[str, Cell] = {}
+    for arm, overrides in arms.items():
+        trained = replace(cells[train], name=f"train_{arm}", overrides=(*cells[train].overrides, *overrides))
+        kept = [need for need in cells[evaluate].needs if need != cells[evaluate].adapter]
+        scored = replace(cells[evaluate], name=arm, adapter=trained.name, needs=(*kept, trained.name))
+        made |= {trained.name: trained, scored.name: scored}
+    if taken := sorted(made.keys() & cells.keys()):
+        raise CellError(f"arms with the names of other cells: {', '.join(taken)}")
+    return made

@@ -1,0 +1,119 @@
+"""The acceptance report: how many traces passed, which rule stopped the others, for which labels, sent where."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from chexreason.labels.schema import LabelSet
+from chexreason.traces.store import ANSWERED, TraceStore
+from chexreason.traces.verify import RULES
+
+
+def acceptance(store: TraceStore, label_set: LabelSet, attempts: int, unaskable: int = 0) -> dict[str, Any]:
+    """Counts and rates of a run so far, JSON-ready.
+
+    A study is set aside once ``attempts`` answers were rejected, and open until then; ``unaskable`` studies have labels
+    that no answer fits. An answer may break several rules.
+    """
+    standing = store.progress()
+    labels = {row[0]: json.loads(row[1]) for row in store.rows("SELECT study_id, labels FROM study ORDER BY position")}
+    accepted = {study_id for study_id, stand in standing.items() if stand.accepted}
+    aside = {study_id for study_id, stand in standing.items() if not stand.accepted and stand.judged >= attempts}
+    first = {study_id for study_id in accepted if standing[study_id].judged == 1}
+    judged = store.rows("SELECT faults FROM request WHERE accepted IS NOT NULL")
+    broken = Counter(rule for (faults,) in judged for rule, _ in json.loads(faults))
+    tokens = store.rows("SELECT COALESCE(SUM(tokens_in), 0), COALESCE(SUM(tokens_out), 0) FROM request")[0]
+    return {
+        "asked": dict(store.rows("SELECT key, value FROM identity ORDER BY key")),
+        "studies": len(standing),
+        "accepted": len(accepted),
+        "accepted_at_once": len(first),
+        "set_aside": len(aside),
+        "open": len(standing) - len(accepted) - len(aside),
+        "unaskable": unaskable,
+        "answers": len(judged),
+        "requests": _outcomes(store),
+        "usd": round(store.spent(), 6),
+        "tokens_in": tokens[0],
+        "tokens_out": tokens[1],
+        "sent_to": _places(store),
+        "rules": {rule: {"answers": broken[rule], "share": _share(broken[rule], len(judged))} for rule in RULES},
+        "labels": {
+            label: _of_label([s for s, found in labels.items() if label in found], accepted, first, aside)
+            for label in label_set
+        },
+    }
+
+
+def _of_label(studies: list[str], accepted: set[str], first: set[str], aside: set[str]) -> dict[str, Any]:
+    n_accepted = len(accepted.intersection(studies))
+    return {
+        "studies": len(studies),
+        "accepted": n_accepted,
+        "accepted_at_once": len(first.intersection(studies)),
+        "set_aside": len(aside.intersection(studies)),
+        "share": _share(n_accepted, len(studies)),
+    }
+
+
+def _outcomes(store: TraceStore) -> dict[str, int]:
+    """Requests by what became of them; one without an outcome was in flight when the process died."""
+    found = store.rows("SELECT COALESCE(outcome, 'lost in flight'), COUNT(*) FROM request GROUP BY 1 ORDER BY 1")
+    return {str(outcome): int(n) for outcome, n in found}
+
+
+def _places(store: TraceStore) -> list[dict[str, Any]]:
+    query = (
+        "SELECT endpoint, agreement, COUNT(*), COUNT(DISTINCT study_id), MIN(sent_at), MAX(sent_at)"
+        " FROM request GROUP BY endpoint, agreement ORDER BY MIN(id)"
+    )
+    names = ("endpoint", "agreement", "requests", "studies", "first", "last")
+    return [dict(zip(names, row, strict=True)) for row in store.rows(query)]
+
+
+def _share(part: int, whole: int) -> float | None:
+    return round(part / whole, 4) if whole else None
+
+
+def as_markdown(report: Mapping[str, Any]) -> str:
+    """The report as a page of tables."""
+    asked = report["asked"]
+    answered = report["requests"].get(ANSWERED, 0)
+    lines = [
+        f"# Traces for `{asked['prompt']}` by {asked['model']}",
+        "",
+        f"{report['accepted']:,} of {report['studies']:,} studies have an accepted trace "
+        f"({report['accepted_at_once']:,} at the first answer); {report['set_aside']:,} are set aside, "
+        f"{report['open']:,} open, {report['unaskable']:,} not asked about (no positive label, or No Finding beside a "
+        f"disease).",
+        f"{answered:,} answers to {sum(report['requests'].values()):,} requests, {report['usd']:.2f} USD, "
+        f"{report['tokens_in']:,} tokens in, {report['tokens_out']:,} out.",
+        "",
+        "| rule | answers rejected by it | share |",
+        "|---|---|---|",
+        *(f"| {rule} | {row['answers']} | {_percent(row['share'])} |" for rule, row in report["rules"].items()),
+        "",
+        "| label | studies | accepted | at the first answer | set aside | share accepted |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {label} | {row['studies']} | {row['accepted']} | {row['accepted_at_once']} | {row['set_aside']} | "
+            f"{_percent(row['share'])} |"
+            for label, row in report["labels"].items()
+        ),
+        "",
+        "| sent to | under | requests | studies |",
+        "|---|---|---|---|",
+        *(
+            f"| {place['endpoint'] or 'nobody'} | {place['agreement'] or '-'} | {place['requests']} "
+            f"| {place['studies']} |"
+            for place in report["sent_to"]
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"

@@ -1,0 +1,92 @@
+"""What a run will cost and take, before it starts, and the limit it never passes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chexreason.traces.ask import Tariff
+from chexreason.traces.endpoint import is_loopback
+
+_CHARACTERS = 3.0  # of English text to a token, on the safe side
+_TOKENS_PER_WORD = 1.5
+_SECONDS = 8.0  # an answer takes where nothing was measured yet
+
+
+def tokens_of(text: str, tariff: Tariff, image: bool) -> float:
+    """Tokens a request is likely billed for, rather too many than too few."""
+    return len(text) / _CHARACTERS + (tariff.image_tokens if image else 0)
+
+
+class Budget:
+    """USD that may be spent: ``reserve`` the most a request may cost before it leaves, then ``settle`` what it did.
+
+    Raises ValueError where the endpoint is not on this machine and its prices are not known.
+    """
+
+    def __init__(self, limit: float, spent: float, tariff: Tariff, endpoint: str) -> None:
+        if endpoint and not is_loopback(endpoint) and None in (tariff.usd_in, tariff.usd_out):
+            raise ValueError(
+                f"the prices of {endpoint} are not set, and no budget can be kept without: teacher.tariff.usd_in= and "
+                f"teacher.tariff.usd_out=, in USD per million tokens (0 where it is free)"
+            )
+        self.limit, self.spent, self.held = limit, spent, 0.0
+
+    def reserve(self, usd: float) -> bool:
+        """True where ``usd`` more fits, which is then held."""
+        fits = usd == 0.0 or self.spent + self.held + usd <= self.limit
+        self.held += usd if fits else 0.0
+        return fits
+
+    def settle(self, held: float, usd: float) -> None:
+        """Turns what was held for one request into what it cost."""
+        self.held = max(0.0, self.held - held)
+        self.spent += usd
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What asking ``n`` studies once will likely take; ``usd_most`` with every answer at its limit and every retry."""
+
+    n: int
+    tokens_in: float
+    tokens_out: float
+    usd: float
+    usd_most: float
+    seconds: float
+
+    def __str__(self) -> str:
+        minutes = max(1, round(self.seconds / 60))
+        return (
+            f"{self.n:,} studies to ask: about {self.tokens_in / 1e3:,.0f} k tokens in, {self.tokens_out / 1e3:,.0f} k "
+            f"out, {self.usd:.2f} USD (at most {self.usd_most:.2f}), {minutes:,} min"
+        )
+
+
+def estimate(
+    n: int,
+    text: str,
+    tariff: Tariff,
+    image: bool,
+    words: tuple[int, int],
+    *,
+    attempts: int,
+    concurrency: int,
+    per_minute: float | None,
+    measured: tuple[float, float, float] | None,
+) -> Estimate:
+    """Forecast for ``n`` studies whose request reads like ``text``.
+
+    ``measured`` holds the mean tokens in, tokens out and seconds of the answers there are already; without any, the
+    words asked for stand for the answer.
+    """
+    guessed = tokens_of(text, tariff, image), min(sum(words) / 2 * _TOKENS_PER_WORD, tariff.max_tokens), _SECONDS
+    tokens_in, tokens_out, seconds = measured or guessed
+    together = n * seconds / max(1, min(concurrency, n))
+    return Estimate(
+        n=n,
+        tokens_in=n * tokens_in,
+        tokens_out=n * tokens_out,
+        usd=n * tariff.usd(tokens_in, tokens_out),
+        usd_most=n * attempts * tariff.usd(guessed[0], tariff.max_tokens),
+        seconds=max(together, n * 60.0 / per_minute) if per_minute else together,
+    )

@@ -1,0 +1,287 @@
+"""Asking a teacher about every study, many at a time, until each has an accepted trace or is set aside."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+from chexreason.labels.schema import LabelSet
+from chexreason.prompts import Prompt
+from chexreason.traces.ask import Question, Reply, Teacher, Then, Unanswered
+from chexreason.traces.budget import Budget, tokens_of
+from chexreason.traces.instruction import Instruction, compose, jpeg
+from chexreason.traces.pace import Pace
+from chexreason.traces.store import Progress, TraceStore, Verdict
+from chexreason.traces.verify import Fault, verify
+from chexreason.types import Study
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+_LOOK = 0.05  # seconds between looks at what others have left of the budget
+_SMALLEST = 256  # pixels: an image that is too large even so is not what the endpoint complains of
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How hard a teacher is asked.
+
+    ``concurrency`` requests at a time, at most ``per_minute`` (None: no limit) and ``seconds`` long; ``attempts``
+    answers to a study before it is set aside; ``retries`` of a request that failed on its way, after ``pause`` seconds,
+    doubling up to ``longest_pause``; a ``Retry-After`` beyond ``longest_wait`` ends the run, as do ``give_up`` studies
+    in a row without an answer.
+    """
+
+    concurrency: int = 8
+    per_minute: float | None = None
+    seconds: float = 120.0
+    attempts: int = 3
+    retries: int = 6
+    pause: float = 1.0
+    longest_pause: float = 60.0
+    longest_wait: float = 900.0
+    give_up: int = 8
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked, of whom, for which pupil, under which agreement; ``side`` bounds the image in pixels."""
+
+    teacher: Teacher
+    instruction: Instruction
+    prompt: Prompt
+    label_set: LabelSet
+    agreement: str | None = None
+    side: int = 1024
+    seed: int = 0
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What makes two answers comparable: the database refuses a mixture."""
+        words = f"{self.instruction.text}\n{self.instruction.retry}\n{self.prompt.text}"
+        return {
+            "model": self.teacher.model,
+            "prompt": self.prompt.name,
+            "words": hashlib.sha256(words.encode()).hexdigest(),
+            "labels": ", ".join(self.label_set),
+        }
+
+    def judge(self, reply: Reply, study: Study) -> list[Fault]:
+        """What is wrong with a reply; nothing where it is fit to learn from."""
+        return verify(reply, study, self.label_set, self.prompt.grammar, self.instruction.words)
+
+
+class Watch(Protocol):
+    """Who is told how a run gets on: after each request, USD spent and the verdict (None: no answer)."""
+
+    def __call__(self, usd: float, accepted: bool | None, /) -> None: ...
+
+
+def judge_again(task: Task, store: TraceStore, studies: Sequence[Study]) -> None:
+    """Judges every stored answer by the rules as they are now; of several that pass, the first is the accepted one."""
+    known = {study.study_id: study for study in studies}
+    accepted: set[str] = set()
+    verdicts = []
+    for number, study_id, body, usd in store.answers():
+        if study_id not in known or study_id in accepted:
+            continue
+        try:
+            reply = _read(task.teacher, body)
+        except ValueError:  # the process died before it was looked into: an answer all the same, and an empty one
+            reply = Reply("")
+        faults = task.judge(reply, known[study_id])
+        verdicts.append(Verdict(number, reply, faults, _usd(task.teacher, reply, usd)))
+        accepted |= set() if faults else {study_id}
+    store.judged(verdicts, anew=True)
+
+
+def collect(
+    task: Task, store: TraceStore, studies: Sequence[Study], limits: Limits, budget: Budget, watch: Watch
+) -> str:
+    """Asks about every study without an accepted trace that has attempts left; returns why it ended early, or "".
+
+    The first Ctrl-C lets the requests in flight come home and raises KeyboardInterrupt then; the second drops them.
+    Raises StoreError where an answer cannot be kept and ImageError where an image cannot be read: both after the
+    requests in flight have been waited for.
+    """
+    return asyncio.run(_Run(task, store, limits, budget, watch).all(studies))
+
+
+class _Run:
+    """One run's queue and what its workers share."""
+
+    def __init__(self, task: Task, store: TraceStore, limits: Limits, budget: Budget, watch: Watch) -> None:
+        self._task, self._store, self._limits, self._budget, self._watch = task, store, limits, budget, watch
+        self._queue: deque[tuple[Study, Progress]] = deque()
+        self._why, self._in_a_row = "", 0
+        self._errors: list[Exception] = []
+        # SQLite is written by one thread, so that a lock waited for does not hold up the answers coming in.
+        self._writer = ThreadPoolExecutor(max_workers=1)
+
+    async def all(self, studies: Sequence[Study]) -> str:
+        limits = self._limits
+        standing = self._store.progress()
+        for study in studies:
+            stand = standing[study.study_id]
+            if not stand.accepted:
+                self._queue.append((study, stand))
+        self._pace = Pace(limits.per_minute, limits.pause, limits.longest_pause, self._task.seed)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, self._interrupt)
+        try:
+            await asyncio.gather(*(self._work() for _ in range(min(limits.concurrency, len(self._queue)))))
+        finally:
+            loop.remove_signal_handler(signal.SIGINT)
+            self._writer.shutdown()
+            await self._task.teacher.close()
+        if self._errors:
+            raise self._errors[0]
+        if self._why == _INTERRUPTED:
+            raise KeyboardInterrupt
+        return self._why
+
+    def _interrupt(self) -> None:
+        log.warning("waiting for the answers in flight; Ctrl-C again drops them")
+        self._halt(_INTERRUPTED)
+        # The next Ctrl-C is Python's own: it cancels what is in flight.
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
+
+    def _halt(self, why: str) -> None:
+        self._why = self._why or why
+        self._pace.halt()
+
+    async def _work(self) -> None:
+        try:
+            while self._queue and not self._pace.halted:
+                await self._study(*self._queue.popleft())
+        except Exception as error:  # the others' answers are paid for: they come home before it is raised
+            self._errors.append(error)
+            self._halt(str(error))
+
+    async def _study(self, study: Study, stand: Progress) -> None:
+        """Asks about one study until an answer passes or the attempts are used up."""
+        attempt, faults = stand.judged, stand.faults
+        while attempt < self._limits.attempts and not self._pace.halted:
+            answer = await self._answer(study, attempt, faults)
+            if answer is None:
+                return
+            number, reply, held = answer
+            faults = tuple(self._task.judge(reply, study))
+            usd = _usd(self._task.teacher, reply, held)
+            self._budget.settle(held, usd)
+            await self._write(self._store.judged, [Verdict(number, reply, faults, usd)])
+            self._watch(self._budget.spent, not faults)
+            if not faults:
+                return
+            attempt += 1
+
+    async def _answer(self, study: Study, attempt: int, faults: Sequence[Fault]) -> tuple[int, Reply, float] | None:
+        """A response to one question with its number and what was held for it, None where it got none."""
+        question, side = await self._question(study, attempt, faults, self._task.side), self._task.side
+        failed = Unanswered("no answer", Then.LEAVE)
+        for failures in range(self._limits.retries + 1):
+            if not await self._pace.turn():
+                return None
+            outcome = await self._request(question)
+            if not isinstance(outcome, Unanswered):
+                self._in_a_row = 0
+                return outcome
+            failed = outcome
+            if failed.then in (Then.STOP, Then.LEAVE):
+                break
+            if failed.then == Then.SMALLER:
+                side //= 2
+                if side < _SMALLEST or question.image is None:
+                    break
+                question = await self._question(study, attempt, faults, side)
+            else:
+                await self._wait(failed, failures)
+        self._give_up(failed)
+        return None
+
+    async def _request(self, question: Question) -> tuple[int, Reply, float] | Unanswered:
+        """Sends one request and keeps what comes back, before anything looks into it."""
+        task, store = self._task, self._store
+        most = task.teacher.tariff.usd(
+            tokens_of(question.text, task.teacher.tariff, question.image is not None), task.teacher.tariff.max_tokens
+        )
+        while not self._budget.reserve(most):  # what is held for the others may turn out to cost less
+            if self._budget.held < 1e-9 or self._pace.halted:
+                return Unanswered("the budget is spent", Then.STOP)
+            await self._pace.sleep(_LOOK)
+        hashes = _sha256(question.text.encode()), _sha256(question.image) if question.image is not None else None
+        asked = question.study.study_id, question.attempt, task.teacher.endpoint, task.agreement, hashes, most
+        number = await self._write(store.sent, *asked)
+        start = time.monotonic()
+        body = ""
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                body = await task.teacher.ask(question)
+            await self._write(store.answered, number, body, time.monotonic() - start)
+            return number, _read(task.teacher, body), most
+        except TimeoutError:
+            failed = Unanswered("timeout", Then.AGAIN, detail=f"after {self._limits.seconds:g} s", billed=True)
+        except ValueError as error:
+            failed = Unanswered("garbled", Then.AGAIN, detail=str(error), billed=True)
+        except Unanswered as error:
+            failed = error
+        usd = most if failed.billed else 0.0
+        self._budget.settle(most, usd)
+        await self._write(store.failed, number, failed.reason, time.monotonic() - start, body or failed.detail, usd)
+        self._watch(self._budget.spent, None)
+        return failed
+
+    async def _question(self, study: Study, attempt: int, faults: Sequence[Fault], side: int) -> Question:
+        task = self._task
+        image = await asyncio.to_thread(jpeg, study.image, side) if task.teacher.sees_image else None
+        text = compose(task.instruction, study, task.prompt, task.label_set, faults)
+        return Question(study, task.prompt, task.label_set, text, image, attempt)
+
+    async def _wait(self, outcome: Unanswered, failures: int) -> None:
+        if outcome.wait is not None and outcome.wait > self._limits.longest_wait:
+            self._halt(f"the endpoint asks to wait {outcome.wait:,.0f} s ({outcome})")
+            return
+        if outcome.wait is not None:
+            self._pace.hold(outcome.wait)
+        await self._pace.sleep((outcome.wait or 0.0) + self._pace.backoff(failures))
+
+    def _give_up(self, outcome: Unanswered) -> None:
+        """Leaves a study for the next run; ends this one where that would be everyone's lot."""
+        self._in_a_row += 1
+        if outcome.then == Then.STOP:
+            self._halt(str(outcome))
+        elif self._in_a_row >= self._limits.give_up:
+            self._halt(f"{self._in_a_row} studies in a row got no answer, the last: {outcome}")
+
+    async def _write(self, method: Callable[..., T], *values: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._writer, lambda: method(*values))
+
+
+_INTERRUPTED = "interrupted"
+
+
+def _read(teacher: Teacher, body: str) -> Reply:
+    """What a body says, in Unicode a database can hold; raises ValueError where it makes no sense."""
+    try:
+        reply = teacher.read(body)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return replace(reply, text=reply.text.encode(errors="replace").decode())
+
+
+def _usd(teacher: Teacher, reply: Reply, most: float) -> float:
+    """What an answer cost, by its own count of tokens; the most it may have cost where it does not count them."""
+    if reply.tokens_in is None or reply.tokens_out is None:
+        return most
+    return teacher.tariff.usd(reply.tokens_in, reply.tokens_out)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

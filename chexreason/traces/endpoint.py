@@ -1,0 +1,122 @@
+"""Where requests may go: loopback for credentialed data, no detours, and what each status code of an endpoint means."""
+
+from __future__ import annotations
+
+import importlib
+import ipaddress
+import os
+import time
+from collections.abc import Collection, Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from chexreason.traces.ask import Then, Unanswered
+from chexreason.types import Study
+
+# Vendors whose agreements forbid passing images, labels or text on, by the prefix of their patients' ids.
+CREDENTIALED = ("mimic", "chexpert")
+_SHOWN = 300  # characters of an endpoint's own message
+
+
+class ExportError(ValueError):
+    """Credentialed data would leave the machine."""
+
+
+def is_loopback(endpoint: str) -> bool:
+    """True for an address that cannot leave this machine: ``localhost`` or a literal loopback address, nothing else.
+
+    Another name is not looked up: what it resolves to may change between the check and the request.
+    """
+    host = urlsplit(endpoint).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_export(
+    studies: Collection[Study], endpoint: str, credentialed: Collection[str], agreement: object
+) -> str | None:
+    """The agreement under which ``studies`` go to ``endpoint``, None where none is needed.
+
+    Raises ExportError where credentialed studies (a set named in ``credentialed``, or a vendor in ``CREDENTIALED``,
+    whatever the set is called) would be sent past loopback and ``agreement`` does not name what allows it.
+    """
+    held = sorted({study.dataset for study in studies if _is_held(study, credentialed)})
+    if not endpoint or is_loopback(endpoint) or not held:
+        return None
+    named = agreement.strip() if isinstance(agreement, str) else ""
+    if len(named) < 8 or named.lower() in {"null", "none", "allowed"}:
+        n_held = sum(_is_held(study, credentialed) for study in studies)
+        raise ExportError(
+            f"{n_held} studies of {', '.join(held)} are credentialed and may not go to {endpoint}: serve a model on "
+            f"this machine (teacher.endpoint=http://127.0.0.1:8000/v1), or name the agreement that allows it: "
+            f"data.allow_export='...' (found {agreement!r})"
+        )
+    return named
+
+
+def _is_held(study: Study, credentialed: Collection[str]) -> bool:
+    return study.dataset in credentialed or study.patient_id.partition(":")[0] in CREDENTIALED
+
+
+def client_of(package: str) -> Any:
+    """The module ``package``; raises ModuleNotFoundError naming the extra that holds it."""
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(f"{package} is not installed: pip install 'chexreason[teacher]'") from None
+
+
+def http_client(endpoint: str) -> Any:
+    """A client that goes to ``endpoint`` and nowhere else: it follows no redirect, and uses no proxy for loopback.
+
+    It has no time limit of its own: the caller sets one for the whole request.
+    """
+    return client_of("httpx2").AsyncClient(follow_redirects=False, trust_env=not is_loopback(endpoint), timeout=None)
+
+
+def api_key(variable: str, endpoint: str) -> str:
+    """The key in the environment's ``variable``; loopback needs none. Raises ValueError where it is missing."""
+    key = os.environ.get(variable, "").strip()
+    if not key and not is_loopback(endpoint):
+        raise ValueError(f"no key for {endpoint}: put it in the environment variable {variable}")
+    return key or "none"
+
+
+def failure(status: int, body: str, headers: Mapping[str, str]) -> Unanswered:
+    """What an error status means, with the endpoint's own words and the pause it asks for."""
+    said, then = body.lower(), Then.LEAVE
+    if status in (401, 402, 403, 404) or status < 400 or "insufficient_quota" in said:
+        then = Then.STOP
+    elif status in (408, 409, 425, 429) or status >= 500:
+        then = Then.AGAIN
+    elif status == 413 or ("image" in said and any(word in said for word in ("large", "size", "exceed", "dimension"))):
+        then = Then.SMALLER
+    return Unanswered(f"HTTP {status}", then, wait=_retry_after(headers), detail=" ".join(body.split())[:_SHOWN])
+
+
+def lost(error: BaseException) -> Unanswered:
+    """What a broken connection means: before it stood nothing was done, afterwards the work may have been paid for."""
+    billed = not isinstance(error, client_of("httpx2").ConnectError)
+    return Unanswered("no connection", Then.AGAIN, detail=str(error) or type(error).__name__, billed=billed)
+
+
+def is_refusal(body: str) -> bool:
+    """True where an error is about what was asked, and asking again as it is will not help."""
+    said = body.lower()
+    return any(word in said for word in ("content_filter", "content_policy", "content management policy", "safety"))
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait, from ``Retry-After`` as seconds or as a date (RFC 9110, 10.2.3)."""
+    value = headers.get("retry-after", "").strip()
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None

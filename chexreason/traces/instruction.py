@@ -1,0 +1,73 @@
+"""What a teacher is told: the words live in conf/traces/<arm>.yaml; this file fills them and shrinks the image."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Formatter
+
+from PIL import Image
+
+from chexreason.data.image import load_image
+from chexreason.labels.schema import LabelSet
+from chexreason.prompts import Prompt, render
+from chexreason.traces.verify import RULES, Fault
+from chexreason.types import Study
+
+_QUALITY = 92  # of the JPEG: lossless would be four times as large
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """The words for one SFT arm, and how many words its reasoning may have, both bounds included.
+
+    ``text`` holds ``{findings}`` and ``{prompt}`` (the pupil's words) and, where an answer was rejected before,
+    ``retry`` with ``{reasons}`` follows. Raises ValueError on other placeholders and on bounds out of order.
+    """
+
+    name: str
+    text: str
+    retry: str
+    min_words: int
+    max_words: int
+
+    def __post_init__(self) -> None:
+        for field, wanted in (("text", {"findings", "prompt"}), ("retry", {"reasons"})):
+            found = {part[1] for part in Formatter().parse(getattr(self, field)) if part[1] is not None}
+            if found != wanted:
+                raise ValueError(
+                    f"traces={self.name}: {field} must hold exactly {sorted(wanted)}, found {sorted(found)}"
+                )
+        if not 0 < self.min_words <= self.max_words:
+            raise ValueError(f"traces={self.name}: min_words={self.min_words}, max_words={self.max_words}")
+
+    @property
+    def words(self) -> tuple[int, int]:
+        """Bounds of the reasoning in words."""
+        return self.min_words, self.max_words
+
+
+def compose(
+    instruction: Instruction, study: Study, prompt: Prompt, label_set: LabelSet, faults: Sequence[Fault] = ()
+) -> str:
+    """The text of one request; ``faults`` are those of the answer that was rejected last."""
+    findings = ", ".join(label_set.decode(study.target))
+    text = instruction.text.format(findings=findings, prompt=render(prompt, label_set)).strip()
+    if not faults:
+        return text
+    reasons = "\n".join(f"- {RULES[fault.rule]}{f': {fault.detail}' if fault.detail else ''}" for fault in faults)
+    return f"{text}\n\n{instruction.retry.format(reasons=reasons).strip()}"
+
+
+def jpeg(path: Path, side: int) -> bytes:
+    """The radiograph at ``path`` as a JPEG no longer than ``side`` pixels: nothing but its pixels is passed on.
+
+    Raises ImageError where the file cannot be read.
+    """
+    image = load_image(path).convert("L")
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=_QUALITY)
+    return buffer.getvalue()

@@ -1,0 +1,98 @@
+"""What a reader decides about one trace, and whether that can be accepted as said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from chexreason.labels.schema import LabelSet
+from chexreason.parsing import BLOCKS, Grammar, parse
+from chexreason.traces.review.trace import Trace, is_unicode
+
+VERDICTS = ("accept", "edit", "reject")
+WITHDRAWN = "withdrawn"  # takes an earlier verdict back
+OTHER = "other (say what)"
+REASONS = (
+    "finding that is not there",
+    "finding missed",
+    "wrong side, place or size",
+    "invented history or prior",
+    "gives the labels away",
+    "labels do not follow from it",
+    "study's labels are wrong",
+    "image cannot be judged",
+    OTHER,
+)
+TEXT_LIMIT = 20_000  # characters of an edited trace
+COMMENT_LIMIT = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One reader's verdict on one trace; ``text`` is the whole edited trace, "" unless the verdict is "edit".
+
+    ``text_sha256`` is that of the trace as it was shown; ``decided_at`` is UTC, ISO 8601.
+    """
+
+    reviewer: str
+    study_id: str
+    prompt: str
+    text_sha256: str
+    verdict: str
+    reason: str = ""
+    comment: str = ""
+    text: str = ""
+    decided_at: str = ""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The trace it is about: study and prompt."""
+        return self.study_id, self.prompt
+
+
+def faults(decision: Decision, trace: Trace, label_set: LabelSet, grammar: Grammar) -> list[str]:
+    """Why ``decision`` cannot be kept, in words for the reader; empty where it can."""
+    found = []
+    if decision.verdict not in (*VERDICTS, WITHDRAWN):
+        found.append(f"unknown verdict {decision.verdict!r}; one of: {', '.join(VERDICTS)}")
+    if decision.text_sha256 != trace.text_sha256:
+        found.append("this trace has changed since the page was loaded: reload it and decide again")
+    if decision.verdict in ("edit", "reject") and decision.reason not in REASONS:
+        found.append("choose a reason")
+    if decision.reason == OTHER and not decision.comment.strip():
+        found.append("say in the comment what the other reason is")
+    if len(decision.comment) > COMMENT_LIMIT:
+        found.append(f"the comment has {len(decision.comment):,} characters, at most {COMMENT_LIMIT:,} are kept")
+    if not is_unicode(decision.comment) or not is_unicode(decision.text):
+        found.append("the text holds half a Unicode character: type it again")
+    elif decision.verdict == "edit":
+        found += edit_faults(decision.text, trace, label_set, grammar)
+    return found
+
+
+def edit_faults(text: str, trace: Trace, label_set: LabelSet, grammar: Grammar) -> list[str]:
+    """Why ``text`` cannot replace the trace: unchanged, too long, not in the answer format, or other labels."""
+    if text.strip() == trace.text.strip():
+        return ["the text is as it was: accept it, or change something"]
+    if len(text) > TEXT_LIMIT:
+        return [f"the text has {len(text):,} characters, at most {TEXT_LIMIT:,} are kept"]
+    parsed = parse(text, label_set, grammar)
+    if parsed.broken:
+        form = "".join(f"<{block}>…</{block}>" for block in BLOCKS[grammar])
+        return [f"the answer format is broken ({parsed.broken.replace('_', ' ')}): keep exactly {form}"]
+    odd = [*parsed.unknown, *parsed.duplicates]
+    said, meant = _names(parsed.labels), _names([label for label in label_set if label in trace.labels])
+    rules = (
+        ("there is no reasoning left", "think" in BLOCKS[grammar] and not parsed.think),
+        ("there is text outside the tags", parsed.stray_blocks > 0),
+        (f"unknown or repeated labels: {_names(odd)}", bool(odd)),
+        (
+            f"the answer says {said} where the study has {meant}; if those are wrong, reject the trace and say so",
+            set(parsed.labels) != set(trace.labels),
+        ),
+    )
+    return [message for message, is_fault in rules if is_fault]
+
+
+def _names(labels: Sequence[str]) -> str:
+    return ", ".join(labels) or "nothing"

@@ -1,0 +1,120 @@
+"""Is a teacher's answer fit to learn from: form, labels, and reasoning that gives away and makes up nothing?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+
+from chexreason.labels.schema import LabelSet
+from chexreason.parsing import BLOCKS, Grammar, parse
+from chexreason.traces import check, lexicon
+from chexreason.traces.ask import Reply
+from chexreason.types import Sample, Study
+
+_ENGLISH_SHARE = 0.05  # of the words; below it, or where another language's function words are more, it is no English
+_QUOTED = 60  # characters of the text that are quoted back
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One rule that an answer breaks, and where: ``detail`` is told to the teacher when it is asked again."""
+
+    rule: str
+    detail: str
+
+
+# Every rule in the order of the report; the key names it there, the words tell the teacher what to mend.
+RULES = {
+    "refused": "the request was declined",
+    "empty": "the answer was empty",
+    "cut off": "the answer did not end within the length limit",
+    "form": "the answer does not have the form asked for",
+    "labels": "the solution does not list exactly the findings that apply",
+    "betrays the answer": "the reasoning speaks of being given the findings",
+    "invents a prior exam": "the reasoning compares with an examination that is not there",
+    "invents a date": "the reasoning gives a date or a time",
+    "invents a person": "the reasoning names a person or a history that no image shows",
+    "language": "the reasoning is not in English",
+    "too short": "the reasoning is too short",
+    "too long": "the reasoning is too long",
+    "sign missing": "the reasoning does not affirm a sign of every finding",
+}
+_FORBIDDEN = {
+    "betrays the answer": lexicon.BETRAYALS,
+    "invents a prior exam": lexicon.PRIORS,
+    "invents a date": lexicon.DATES,
+    "invents a person": lexicon.NAMES,
+}
+
+
+def verify(reply: Reply, study: Study, label_set: LabelSet, grammar: str, words: tuple[int, int]) -> list[Fault]:
+    """Every rule of ``RULES`` that the answer breaks, once each; empty where it is fit to learn from.
+
+    ``words`` bounds the words of the reasoning, both included. An answer that is refused, empty, cut off or out of form
+    is not looked into further.
+    """
+    for rule, broken in (("refused", reply.refused), ("empty", not reply.text.strip()), ("cut off", reply.cut)):
+        if broken:
+            return [Fault(rule, reply.text.strip()[:_QUOTED])]
+    form, labels = _form(reply.text, study, label_set, grammar)
+    think = parse(reply.text, label_set, grammar).think
+    if form or "think" not in BLOCKS[Grammar.of(grammar)]:
+        return form + labels
+    positive = label_set.decode(study.target)
+    return [*labels, *_forbidden(think), *_language(think), *_length(think, words), *_signs(think, positive)]
+
+
+def _form(text: str, study: Study, label_set: LabelSet, grammar: str) -> tuple[list[Fault], list[Fault]]:
+    """Faults of form and of labels, by the rules that training checks again."""
+    found = check.faults(Sample(study, "", text), label_set, grammar)
+    apart = [(kind, example) for kind, example in found if kind != check.DISAGREE]
+    form = [Fault("form", "; ".join(f"{kind}{example}" for kind, example in apart))] if apart else []
+    return form, [Fault("labels", example.strip()) for kind, example in found if kind == check.DISAGREE]
+
+
+def _forbidden(think: str) -> list[Fault]:
+    told = re.sub(lexicon.NO_PRIOR, "", think, flags=re.IGNORECASE)
+    found = ((rule, _any(patterns).search(told)) for rule, patterns in _FORBIDDEN.items())
+    return [Fault(rule, _around(told, match)) for rule, match in found if match]
+
+
+def _language(think: str) -> list[Fault]:
+    english, foreign = (len(_any((words,)).findall(think)) for words in (lexicon.ENGLISH, lexicon.FOREIGN))
+    wrong = foreign > english or english < _ENGLISH_SHARE * len(think.split())
+    return [Fault("language", think[:_QUOTED])] if wrong else []
+
+
+def _length(think: str, words: tuple[int, int]) -> list[Fault]:
+    n_words, (low, high) = len(think.split()), words
+    if low <= n_words <= high:
+        return []
+    return [Fault("too short" if n_words < low else "too long", f"{n_words} words where {low} to {high} are asked for")]
+
+
+def _signs(think: str, positive: Iterable[str]) -> list[Fault]:
+    clauses = re.split(lexicon.CLAUSE, think, flags=re.IGNORECASE)
+    missing = [label for label in positive if not any(_affirms(clause, label) for clause in clauses)]
+    return [Fault("sign missing", f"of {', '.join(missing)}")] if missing else []
+
+
+def _affirms(clause: str, label: str) -> bool:
+    """True where the clause shows or names the label and does not deny it."""
+    for match in _any((lexicon.SIGNS[label],)).finditer(clause):
+        before, after = clause[: match.start()], clause[match.end() :]
+        denied = _any((lexicon.DENIES_AFTER,)).search(before) or _any((lexicon.DENIES_BEFORE,)).search(after)
+        if label == "No Finding" or not denied:
+            return True
+    return False
+
+
+@cache
+def _any(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns), re.IGNORECASE)
+
+
+def _around(text: str, match: re.Match[str]) -> str:
+    """The match with a few words on each side."""
+    start, end = max(0, match.start() - 20), match.end() + 20
+    return f"'{' '.join(text[start:end].split())}'"

@@ -1,0 +1,141 @@
+"""The rules a checkpoint is chosen by: their values, in a real trainer, over a resume, and what is refused."""
+
+from __future__ import annotations
+
+import inspect
+from types import SimpleNamespace
+
+import lightning as L
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from omegaconf import OmegaConf
+
+from chexreason.callbacks.best import CHOSEN_BY, TransferRules, transfer_rules
+from chexreason.confdir import confdir
+
+SCORED = st.fixed_dictionaries({"a": st.floats(0, 1), "b": st.floats(0, 1)})
+
+
+def test_the_rules_by_hand():
+    start, limit = {"a": 0.3, "b": 0.4, "c": 0.5}, 0.05
+    kept = transfer_rules({"a": 0.6, "b": 0.36, "c": 0.7}, start, "a", limit)
+    assert kept == pytest.approx({"worst": 0.36, "mean": 1.66 / 3, "constrained": 0.6})
+    lost = transfer_rules({"a": 0.9, "b": 0.25, "c": 0.4}, start, "a", limit)
+    assert lost == pytest.approx({"worst": 0.25, "mean": 1.55 / 3, "constrained": -0.1})  # b lost 0.15, c 0.1
+    assert transfer_rules({"a": 0.1}, {"a": 0.3}, "a", limit)["constrained"] == 0.1  # home itself is not limited
+
+
+@settings(max_examples=50, deadline=None)
+@given(SCORED, SCORED, SCORED, st.floats(0, 0.5))
+def test_a_checkpoint_within_the_limit_beats_one_beyond_it(start, one, other, max_loss):
+    values = [transfer_rules(f1, start, "a", max_loss)["constrained"] for f1 in (one, other)]
+    within = [start["b"] - f1["b"] - max_loss <= 0 for f1 in (one, other)]
+    if within == [True, False]:
+        assert values[0] > values[1]
+    if within == [False, False] and one["b"] > other["b"]:
+        assert values[0] >= values[1]
+
+
+class Scores(L.Callback):
+    """Stands where the label-F1 callback stands, and logs the scores of each validation from a list."""
+
+    def __init__(self, scores: list[dict[str, float]]) -> None:
+        self.scores, self.seen = scores, 0
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        figures = {f"val/{name}/macro_f1": value for name, value in self.scores[self.seen].items()}
+        pl_module.log_dict(figures, sync_dist=True)
+        self.seen += 1
+
+
+class Line(L.LightningModule):
+    """One weight; an epoch is a step and a validation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def training_step(self, batch, batch_idx):
+        return self.layer(batch).sum()
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        return None
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Data(L.LightningDataModule):
+    val_names = ("a", "b")
+
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader(torch.zeros(1, 1))
+
+    def val_dataloader(self):
+        return [torch.utils.data.DataLoader(torch.zeros(1, 1))] * 2
+
+
+def run(scores, rules, *more, steps=4, path=None):
+    """Train ``steps`` steps from the checkpoint ``path``, a validation after each; returns the trainer."""
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        num_sanity_val_steps=0,
+        callbacks=[Scores(scores), rules, *more],
+        enable_checkpointing=any(isinstance(m, ModelCheckpoint) for m in more),
+        **quiet,
+    )
+    trainer.fit(Line(), Data(), ckpt_path=path)
+    return trainer
+
+
+SCORES = [{"a": 0.3, "b": 0.4}, {"a": 0.5, "b": 0.39}, {"a": 0.6, "b": 0.3}, {"a": 0.4, "b": 0.41}]
+BEST = {"worst": 4, "mean": 3, "constrained": 2}  # the step each rule chooses; home alone chooses 3
+
+
+@pytest.mark.parametrize("rule", CHOSEN_BY)
+def test_a_real_trainer_chooses_by_the_rule(rule, tmp_path):
+    keep = ModelCheckpoint(tmp_path, monitor=f"val/{rule}/macro_f1", mode="max", filename="{step}")
+    run(SCORES, TransferRules("a", max_loss=0.02), keep)
+    assert keep.best_model_path.endswith(f"step={BEST[rule]}.ckpt")
+
+
+def test_early_stopping_reads_it_in_the_same_validation():
+    stop = EarlyStopping("val/worst/macro_f1", mode="max", patience=1)
+    trainer = run([SCORES[1], SCORES[0], SCORES[0], SCORES[0]], TransferRules("a"), stop)
+    assert trainer.global_step == 2
+
+
+def test_a_resumed_run_counts_from_its_first_validation(tmp_path):
+    trainer = run(SCORES, TransferRules("a"), steps=2)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    again = run(SCORES[2:], rules := TransferRules("a"), steps=4, path=str(tmp_path / "last.ckpt"))
+    assert rules.baseline == pytest.approx(SCORES[0])
+    assert float(again.callback_metrics["val/constrained/macro_f1"]) == pytest.approx(0.4)
+
+
+def test_a_given_baseline_is_what_counts():
+    trainer = run(SCORES, TransferRules("a", baseline={"a": 0.0, "b": 0.9}), steps=1)
+    assert float(trainer.callback_metrics["val/constrained/macro_f1"]) == pytest.approx(-(0.9 - 0.4 - 0.02))
+
+
+def test_what_cannot_be_chosen_by_is_refused():
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(val_names=("a", "b")))
+    with pytest.raises(ValueError, match=r"max_loss=-0.1: use 0 or more"):
+        TransferRules("a", max_loss=-0.1)
+    with pytest.raises(ValueError, match=r"data.home=c is not validated: add it to data.val=\['a', 'b'\]"):
+        TransferRules("c").on_fit_start(trainer, None)
+    with pytest.raises(ValueError, match="baseline lacks b"):
+        TransferRules("a", baseline={"a": 0.1}).on_fit_start(trainer, None)
+    with pytest.raises(ValueError, match="a set called worst"):
+        TransferRules("a").on_fit_start(SimpleNamespace(datamodule=SimpleNamespace(val_names=("a", "worst"))), None)
+
+
+def test_the_yaml_holds_the_constructors_defaults():
+    node = OmegaConf.to_container(OmegaConf.load(f"{confdir()}/callbacks/default.yaml"))["transfer"]
+    parameters = inspect.signature(TransferRules).parameters
+    assert node == {name: p.default for name, p in parameters.items() if name != "home"}

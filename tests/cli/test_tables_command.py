@@ -1,0 +1,110 @@
+"""The command that rebuilds tables, from run directories as the sweep and the demo leave them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from chexreason.cli.tables import predictions_of, sweep_rows, tables
+from chexreason.confdir import confdir
+from chexreason.evaluation import label_scores
+from chexreason.evaluation.paper.printed import TITLES, printed
+from chexreason.evaluation.predictions import write
+from chexreason.labels.catalog import CHEXPERT14, NIH9
+from chexreason.types import Prediction
+
+pytestmark = pytest.mark.slow
+
+
+def configured(out: Path, *overrides: str) -> DictConfig:
+    fast = ("n_resamples=50", "n_permutations=50")
+    with initialize_config_dir(confdir(), version_base="1.3"):
+        return compose("tables", [f"paths.out={out}", *fast, *overrides])
+
+
+def answers(shift: int) -> list[Prediction]:
+    rows = []
+    for dataset, labels in (("phantom_a", CHEXPERT14.labels), ("phantom_b", NIH9.labels)):
+        for i in range(12):
+            truth = tuple(label for k, label in enumerate(labels) if (i + k) % 3 == 0)
+            named = tuple(label for k, label in enumerate(labels) if (i + k) % 3 == 0 or (i * k) % 7 < shift)
+            rows.append(Prediction(f"{dataset}:{i}", f"{dataset}:p{i}", dataset, "t", named, truth, labels))
+    return rows
+
+
+def finish(folder: Path, rows: list[Prediction]) -> None:
+    write(folder / "predictions.jsonl", rows)
+    (folder / "DONE").write_text("{}")
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    study = tmp_path / "reproduction_tiny"
+    finish(study / "eval" / "medgemma_only_label" / "seed0", answers(2))
+    finish(study / "eval" / "medgemma_only_label" / "seed1", answers(1))
+    finish(study / "eval" / "medgemma_sft" / "seed0", answers(3))
+    finish(study / "eval" / "chexreason" / "seed0", answers(1))
+    write(study / "eval" / "medgemma" / "seed0" / "predictions.jsonl", answers(3))  # cut: no DONE
+    run = study / "sft_medgemma_only_label" / "seed0"
+    run.mkdir(parents=True)
+    (run / "metrics.csv").write_text("step,train/loss,train/token_accuracy\n0,2.0,0.5\n1,1.0,0.6\n")
+    return tmp_path
+
+
+def test_every_sweep_names_rows_of_the_paper() -> None:
+    for name in TITLES:
+        assert [printed(name).run(row) for row in sweep_rows(name)] == list(printed(name).runs)
+
+
+def test_all_of_them_are_written_and_what_was_not_run_is_missing(out: Path) -> None:
+    tables(configured(out))
+    folder = out / "reproduction_tiny" / "results"
+    names = {path.name for path in folder.iterdir()}
+    assert {f"{table}.{kind}" for table in TITLES for kind in ("csv", "md", "tex")} <= names
+    assert {"fig1.svg", "fig1.png", "fig1.csv", "transfer.md", "pareto_phantom_b.svg", "paper.md"} <= names
+    assert not {"fig2.svg", "ranking.md"} & names
+    assert "— not run: free_reasoning, reasoning_narrative, reasoning_a." in (folder / "table2.md").read_text()
+    assert "— not run: nv_reason, medgemma, qwen2_5_vl." in (folder / "table5.md").read_text()  # medgemma is not DONE
+    assert "Compared with medgemma_sft, chexreason" in (folder / "transfer.md").read_text()
+
+
+def test_a_demo_without_seed_folders_is_compared_too(tmp_path: Path) -> None:
+    for arm, shift in (("base", 3), ("sft", 2)):
+        rows = answers(shift)
+        finish(tmp_path / "demo" / "eval" / arm, rows)
+        folder = tmp_path / "demo" / "scores" / arm
+        noise = torch.randn(len(rows), 14, generator=torch.Generator().manual_seed(shift))
+        label_scores.write(folder / "scores.parquet", label_scores.rows(rows, "log_odds", CHEXPERT14.labels, noise))
+        (folder / "DONE").write_text("{}")
+    for table in ("transfer", "ranking"):
+        tables(configured(tmp_path, "name=demo", f"table={table}", "arms=[base,sft]"))
+    results = tmp_path / "demo" / "results"
+    assert "| base → sft | phantom_b |" in (results / "transfer.md").read_text()
+    assert "**Changes in macro-F1 at phantom_b, split**" in (results / "ranking.md").read_text()
+    with pytest.raises(FileNotFoundError, match="no finished evaluation of grpo in"):
+        tables(configured(tmp_path, "name=demo", "table=transfer", "arms=[base,grpo]"))
+
+
+def test_wrong_names_and_mixed_runs_are_refused(out: Path) -> None:
+    with pytest.raises(ValueError, match="unknown table=table9; choose one of: all, table1"):
+        tables(configured(out, "table=table9"))
+    with pytest.raises(
+        ValueError, match="table5 is measured on phantom_a or chexpert, and data=nih_kermany has only nih"
+    ):
+        tables(configured(out, "table=table5", "data=nih_kermany"))
+    other = out / "reproduction_tiny" / "eval" / "medgemma_reasoning_a" / "seed0"
+    finish(other, [replace(p, policy="ones") for p in answers(1)])
+    with pytest.raises(ValueError, match=r"label policy differs: 'not recorded' in only_label .*'ones' in reasoning_a"):
+        tables(configured(out, "table=table2"))
+
+
+def test_predictions_are_found_by_seed(out: Path) -> None:
+    cfg = configured(out)
+    assert list(predictions_of(cfg, "medgemma_only_label")) == [0, 1]
+    assert predictions_of(cfg, "medgemma") == {}
+    assert predictions_of(cfg, "nowhere") == {}

@@ -1,0 +1,83 @@
+"""Scores from hidden states: those of the whole logits, in value and gradient, a few tokens at a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from chexreason.policy import logprobs
+from chexreason.policy.logprobs import TokenScores, score_states, score_tokens
+
+N, T, H, V = 3, 5, 8, 11
+
+
+@pytest.fixture
+def head() -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(H, V, bias=False).requires_grad_(False)
+
+
+@pytest.fixture
+def rows() -> tuple[Tensor, Tensor, Tensor]:
+    """States [N, T, H], ids and mask [N, T]: one row is full, one is cut short, one has no token at all."""
+    torch.manual_seed(1)
+    mask = torch.tensor([[1] * 5, [1, 1, 0, 0, 0], [0] * 5])
+    return torch.randn(N, T, H) * 2, torch.randint(V, (N, T)), mask
+
+
+def gradient(scores: TokenScores, states: Tensor) -> Tensor:
+    weights = torch.linspace(-1, 2, N * T).reshape(N, T)
+    return torch.autograd.grad((scores.logp * weights).sum(), states)[0]
+
+
+@pytest.mark.parametrize("tokens_at_a_time", [1, 3, 100])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_scores_and_gradient_are_those_of_the_whole_logits(head, rows, tokens_at_a_time, temperature, monkeypatch):
+    monkeypatch.setattr(logprobs, "LOGITS", tokens_at_a_time * V)
+    states, ids, mask = rows[0].requires_grad_(), *rows[1:]
+    ids[0, :2] = head(states)[0, :2].argmax(-1)
+    ours, whole = score_states(head, states, ids, mask, temperature), score_tokens(head(states), ids, mask, temperature)
+    torch.testing.assert_close(ours.logp, whole.logp, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(ours.entropy, whole.entropy, atol=1e-6, rtol=1e-5)
+    assert torch.equal(ours.top1, whole.top1)
+    assert whole.top1.any()
+    expected = gradient(whole, states)
+    torch.testing.assert_close(gradient(ours, states), expected, atol=1e-6, rtol=1e-5)
+    assert expected.abs().max() > 0.1
+
+
+def test_only_real_tokens_reach_the_head(head, rows, monkeypatch):
+    states, ids, mask = rows
+    seen = []
+    head.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    monkeypatch.setattr(logprobs, "LOGITS", 3 * V)
+    score_states(head, states, ids, mask)
+    assert seen == [3, 3, 1]
+
+
+def test_a_head_that_is_trained_gets_its_own_gradient(head, rows):
+    states, ids, mask = rows
+    head.requires_grad_(True)
+    score_states(head, states, ids, mask).logp.sum().backward()
+    found, head.weight.grad = head.weight.grad.clone(), None
+    score_tokens(head(states), ids, mask).logp.sum().backward()
+    torch.testing.assert_close(found, head.weight.grad)
+
+
+def test_states_of_half_precision_keep_their_precision(head, rows):
+    states = rows[0].bfloat16().requires_grad_()
+    scores = score_states(head.bfloat16(), states, *rows[1:])
+    assert scores.logp.dtype == torch.float32
+    whole = score_tokens(head(states), *rows[1:])
+    torch.testing.assert_close(scores.logp, whole.logp, atol=1e-6, rtol=1e-6)
+    ours = gradient(scores, states)
+    assert ours.dtype == torch.bfloat16
+    torch.testing.assert_close(ours, gradient(whole, states), atol=2e-2, rtol=2e-2)
+
+
+def test_nothing_to_score_is_a_differentiable_zero(head, rows):
+    states = rows[0].requires_grad_()
+    scores = score_states(head, states, rows[1], torch.zeros(N, T, dtype=torch.long))
+    assert not gradient(scores, states).any()
+    assert not scores.logp.any()

@@ -1,0 +1,152 @@
+"""What holds of every reward: bounds, and what may not matter in the way an answer is written."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chexreason.labels.catalog import CHEXPERT14
+from chexreason.parsing import format_answer, parse
+from chexreason.rewards.base import Reward, score
+from chexreason.rewards.collapse import CollapseWindow
+from chexreason.rewards.format import FormatReward
+from chexreason.rewards.hard import HardReward
+from chexreason.rewards.mix import MixReward
+from chexreason.rewards.nuanced import NuancedReward
+from chexreason.types import Completion, Study
+
+pytestmark = pytest.mark.slow
+LABELS = CHEXPERT14.labels
+PREVALENCE = dict.fromkeys(LABELS, 0.1) | {"No Finding": 0.5, "Support Devices": 0.4}
+FALSE_POSITIVES = 12 * 14 + 30 + 26  # of all fourteen labels, at 10 + 40 times their prevalence
+NUANCED = NuancedReward(PREVALENCE, CollapseWindow())
+REWARDS: dict[str, Reward] = {
+    "hard": HardReward(),
+    "hard_penalise": HardReward(unknown="penalise"),
+    "nuanced": NUANCED,
+    "format": FormatReward(),
+    "mix": MixReward(
+        {"hard": HardReward(), "nuanced": NUANCED, "format": FormatReward()}, {"nuanced": 0.01, "format": 0.1}
+    ),
+}
+# lowest and highest total of an answer with n items too much, under each reward
+BOUNDS: dict[str, Callable[[int], tuple[float, float]]] = {
+    "hard": lambda n: (-0.1, 1),
+    "hard_penalise": lambda n: (-0.1, 1),
+    "nuanced": lambda n: (-FALSE_POSITIVES - 200 - 100 * n - 0.01, 150),
+    "format": lambda n: (1 - min(n, 4), 1),
+    "mix": lambda n: (-0.1 - 0.01 * (FALSE_POSITIVES + 200 + 100 * n) - 0.3, 2.6),
+}
+some = st.lists(st.sampled_from(LABELS), min_size=1, unique=True)
+any_labels = st.lists(st.sampled_from(LABELS), unique=True)
+every = pytest.mark.parametrize("name", REWARDS)
+quick = settings(max_examples=25, deadline=None)
+
+
+def paid(name: str, study: Study, *texts: str, n_tokens: int = 300) -> list[float]:
+    """The total of each text, every one in a call of its own."""
+    reward, found = REWARDS[name], []
+    for text in texts:
+        row = Completion(study.study_id, text, parse(text, CHEXPERT14), n_tokens)
+        found.append(score(copy.deepcopy(reward), [row], [study], CHEXPERT14)[0].item())
+    return found
+
+
+def written(items: list[str]) -> str:
+    return f"<think>seen</think><solution>{', '.join(items)}</solution>"
+
+
+@every
+@quick
+@given(truth=any_labels, named=any_labels, unknown=st.integers(0, 6), n_tokens=st.integers(0, 900), many=st.booleans())
+def test_totals_stay_in_their_bounds(name, study, truth, named, unknown, n_tokens, many):
+    """Once for a single answer, and once after a hundred like it, when a window is full."""
+    text = written([*named, *(f"Cat {i}" for i in range(unknown))])
+    row = Completion("s1", text, parse(text, CHEXPERT14), n_tokens)
+    rows = [row] * (120 if many else 1)
+    low, high = BOUNDS[name](unknown)
+    totals = score(copy.deepcopy(REWARDS[name]), rows, [study(*truth)] * len(rows), CHEXPERT14)[0]
+    if row.parsed.valid:
+        assert low - 1e-4 <= totals.min()
+        assert totals.max() <= high + 1e-4
+
+
+@every
+@quick
+@given(truth=any_labels, named=some, data=st.data())
+def test_order_and_case_do_not_matter(name, study, truth, named, data):
+    shuffled = data.draw(st.permutations(named))
+    written_so = [data.draw(st.sampled_from([str.upper, str.lower, str.title]))(label) for label in shuffled]
+    straight, other = paid(name, study(*truth), written(named), written(written_so))
+    assert straight == other
+
+
+@every
+@quick
+@given(truth=any_labels, named=some, times=st.integers(1, 9))
+def test_a_duplicate_never_pays(name, study, truth, named, times):
+    once, again = paid(name, study(*truth), written(named), written([*named, *[named[0]] * times]))
+    assert again <= once
+    expected = {"nuanced": 25 * times, "format": min(times, 4), "mix": 0.25 * times + 0.1 * min(times, 4)}
+    assert once - again == pytest.approx(expected.get(name, 0), abs=1e-4)
+
+
+@every
+@quick
+@given(truth=some, named=some, times=st.integers(1, 4))
+def test_an_unknown_label_never_pays(name, study, truth, named, times):
+    without, with_it = paid(name, study(*truth), written(named), written([*named, *["Cat"] * times]))
+    assert with_it <= without
+    if name == "nuanced":
+        assert without - with_it == pytest.approx(100 * times)
+
+
+@every
+def test_both_empty_agree_whatever_else_is_paid(name, study):
+    """Nothing true, and an unknown label alone: predicts nothing, and matches."""
+    nothing, wrong = paid(name, study(), written(["Cat"]), written(["Edema", "Cat"]))
+    at = {"hard": 1.0, "hard_penalise": 0.0, "nuanced": 50.0, "format": 0.0, "mix": 1 + 0.5 + 0.0}[name]
+    assert nothing == pytest.approx(at)
+    assert nothing >= wrong
+
+
+@every
+@quick
+@given(truth=some)
+def test_all_fourteen_and_a_constant_no_finding_never_beat_the_truth(name, study, truth):
+    right, every_label, normal = paid(name, study(*truth), *(written(x) for x in (truth, LABELS, ["No Finding"])))
+    assert right >= max(every_label, normal)
+    if name != "format":
+        assert (every_label == right) == (len(truth) == 14)
+        assert (normal == right) == (truth == ["No Finding"])
+
+
+@every
+@quick
+@given(truth=some, named=some)
+def test_length_matters_between_249_and_250_tokens_only(name, study, truth, named):
+    text = written(named)
+    by_length = {n: paid(name, study(*truth), text, n_tokens=n)[0] for n in (0, 249, 250, 900)}
+    assert by_length[0] == by_length[249]
+    assert by_length[250] == by_length[900]
+    step = 0.1 if name in ("hard", "hard_penalise", "mix") else 0
+    assert by_length[250] - by_length[249] == pytest.approx(step, abs=1e-5)
+
+
+@every
+@pytest.mark.parametrize("text", ["", "Edema", "<think></think><solution></solution>", "<solution>Edema", "\x00" * 99])
+def test_an_output_that_is_not_valid_earns_what_is_set_for_it(name, study, text):
+    (total,) = paid(name, study("Edema"), text)
+    assert total == {"nuanced": -100.0, "mix": -1.0}.get(name, 0.0)
+
+
+@every
+@quick
+@given(truth=any_labels, named=some)
+def test_a_written_answer_earns_what_its_labels_earn(name, study, truth, named):
+    in_order = list(CHEXPERT14.decode(CHEXPERT14.encode(named)))
+    assert len(set(paid(name, study(*truth), written(named), format_answer("seen", in_order)))) == 1

@@ -1,0 +1,77 @@
+"""End to end against a real local model server: `transformers serve` with the shipped Gemma 3, which sees the image."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from chexreason.labels.catalog import CHEXPERT14
+from chexreason.prompts import load_prompt
+from chexreason.traces.acceptance import acceptance
+from chexreason.traces.ask import Tariff
+from chexreason.traces.budget import Budget
+from chexreason.traces.collect import Limits, Task, collect, judge_again
+from chexreason.traces.instruction import Instruction
+from chexreason.traces.openai_teacher import OpenAITeacher
+from chexreason.traces.store import open_store
+from chexreason.types import Study
+
+ROOT = Path(__file__).parents[2]
+MODEL = ROOT / "chexreason" / "policy" / "tiny" / "weights" / "tiny_gemma3"
+MISSING = [name for name in ("fastapi", "uvicorn", "openai") if importlib.util.find_spec(name) is None]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=f"pip install {' '.join(MISSING)}")]
+
+
+@pytest.fixture
+def server(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(MODEL), "--port", port]
+    with (tmp_path / "server.log").open("w") as log:
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen([*command, "--device", "cpu"], stdout=log, stderr=log, env=environment)
+        try:
+            while True:
+                assert process.poll() is None, (tmp_path / "server.log").read_text()[-2000:]
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", int(port))) == 0:
+                        break
+                time.sleep(0.2)
+            yield f"http://localhost:{port}/v1"
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def test_a_local_model_is_asked_and_its_answers_are_judged(server, tmp_path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (160, 160), dtype=np.uint8)).save(tmp_path / "film.png")
+    studies = [
+        Study(f"mimic:{i}", f"mimic:{i}", "mimic", tmp_path / "film.png", CHEXPERT14.encode([label]), (True,) * 14)
+        for i, label in enumerate(("Edema", "Fracture"))
+    ]
+    words = Instruction(**yaml.safe_load((ROOT / "conf" / "traces" / "free_reasoning.yaml").read_text()))
+    teacher = OpenAITeacher(str(MODEL), server, Tariff(), {"max_tokens": 60, "temperature": 0.7})
+    task = Task(teacher, words, load_prompt("free_reasoning", ROOT / "conf" / "prompt"), CHEXPERT14)
+    limits = Limits(concurrency=1, attempts=2)
+    with open_store(tmp_path / "t.db") as store:
+        store.begin(task.identity, studies, CHEXPERT14)
+        judge_again(task, store, studies)
+        stopped = collect(task, store, studies, limits, Budget(0.0, 0.0, Tariff(), server), lambda *_: None)
+        report = acceptance(store, CHEXPERT14, limits.attempts)
+        print(report["requests"], store.rows("SELECT body, faults FROM request"))
+        assert stopped == ""
+        assert set(report["requests"]) == {"answered"}
+        assert report["accepted"] + report["set_aside"] == len(studies)
+        assert report["tokens_in"] > 0
+        assert report["tokens_out"] > 0

@@ -1,0 +1,350 @@
+"""The review page in a real browser: Chromium, driven over its DevTools pipe with the standard library alone."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from chexreason.labels.catalog import CHEXPERT14
+from chexreason.parsing import Grammar
+from chexreason.traces.review.decision import OTHER, REASONS
+from chexreason.traces.review.desk import Desk
+from chexreason.traces.review.server import ReviewServer
+from chexreason.traces.review.store import ReviewStore
+from chexreason.traces.review.trace import Trace
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --disable-dev-shm-usage --remote-debugging-pipe"
+)
+PATIENCE = 20.0  # seconds for anything the page is to do
+HOSTILE = (
+    '<think><script>window.ran = 1</script><img src=x onerror="window.ran = 2"> Heart &lt;large&gt;.\n'
+    "<svg onload='window.ran = 3'></think>\n<solution>Cardiomegaly</solution>"
+)
+
+
+class Chromium:
+    """A headless browser; reads and writes the DevTools protocol on file descriptors 3 and 4."""
+
+    def __init__(self, profile: Path) -> None:
+        ours_in, theirs_out = os.pipe()
+        theirs_in, ours_out = os.pipe()
+        command = [CHROMIUM, *FLAGS.split(), f"--user-data-dir={profile}", "about:blank"]
+        self.process = subprocess.Popen(
+            ["bash", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "-", *command],
+            pass_fds=(theirs_in, theirs_out),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        os.close(theirs_in)
+        os.close(theirs_out)
+        self.inbox, self.outbox = os.fdopen(ours_in, "rb"), os.fdopen(ours_out, "wb")
+        self.numbers = itertools.count(1)
+        self.events: list[dict] = []
+        self.rest = b""
+
+    def call(self, method: str, session: str | None = None, **params: object) -> dict:
+        number = next(self.numbers)
+        message = {"id": number, "method": method, "params": params} | ({"sessionId": session} if session else {})
+        self.outbox.write(json.dumps(message).encode() + b"\0")
+        self.outbox.flush()
+        while (reply := self._read()).get("id") != number:
+            self.events.append(reply)
+        assert "error" not in reply, reply["error"]
+        return reply["result"]
+
+    def _read(self) -> dict:
+        while b"\0" not in self.rest:
+            chunk = os.read(self.inbox.fileno(), 1 << 20)
+            assert chunk, "Chromium has gone"
+            self.rest += chunk
+        message, self.rest = self.rest.split(b"\0", 1)
+        return json.loads(message)
+
+    def page(self, address: str, width: int = 1280, height: int = 800) -> Page:
+        context = self.call("Target.createBrowserContext")["browserContextId"]  # cookies and caches of its own
+        target = self.call("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
+        session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        page = Page(self, session)
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            page.call(f"{domain}.enable")
+        page.resize(width, height)
+        page.open(address)
+        return page
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.inbox.close()
+        self.outbox.close()
+
+
+class Page:
+    """One tab."""
+
+    def __init__(self, browser: Chromium, session: str) -> None:
+        self.browser, self.session = browser, session
+
+    def call(self, method: str, **params: object) -> dict:
+        return self.browser.call(method, self.session, **params)
+
+    def resize(self, width: int, height: int) -> None:
+        phone = width < 600
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
+
+    def open(self, address: str) -> None:
+        self.call("Page.navigate", url=address)
+        self.until("document.readyState === 'complete' && document.querySelector('#position').textContent !== ''")
+
+    def js(self, expression: str) -> object:
+        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in result, result["exceptionDetails"]
+        return result["result"].get("value")
+
+    def until(self, expression: str) -> None:
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                if self.js(expression):
+                    return
+            except AssertionError:  # the page is being loaded
+                pass
+            assert time.monotonic() < end, f"never true: {expression}; the page says {self.text('body')!r}"
+            time.sleep(0.03)
+
+    def text(self, selector: str) -> str:
+        return str(self.js(f"document.querySelector({json.dumps(selector)}).innerText"))
+
+    def key(self, key: str, modifiers: int = 0) -> None:
+        code = {"Enter": 13, "Escape": 27}.get(key, 0)
+        typed = {"text": "\r" if key == "Enter" else key} if (len(key) == 1 or key == "Enter") and not modifiers else {}
+        press = {"key": key, "modifiers": modifiers, "windowsVirtualKeyCode": code}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **press, **typed)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **press)
+
+    def type(self, text: str) -> None:
+        self.call("Input.insertText", text=text)
+
+    def ready(self) -> None:
+        """Waits until the image of the present trace is on the screen."""
+        self.until("!document.querySelector('#accept').disabled")
+
+    def picture(self, path: Path) -> None:
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    browser = Chromium(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A review of six traces for two readers; the third trace is hostile, the sixth has no image."""
+    traces = []
+    for i in range(6):
+        path = tmp_path / f"{i}.png"
+        if i != 5:
+            Image.fromarray(np.full((90, 70), 40 * i, np.uint8)).save(path)
+        text = f"<think>The heart is enlarged, film {i}.</think>\n<solution>Cardiomegaly</solution>"
+        traces.append(
+            Trace(f"s{i}", f"p{i}", "phantom", str(path), ("Cardiomegaly",), "free", HOSTILE if i == 2 else text)
+        )
+    store = ReviewStore(tmp_path / "review.sqlite")
+    desk = Desk(traces, store, CHEXPERT14, {"free": Grammar.THINK_SOLUTION})
+    server = ReviewServer(desk, store.links(["anna", "ben"]), "127.0.0.1", 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_reader_works_through_with_the_keyboard_alone(chromium, served):
+    page = chromium.page(served.address("anna"))
+    page.ready()
+    assert page.text("#position") == "1 of 6"
+    assert page.text("#labels") == "Cardiomegaly"
+    assert page.js("document.querySelector('#film').naturalWidth") == 70
+
+    page.key("a")
+    page.until("document.querySelector('#position').innerText === '2 of 6'")
+    page.ready()
+    page.key("e")  # first an edit that the parser refuses, then one that it takes
+    page.until("document.activeElement.id === 'text'")
+    page.js("document.querySelector('#text').select()")
+    page.type("<think>The heart is big.</think><solution>Edema</solution>")
+    page.key("Enter", modifiers=2)
+    page.until("document.querySelector('#faults').innerText.includes('where the study has Cardiomegaly')")
+    assert "choose a reason" in page.text("#faults")
+    page.js("document.querySelector('#text').select()")
+    mended = "<think>The heart is big.</think>\n<solution>Cardiomegaly</solution>"
+    page.type(mended)
+    page.js("document.querySelectorAll('#reasons input')[2].click()")
+    page.key("Enter", modifiers=2)
+    page.until("document.querySelector('#position').innerText === '3 of 6'")
+
+    page.key("r")
+    page.until("document.activeElement.name === 'reason'")
+    page.key("9")
+    page.key("Enter")
+    page.until("document.querySelector('#faults').innerText.includes('say in the comment')")
+    page.js("document.querySelector('#comment').focus()")
+    page.type("artefact")
+    page.key("Enter")
+    page.until("document.querySelector('#position').innerText === '4 of 6'")
+    assert "3 of 6 decided · 1 accepted · 1 edited · 1 rejected" in page.text("#counts")
+
+    kept = served.desk.store.decisions("anna")
+    assert [(d.study_id, d.verdict, d.reason, d.comment, d.text) for d in kept] == [
+        ("s0", "accept", "", "", ""),
+        ("s1", "edit", REASONS[2], "", mended),
+        ("s2", "reject", OTHER, "artefact", ""),
+    ]
+    page.key("k")
+    page.until("document.querySelector('#verdict').innerText.startsWith('Rejected')")
+    page.key("u")
+    page.until("document.querySelector('#verdict').innerText === ''")
+    assert len(served.desk.store.decisions("anna")) == 2
+
+
+def test_state_survives_a_reload_and_two_readers_do_not_meet(chromium, served):
+    anna, ben = chromium.page(served.address("anna")), chromium.page(served.address("ben"))
+    for page in (anna, ben, anna):
+        page.ready()
+        before = page.text("#position")
+        page.key("a")
+        page.until(f"document.querySelector('#position').innerText !== {before!r}")
+    for page, decided in ((anna, 2), (ben, 1)):
+        page.open(served.address("anna" if page is anna else "ben"))
+        assert f"{decided} of 6 decided" in page.text("#counts")
+        assert page.text("#position") == f"{decided + 1} of 6"
+    assert "anna" not in ben.text("body")
+
+
+def test_hostile_text_is_shown_and_not_run(chromium, served):
+    page = chromium.page(served.address("anna"))
+    page.key("j")
+    page.key("j")
+    page.until("document.querySelector('#trace').innerText.includes('onerror')")
+    assert page.text("#trace") == HOSTILE
+    assert page.js("document.querySelectorAll('#panel script, #panel img, #panel svg').length") == 0
+    assert page.js("window.ran === undefined")
+    page.ready()
+    page.key("e")
+    assert page.js("document.querySelector('#text').value") == HOSTILE
+    page.key("Escape")
+    page.key("r")
+    page.until("document.activeElement.name === 'reason'")
+    page.key("1")
+    page.js("document.querySelector('#comment').focus()")
+    page.type("<img src=x onerror='window.ran = 4'>")
+    page.key("Enter")
+    page.until("document.querySelector('#position').innerText !== '3 of 6'")
+    page.key("k")
+    page.until("document.querySelector('#verdict').innerText.includes('onerror')")
+    assert page.js("window.ran === undefined")
+    # Should a text ever slip through as HTML, the policy still stops it.
+    page.js("document.querySelector('#trace').innerHTML = '<img src=x onerror=\"window.ran = 5\">'; 1")
+    page.until("performance.getEntriesByType('resource').some((entry) => entry.name.endsWith('/x'))")
+    assert page.js("new Promise((done) => setTimeout(() => done(window.ran === undefined), 200))")
+
+
+def test_nothing_is_lost_while_the_server_is_away(chromium, served):
+    page = chromium.page(served.address("anna"))
+    page.ready()
+    page.key("e")
+    page.until("document.activeElement.id === 'text'")
+    page.js("document.querySelector('#text').select()")
+    page.type("<think>A big heart.</think>\n<solution>Cardiomegaly</solution>")
+    page.js("document.querySelectorAll('#reasons input')[0].click()")
+    page.call("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
+    page.key("Enter", modifiers=2)
+    page.until("document.querySelector('#faults').innerText.includes('Not saved')")
+    page.call("Network.emulateNetworkConditions", offline=False, latency=0, downloadThroughput=-1, uploadThroughput=-1)
+    assert "A big heart" in page.js("document.querySelector('#text').value")
+    page.key("Escape")
+    page.key("e")
+    page.js("document.querySelector('#text').value = 'draft'; 1")
+    page.js("document.querySelector('#text').dispatchEvent(new Event('input')); 1")
+    page.js("document.querySelector('#next').click(); document.querySelector('#previous').click(); 1")
+    assert page.js("document.querySelector('#text').value") == "draft"
+    page.key("Escape")
+
+
+def test_a_trace_without_its_image_can_only_be_rejected(chromium, served):
+    page = chromium.page(served.address("anna") + "#6")
+    page.until("document.querySelector('#film-note').innerText.includes('no such file')")
+    assert page.js("document.querySelector('#accept').disabled && document.querySelector('#edit').disabled")
+    page.key("a")
+    page.until("document.querySelector('#message').innerText.includes('image is not there')")
+    page.key("r")
+    page.key("8")
+    page.key("Enter")
+    page.until("document.querySelector('#counts').innerText.includes('1 rejected')")
+
+
+def test_window_level_and_zoom_move_the_picture(chromium, served):
+    page = chromium.page(served.address("anna"))
+    page.ready()
+    slope = "document.querySelector('#grey feFuncR').getAttribute('slope')"
+    assert float(page.js(slope)) == 1
+    page.js("Object.assign(document.querySelector('#window'), {value: 51}).dispatchEvent(new Event('input')); 1")
+    assert float(page.js(slope)) == 5
+    page.key("i")
+    assert float(page.js(slope)) == -5
+    page.key("+")
+    assert page.text("#zoom-value") == "125 %"
+    page.call("Input.dispatchMouseEvent", type="mouseWheel", x=300, y=300, deltaX=0, deltaY=-400)
+    page.until("parseInt(document.querySelector('#zoom-value').innerText) > 300")
+    page.key("0")
+    assert float(page.js(slope)) == 1
+    assert page.text("#zoom-value") == "100 %"
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
+def test_the_page_fits_the_screen(chromium, served, width, height):
+    page = chromium.page(served.address("anna"), width, height)
+    page.ready()
+    assert page.js("document.documentElement.scrollWidth") <= width
+    if width > 1000:
+        assert page.js("document.documentElement.scrollHeight") <= height
+    for action in ("accept", "edit", "reject"):
+        box = page.js(f"(({{left, right, bottom}}) => ({{left, right, bottom}}))"
+                      f"(document.querySelector('#{action}').getBoundingClientRect())")  # fmt: skip
+        assert box["left"] >= 0
+        assert box["right"] <= width
+        assert box["bottom"] <= height  # reachable without scrolling
+    page.js("document.querySelector('#edit').click()")
+    assert page.js("document.documentElement.scrollWidth") <= width
+    page.key("Escape")
+
+
+def test_the_page_asks_nobody_else_and_breaks_no_policy(chromium, served):
+    chromium.events.clear()
+    page = chromium.page(served.address("anna"))
+    page.ready()
+    page.key("?")
+    assert page.js("document.querySelector('#help').open")
+    own = [event for event in chromium.events if event.get("sessionId") == page.session]
+    asked = [e["params"]["request"]["url"] for e in own if e["method"] == "Network.requestWillBeSent"]
+    assert asked
+    assert all(url.startswith((served.address("anna"), "blob:http://127.0.0.1", "data:", "about:")) for url in asked)
+    errors = [e["params"] for e in own if e["method"] in {"Log.entryAdded", "Runtime.exceptionThrown"}]
+    assert errors == []

@@ -1,0 +1,127 @@
+"""Reading traces, drawing the sample, and taking the reviewed traces back."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chexreason.labels.catalog import CHEXPERT14
+from chexreason.traces.review.decision import Decision
+from chexreason.traces.review.export import apply_review
+from chexreason.traces.review.sample import NO_LABEL, draw, strata
+from chexreason.traces.review.trace import Trace, check_labels, read_traces, write_traces
+
+ROW = {
+    "study_id": "s1", "patient_id": "p1", "dataset": "d", "image_path": "a.png", "labels": ["Edema"],
+    "prompt": "free_reasoning", "text": "<think>Wet.</think><solution>Edema</solution>",
+}  # fmt: skip
+
+
+def trace(i: int, labels: tuple[str, ...] = ("Edema",), patient: str = "") -> Trace:
+    return Trace(f"s{i}", patient or f"p{i}", "d", f"{i}.png", labels, "free_reasoning", f"text {i}")
+
+
+def test_traces_survive_the_disk(tmp_path):
+    traces = [trace(1), replace(trace(2, ()), text="line\u2028break \u00e9 <b>\n=1+1")]
+    write_traces(tmp_path / "t.jsonl", traces)
+    assert read_traces(tmp_path / "t.jsonl") == traces
+
+
+def test_more_fields_than_needed_are_not_read(tmp_path):
+    (tmp_path / "t.jsonl").write_text(json.dumps(ROW | {"usd": 0.1}) + "\n\n")
+    assert read_traces(tmp_path / "t.jsonl") == [Trace(**ROW | {"labels": ("Edema",)})]
+
+
+def test_one_message_lists_every_kind_of_fault(tmp_path):
+    bad = [
+        "{half", "[1]", json.dumps({"study_id": "x"}), json.dumps(ROW | {"labels": "Edema"}),
+        json.dumps(ROW | {"text": None}), json.dumps(ROW | {"text": " "}), json.dumps(ROW | {"text": "\ud800"}),
+        "[" * 100_000, json.dumps(ROW), json.dumps(ROW),
+    ]  # fmt: skip
+    (tmp_path / "t.jsonl").write_text("\n".join(bad))
+    with pytest.raises(ValueError, match="not a file of traces") as caught:
+        read_traces(tmp_path / "t.jsonl")
+    for kind in (
+        "not JSON: 2, e.g. line 1, line 8", "not a JSON object: 1", "missing patient_id", "'labels' is not a list",
+        "text not text", "text empty", "surrogate", "study and prompt twice: 1, e.g. line 10 (s1 / free_reasoning)",
+    ):  # fmt: skip
+        assert kind in str(caught.value)
+
+
+def test_a_missing_or_empty_file_says_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"chexreason\.cli\.traces"):
+        read_traces(tmp_path / "none.jsonl")
+    (tmp_path / "t.jsonl").write_text("\n")
+    with pytest.raises(ValueError, match="holds no traces"):
+        read_traces(tmp_path / "t.jsonl")
+    (tmp_path / "t.jsonl").write_bytes(b"\xff\xfe\n")
+    with pytest.raises(ValueError, match="not JSON: 1"):
+        read_traces(tmp_path / "t.jsonl")
+
+
+def test_labels_of_another_set_are_refused():
+    check_labels([trace(1)], CHEXPERT14)
+    with pytest.raises(ValueError, match=r"'Hernia' \(2\)"):
+        check_labels([trace(1, ("Hernia",)), trace(2, ("Hernia", "Edema"))], CHEXPERT14)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.frozensets(st.sampled_from(CHEXPERT14.labels[:6]), max_size=3), min_size=1, max_size=40),
+    st.integers(1, 45),
+    st.integers(0, 3),
+)
+def test_a_sample_is_as_large_and_as_broad_as_it_can_be(label_lists, n, seed):
+    traces = [trace(i, tuple(sorted(labels))) for i, labels in enumerate(label_lists)]
+    sample = draw(traces, n, seed)
+    assert len({t.key for t in sample}) == len(sample) == min(n, len(traces))
+    present = {label for t in traces for label in strata(t)}
+    if n >= len(present):
+        assert {label for t in sample for label in strata(t)} == present
+    assert draw(traces[::-1], n, seed) == sample
+
+
+def test_a_rare_label_gets_its_share_and_patients_are_spread():
+    common = [trace(i, ("Edema",), patient=f"p{i % 60}") for i in range(500)]
+    rare = [trace(1000 + i, ("Fracture",)) for i in range(12)] + [trace(2000, ())]
+    sample = draw([*common, *rare], 40, seed=0)
+    counts = Counter(label for t in sample for label in strata(t))
+    assert counts == {"Edema": 27, "Fracture": 12, NO_LABEL: 1}
+    assert len({t.patient_id for t in sample}) == 40
+    assert draw([*common, *rare], 40, seed=1) != sample
+    with pytest.raises(ValueError, match="n=0"):
+        draw(common, 0, 0)
+
+
+def decision(t: Trace, verdict: str, text: str = "", reviewer: str = "anna") -> Decision:
+    return Decision(reviewer, *t.key, t.text_sha256, verdict, text=text)
+
+
+def test_rejected_traces_go_and_edits_replace():
+    traces = [trace(i) for i in range(5)]
+    kept = apply_review(
+        traces,
+        [
+            decision(traces[0], "accept"),
+            decision(traces[1], "edit", "mended"),
+            decision(traces[2], "reject"),
+            decision(traces[3], "edit", "hers"),
+            decision(traces[2], "accept", reviewer="ben"),
+            decision(traces[3], "edit", "his", reviewer="ben"),
+        ],
+    )
+    assert [asdict(t) for t in kept] == [
+        asdict(t) for t in (traces[0], replace(traces[1], text="mended"), replace(traces[3], text="hers"), traces[4])
+    ]
+
+
+def test_a_review_of_other_traces_is_not_applied():
+    with pytest.raises(ValueError, match=r"2 of 2 decisions .*s9 / free_reasoning by anna"):
+        apply_review(
+            [trace(1)], [decision(trace(9), "reject"), decision(replace(trace(1), text="older"), "edit", "new")]
+        )

@@ -1,0 +1,81 @@
+"""The command: from a prepared set to the samples of supervised fine-tuning."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from chexreason.confdir import confdir
+
+pytestmark = pytest.mark.slow
+SMALL = [
+    "data.sets.phantom_a.source.n={sft: 12, rl: 2, val: 3, test: 2}",
+    "data.sets.phantom_b.source.n={val: 2, test: 2}",
+    "data.size=64",
+]
+
+
+def composed(config: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(confdir(), version_base="1.3"):
+        return compose(config, list(overrides))
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory) -> Path:
+    from chexreason import build
+
+    folder = tmp_path_factory.mktemp("out")
+    build.build_manifests(composed("prepare", f"paths.out={folder}", *SMALL), on_error="stop", workers=1)
+    return folder
+
+
+@pytest.mark.parametrize("arm", ["free_reasoning", "reasoning_narrative", "reasoning_a"])
+def test_traces_are_made_once_and_train_the_arm(arm, out) -> None:
+    from chexreason import build
+    from chexreason.cli.traces import traces
+    from chexreason.traces.check import check_answers
+
+    cfg = composed("traces", f"paths.out={out}", f"prompt={arm}", *SMALL)
+    report = traces(cfg)
+    assert (report["accepted"] + report["unaskable"], report["stopped"]) == (15, "")
+    written = (Path(cfg.folder) / "traces.jsonl").read_bytes()
+    assert traces(cfg)["requests"] == report["requests"]  # nothing is asked twice
+    assert (Path(cfg.folder) / "traces.jsonl").read_bytes() == written
+    assert json.loads((Path(cfg.folder) / "acceptance.json").read_text())["accepted"] == report["accepted"]
+
+    teacher = "phase.teacher._target_=chexreason.traces.export.TraceTeacher"
+    file = f"+phase.teacher.file={cfg.folder}/traces.jsonl"
+    train = composed("train", f"paths.out={out}", f"prompt={arm}", teacher, "~phase.teacher.seed", file, *SMALL)
+    label_set, prompt = build.build_labels(train), build.build_prompt(train)
+    studies = build.load_studies(train, "phantom_a", ("sft", "val"), label_set)
+    samples = build.build_samples(studies, prompt, label_set, build.make(train.phase.teacher))
+    assert len(samples) == report["accepted"]
+    check_answers(samples, label_set, prompt.grammar)
+
+
+def test_credentialed_studies_are_refused_before_anything_is_written(out) -> None:
+    from chexreason.cli.traces import traces
+    from chexreason.traces.endpoint import ExportError
+
+    remote = ["teacher=openai", "teacher.model=m", "+data.credentialed=[phantom_a]", "name=held"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_API_KEY", "k")
+        cfg = composed("traces", f"paths.out={out}", *remote, *SMALL)
+        with pytest.raises(ExportError, match="phantom_a are credentialed"):
+            traces(cfg)
+    assert not Path(cfg.folder).exists()
+
+
+@pytest.mark.parametrize("teacher", ["openai", "gemini"])
+def test_a_teacher_with_a_price_is_asked_nothing_before_a_budget_is_set(teacher, out) -> None:
+    from chexreason.cli.traces import traces
+
+    priced = ["teacher.tariff.usd_in=1", "teacher.tariff.usd_out=1", "teacher.endpoint=http://127.0.0.1:9"]
+    cfg = composed("traces", f"paths.out={out}", f"teacher={teacher}", "teacher.model=m", "name=poor", *priced, *SMALL)
+    cfg.folder = f"{out}/poor/{teacher}"
+    report = traces(cfg)
+    assert (report["stopped"], report["requests"], report["usd"]) == ("the budget is spent", {}, 0.0)
