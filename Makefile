@@ -155,7 +155,7 @@ bench-manifests: $(STAMP) ## MIMIC's manifest at 10k, 100k, 377k rows and the sa
 bench-probe: $(STAMP) ## what the shipped vision tower knows of NIH (after make demo DATA=nih), to out/bench/probe.json
 	$(PY) tests/bench/probe.py $(OUT)/data/nih_kermany/nih
 
-bench-sft: $(STAMP) ## an SFT step beside TRL's, to out/bench/sft.json (installs the extra `bench`)
+bench-sft: $(STAMP) ## an SFT step beside TRL's, epoch 1 and later, two models (5 min), to out/bench/sft.json (installs the extra `bench`)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	OMP_NUM_THREADS=1 $(PY) tests/bench/sft.py
 

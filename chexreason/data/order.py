@@ -10,10 +10,9 @@ def length_grouped(order: Tensor, lengths: Tensor, window: int) -> Tensor:
     """``order`` [n] with each run of ``window`` samples sorted by ``lengths`` [m], shortest first.
 
     Where a window is what all ranks contribute to one update, the update holds the samples it held before: only how
-    they are cut into batches changes, which the loss does not depend on. A last batch that is not full gets the
-    longest, where they pad fewest. Neighbours go to the ranks in turn, so these have equal work; equal lengths keep
-    their order. A function of its arguments alone, so a resumed epoch goes on as it began. Raises ValueError for a
-    window below 1.
+    they are cut into batches changes, which the loss does not depend on. No cut into full batches pads less.
+    Neighbours go to the ranks in turn, so these have equal work; equal lengths keep their order. A function of its
+    arguments alone, so a resumed epoch goes on as it began. Raises ValueError for a window below 1.
 
     >>> length_grouped(torch.tensor([0, 1, 2, 3, 4, 5]), torch.tensor([5, 9, 5, 1, 8, 2]), 4).tolist()
     [3, 0, 2, 1, 5, 4]
@@ -22,14 +21,3 @@ def length_grouped(order: Tensor, lengths: Tensor, window: int) -> Tensor:
         raise ValueError(f"window={window}: an update has at least one sample")
     parts = order.split(window)
     return torch.cat([part[lengths[part].argsort(stable=True)] for part in parts])
-
-
-def padded_share(order: Tensor, lengths: Tensor, batch_size: int, window: int) -> float:
-    """Share of padding among the tokens of batches cut from ``order``; a batch never spans two windows.
-
-    >>> padded_share(torch.tensor([0, 1, 2, 3]), torch.tensor([4, 2, 4, 2]), 2, 4)
-    0.25
-    """
-    batches = [batch for part in order.split(window) for batch in part.split(batch_size)]
-    tokens = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
-    return 1 - int(lengths[order].sum()) / max(tokens, 1)

@@ -86,7 +86,7 @@ def keep_adapter(model: Any, folder: str | Path, name: str) -> PeftModel:
     if card and (kind := card.get("quantise")) != precision_of(model):
         trained, now = (k or "in full precision" for k in (kind, precision_of(model)))
         raise ValueError(
-            f"adapter {folder} was trained on a base {trained}, this one is {now}: set +model.quantise={kind or 'null'}"
+            f"adapter {folder} was trained on a base {trained}, this one is {now}: set model.quantise={kind or 'null'}"
         )
     check_fit(model, folder)
     if isinstance(model, PeftModel):

@@ -1,4 +1,4 @@
-"""Drawing a token: what the neighbours' distributions look like changes no bit of a row."""
+"""Drawing a token where some rows are flat: they are sorted, their neighbours are not, and nobody draws otherwise."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import torch
 
 from chexreason.policy.generate import NUCLEUS, Sampling, choose
 
+SAMPLING = Sampling(1, 1.0, 0.95)
 
-def test_a_flat_neighbour_changes_no_bit_of_a_peaked_row():
+
+def test_only_flat_rows_are_sorted_and_no_row_sees_its_neighbours(monkeypatch):
     torch.manual_seed(0)
-    scale = torch.tensor([[0.1], [6.0], [8.0]])  # the first row needs more ids than are looked at first
+    scale = torch.tensor([[6.0], [0.1], [8.0]])  # the second row needs more ids than are looked at first
     logp = (torch.randn(3, 8 * NUCLEUS) * scale).log_softmax(-1)
-    uniform = torch.tensor([0.999, 0.4, 0.9], dtype=torch.float64)
-    sampling = Sampling(1, 1.0, 0.95)
-    together = choose(logp, uniform, sampling)
-    assert logp[0].topk(NUCLEUS).values.exp().sum() < 0.5
-    for row in range(3):
-        alone = choose(logp[row : row + 1], uniform[row : row + 1], sampling)
-        assert torch.equal(together[0][row], alone[0][0])
-        assert torch.equal(together[1][row], alone[1][0])
+    uniform = torch.tensor([0.4, 0.999, 0.9], dtype=torch.float64)
+    sort, seen = torch.Tensor.sort, []
+    monkeypatch.setattr(torch.Tensor, "sort", lambda rows, *a, **k: (seen.append(len(rows)), sort(rows, *a, **k))[1])
+    together = choose(logp, uniform, SAMPLING)
+    assert seen == [1]
+    alone = [choose(logp[row : row + 1], uniform[row : row + 1], SAMPLING) for row in range(3)]
+    assert torch.equal(together[0], torch.cat([ids for ids, _ in alone]))
+    assert torch.equal(together[1], torch.cat([drawn for _, drawn in alone]))
 
 
 def test_a_flat_row_draws_beyond_the_ids_looked_at_first():
