@@ -45,8 +45,10 @@ class SFTModule(PolicyModule):
             scores = self._scores(batch)
             loss, accuracy, n = token_means(-scores.logp.sum(), scores.top1, batch.answer_mask)
             values: dict[str, Any] = {"val/loss": loss, "val/token_accuracy": accuracy}
-            # weighted by tokens, so that the mean over batches is the mean over tokens
-            self.log_dict(values, batch_size=n, on_epoch=True, add_dataloader_idx=False, sync_dist=True)
+            # weighted by tokens, so that the mean over batches is the mean over tokens; Lightning divides the weights
+            # by the number of ranks and drops the remainder
+            weight = n * self.trainer.world_size
+            self.log_dict(values, batch_size=weight, on_epoch=True, add_dataloader_idx=False, sync_dist=True)
         return super().validation_step(batch, batch_idx, dataloader_idx)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -13,7 +13,7 @@ from chexreason.data.encoded import EncodedPrompts
 from chexreason.policy.policy import Policy
 from chexreason.policy.prefix import advance, prefill
 
-LOGITS = 2**24  # at most so many at a time: 64 tokens of Gemma 3's vocabulary, 256 MB in fp32
+LOGITS = 2**24  # at most so many at a time: 64 tokens of Gemma 3's vocabulary, 64 MB in fp32
 
 
 @dataclass(frozen=True)

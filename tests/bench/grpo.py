@@ -148,7 +148,7 @@ def run(rows: Iterator[Row]) -> None:
 def asked() -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", choices=("one", "quick", "all"), default="one")
+    parser.add_argument("--cases", choices=("one", "curve", "quick", "all"), default="one")
     parser.add_argument("--family", choices=FAMILIES, default="gemma3")
     parser.add_argument("--group", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=128)
@@ -168,6 +168,8 @@ def main() -> None:
         print(extra_memory(case, args.memory))
     elif args.cases == "one":
         run(measured(case, args.rounds))
+    elif args.cases == "curve":
+        run(curve(case, args.rounds))
     else:
         wide = args.cases == "all"
         for family in FAMILIES:
