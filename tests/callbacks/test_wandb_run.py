@@ -30,6 +30,7 @@ def answer(study: str, dataset: str, patient: str = "p", image: str = "") -> Pre
 
 def records(run_dir: Path) -> list[proto.Record]:
     """Every record of the one offline run in ``run_dir``: a log of 32 KiB blocks (LevelDB's) behind a header."""
+    wandb.teardown()  # W&B's own process writes the file, and may still be at it: this waits for its end
     (path,) = run_dir.glob("wandb/offline-run-*/*.wandb")
     data, at, part, found = path.read_bytes(), 7, b"", []
     while at + 7 <= len(data):
