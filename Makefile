@@ -59,43 +59,43 @@ prepare: $(STAMP) ## manifests, leakage guard and audit page of DATA=phantom|nih
 	$(PY) -m chexreason.cli.prepare paths.out=$(OUT) $(CHOOSE)
 
 # SCALE=tiny costs are budgeted for two quiet cores; SCALE=paper ones are guesses for one A100
-table1: $(STAMP) ## Table 1: nine prompts, zero-shot (tiny 5 min; paper 3 h)
+table1: $(STAMP) ## Table 1: nine prompts, zero-shot (tiny 5 min; paper 3 h, a guess)
 	$(SWEEP) sweep=table1
 	$(TABLES) table=table1
 
-table2: $(STAMP) ## Table 2: SFT arms on the medical model (tiny 8 min; paper 17 h)
+table2: $(STAMP) ## Table 2: SFT arms on the medical model (tiny 8 min; paper 17 h, a guess)
 	$(SWEEP) sweep=table2
 	$(TABLES) table=table2
 
-table3: $(STAMP) ## Table 3: SFT arms on the general model (tiny 8 min; paper 17 h)
+table3: $(STAMP) ## Table 3: SFT arms on the general model (tiny 8 min; paper 17 h, a guess)
 	$(SWEEP) sweep=table3
 	$(TABLES) table=table3
 
-table4: $(STAMP) ## Table 4: GRPO rewards (tiny 10 min; paper 670 h)
+table4: $(STAMP) ## Table 4: GRPO rewards (tiny 10 min; paper 670 h, a guess)
 	$(SWEEP) sweep=table4
 	$(TABLES) table=table4
 
-table5: $(STAMP) ## Table 5: models on CheXpert, per label (tiny 10 min; paper 340 h)
+table5: $(STAMP) ## Table 5: models on CheXpert, per label (tiny 10 min; paper 340 h, a guess)
 	$(SWEEP) sweep=table5
 	$(TABLES) table=table5
 
-table6: $(STAMP) ## Table 6: models on NIH, per label (tiny 10 min; paper 340 h)
+table6: $(STAMP) ## Table 6: models on NIH, per label (tiny 10 min; paper 340 h, a guess)
 	$(SWEEP) sweep=table6
 	$(TABLES) table=table6
 
-fig1: $(STAMP) ## Figure 1: SFT curves (tiny 8 min; paper 16 h)
+fig1: $(STAMP) ## Figure 1: SFT curves (tiny 8 min; paper 16 h, a guess)
 	$(SWEEP) sweep=fig1
 	$(TABLES) table=fig1
 
-fig2: $(STAMP) ## Figure 2: GRPO, nuanced reward (tiny 8 min; paper 340 h)
+fig2: $(STAMP) ## Figure 2: GRPO, nuanced reward (tiny 8 min; paper 340 h, a guess)
 	$(SWEEP) sweep=fig2
 	$(TABLES) table=fig2
 
-fig3: $(STAMP) ## Figure 3: GRPO, hard reward (tiny 8 min; paper 340 h)
+fig3: $(STAMP) ## Figure 3: GRPO, hard reward (tiny 8 min; paper 340 h, a guess)
 	$(SWEEP) sweep=fig3
 	$(TABLES) table=fig3
 
-paper: $(STAMP) ## every table and figure (tiny 30-60 min; paper 710 h)
+paper: $(STAMP) ## every table and figure (tiny 30-60 min; paper 710 h, a guess)
 	$(SWEEP) sweep=paper
 	$(TABLES) table=all
 
@@ -115,9 +115,9 @@ test-ddp: $(STAMP) ## two gloo ranks against one
 test-resume: $(STAMP) ## kill -9 at every step, resume, compare to the bit
 	$(PYTEST) tests/resume
 
-bench-grpo: $(STAMP) ## a GRPO step beside TRL's, to out/bench/grpo.json (installs the extra `bench`)
+bench-grpo: $(STAMP) ## GRPO steps beside TRL's, two models, G 4 and 8, 128 tokens (an hour), to out/bench/grpo.json (installs `bench`)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
-	OMP_NUM_THREADS=1 $(PY) tests/bench/grpo.py
+	OMP_NUM_THREADS=1 $(PY) tests/bench/grpo.py --cases quick
 
 rewards: $(STAMP) ## what each reward pays to policies that look at nothing, to out/rewards
 	$(PY) -m chexreason.cli.rewards paths.out=$(OUT)

@@ -28,6 +28,7 @@ from chexreason.data.batches import EncodePrompts, LoadImage
 from chexreason.data.datamodule import StudyData
 from chexreason.data.leakage import EVALUATION, TRAIN, check_leaks
 from chexreason.data.prepare import MANIFEST_NAME, prepare
+from chexreason.data.prevalence import prevalence_of
 from chexreason.data.sampling import subset
 from chexreason.labels.catalog import CHEXPERT14, restrict
 from chexreason.labels.crosswalk import crosswalk_of
@@ -125,10 +126,7 @@ def declaration(cfg: DictConfig, name: str, manifest: manifests.Manifest) -> dic
 
 def training_prevalence(cfg: DictConfig, label_set: LabelSet) -> dict[str, float]:
     """Share of positives among the judged training studies of the home set, by label; 0 where none is judged."""
-    studies = load_studies(cfg, cfg.data.home, ("sft", "rl"), label_set)
-    positives = [sum(s.target[i] for s in studies if s.mask[i]) for i in range(len(label_set))]
-    judged = [sum(s.mask[i] for s in studies) for i in range(len(label_set))]
-    return {label: p / n if n else 0.0 for label, p, n in zip(label_set, positives, judged, strict=True)}
+    return prevalence_of(load_studies(cfg, cfg.data.home, ("sft", "rl"), label_set), label_set)
 
 
 def build_samples(studies: Sequence[Study], prompt: Prompt, label_set: LabelSet, teacher: Any) -> list[Sample]:

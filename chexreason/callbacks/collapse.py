@@ -38,6 +38,12 @@ SENTENCES = {
     "phase.module.sampling.max_new_tokens if they are cut short, else lower phase.lr",
 }
 
+CONSTANT = (
+    "no group of the first rollout earned two different rewards, so nothing can be learned from it: where every answer "
+    "breaks the format, start from an SFT adapter (adapters=[...]); where a group's answers are one, raise "
+    "phase.module.sampling.temperature; where neither, see what the reward pays with python -m chexreason.cli.rewards"
+)
+
 
 def signs(now: Mapping[str, float], first: Mapping[str, float], limits: Mapping[str, float | None]) -> dict[str, str]:
     """What of the means ``now`` lies beyond its limit, by the limit's name, each as a sentence with the way out.
@@ -64,9 +70,10 @@ def signs(now: Mapping[str, float], first: Mapping[str, float], limits: Mapping[
 class CollapseWatch(L.Callback):
     """Warns when the mean over the last ``window`` rollouts passes a limit, and stops the run if ``stop`` is set.
 
-    Looks at what the GRPO module logs of each rollout, from the first full window on. A sign is told once, and again
-    only after it was gone; all of them stand in ``path``, a JSON list of rollout, limit and reason. Every limit may
-    be None. Raises KeyError when the module does not log what is watched.
+    Looks at what the GRPO module logs of each rollout, from the first full window on; at the first rollout itself only
+    whether any group's rewards differ. A sign is told once, and again only after it was gone; all of them stand in
+    ``path``, a JSON list of rollout, limit and reason. Every limit may be None. Raises KeyError when the module does
+    not log what is watched.
     """
 
     def __init__(
@@ -102,6 +109,8 @@ class CollapseWatch(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._recent.append(_logged(trainer.callback_metrics))
+        if self._first is None and len(self._recent) == 1:
+            self._look_at_the_first(trainer, self._recent[0])
         if len(self._recent) < self.window:
             return
         now = {name: sum(rollout[name] for rollout in self._recent) / self.window for name in WATCHED}
@@ -111,6 +120,10 @@ class CollapseWatch(L.Callback):
         self._shown = set(found)
         if new:
             self._tell(trainer, {name: found[name] for name in new})
+
+    def _look_at_the_first(self, trainer: L.Trainer, rollout: Mapping[str, float]) -> None:
+        if self.limits["max_zero_variance"] is not None and rollout["zero_variance_groups"] >= 1:
+            self._tell(trainer, {"constant_reward": CONSTANT})
 
     def _tell(self, trainer: L.Trainer, found: Mapping[str, str]) -> None:
         rollout = trainer.fit_loop.epoch_loop.total_batch_idx

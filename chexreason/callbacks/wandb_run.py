@@ -12,8 +12,8 @@ import wandb
 from lightning.pytorch.loggers import WandbLogger
 
 from chexreason.callbacks.best import CHOSEN_BY
+from chexreason.data.credentialed import ExportError, held_sets, named_agreement
 from chexreason.data.image import load_image
-from chexreason.traces.endpoint import ExportError, check_export
 from chexreason.types import Prediction, Study
 
 log = logging.getLogger(__name__)
@@ -98,16 +98,15 @@ class WandbRun(L.Callback):
         """Withhold the answers from now on where a study is credentialed and no agreement lets it leave."""
         if self.withheld or self.n == 0:
             return
-        try:
-            check_export(studies, "wandb", self.credentialed, self.allow_export)  # type: ignore[arg-type]
-        except ExportError:
-            if self.media:
-                raise ExportError(
-                    "logger.wandb.media=true would show credentialed studies to Weights & Biases: leave it out, or "
-                    f"name the agreement that allows it: logger.wandb.allow_export='...' (found {self.allow_export!r})"
-                ) from None
-            self.withheld = True
-            log.info("answers stay out of Weights & Biases: this run holds credentialed studies")
+        if not held_sets(studies, self.credentialed) or named_agreement(self.allow_export) is not None:
+            return
+        if self.media:
+            raise ExportError(
+                "logger.wandb.media=true would show credentialed studies to Weights & Biases: leave it out, or name "
+                f"the agreement that allows it: logger.wandb.allow_export='...' (found {self.allow_export!r})"
+            )
+        self.withheld = True
+        log.info("answers stay out of Weights & Biases: this run holds credentialed studies")
 
     def _cells(self, step: int, row: Prediction) -> list[Any]:
         labels = (", ".join(row.truth), ", ".join(row.predicted))

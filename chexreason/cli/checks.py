@@ -8,11 +8,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from chexreason import build
+from chexreason.data.prevalence import prevalence_of
 from chexreason.labels.schema import LabelSet
 from chexreason.modules import preflight
 from chexreason.policy.adapters import read_card
 from chexreason.policy.policy import Policy
-from chexreason.rewards.adversaries import prevalence_of
 from chexreason.rewards.lab import degenerate_warning
 from chexreason.rewards.mix import told_prevalence
 from chexreason.types import Sample
@@ -48,7 +48,7 @@ def _of_training(
     found = [preflight.labels_not_in_data(list(label_set), judged)]
     found.append(preflight.warmup_only(_steps(cfg, len(samples)), cfg.optim.scheduler.warmup))
     if cfg.phase.teacher is not None:
-        lengths = answer_lengths(samples, policy)
+        lengths = _answer_lengths(samples, policy)
         found += [preflight.nothing_to_learn(lengths), preflight.long_answers(lengths, cfg.model.max_new_tokens)]
     if cfg.phase.name == "grpo":
         found.append(_of_reward(cfg, samples, label_set))
@@ -64,7 +64,7 @@ def _of_reward(cfg: DictConfig, samples: Sequence[Sample], label_set: LabelSet) 
     return None if text is None else preflight.Finding(text, stops=False)
 
 
-def answer_lengths(samples: Sequence[Sample], policy: Policy) -> dict[str, int]:
+def _answer_lengths(samples: Sequence[Sample], policy: Policy) -> dict[str, int]:
     """Tokens of each answer to learn, stop token included, by study; empty where none is learned from."""
     written = [sample for sample in samples if sample.answer is not None]
     counts = policy.encode_answers([str(sample.answer) for sample in written])[1].sum(1).tolist()

@@ -17,7 +17,7 @@ from chexreason.callbacks.wandb_run import STEP
 from chexreason.confdir import confdir
 from chexreason.errors import did_you_mean, friendly, known_choices
 from chexreason.files import write_json
-from chexreason.sweep.cells import CellError, ordered, read_cells, vary
+from chexreason.sweep.cells import CellError, wanted
 
 log = logging.getLogger(__name__)
 
@@ -64,13 +64,8 @@ def arms_of(view: str) -> list[str]:
         raise CellError(
             f"there is no sweep={view}{did_you_mean(view, known) or '; choose one of: ' + ', '.join(known)}"
         )
-    node, cells = _read(f"sweep/{view}"), read_cells(_read("sweep/cells/paper"))
-    if node.get("ablation"):
-        varied = vary(cells, **node["ablation"])
-        cells, wanted = {**cells, **varied}, list(varied)
-    else:
-        wanted = [row["cell"] for row in node["rows"]] if node.get("rows") else list(cells)
-    arms = [cell.name for cell in ordered(cells, wanted) if cell.verb == "train"]
+    cells = wanted({**_read(f"sweep/{view}"), "cells": _read("sweep/cells/paper")})
+    arms = [cell.name for cell in cells if cell.verb == "train"]
     if not arms:
         raise CellError(f"sweep={view} trains nothing: there is no run to show")
     return arms

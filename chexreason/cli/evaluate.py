@@ -21,7 +21,9 @@ from chexreason.evaluation import metrics, predictions
 from chexreason.evaluation.comparable import basis, set_facts
 from chexreason.evaluation.predict import predict_batch
 from chexreason.labels.schema import LabelSet
+from chexreason.policy.policy import Policy
 from chexreason.progress import track
+from chexreason.prompts import Prompt
 from chexreason.quiet import quiet
 from chexreason.types import Prediction
 
@@ -39,14 +41,8 @@ def evaluate(cfg: DictConfig) -> list[Prediction]:
         if runs.is_done(run_dir):
             log.info("%s is DONE: nothing to evaluate", run_dir)
             return predictions.read(run_dir / FILE)
-        quiet()
-        L.seed_everything(cfg.seed, verbose=False)
         label_set, prompt = build.build_labels(cfg), build.build_prompt(cfg)
-        for folder in cfg.adapters:
-            build.check_card(folder, prompt, label_set)
-        policy = build.build_policy(cfg).eval().to("cuda" if torch.cuda.is_available() else "cpu")
-        encode, load = build.image_reader(cfg, policy)
-        collate = Collate(encode, policy.encode_answers, load)
+        policy, collate = ready(cfg, prompt, label_set)
         found: list[Prediction] = []
         for name in cfg.data.test:
             declared = build.declaration(cfg, name, build.load_manifest(cfg, name))
@@ -64,6 +60,20 @@ def evaluate(cfg: DictConfig) -> list[Prediction]:
         runs.write_json(run_dir / "metrics.json", scores)
         runs.mark_done(run_dir, {"studies": len(found)})
         return found
+
+
+def ready(cfg: DictConfig, prompt: Prompt, label_set: LabelSet) -> tuple[Policy, Collate]:
+    """The policy of an arm in evaluation mode on its device, and what makes its batches; random numbers are seeded.
+
+    Raises ValueError when an adapter was trained with another prompt or label set.
+    """
+    quiet()
+    L.seed_everything(cfg.seed, verbose=False)
+    for folder in cfg.adapters:
+        build.check_card(folder, prompt, label_set)
+    policy = build.build_policy(cfg).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    encode, load = build.image_reader(cfg, policy)
+    return policy, Collate(encode, policy.encode_answers, load)
 
 
 def score_sets(found: list[Prediction], label_set: LabelSet) -> dict[str, dict[str, float]]:

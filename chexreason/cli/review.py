@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,16 +10,18 @@ import hydra
 from omegaconf import DictConfig
 
 from chexreason.confdir import confdir
+from chexreason.data.credentialed import held_sets, named_agreement
 from chexreason.errors import friendly
 from chexreason.labels.catalog import label_set
 from chexreason.parsing import Grammar
 from chexreason.prompts import load_prompt
+from chexreason.traces.endpoint import is_loopback_host
 from chexreason.traces.review.desk import Desk
 from chexreason.traces.review.export import export_review
 from chexreason.traces.review.server import ReviewServer
 from chexreason.traces.review.store import ReviewStore
 from chexreason.traces.review.summary import Figures, sentences
-from chexreason.traces.review.trace import Trace, read_traces
+from chexreason.traces.trace import Trace, read_traces
 
 log = logging.getLogger(__name__)
 STORE = "review.sqlite"
@@ -71,26 +72,20 @@ def _readers(cfg: DictConfig) -> list[str]:
 
 def _check_host(cfg: DictConfig, traces: Sequence[Trace]) -> None:
     """Refuses (ValueError) a host that the traces must not be shown to; warns of any but this machine."""
-    if not cfg.serve or _is_loopback(cfg.host):
+    if not cfg.serve or is_loopback_host(cfg.host):
         return
     if cfg.host in {"", "0.0.0.0", "::"}:
         raise ValueError(f"host={cfg.host!r} is every network at once: name the one address to serve on")
-    guarded = sorted({trace.dataset for trace in traces} & set(cfg.credentialed))
-    if guarded and not cfg.allow_export:
+    guarded, allowed = held_sets(traces, cfg.credentialed), named_agreement(cfg.allow_export)
+    if guarded and allowed is None:
         raise ValueError(
             f"the traces hold credentialed data ({', '.join(guarded)}), which host={cfg.host} would show to other "
             f"machines. Keep host=127.0.0.1 and let the reader come through `ssh -L {cfg.port}:127.0.0.1:{cfg.port}`, "
-            f"or name the agreement that permits it: allow_export='...'"
+            f"or name the agreement that permits it: allow_export='...' (found "
+            f"{cfg.allow_export!r})"
         )
     log.warning("host=%s: radiographs and traces travel this network unencrypted, to anyone who has a link%s",
-                cfg.host, f"; allowed by: {cfg.allow_export}" if guarded else "")  # fmt: skip
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+                cfg.host, f"; allowed by: {allowed}" if guarded else "")  # fmt: skip
 
 
 @hydra.main(version_base="1.3", config_path=confdir(), config_name="review")

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from chexreason import build
 from chexreason.confdir import confdir
+from chexreason.data.prevalence import prevalence_of
 from chexreason.errors import friendly
 from chexreason.evaluation import predictions
 from chexreason.evaluation.metrics import averages, confusion
@@ -26,7 +27,7 @@ from chexreason.files import write_json, write_text
 from chexreason.labels.schema import LabelSet
 from chexreason.prompts import render
 from chexreason.rewards import lab
-from chexreason.rewards.adversaries import EXPLAINED, prevalence_of
+from chexreason.rewards.adversaries import EXPLAINED
 from chexreason.rewards.answers import Answers, is_predictions, of_predictions, read_answers
 from chexreason.rewards.base import Reward, scored_labels
 from chexreason.rewards.cohorts import chexpert_cohort, phantom_cohort

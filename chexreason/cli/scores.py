@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 
 import hydra
-import lightning as L
 import pandas as pd
 import torch
 from omegaconf import DictConfig
 
 from chexreason import build, runs
+from chexreason.cli.evaluate import ready
 from chexreason.confdir import confdir
-from chexreason.data.batches import Batch, Collate
+from chexreason.data.batches import Batch
 from chexreason.errors import friendly
 from chexreason.evaluation import label_scores, predictions
 from chexreason.labels.schema import LabelSet
@@ -25,7 +25,6 @@ from chexreason.policy.generate import Sampling, sample
 from chexreason.policy.label_scores import label_log_odds
 from chexreason.policy.policy import Policy
 from chexreason.progress import track
-from chexreason.quiet import quiet
 from chexreason.types import Prediction, Study
 
 log = logging.getLogger(__name__)
@@ -43,14 +42,8 @@ def score_labels(cfg: DictConfig) -> pd.DataFrame:
         if runs.is_done(run_dir):
             log.info("%s is DONE: nothing to score", run_dir)
             return label_scores.read(run_dir / FILE)
-        quiet()
-        L.seed_everything(cfg.seed, verbose=False)
         label_set, prompt = build.build_labels(cfg), build.build_prompt(cfg)
-        for folder in cfg.adapters:
-            build.check_card(folder, prompt, label_set)
-        policy = build.build_policy(cfg).eval().to("cuda" if torch.cuda.is_available() else "cpu")
-        encode, load = build.image_reader(cfg, policy)
-        collate = Collate(encode, policy.encode_answers, load)
+        policy, collate = ready(cfg, prompt, label_set)
         frames = []
         for name, found in predictions.datasets(predictions.read(Path(cfg.predictions))).items():
             samples = build.build_samples(_studies(cfg, name, found, label_set), prompt, label_set, None)

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from chexreason.confdir import confdir
 from chexreason.errors import friendly, known_choices, unknown_choices
-from chexreason.sweep.cells import PREPARE, Cell, CellError, ordered, read_cells, vary
+from chexreason.sweep.cells import PREPARE, Cell, CellError, wanted
 from chexreason.sweep.launch import Job, Launcher, state_of
 from chexreason.sweep.ledger import BLOCKED, CUT, DONE, FAILED, Ledger, SweepError, only_sweep
 
@@ -34,13 +34,7 @@ COLOURS = {DONE: "green", FAILED: "bold red", BLOCKED: "yellow", CUT: "cyan"}
 
 def cells_of(cfg: DictConfig) -> list[Cell]:
     """The cells ``cfg.sweep`` wants and what they need, needs first; raises CellError listing its faults."""
-    node = OmegaConf.to_container(cfg.sweep, resolve=True)
-    cells = read_cells(node["cells"])
-    if node.get("ablation"):
-        varied = vary(cells, **node["ablation"])
-        return ordered({**cells, **varied}, varied)
-    rows = node.get("rows")
-    return ordered(cells, cells if rows is None else [row["cell"] for row in rows])
+    return wanted(OmegaConf.to_container(cfg.sweep, resolve=True))
 
 
 def jobs_of(cfg: DictConfig, cells: Sequence[Cell]) -> list[Job]:

@@ -12,7 +12,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 from chexreason import build, runs
-from chexreason.cli.checks import answer_lengths
 from chexreason.cli.preflight import before_training
 from chexreason.confdir import confdir
 from chexreason.errors import friendly, known_choices
@@ -41,7 +40,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
         policy = build.build_policy(cfg)
         data = build.build_data(cfg, policy, prompt, label_set)
         module = build.build_module(cfg, policy, prompt, label_set)
-        learned = {"answer_tokens": max(answer_lengths(data.train_samples, policy).values(), default=0)}
+        learned = {"answer_tokens": max(data.answer_lengths)}
         card = build.adapter_card(cfg, prompt, label_set) | learned
         trainer = build.build_trainer(cfg, run_dir, card, label_set)
         if first:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import lightning as L
@@ -70,7 +71,7 @@ class StudyData(L.LightningDataModule):
                 f"{self.batch_size} each: lower it, or trainer.devices"
             )
         order = EpochOrder(
-            self._answer_lengths(), window=self.batch_size * self.accumulate, seed=self.seed, rank=rank, world=world
+            self.answer_lengths, window=self.batch_size * self.accumulate, seed=self.seed, rank=rank, world=world
         )
         order.skip, self._resume_batches = self._resume_batches * self.batch_size, 0
         return self._loader(self._train, self.batch_size, sampler=order, drop_last=self.drop_last)
@@ -102,7 +103,9 @@ class StudyData(L.LightningDataModule):
         share = len(self._train) // self._rank()[1]
         return max(1, share // self.batch_size if self.drop_last else -(-share // self.batch_size))
 
-    def _answer_lengths(self) -> list[int]:
+    @cached_property
+    def answer_lengths(self) -> list[int]:
+        """Tokens of each training answer, stop token included; zeros where there is nothing to learn from."""
         if any(sample.answer is None for sample in self._train):
             return [0] * len(self._train)
         return [int(n) for n in self._collate.encode_answers([s.answer or "" for s in self._train])[1].sum(1)]

@@ -1,12 +1,22 @@
-"""How common each label is in a pool and in the samples drawn from it, as a picture."""
+"""How common each label is among studies; and, in a pool and the samples drawn from it, as a picture."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from chexreason.labels.schema import LabelSet
+from chexreason.types import Study
+
 COLOURS = ("#b8bcc2", "#1f5fa8", "#d1762b", "#3f8f5b", "#8a4fa3")  # the pool is grey, then one a split
+
+
+def prevalence_of(studies: Collection[Study], label_set: LabelSet) -> dict[str, float]:
+    """Share of positives among the studies that judge a label, by label in order; 0 where none does."""
+    positives = [sum(study.target[i] for study in studies) for i in range(len(label_set))]
+    judged = [sum(study.mask[i] for study in studies) for i in range(len(label_set))]
+    return {label: p / n if n else 0.0 for label, p, n in zip(label_set, positives, judged, strict=True)}
 
 
 def prevalence_png(report: Mapping[str, Any]) -> bytes:

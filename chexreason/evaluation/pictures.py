@@ -9,15 +9,14 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from chexreason.data.credentialed import held_sets, named_agreement
 from chexreason.data.image import ImageError, load_image
 from chexreason.files import write_bytes
-from chexreason.traces.endpoint import CREDENTIALED
 from chexreason.types import Prediction
 
 FOLDER = "images"
 _OURS = re.compile(r"[0-9a-f]{16}\.jpg")
 _SIDE = 320  # pixels
-_NO_NAME = {"null", "none", "true", "false", "allowed"}
 
 
 def thumbnail(path: str) -> tuple[bytes, str]:
@@ -63,17 +62,14 @@ def withheld(
 ) -> frozenset[str]:
     """The data sets of which neither picture nor identifier is shown: the credentialed ones, none under an agreement.
 
-    Credentialed is a set named in ``credentialed``, or one with a patient of a vendor in ``CREDENTIALED``, whatever
-    the set is called. Raises ValueError where ``agreement`` is given and names none.
+    Raises ValueError where ``agreement`` is given and names none.
     """
-    rows = [row for predictions in arms.values() for row in predictions]
-    held = {r.dataset for r in rows if r.dataset in credentialed or r.patient_id.partition(":")[0] in CREDENTIALED}
+    held = held_sets((row for predictions in arms.values() for row in predictions), credentialed)
     if agreement is None or not held:
         return frozenset(held)
-    named = str(agreement).strip()
-    if len(named) < 8 or named.lower() in _NO_NAME:
+    if named_agreement(agreement) is None:
         raise ValueError(
-            f"images of {', '.join(sorted(held))} are credentialed: name the agreement that lets this page show them, "
+            f"images of {', '.join(held)} are credentialed: name the agreement that lets this page show them, "
             f"allow_export='...' (found {agreement!r}), or leave it null to leave them out"
         )
     return frozenset()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
-import torch
 from torch import Tensor
 
 from chexreason.data.batches import Batch
@@ -15,8 +15,8 @@ from chexreason.grpo.objective import ObjectiveSpec, loss_mask
 from chexreason.labels.schema import LabelSet
 from chexreason.policy.answers import read_completions
 from chexreason.policy.engine import SHARED_PREFIX, Engine
-from chexreason.policy.generate import Sampled, Sampling
-from chexreason.policy.logprobs import completion_scores
+from chexreason.policy.generate import Sampling
+from chexreason.policy.logprobs import scored_by_chunks
 from chexreason.policy.policy import Policy
 from chexreason.rewards.base import Reward, score
 from chexreason.rewards.collapse import dominance
@@ -96,8 +96,21 @@ def collect(
     total, parts = score(reward, completions, [s for s in studies for _ in range(group_size)], label_set)
     rewards = total.reshape(len(studies), group_size)  # [B, G]
     advantages = group_advantages(rewards, scale=objective.scale, epsilon=objective.std_epsilon).flatten()  # [N]
-    needs_reference = objective.kl_beta > 0
     temperature = objective.logp_temperature(sampling.temperature)
+    written = partial(
+        scored_by_chunks,
+        policy,
+        prompts,
+        sampled.ids,
+        sampled.mask,
+        group_size=group_size,
+        temperature=temperature,
+        studies=micro_studies,
+    )
+    ref_logp = None
+    if objective.kl_beta > 0:
+        with policy.reference():
+            ref_logp = written()
     flat = zero_variance(rewards).repeat_interleave(group_size).to(sampled.ids.device)  # [N]
     mask = sampled.mask.bool()  # [N, T]
     return Rollout(
@@ -105,23 +118,14 @@ def collect(
         ids=sampled.ids,
         mask=mask,
         loss_mask=loss_mask(mask, objective, finished=sampled.finished, zero_variance=flat),
-        old_logp=sampled.logp
-        if temperature == sampling.temperature
-        else _scored(policy, prompts, sampled, temperature, group_size, micro_studies),
+        old_logp=sampled.logp if temperature == sampling.temperature else written(),
         sampled_logp=sampled.sampled_logp,
-        ref_logp=_reference(policy, prompts, sampled, temperature, group_size, micro_studies)
-        if needs_reference
-        else None,
+        ref_logp=ref_logp,
         rewards=rewards,
         parts=parts,
         advantages=advantages.to(sampled.ids.device),
         completions=tuple(completions),
     )
-
-
-def study_chunks(n: int, size: int) -> list[range]:
-    """Consecutive ranges of at most ``size`` studies that cover ``n``."""
-    return [range(i, min(i + size, n)) for i in range(0, n, size)]
 
 
 def rollout_stats(rollout: Rollout) -> dict[str, float]:
@@ -144,30 +148,3 @@ def rollout_stats(rollout: Rollout) -> dict[str, float]:
 def _groups(rollout: Rollout) -> list[Sequence[Completion]]:
     g = rollout.group_size
     return [rollout.completions[i : i + g] for i in range(0, len(rollout.completions), g)]
-
-
-def _reference(
-    policy: Policy, prompts: EncodedPrompts, sampled: Sampled, temperature: float, group_size: int, micro_studies: int
-) -> Tensor:
-    with policy.reference():
-        return _scored(policy, prompts, sampled, temperature, group_size, micro_studies)
-
-
-def _scored(
-    policy: Policy, prompts: EncodedPrompts, sampled: Sampled, temperature: float, group_size: int, micro_studies: int
-) -> Tensor:
-    logp = torch.zeros_like(sampled.logp)  # [N, T]
-    with torch.no_grad():
-        for chunk in study_chunks(len(prompts), micro_studies):
-            rows = slice(chunk.start * group_size, chunk.stop * group_size)
-            width = int(sampled.mask[rows].sum(1).max())
-            scores = completion_scores(
-                policy,
-                prompts.select(chunk),
-                sampled.ids[rows, :width],
-                sampled.mask[rows, :width],
-                group_size=group_size,
-                temperature=temperature,
-            )
-            logp[rows, :width] = scores.logp
-    return logp

@@ -11,12 +11,12 @@ from torch import nn
 
 from chexreason.data.batches import Batch
 from chexreason.grpo.objective import ObjectiveSpec, denominator, policy_loss
-from chexreason.grpo.rollout import Rollout, collect, rollout_stats, study_chunks
+from chexreason.grpo.rollout import Rollout, collect, rollout_stats
 from chexreason.labels.schema import LabelSet
 from chexreason.modules.base import MakeOptimizer, MakeScheduler, PolicyModule
 from chexreason.policy.engine import SHARED_PREFIX, Engine
 from chexreason.policy.generate import Sampling
-from chexreason.policy.logprobs import completion_scores
+from chexreason.policy.logprobs import completion_scores, study_chunks
 from chexreason.policy.policy import Policy
 from chexreason.rewards.base import AcrossRanks, Reward, Stateful
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from chexreason.data.batches import Batch
 from chexreason.modules.base import PolicyModule, token_means
+from chexreason.policy.generate import key_seed
 from chexreason.policy.logprobs import TokenScores, completion_scores
 from chexreason.types import Prediction
 
@@ -30,7 +30,7 @@ class SFTModule(PolicyModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The batch's share of the update's mean token loss."""
-        torch.manual_seed(batch_seed(self.seed, self.trainer.fit_loop.epoch_loop.total_batch_idx, self.global_rank))
+        torch.manual_seed(key_seed((self.seed, self.trainer.fit_loop.epoch_loop.total_batch_idx, self.global_rank)))
         scores = self._scores(batch)
         loss_sum = -scores.logp.sum()
         loss, accuracy, _ = token_means(loss_sum.detach(), scores.top1, batch.answer_mask)
@@ -53,11 +53,3 @@ class SFTModule(PolicyModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
-
-
-def batch_seed(*key: int) -> int:
-    """A seed (64 bits) of one training batch, from whole numbers such as (seed, batch, rank).
-
-    Dropout draws from torch's global generator; what else drew from it, before a kill or since, then does not matter.
-    """
-    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "big", signed=True)

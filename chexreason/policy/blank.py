@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer,
 from chexreason.data.encoded import EncodedPrompts
 from chexreason.policy.load import resolve_source
 from chexreason.policy.policy import Policy
+
+log = logging.getLogger(__name__)
+CONFIGS = Path(__file__).parent / "configs"  # config.json of the paper's models, by hub id: shapes, no weights
 
 
 class NoTokenizer:
@@ -37,12 +41,17 @@ class NoProcessor:
 def read_config(source: str) -> PretrainedConfig:
     """The config of a hub id, of a folder (config.json is enough) or of a packaged tiny model.
 
-    Raises FileNotFoundError, with the ways out, where it can be had from none of them.
+    That of the paper's models ships with the package and is used where the hub's own was not fetched before: planning
+    needs no network. Raises FileNotFoundError, with the ways out, where the config can be had from nowhere.
     """
     path = resolve_source(source)
+    known = source in {str(file.parent.relative_to(CONFIGS)) for file in CONFIGS.glob("*/*/config.json")}
     try:
-        return AutoConfig.from_pretrained(path)
+        return AutoConfig.from_pretrained(path, local_files_only=known)
     except (OSError, ValueError) as error:
+        if known:
+            log.info("%s: planned from the config.json that ships with chexreason", source)
+            return AutoConfig.from_pretrained(CONFIGS / source)
         reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(
             f"model.source={source}: its config cannot be read ({reason}). A plan needs config.json alone: "

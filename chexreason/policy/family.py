@@ -41,6 +41,11 @@ class Family(Protocol):
         ...
 
 
+def _counted(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions [B, P] of the real tokens of left-padded rows, and the position [B] that follows."""
+    return (mask.cumsum(-1) - 1).clamp(min=0), mask.sum(-1)
+
+
 def _steps(start: Tensor, length: int) -> Tensor:
     return start[:, None] + torch.arange(length, device=start.device)  # [B, length]
 
@@ -66,8 +71,7 @@ class Gemma3:
         return {"mm_encoder_outputs": {"image": stacked}}
 
     def positions(self, model: Any, prompts: EncodedPrompts) -> tuple[Tensor, Tensor]:
-        positions = (prompts.attention_mask.cumsum(-1) - 1).clamp(min=0)  # [B, P]
-        return positions, prompts.attention_mask.sum(-1)
+        return _counted(prompts.attention_mask)
 
     def continue_positions(self, start: Tensor, length: int) -> Tensor:
         return _steps(start, length)
@@ -140,8 +144,7 @@ class Idefics3:
         return {"mm_encoder_outputs": {"image": output}}
 
     def positions(self, model: Any, prompts: EncodedPrompts) -> tuple[Tensor, Tensor]:
-        positions = (prompts.attention_mask.cumsum(-1) - 1).clamp(min=0)  # [B, P]
-        return positions, prompts.attention_mask.sum(-1)
+        return _counted(prompts.attention_mask)
 
     def continue_positions(self, start: Tensor, length: int) -> Tensor:
         return _steps(start, length)

@@ -78,12 +78,13 @@ def row_uniforms(keys: Sequence[tuple[object, ...]], length: int) -> Tensor:
 
     With a key of (seed, step, study, k) a completion does not depend on its neighbours or the number of ranks.
     """
-    rows = []
-    for key in keys:
-        digest = hashlib.sha256(repr(key).encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
-        rows.append(torch.rand(length, generator=generator, dtype=torch.float64))
-    return torch.stack(rows)
+    generators = [torch.Generator().manual_seed(key_seed(key)) for key in keys]
+    return torch.stack([torch.rand(length, generator=g, dtype=torch.float64) for g in generators])
+
+
+def key_seed(key: tuple[object, ...]) -> int:
+    """A seed (64 bits, signed) for torch that is a function of ``key`` alone."""
+    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "big", signed=True)
 
 
 def choose(logp: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:

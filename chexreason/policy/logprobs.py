@@ -112,6 +112,33 @@ def completion_scores(
     return score_states(policy.base.get_output_embeddings(), states, ids, mask, temperature)
 
 
+def study_chunks(n: int, size: int) -> list[range]:
+    """Consecutive ranges of at most ``size`` studies that cover ``n``."""
+    return [range(i, min(i + size, n)) for i in range(0, n, size)]
+
+
+def scored_by_chunks(
+    policy: Policy,
+    prompts: EncodedPrompts,
+    ids: Tensor,
+    mask: Tensor,
+    *,
+    group_size: int,
+    temperature: float,
+    studies: int,
+) -> Tensor:
+    """Log-probabilities [N, T] of completions without gradient, ``studies`` at a time; masked positions hold 0."""
+    logp = torch.zeros(ids.shape, device=ids.device)
+    with torch.no_grad():
+        for chunk in study_chunks(len(prompts), studies):
+            rows = slice(chunk.start * group_size, chunk.stop * group_size)
+            width = int(mask[rows].sum(1).max())
+            part = prompts.select(chunk), ids[rows, :width], mask[rows, :width]
+            scores = completion_scores(policy, *part, group_size=group_size, temperature=temperature)
+            logp[rows, :width] = scores.logp
+    return logp
+
+
 def _shared_states(policy: Policy, prompts: EncodedPrompts, ids: Tensor, mask: Tensor, group_size: int) -> Tensor:
     prefix = prefill(policy, prompts, group_size)
     if ids.shape[1] == 1:

@@ -5,7 +5,6 @@ Written from vLLM's documentation and not exercised on a GPU by its authors: loo
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -16,15 +15,14 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from chexreason.data.batches import Batch, load_study
 from chexreason.data.encoded import EncodedPrompts
 from chexreason.policy.adapters import save_adapter
 from chexreason.policy.fit import CONFIG
-from chexreason.policy.generate import Sampled, Sampling, sampling_mode
+from chexreason.policy.generate import Sampled, Sampling, key_seed, sampling_mode
 from chexreason.policy.load import resolve_source
-from chexreason.policy.logprobs import completion_scores
+from chexreason.policy.logprobs import scored_by_chunks
 from chexreason.policy.policy import Policy, cuts_images, pad_right
 from chexreason.policy.quantised import precision_of
 
@@ -141,8 +139,8 @@ class VllmEngine:
 
 
 def seed_of(key: tuple[object, ...]) -> int:
-    """A request's seed, in [0, 2^63), a function of its key alone."""
-    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "big") >> 1
+    """A request's seed, a function of its key alone, in the [0, 2^63) that vLLM takes."""
+    return key_seed(key) % 2**64 >> 1
 
 
 def _check(policy: Policy, sampling: Sampling, *, n_rows: int, n_keys: int) -> None:
@@ -234,21 +232,7 @@ def _scored(
     for n, values in enumerate(drawn):
         sampled_logp[n, : len(values)] = torch.tensor(values)
     finished = torch.tensor([bool(row) and row[-1] in policy.stop_ids for row in rows], device=policy.device)
-    logp = _own_logp(policy, prompts, ids, mask, sampling.temperature, group_size)
-    return Sampled(ids, mask, logp, sampled_logp.to(policy.device), finished)
-
-
-def _own_logp(
-    policy: Policy, prompts: EncodedPrompts, ids: Tensor, mask: Tensor, temperature: float, group_size: int
-) -> Tensor:
-    logp = torch.zeros(ids.shape, device=ids.device)
     with sampling_mode(policy):
-        for study in range(len(prompts)):
-            rows = slice(study * group_size, (study + 1) * group_size)
-            width = int(mask[rows].sum(1).max())
-            one = prompts.select([study])
-            scores = completion_scores(
-                policy, one, ids[rows, :width], mask[rows, :width], group_size=group_size, temperature=temperature
-            )
-            logp[rows, :width] = scores.logp
-    return logp
+        how = {"group_size": group_size, "temperature": sampling.temperature, "studies": 1}
+        logp = scored_by_chunks(policy, prompts, ids, mask, **how)
+    return Sampled(ids, mask, logp, sampled_logp.to(policy.device), finished)

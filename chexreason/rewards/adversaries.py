@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -84,13 +84,6 @@ def honest_answers(
         low, high = (rate, high) if enough else (low, rate)
     named = _flipped(truth, judged, luck, low, label_set)
     return [list(label_set.decode(row)) for row in named.tolist()]
-
-
-def prevalence_of(studies: Collection[Study], label_set: LabelSet) -> dict[str, float]:
-    """Share of positives among the studies that judge a label, by label in order; 0 where none does."""
-    positives = [sum(study.target[i] for study in studies) for i in range(len(label_set))]
-    judged = [sum(study.mask[i] for study in studies) for i in range(len(label_set))]
-    return {label: p / n if n else 0.0 for label, p, n in zip(label_set, positives, judged, strict=True)}
 
 
 def _flipped(truth: Tensor, judged: Tensor, luck: Tensor, rate: float, label_set: LabelSet) -> Tensor:

@@ -8,27 +8,9 @@ import numpy as np
 import torch
 
 from chexreason.data.sources.phantom import PhantomSource, raw_labels
+from chexreason.labels.published import CHEXPERT_STUDIES, CHEXPERT_TEST
 from chexreason.labels.schema import LabelSet
 from chexreason.types import Study
-
-# Positives among the 500 studies of CheXpert's test set, as published with it (Irvin et al. 2019; Saporta et al. 2022).
-CHEXPERT_TEST = {
-    "No Finding": 62,
-    "Enlarged Cardiomediastinum": 253,
-    "Cardiomegaly": 151,
-    "Lung Opacity": 264,
-    "Lung Lesion": 8,
-    "Edema": 78,
-    "Consolidation": 29,
-    "Pneumonia": 11,
-    "Atelectasis": 153,
-    "Pneumothorax": 9,
-    "Pleural Effusion": 104,
-    "Pleural Other": 4,
-    "Fracture": 5,
-    "Support Devices": 261,
-}
-CHEXPERT_STUDIES = 500
 
 
 def phantom_cohort(label_set: LabelSet, n: int = 480, seed: int = 0) -> list[Study]:

@@ -14,6 +14,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
+from chexreason.data.prevalence import prevalence_of
 from chexreason.labels.schema import LabelSet
 from chexreason.parsing import parse
 from chexreason.rewards import adversaries
@@ -114,7 +115,7 @@ def policies(
 
     Everything but the empty text counts as ``n_tokens`` long: a policy that looks at nothing can write at length.
     """
-    prevalence = adversaries.prevalence_of(studies, label_set)
+    prevalence = prevalence_of(studies, label_set)
     generator = torch.Generator().manual_seed(seed)
     drawn = adversaries.prior_answers(prevalence, len(studies), generator)
     texts = {name: [t] * len(studies) for name, t in adversaries.constant_texts(prevalence, prompt, grammar).items()}

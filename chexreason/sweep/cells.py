@@ -141,3 +141,17 @@ def vary(cells: Mapping[str, Cell], train: str, evaluate: str, arms: Mapping[str
     if taken := sorted(made.keys() & cells.keys()):
         raise CellError(f"arms with the names of other cells: {', '.join(taken)}")
     return made
+
+
+def wanted(sweep: Mapping[str, Any]) -> list[Cell]:
+    """The cells a sweep file wants and what they need, needs first; raises CellError listing its faults.
+
+    ``sweep`` holds ``cells`` and either an ``ablation`` (what ``vary`` takes), or ``rows`` that name cells; with
+    neither, all cells are wanted.
+    """
+    cells = read_cells(sweep["cells"])
+    if sweep.get("ablation"):
+        varied = vary(cells, **sweep["ablation"])
+        return ordered({**cells, **varied}, varied)
+    rows = sweep.get("rows")
+    return ordered(cells, cells if rows is None else [row["cell"] for row in rows])

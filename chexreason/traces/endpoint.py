@@ -11,28 +11,27 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+from chexreason.data.credentialed import ExportError, held_sets, is_held, named_agreement
 from chexreason.traces.ask import Then, Unanswered
 from chexreason.types import Study
 
-# Vendors whose agreements forbid passing images, labels or text on, by the prefix of their patients' ids.
-CREDENTIALED = ("mimic", "chexpert")
 _SHOWN = 300  # characters of an endpoint's own message
 
 
-class ExportError(ValueError):
-    """Credentialed data would leave the machine."""
-
-
-def is_loopback(endpoint: str) -> bool:
-    """True for an address that cannot leave this machine: ``localhost`` or a literal loopback address, nothing else.
+def is_loopback_host(host: str) -> bool:
+    """True for ``localhost`` or a literal loopback address, nothing else.
 
     Another name is not looked up: what it resolves to may change between the check and the request.
     """
-    host = urlsplit(endpoint).hostname or ""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def is_loopback(endpoint: str) -> bool:
+    """True for an address that cannot leave this machine."""
+    return is_loopback_host(urlsplit(endpoint).hostname or "")
 
 
 def check_export(
@@ -40,25 +39,21 @@ def check_export(
 ) -> str | None:
     """The agreement under which ``studies`` go to ``endpoint``, None where none is needed.
 
-    Raises ExportError where credentialed studies (a set named in ``credentialed``, or a vendor in ``CREDENTIALED``,
-    whatever the set is called) would be sent past loopback and ``agreement`` does not name what allows it.
+    Raises ExportError where credentialed studies would be sent past loopback and ``agreement`` does not name what
+    allows it.
     """
-    held = sorted({study.dataset for study in studies if _is_held(study, credentialed)})
+    held = held_sets(studies, credentialed)
     if not endpoint or is_loopback(endpoint) or not held:
         return None
-    named = agreement.strip() if isinstance(agreement, str) else ""
-    if len(named) < 8 or named.lower() in {"null", "none", "allowed"}:
-        n_held = sum(_is_held(study, credentialed) for study in studies)
+    named = named_agreement(agreement)
+    if named is None:
+        n_held = sum(is_held(study, credentialed) for study in studies)
         raise ExportError(
             f"{n_held} studies of {', '.join(held)} are credentialed and may not go to {endpoint}: serve a model on "
             f"this machine (teacher.endpoint=http://127.0.0.1:8000/v1), or name the agreement that allows it: "
             f"data.allow_export='...' (found {agreement!r})"
         )
     return named
-
-
-def _is_held(study: Study, credentialed: Collection[str]) -> bool:
-    return study.dataset in credentialed or study.patient_id.partition(":")[0] in CREDENTIALED
 
 
 def client_of(package: str) -> Any:

@@ -14,8 +14,8 @@ from chexreason.files import whole, write_text
 from chexreason.labels.schema import LabelSet
 from chexreason.parsing import Grammar, format_answer
 from chexreason.prompts import Prompt
-from chexreason.traces.review.trace import Trace, read_traces, write_traces
 from chexreason.traces.store import TraceStore
+from chexreason.traces.trace import Trace, read_traces, write_traces
 from chexreason.types import Study
 
 log = logging.getLogger(__name__)

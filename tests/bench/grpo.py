@@ -36,9 +36,9 @@ from chexreason.quiet import quiet
 
 OUT = Path("out/bench/grpo.json")
 SIDES: dict[str, Callable[[Case], Side]] = {"ours": ours, "peer": peer}
-# peer over ours, of a whole step, by tokens and group
+# peer over ours, of a whole step, by tokens and group; other sizes, and their parts, stand against no bar
 BARS = {(128, 4): 2.0, (128, 8): 3.0, (370, 4): 1.6, (370, 8): 2.0}
-LOGP_BAR, ROLLOUT_BAR, MEMORY_BAR = 2.5, 1.5, 0.6
+PART_BARS, MEMORY_BAR = {"reference": 2.5, "rollout": 1.5, "update": None}, 0.6
 CURVE = (1, 2, 4, 8)  # completions of a study, at 8 in all
 Row = dict[str, Any]
 
@@ -78,8 +78,9 @@ def measured(case: Case, rounds: int) -> Iterator[Row]:
         name: {part: statistics.median(t[part] for t in found) for part in found[0]} for name, found in times.items()
     }
     tokens = case.studies * case.group * case.tokens
-    bars = {"step": BARS.get((case.tokens, case.group)), "reference": LOGP_BAR, "rollout": ROLLOUT_BAR, "update": None}
-    for part, bar in bars.items():
+    whole = BARS.get((case.tokens, case.group))
+    bars = {"step": whole, **PART_BARS}
+    for part, bar in bars.items() if whole else dict.fromkeys(bars).items():
         mine, theirs = median["ours"][part], median["peer"][part]
         yield row(case, f"{part}, CPU s", mine, theirs, theirs / mine, bar)
         yield row(case, f"{part}, tokens/s", tokens / mine, tokens / theirs, theirs / mine, bar)
@@ -89,7 +90,14 @@ def measured(case: Case, rounds: int) -> Iterator[Row]:
     shares = [flops[name] / median[name]["step"] / peak for name in ("ours", "peer")]
     yield row(case, f"share of matmul peak ({peak / 1e9:.0f} GFLOP/s)", *shares, None, None)
     memory = {name: memory_of(case, name) for name in SIDES}
-    yield row(case, "peak above idle, MB", memory["ours"], memory["peer"], memory["ours"] / memory["peer"], MEMORY_BAR)
+    yield row(
+        case,
+        "peak above idle, MB",
+        memory["ours"],
+        memory["peer"],
+        memory["ours"] / memory["peer"],
+        MEMORY_BAR if whole else None,
+    )
 
 
 def curve(case: Case, rounds: int) -> Iterator[Row]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from grpo_sides import trl_config
 from PIL import Image
 from scipy import stats
 from torch import nn
@@ -31,14 +31,14 @@ from chexreason.data.batches import Batch
 from chexreason.data.sources.phantom import stream, truth
 from chexreason.files import write_json
 from chexreason.grpo.objective import ObjectiveSpec, denominator, policy_loss
-from chexreason.grpo.rollout import collect, study_chunks
+from chexreason.grpo.rollout import collect
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.parsing import parse
 from chexreason.policy.adapters import TARGETS, attach_lora
 from chexreason.policy.answers import read_completions
 from chexreason.policy.generate import Sampling, sample
 from chexreason.policy.load import load_policy
-from chexreason.policy.logprobs import completion_scores
+from chexreason.policy.logprobs import completion_scores, study_chunks
 from chexreason.policy.policy import Policy
 from chexreason.prompts import load_prompt, render
 from chexreason.rewards.base import score
@@ -111,11 +111,12 @@ def peer(adapter: str, seed: int, steps: int) -> Policy:
     """TRL's steps, by its own trainer."""
     from datasets import Dataset
     from peft import LoraConfig
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
 
     policy, (studies, images) = start(adapter), phantoms()
-    args = GRPOConfig(
-        tempfile.mkdtemp(),
+    args = trl_config(
+        SPEC,
+        RATE,
         per_device_train_batch_size=BATCH * GROUP // 2,
         gradient_accumulation_steps=2,
         num_generations=GROUP,
@@ -124,23 +125,11 @@ def peer(adapter: str, seed: int, steps: int) -> Policy:
         seed=seed,
         temperature=TEMPERATURE,
         top_p=TOP_P,
-        top_k=0,
-        beta=SPEC.kl_beta,
-        loss_type="dr_grpo",
-        scale_rewards="none",
-        epsilon=SPEC.clip_low,
-        epsilon_high=SPEC.clip_high,
-        use_bias_correction_kl=False,
-        learning_rate=RATE,
         lr_scheduler_type="constant",
         weight_decay=0.0,
         max_grad_norm=NORM,
-        activation_checkpointing=False,
         save_strategy="no",
-        use_cpu=True,
         bf16=False,
-        report_to=[],
-        disable_tqdm=True,
         log_completions=False,
     )
     user = [{"role": "user", "content": TEXT}]

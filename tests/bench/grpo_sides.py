@@ -22,7 +22,7 @@ from chexreason.labels.schema import LabelSet
 from chexreason.policy import engine as engines
 from chexreason.policy.adapters import TARGETS, attach_lora
 from chexreason.policy.generate import Sampling
-from chexreason.policy.logprobs import completion_scores
+from chexreason.policy.logprobs import completion_scores, study_chunks
 from chexreason.policy.policy import Policy
 from chexreason.policy.worst import endless
 from chexreason.types import Completion, Sample, Study
@@ -99,7 +99,7 @@ def ours(case: Case) -> Side:
     samples = tuple(Sample(study, PROMPT) for study in studies)
     pictures, n_steps = images(case.family, case.studies), 0
     engines.sample = clock.timed("rollout", engines.sample)
-    rollouts.completion_scores = clock.timed("reference", rollouts.completion_scores)
+    rollouts.scored_by_chunks = clock.timed("reference", rollouts.scored_by_chunks)
 
     def step() -> None:
         nonlocal n_steps
@@ -118,7 +118,7 @@ def ours(case: Case) -> Side:
             micro_studies=1,
         )
         whole = denominator(rollout.loss_mask, SPEC, case.tokens)
-        for one in rollouts.study_chunks(case.studies, 1):
+        for one in study_chunks(case.studies, 1):
             part = rollout.of(one)
             scores = completion_scores(
                 policy, part.prompts, part.ids, part.mask, group_size=case.group, temperature=TEMPERATURE
@@ -137,17 +137,40 @@ def ours(case: Case) -> Side:
     return Side(endlessly, clock, policy)
 
 
+def trl_config(spec: ObjectiveSpec, rate: float, **given: Any) -> Any:
+    """TRL's settings that mean ``spec``, on the CPU, with nothing reported anywhere."""
+    from trl import GRPOConfig
+
+    return GRPOConfig(
+        tempfile.mkdtemp(),
+        top_k=0,
+        beta=spec.kl_beta,
+        loss_type="dr_grpo",
+        scale_rewards="none",
+        epsilon=spec.clip_low,
+        epsilon_high=spec.clip_high,
+        use_bias_correction_kl=False,
+        learning_rate=rate,
+        activation_checkpointing=False,
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+        **given,
+    )
+
+
 def peer(case: Case) -> Side:
     """The step of TRL's trainer, through its own sampler, collator and ``training_step``; a group a backward pass."""
     from datasets import Dataset
     from peft import LoraConfig
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
 
     def reward(completions: list[list[dict[str, str]]], **_: Any) -> list[float]:
         return [float(len(set(messages[0]["content"]))) for messages in completions]
 
-    args = GRPOConfig(
-        tempfile.mkdtemp(),
+    args = trl_config(
+        SPEC,
+        RATE,
         per_device_train_batch_size=case.group,
         gradient_accumulation_steps=case.studies,
         num_generations=case.group,
@@ -155,19 +178,7 @@ def peer(case: Case) -> Side:
         generation_kwargs={"min_new_tokens": case.tokens},
         temperature=TEMPERATURE,
         top_p=TOP_P,
-        top_k=0,
-        beta=SPEC.kl_beta,
-        loss_type="dr_grpo",
-        scale_rewards="none",
-        epsilon=SPEC.clip_low,
-        epsilon_high=SPEC.clip_high,
-        use_bias_correction_kl=False,
-        learning_rate=RATE,
-        activation_checkpointing=False,
-        use_cpu=True,
         bf16=case.dtype == "bfloat16",
-        report_to=[],
-        disable_tqdm=True,
     )
     user = [{"role": "user", "content": PROMPT}]
     rows = [{"prompt": user, "image": image} for image in images(case.family, case.studies)]

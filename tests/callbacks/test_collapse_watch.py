@@ -104,6 +104,26 @@ def test_it_stops_the_run_only_where_asked_and_only_the_first_rank_writes(tmp_pa
     assert not (tmp_path / "collapse.json").exists()
 
 
+def test_a_reward_that_is_constant_in_the_first_rollout_is_told_at_once(tmp_path, caplog):
+    flat = HEALTHY | {"zero_variance_groups": 1.0}
+    for window, limit, figures in ((5, 0.8, [flat, HEALTHY]), (1, 0.8, [flat, HEALTHY]), (5, 0.8, [HEALTHY, flat])):
+        path = tmp_path / f"{window}{figures[0] is flat}.json"
+        Run(CollapseWatch(path, window=window, max_zero_variance=limit)).rollouts(*figures)
+        told = (
+            [e["rollout"] for e in json.loads(path.read_text()) if e["limit"] == "constant_reward"]
+            if path.exists()
+            else []
+        )
+        assert told == ([1] if figures[0] is flat else [])
+    assert "start from an SFT adapter" in caplog.text
+    off = Run(CollapseWatch(tmp_path / "off.json", window=5, max_zero_variance=None, stop=True))
+    off.rollouts(flat)
+    assert not (tmp_path / "off.json").exists()
+    stopped = Run(CollapseWatch(tmp_path / "stop.json", window=5, stop=True))
+    stopped.rollouts(flat)
+    assert stopped.trainer.should_stop is True
+
+
 def test_a_resumed_watch_tells_what_an_uninterrupted_one_tells(tmp_path):
     figures = [HEALTHY] * 3 + [HEALTHY | {"entropy": 0.1}] * 4 + [HEALTHY] * 3 + [HEALTHY | {"fail_rate": 0.9}] * 3
     whole = Run(CollapseWatch(tmp_path / "whole.json", window=3))

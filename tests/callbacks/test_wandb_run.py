@@ -17,7 +17,7 @@ from wandb.proto import wandb_internal_pb2 as proto
 
 from chexreason.callbacks.loggers import wandb_logger
 from chexreason.callbacks.wandb_run import COLUMNS, WandbRun
-from chexreason.traces.endpoint import ExportError
+from chexreason.data.credentialed import ExportError
 from chexreason.types import Prediction
 
 MIMIC = {"mimic", "chexpert"}

@@ -66,12 +66,14 @@ def test_there_is_something_to_test():
     assert {"demo_sft", "demo_grpo"} <= set(options("experiment"))
 
 
+@pytest.mark.slow
 def test_an_experiment_beats_the_defaults_and_the_command_line_beats_it():
     assert composed("train", "experiment=demo_sft").name == "demo"
     assert composed("train", "experiment=demo_sft", "name=mine").name == "mine"
     assert composed("train", "experiment=demo_grpo").phase.name == "grpo"
 
 
+@pytest.mark.slow
 def test_grpo_starts_from_the_sft_arm_of_the_same_study():
     cfg = composed("train", "experiment=demo_grpo", "name=mine", "seed=3")
     assert cfg.adapters == ["out/mine/sft/seed3/adapter/best"]

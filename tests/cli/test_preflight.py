@@ -38,6 +38,7 @@ def test_a_gpu_that_is_absent_is_planned_for_as_the_papers(monkeypatch):
     assert (name, memory) == ("no GPU here, so an A100 of 80 GiB", 80 * 2**30)
 
 
+@pytest.mark.slow
 def test_the_settings_of_a_run_are_checked_together(gemma, studies):
     attach_lora(gemma, dropout=0.1)
     samples = [Sample(study, "Describe.", "<think>a</think><solution>Edema</solution>") for study in studies]

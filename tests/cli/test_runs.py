@@ -27,6 +27,7 @@ with runs.open_run(sys.argv[1], OmegaConf.create({})):
 """
 
 
+@pytest.mark.slow
 def test_a_second_run_in_the_same_directory_is_refused(tmp_path):
     other = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:

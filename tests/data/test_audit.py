@@ -224,6 +224,14 @@ def test_credentialed_sets_show_neither_picture_nor_identifier(root, tmp_path):
     assert re.search(r"secret:p?\d", (tmp_path / "audit.html").read_text())
 
 
+def test_a_vendors_patients_are_withheld_whatever_their_set_is_called(root, tmp_path):
+    films = manifest("films", root)
+    films.frame["patient_id"] = "mimic:" + films.frame["patient_id"]
+    figures = write_audit({"films": films}, {"films": IGNORE}, tmp_path)
+    assert figures["withheld"] == ["films"]
+    assert "No picture and no identifier of films" in (tmp_path / "audit.html").read_text()
+
+
 def test_an_image_that_cannot_be_read_leaves_a_note(root, tmp_path):
     (root / "3.png").write_bytes(b"no image")
     figures = write_audit({"a": manifest("a", root)}, {"a": IGNORE}, tmp_path)

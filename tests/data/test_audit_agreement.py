@@ -129,6 +129,7 @@ def test_what_resampling_cannot_tell_is_left_open(a, b, value):
     assert edema(labelled(a), labelled(b))["low"] is None  # with so few, many resamples see one answer only
 
 
+@pytest.mark.slow
 def test_radiologists_disagree_with_text_mining_as_published(shared_data):
     """Airspace opacity, re-read: 175 of 263 images agree with the derived Lung Opacity."""
     agree = n = 0

@@ -129,6 +129,7 @@ def test_harmless_spellings_are_accepted(chexpert_tree):
     pd.testing.assert_frame_equal(frame(root, parts=["train", "test"]), expected)
 
 
+@pytest.mark.slow
 def test_wrong_folders_and_arguments_say_so(chexpert_tree):
     root = chexpert_tree("CheXpert-v1.0")
     chexpert_tree("CheXpert-v1.0-small")

@@ -125,6 +125,7 @@ def test_every_crossing_patient_is_found(one, two):
     assert bool(find_leaks(frames)) == any(len(sides) > 1 for sides in where.values())
 
 
+@pytest.mark.slow
 def test_real_sets_that_share_patients_and_films_are_refused(shared_data, tmp_path):
     frames = {}
     for name, split in (("nih", "test"), ("nih_lowres128", "sft")):

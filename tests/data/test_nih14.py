@@ -77,6 +77,7 @@ def test_the_share_moves_training_patients_only(tmp_path):
     assert (all_sft["split"].replace("sft", "rl") == all_rl["split"]).all()
 
 
+@pytest.mark.slow
 def test_a_draw_is_seeded_and_counted(tmp_path):
     vendor(tmp_path)
     drawn = [frame(tmp_path, n_per_split={"test": 5}, seed=seed) for seed in (0, 0, 1)]
@@ -111,6 +112,7 @@ def test_provenance_tells_preparations_apart(tmp_path):
     assert NIH14Source("nih", tmp_path).provenance != first
 
 
+@pytest.mark.slow
 def test_wrong_folders_and_files_say_so(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no Data_Entry_2017_v2020\.csv or Data_Entry_2017\.csv in"):
         frame(tmp_path)

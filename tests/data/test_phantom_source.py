@@ -23,6 +23,8 @@ from chexreason.labels.catalog import CHEXPERT14, NIH9
 from chexreason.progress import silent
 from chexreason.types import Sign
 
+pytestmark = pytest.mark.slow  # each test renders
+
 LABELS = list(CHEXPERT14.labels)
 SMALL = {"sft": 6, "rl": 3, "val": 2, "test": 4}
 

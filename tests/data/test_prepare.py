@@ -64,6 +64,7 @@ def test_a_good_set_is_written_once(tmp_path):
     assert len(source.calls) == 1
 
 
+@pytest.mark.slow
 def test_other_parameters_or_a_damaged_manifest_prepare_anew(tmp_path):
     source = Films()
     prepare(source, tmp_path)
@@ -165,6 +166,7 @@ def test_hashes_tell_copies_apart_and_ids_are_written_out(tmp_path):
     assert list(ids) == ["study_id", "patient_id", "path", "labels"]
 
 
+@pytest.mark.slow
 def test_a_selection_chooses_before_any_image_is_read(tmp_path, caplog):
     made = prepare(Films(bad=(4,)), tmp_path, select=Half())  # the bad one is not chosen: nothing stops
     assert made.split_counts() == {"sft": 2, "val": 1}
@@ -198,6 +200,7 @@ def test_another_policy_changes_what_is_told_and_no_row(tmp_path):
     assert prepare(source, tmp_path, policy=ONES).provenance == read(tmp_path / "manifest.parquet").provenance
 
 
+@pytest.mark.slow
 def test_a_repeated_pass_reads_only_what_has_changed(tmp_path, monkeypatch):
     vendor = tmp_path / "vendor"
     vendor.mkdir()

@@ -45,6 +45,7 @@ def best_by_hand(positive, patient, sizes, goal) -> int | None:
 
 @given(pools(6, 3), st.sampled_from([0.3, 0.5, 1.0]), st.integers(0, 3))
 @settings(max_examples=50, deadline=None)
+@pytest.mark.slow
 def test_no_draw_of_a_small_pool_does_better(pool, min_share, seed):
     positive, patient = pool
     goal = np.zeros((2, positive.shape[1]))
@@ -65,6 +66,7 @@ def test_no_draw_of_a_small_pool_does_better(pool, min_share, seed):
 
 @given(pools(20, 5), st.sampled_from([0.05, 0.2, 0.5]), st.integers(0, 3), st.randoms(use_true_random=False))
 @settings(max_examples=25, deadline=None)
+@pytest.mark.slow
 def test_the_rows_drawn_do_not_depend_on_their_order(pool, min_share, seed, random):
     positive, patient = pool
     names, where = keys(len(positive)), list(range(len(positive)))
@@ -181,6 +183,7 @@ def test_more_than_the_pool_has_is_refused(patient, sizes, message):
         draw_samples(positive, list(patient), keys(4), sizes, 0.05, 0)
 
 
+@pytest.mark.slow
 def test_a_pool_with_many_patterns_meets_every_share():
     rng = np.random.default_rng(0)
     positive = rng.random((30_000, 14)) < rng.uniform(0.005, 0.3, 14)

@@ -119,6 +119,7 @@ def test_images_nobody_labelled_are_not_validated_on():
     assert found[LABELS].notna().any(axis=1).all()
 
 
+@pytest.mark.slow
 def test_the_report_survives_json_and_is_drawn():
     report = PaperSelection(**SMALL, test_split="test").apply(pool(), "m").report
     assert json.loads(json.dumps(report)) == report

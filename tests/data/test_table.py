@@ -139,6 +139,7 @@ def test_any_mark_is_the_strongest_in_each_row(marks):
     np.testing.assert_array_equal(marks, before)
 
 
+@pytest.mark.slow
 def test_radiologists_and_the_text_miner_on_the_real_set():
     """The known agreement of airspace opacity with the Lung Opacity that is derived from NIH's findings."""
     pairs = []

@@ -57,6 +57,7 @@ def test_more_studies_of_the_same_patients_add_no_certainty(make_arm) -> None:
         assert often[name].high == pytest.approx(once[name].high)
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     rng, covered, n_runs = random.Random(0), 0, 80
     for run in range(n_runs):

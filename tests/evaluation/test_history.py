@@ -42,6 +42,7 @@ def rewards_of(rise: float, noise: float = 0.1, n_patients: int = 40, passes: in
     return Rewards(steps, patients, values)
 
 
+@pytest.mark.slow
 def test_fifths_tell_a_rise_from_noise() -> None:
     rising = fifths(rewards_of(rise=0.05), n_resamples=500)
     assert rising["difference"].low > 0

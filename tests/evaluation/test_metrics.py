@@ -28,6 +28,7 @@ def _metric(pred: torch.Tensor, truth: torch.Tensor, mask: torch.Tensor | None =
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 15))
+@pytest.mark.slow
 def test_equals_scikit_learn_with_zero_division_zero(seed: int, n: int) -> None:
     pred, truth = _random(seed, n)
     scores = _metric(pred, truth)

@@ -39,6 +39,7 @@ def _study(
         lambda rows: len({row[1] for row in rows}) == 2
     )
 )
+@pytest.mark.slow
 def test_weighted_measures_equal_scikit_learn(rows: list[tuple[int, bool, int]]) -> None:
     scores, truth = np.array([r[0] / 4 for r in rows]), np.array([r[1] for r in rows])
     weight = np.array([r[2] for r in rows], dtype=float)
@@ -67,6 +68,7 @@ def test_undefined_measures_are_nan() -> None:
     assert math.isnan(average_precision(scores, none, weights).item())
 
 
+@pytest.mark.slow
 def test_replicates_equal_a_slow_loop_with_masks_and_patients() -> None:
     scores, rows, truth, mask = _study()
     sample = ranking_replicates(scores, rows, LABELS, n_resamples=20, seed=4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,10 +29,16 @@ PURE += ("evaluation/transfer.py", "evaluation/permutation.py", "evaluation/rank
 PURE += ("evaluation/operating_point.py", "evaluation/paper/", "evaluation/results/")
 
 
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
 def imports(path: Path) -> set[str]:
     """Every module a file imports when it runs."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -79,7 +86,7 @@ def test_only_build_instantiates():
 def test_files_and_functions_stay_short(path):
     text = path.read_text()
     assert text.count("\n") <= 300
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno < 60, node.name
 

@@ -26,6 +26,8 @@ from chexreason.policy.load import load_policy
 from chexreason.policy.policy import Policy
 from chexreason.types import Completion, Sample, Study
 
+pytestmark = pytest.mark.slow  # each test runs a model
+
 ANSWERS = ("a b", "the heart is large", "c", "no finding at all here", "d e f", "g")
 SPEC = ObjectiveSpec("test", "constant", "none", 0.2, 0.2, 0.1, "k3", "token", False, 2)
 
@@ -131,7 +133,6 @@ def test_an_sft_update_does_not_depend_on_how_it_is_cut(studies, tmp_path):
     assert_same(results[0], results[2], atol=2e-6)
 
 
-@pytest.mark.slow
 def test_sft_learns_the_answers_and_touches_nothing_else(studies, tmp_path):
     policy = policy_with_lora()
     module = SFTModule(policy, **common())
@@ -155,7 +156,6 @@ def test_sft_loss_is_on_the_answer_and_its_stop_token_alone(studies):
     assert batch.update_tokens == batch.answer_mask.sum()
 
 
-@pytest.mark.slow
 def test_the_ratio_is_one_until_the_policy_has_moved(studies, tmp_path):
     policy = policy_with_lora()
     module = grpo(policy)
@@ -170,7 +170,6 @@ def test_the_ratio_is_one_until_the_policy_has_moved(studies, tmp_path):
     assert logged[3]["kl"] > 0
 
 
-@pytest.mark.slow
 def test_a_grpo_update_does_not_depend_on_micro_batches(studies, tmp_path):
     results = []
     for micro in (1, 2, 3):
@@ -212,7 +211,6 @@ def test_the_correction_sees_the_distribution_sampled_from(studies, tmp_path):
     assert logged[0]["mismatch"] > 0  # top-p drops what the full softmax keeps
 
 
-@pytest.mark.slow
 def test_grpo_raises_the_reward_it_is_given(studies, tmp_path):
     policy, reward = policy_with_lora(), ManyEs()
     letters = policy.tokenizer.convert_tokens_to_ids(list("abcdefgh"))
@@ -240,7 +238,6 @@ def whole_run(studies, tmp_path_factory):
     return grpo_run(studies, folder, callbacks=saves), folder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", range(4))
 def test_a_resumed_grpo_run_ends_with_the_same_weights(studies, whole_run, tmp_path, stop_after):
     whole, folder = whole_run
@@ -249,7 +246,6 @@ def test_a_resumed_grpo_run_ends_with_the_same_weights(studies, whole_run, tmp_p
     assert_same(weights(whole), weights(again))
 
 
-@pytest.mark.slow
 def test_every_study_leaves_its_reward_on_disk(studies, tmp_path):
     policy = policy_with_lora()
     fit(grpo(policy), grpo_data(policy, studies), tmp_path, max_steps=4, max_epochs=-1, callbacks=[RewardLog(tmp_path)])
@@ -261,7 +257,6 @@ def test_every_study_leaves_its_reward_on_disk(studies, tmp_path):
     assert np.ptp(rewards.values) > 0
 
 
-@pytest.mark.slow
 def test_checkpoints_hold_the_adapter_alone_and_refuse_another(studies, tmp_path):
     policy = policy_with_lora()
     module = grpo(policy)

@@ -14,8 +14,9 @@ from chexreason.callbacks.adapter import AdapterExport
 from chexreason.callbacks.checkpoint import ResumePoint
 from chexreason.data.datamodule import StudyData
 from chexreason.labels.catalog import CHEXPERT14
-from chexreason.modules.sft import SFTModule, batch_seed
+from chexreason.modules.sft import SFTModule
 from chexreason.policy.adapters import attach_lora
+from chexreason.policy.generate import key_seed
 from chexreason.policy.load import load_policy
 from chexreason.types import Sample
 
@@ -119,5 +120,5 @@ def test_a_run_killed_after_it_stopped_early_does_not_go_on(studies, tmp_path):
 
 def test_dropout_masks_differ_between_batches_and_ranks():
     keys = [(seed, step, rank) for seed in range(3) for step in range(50) for rank in range(4)]
-    assert len({batch_seed(*key) for key in keys}) == len(keys)
-    assert batch_seed(0, 1, 2) == batch_seed(0, 1, 2)
+    assert len({key_seed(key) for key in keys}) == len(keys)
+    assert key_seed((0, 1, 2)) == key_seed((0, 1, 2))

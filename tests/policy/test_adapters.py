@@ -15,6 +15,8 @@ from chexreason.policy.load import load_policy, resolve_source
 from chexreason.policy.logprobs import completion_scores
 from chexreason.policy.policy import pad_right
 
+pytestmark = pytest.mark.slow  # each test runs a model
+
 
 def perturb(policy, seed: int) -> None:
     torch.manual_seed(seed)

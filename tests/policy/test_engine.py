@@ -84,6 +84,7 @@ def test_rollout_logp_is_what_training_recomputes(policy, images):
     torch.testing.assert_close(again.logp, drawn.logp, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_completion_does_not_depend_on_its_neighbours(policy, images):
     prompts = encoded(policy, images)
     together = draw(policy, prompts)
@@ -92,6 +93,7 @@ def test_a_completion_does_not_depend_on_its_neighbours(policy, images):
     assert torch.equal(together.ids[GROUP : 2 * GROUP, :width] * alone.mask, alone.ids * alone.mask)
 
 
+@pytest.mark.slow
 def test_cached_image_features_change_nothing(policy, images):
     prompts = encoded(policy, images)
     drawn = draw(policy, prompts)

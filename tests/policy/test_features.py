@@ -24,6 +24,8 @@ from chexreason.policy.features import features_key, image_reader
 from chexreason.policy.logprobs import completion_scores
 from chexreason.types import Sample
 
+pytestmark = pytest.mark.slow  # each test runs a model
+
 TEXTS = ("Describe.", "Is there a pleural effusion in this film, and on which side?", "Describe.")
 
 
@@ -79,7 +81,6 @@ def test_a_kept_film_needs_no_file_and_gives_the_ids_of_its_pixels(policy, films
         plain(policy)(items(films))
 
 
-@pytest.mark.slow
 def test_logits_and_gradients_are_those_of_the_plain_path(policy, films, tmp_path):
     attach_lora(policy, r=4, alpha=8, dropout=0.0)
     torch.manual_seed(0)
@@ -106,7 +107,6 @@ def test_logits_and_gradients_are_those_of_the_plain_path(policy, films, tmp_pat
     assert (swapped[:2] - values[0][:2]).abs().max() > 1e-3  # the features matter
 
 
-@pytest.mark.slow
 def test_an_entry_does_not_depend_on_the_batch_it_came_with(policy, films, tmp_path):
     together = fill(policy, films, tmp_path / "a").features
     for i, film in enumerate(films):
@@ -238,7 +238,6 @@ def test_a_processor_that_cuts_images_up_goes_without(gemma, tmp_path, caplog):
     assert [record.message for record in caplog.records] == ["no feature cache: this processor cuts images up"]
 
 
-@pytest.mark.slow
 def test_both_caches_together(policy, films, tmp_path):
     folders = {"image_cache": str(tmp_path / "images")}
     expected = fill(policy, films, tmp_path / "alone").features
@@ -247,7 +246,6 @@ def test_both_caches_together(policy, films, tmp_path):
         assert torch.equal(one, other)
 
 
-@pytest.mark.slow
 def test_predictions_are_the_same(gemma, films, tmp_path):
     predicted = [
         predict_batch(gemma, collate(items(films)), CHEXPERT14, "think_solution", 4)

@@ -12,6 +12,8 @@ from chexreason.policy.adapters import attach_lora, merge_adapter, save_adapter
 from chexreason.policy.fit import CONFIG, WEIGHTS, base_fingerprint
 from chexreason.policy.load import load_policy
 
+pytestmark = pytest.mark.slow  # each test runs a model
+
 
 @pytest.fixture
 def adapter(gemma, tmp_path):

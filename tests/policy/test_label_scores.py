@@ -11,6 +11,8 @@ from chexreason.policy.label_scores import NO_FINDING, label_log_odds, label_pai
 from chexreason.policy.logprobs import completion_scores
 from chexreason.types import Parsed
 
+pytestmark = pytest.mark.slow  # each test runs a model
+
 
 def test_every_label_is_put_in_and_left_out():
     pairs = dict(zip(NIH9, label_pairs(["Edema", "Atelectasis"], NIH9), strict=True))

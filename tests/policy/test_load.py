@@ -47,6 +47,7 @@ def hub(status: int, code: str) -> Iterator[str]:
         (401, "RepoNotFound", r"the hub has no such model, or it is private"),
     ],
 )
+@pytest.mark.slow
 def test_a_gated_or_missing_model_says_so_and_how_to_give_a_folder(monkeypatch, status, code, words):
     with hub(status, code) as address:
         template = address + "/{repo_id}/resolve/{revision}/{filename}"

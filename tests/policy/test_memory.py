@@ -7,12 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._pytree import tree_iter
 from transformers import AutoModelForImageTextToText
 
+from chexreason.confdir import confdir
 from chexreason.policy.adapters import attach_lora
-from chexreason.policy.blank import NoProcessor, blank_policy, blank_prompts, count_text_tokens, image_tokens
+from chexreason.policy.blank import (
+    NoProcessor,
+    blank_policy,
+    blank_prompts,
+    count_text_tokens,
+    image_tokens,
+    read_config,
+)
 from chexreason.policy.generate import Sampling, sample
 from chexreason.policy.memory import GIB, MemoryPlan, Stage, in_four_bits, largest_of, last_token, rehearse, update
 from chexreason.policy.policy import Policy
@@ -180,6 +189,22 @@ def test_a_config_that_cannot_be_read_names_the_ways_out(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(FileNotFoundError, match=r"set model.source to a folder that holds it"):
         blank_policy(str(tmp_path), dtype="float32")
+
+
+def test_the_papers_models_are_planned_without_a_network_and_others_say_what_is_missing(monkeypatch, caplog):
+    def refuse(*_: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    caplog.set_level("INFO")
+    for name, layers in (("medgemma_4b", 34), ("qwen2_5_vl_3b", 36)):
+        source = yaml.safe_load(Path(confdir(), "model", f"{name}.yaml").read_text())["source"]
+        assert read_config(source).get_text_config().num_hidden_layers == layers
+        assert f"{source}: planned from the config.json that ships with chexreason" in caplog.text
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError, match=r"google/medgemma-27b-it: its config cannot be read .*config\.json"):
+        read_config("google/medgemma-27b-it")
 
 
 def test_image_and_text_tokens_come_from_config_and_tokenizer():

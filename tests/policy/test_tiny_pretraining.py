@@ -150,6 +150,7 @@ def test_marks_move_with_their_image():
     assert marks[:, :, [0, 1, 3]].sum() == 0
 
 
+@pytest.mark.slow
 def test_signs_are_marked_on_their_side():
     sided = {}
     for index in range(24):

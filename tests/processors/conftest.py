@@ -11,10 +11,10 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
+from chexreason.policy.blank import CONFIGS
 from chexreason.policy.load import bound_pixels
 from chexreason.policy.policy import Policy
 
-CONFIGS = Path(__file__).parent / "configs"
 ROOT = Path(__file__).resolve().parents[2]
 TOKENIZERS = ROOT / "out" / "tokenizers"
 MODELS = {"medgemma-4b-it": "gemma3", "Qwen2.5-VL-3B-Instruct": "qwen2_5"}
@@ -35,7 +35,9 @@ def model_folder(name: str, root: Path) -> Path:
     if not (tokenizer / "tokenizer.json").is_file():
         pytest.skip(f"no tokenizer in {tokenizer}: run `make test-processors` (it needs npm and a network)")
     folder = root / name
-    shutil.copytree(CONFIGS / name, folder)
+    shutil.copytree(Path(__file__).parent / "configs" / name, folder)
+    (config,) = CONFIGS.glob(f"*/{name}/config.json")
+    shutil.copy(config, folder)
     (folder / "tokenizer.json").symlink_to(tokenizer / "tokenizer.json")
     if name == "medgemma-4b-it":  # the package holds Gemma 3's own template; Qwen's is that of the text model
         template = json.loads((tokenizer / "tokenizer_config.json").read_text())["chat_template"]

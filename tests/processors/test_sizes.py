@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText
 
 from chexreason.policy.adapters import attach_lora
+from chexreason.policy.blank import read_config
 
 pytestmark = pytest.mark.slow  # seconds to lay out four billion weights, though none is stored
-CONFIGS = Path(__file__).parent / "configs"
 # Published counts: the sum over the safetensors files of the hub's folders, tied weights counted once.
 PARAMETERS = {"medgemma-4b-it": 4_300_079_472, "Qwen2.5-VL-3B-Instruct": 3_754_622_976}
 TRAINABLE = {"medgemma-4b-it": 29_802_496, "Qwen2.5-VL-3B-Instruct": 29_933_568}  # at rank 16
+HUB = {"medgemma-4b-it": "google/medgemma-4b-it", "Qwen2.5-VL-3B-Instruct": "Qwen/Qwen2.5-VL-3B-Instruct"}
 PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
@@ -32,7 +32,7 @@ def closed_form(config, rank: int) -> int:
 @pytest.fixture(scope="module", params=list(PARAMETERS))
 def named(request):
     """The name of a model, its config and its weightless self."""
-    config = AutoConfig.from_pretrained(CONFIGS / request.param)
+    config = read_config(HUB[request.param])
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
     return request.param, config, model

@@ -9,11 +9,13 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
+from chexreason.data.prevalence import prevalence_of
 from chexreason.labels.catalog import CHEXPERT14
+from chexreason.labels.published import CHEXPERT_TEST
 from chexreason.rewards import lab
-from chexreason.rewards.adversaries import EXPLAINED, honest_answers, prevalence_of, prior_answers
+from chexreason.rewards.adversaries import EXPLAINED, honest_answers, prior_answers
 from chexreason.rewards.base import score
-from chexreason.rewards.cohorts import CHEXPERT_TEST, chexpert_cohort, phantom_cohort
+from chexreason.rewards.cohorts import chexpert_cohort, phantom_cohort
 from chexreason.rewards.collapse import CollapseWindow
 from chexreason.rewards.hard import HardReward
 from chexreason.rewards.nuanced import NuancedReward
@@ -38,6 +40,7 @@ def earned(cohort: list[Study]) -> dict[str, float]:
     return {name: found.mean for name, found in paid.items()}
 
 
+@pytest.mark.slow
 def test_honest_answers_earn_more_the_better_they_are(earned: dict[str, float]) -> None:
     assert 0 < earned["F1 0.3"] < earned["F1 0.5"] < earned["F1 0.9"] < 1
     assert max(v for k, v in earned.items() if not k.startswith("F1")) < earned["F1 0.5"]

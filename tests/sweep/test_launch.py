@@ -24,6 +24,7 @@ def launched(tmp_path, jobs, slots=1, attempts=2):
     return states, said, ledger
 
 
+@pytest.mark.slow
 def test_jobs_run_after_what_they_need_and_only_once(tmp_path, job):
     chain = [
         job("a", "echo a >> $RUNS; echo '{\"f1\": 0.5}' > $DONE"),
@@ -40,6 +41,7 @@ def test_jobs_run_after_what_they_need_and_only_once(tmp_path, job):
     assert (tmp_path / "runs.txt").read_text() == "a\nb\na\n"
 
 
+@pytest.mark.slow
 def test_a_failure_blocks_what_needs_it_and_nothing_else(tmp_path, job):
     jobs = [
         job("a", "echo 'error: no room' >&2; exit 3"),

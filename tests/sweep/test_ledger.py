@@ -17,6 +17,7 @@ EVENTS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(STATES)), ma
 
 @settings(max_examples=50, deadline=None)
 @given(EVENTS, st.floats(0, 1))
+@pytest.mark.slow
 def test_a_file_cut_anywhere_loses_at_most_its_last_event(tmp_path_factory, events, share):
     path = tmp_path_factory.mktemp("ledger") / "ledger.jsonl"
     ledger = Ledger(path)

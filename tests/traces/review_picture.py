@@ -20,8 +20,8 @@ from chexreason.traces.review.decision import REASONS, Decision
 from chexreason.traces.review.desk import Desk
 from chexreason.traces.review.server import ReviewServer
 from chexreason.traces.review.store import ReviewStore
-from chexreason.traces.review.trace import Trace
 from chexreason.traces.template import TemplateTeacher
+from chexreason.traces.trace import Trace
 
 DECIDED = 37
 READER = "Dr Anna Keller"

@@ -6,6 +6,7 @@ import json
 import random
 import runpy
 import sqlite3
+import threading
 import time
 from pathlib import Path
 
@@ -251,15 +252,19 @@ def test_answers_are_judged_again_by_the_rules_of_the_day(tmp_path, image) -> No
 
 
 def test_a_fatal_fault_of_one_worker_waits_for_the_answers_of_the_others(tmp_path, image) -> None:
-    studies = [study(0, image), study(1, tmp_path / "gone.png"), study(2, image), study(3, image)]
+    """Two workers: the first answer comes home while the second is being written, and its worker meets the fault."""
+    studies = [study(0, image), study(1, image), study(2, tmp_path / "gone.png"), study(3, image)]
+    both_asked = threading.Barrier(2, timeout=5.0)
 
     def behave(n, a):
-        return s["Act"](s["good"](n, a).body, delay=0.3)
+        both_asked.wait()
+        return s["Act"](s["good"](n, a).body, delay=n * 1.0)
 
+    limits = Limits(**vars(QUICK) | {"concurrency": 2, "seconds": 30.0})
     with s["ScriptedServer"](behave) as server, open_store(tmp_path / "t.db") as store:
         with pytest.raises(OSError, match=r"gone\.png: no such file"):
-            run(store, server, studies)
-        assert outcomes(store) == {"answered": len(server.asked)}
+            run(store, server, studies, limits)
+        assert outcomes(store) == {"answered": len(server.asked)} == {"answered": 2}
 
 
 def misbehaving(seed: int):

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from chexreason.data.credentialed import ExportError
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.traces.ask import Tariff, Then
 from chexreason.traces.budget import Budget, estimate
-from chexreason.traces.endpoint import ExportError, api_key, check_export, failure, is_loopback
+from chexreason.traces.endpoint import api_key, check_export, failure, is_loopback
 from chexreason.types import Study
 
 REMOTE, LOCAL = "https://api.example.com/v1", "http://127.0.0.1:8000/v1"

@@ -19,7 +19,7 @@ from chexreason.traces.review.agreement import cohen_kappa, kappa, share, word_d
 from chexreason.traces.review.decision import REASONS, VERDICTS, Decision
 from chexreason.traces.review.export import export_review
 from chexreason.traces.review.summary import sentences, summarise
-from chexreason.traces.review.trace import Trace, read_traces
+from chexreason.traces.trace import Trace, read_traces
 
 verdicts = st.sampled_from(VERDICTS)
 

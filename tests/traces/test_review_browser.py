@@ -22,7 +22,7 @@ from chexreason.traces.review.decision import OTHER, REASONS
 from chexreason.traces.review.desk import Desk
 from chexreason.traces.review.server import ReviewServer
 from chexreason.traces.review.store import ReviewStore
-from chexreason.traces.review.trace import Trace
+from chexreason.traces.trace import Trace
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from chexreason.cli.review import review
 from chexreason.confdir import confdir
 from chexreason.traces.review.decision import REASONS
 from chexreason.traces.review.store import ReviewStore
-from chexreason.traces.review.trace import Trace, read_traces, write_traces
+from chexreason.traces.trace import Trace, read_traces, write_traces
 
 
 @pytest.fixture
@@ -63,6 +64,14 @@ def test_results_are_written_without_serving(traces):
 def test_what_must_not_be_is_refused_before_anything_is_served(traces, overrides, message):
     with pytest.raises(ValueError, match=message):
         review(settings(traces, *overrides))
+
+
+@pytest.mark.parametrize("agreement", ["null", "yes"])
+def test_a_vendors_patients_are_guarded_in_whatever_set_they_are(traces, agreement):
+    rows = [replace(trace, dataset="my_films", patient_id=f"mimic:{i}") for i, trace in enumerate(read_traces(traces))]
+    write_traces(traces, rows)
+    with pytest.raises(ValueError, match=r"credentialed data \(my_films\)"):
+        review(settings(traces, "host=192.0.2.7", f"allow_export={agreement}"))
 
 
 def test_another_host_is_warned_about_and_named_agreements_are_said(traces, caplog):

@@ -19,7 +19,7 @@ from chexreason.traces.review.decision import OTHER, REASONS
 from chexreason.traces.review.desk import Desk
 from chexreason.traces.review.server import BODY_LIMIT, ReviewServer
 from chexreason.traces.review.store import ReviewStore
-from chexreason.traces.review.trace import Trace
+from chexreason.traces.trace import Trace
 
 GOOD = "<think>Wet lungs.</think>\n<solution>Edema</solution>"
 GRAMMARS = {"free": Grammar.THINK_SOLUTION, "only": Grammar.SOLUTION_ONLY}

@@ -15,7 +15,7 @@ import pytest
 from chexreason.traces.review import store as module
 from chexreason.traces.review.decision import WITHDRAWN, Decision
 from chexreason.traces.review.store import ReviewStore
-from chexreason.traces.review.trace import Trace
+from chexreason.traces.trace import Trace
 
 TRACES = [Trace(f"s{i}", f"p{i}", "d", "", ("Edema",), "free", f"text {i}") for i in range(30)]
 

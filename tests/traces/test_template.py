@@ -98,6 +98,7 @@ def test_every_answer_reads_back_as_the_positive_labels(name: str) -> None:
         assert (parsed.broken, parsed.unknown, parsed.duplicates, parsed.stray_blocks) == (None, (), (), 0)
 
 
+@pytest.mark.slow
 def test_positive_signs_belong_to_positive_labels_and_denials_to_negative_ones() -> None:
     for one in SOME:
         positive = set(CHEXPERT14.decode(one.target))
@@ -184,6 +185,7 @@ def test_the_same_seed_study_and_prompt_give_the_same_text() -> None:
     assert len({TemplateTeacher(3).question(one, CHEXPERT14, random.Random(9)) for _ in range(5)}) == 1
 
 
+@pytest.mark.slow
 def test_the_text_does_not_hang_on_the_hash_seed_of_the_process() -> None:
     code = (
         "from pathlib import Path; from chexreason.labels.catalog import NIH9; from chexreason.types import Study;"

@@ -47,9 +47,9 @@ def test_traces_are_made_once_and_train_the_arm(arm, out) -> None:
     assert (Path(cfg.folder) / "traces.jsonl").read_bytes() == written
     assert json.loads((Path(cfg.folder) / "acceptance.json").read_text())["accepted"] == report["accepted"]
 
-    teacher = "phase.teacher._target_=chexreason.traces.export.TraceTeacher"
-    file = f"+phase.teacher.file={cfg.folder}/traces.jsonl"
-    train = composed("train", f"paths.out={out}", f"prompt={arm}", teacher, "~phase.teacher.seed", file, *SMALL)
+    teacher = "answers@phase.teacher=traces"
+    file = f"phase.teacher.file={cfg.folder}/traces.jsonl"
+    train = composed("train", f"paths.out={out}", f"prompt={arm}", teacher, file, *SMALL)
     label_set, prompt = build.build_labels(train), build.build_prompt(train)
     studies = build.load_studies(train, "phantom_a", ("sft", "val"), label_set)
     samples = build.build_samples(studies, prompt, label_set, build.make(train.phase.teacher))
@@ -59,7 +59,7 @@ def test_traces_are_made_once_and_train_the_arm(arm, out) -> None:
 
 def test_credentialed_studies_are_refused_before_anything_is_written(out) -> None:
     from chexreason.cli.traces import traces
-    from chexreason.traces.endpoint import ExportError
+    from chexreason.data.credentialed import ExportError
 
     remote = ["teacher=openai", "teacher.model=m", "+data.credentialed=[phantom_a]", "name=held"]
     with pytest.MonkeyPatch.context() as patch:

@@ -13,6 +13,7 @@ from chexreason.data.audit.agreement import agreement as compare
 from chexreason.data.audit.facts import Figures, set_figures, shift
 from chexreason.data.audit.sheet import Cell, contact_sheet, formats
 from chexreason.data.audit.worries import FAIR, FEW, LEVELS, RATIO, far_apart, worries
+from chexreason.data.credentialed import of_vendor
 from chexreason.data.leakage import KINDS, Leak
 from chexreason.data.manifest import Manifest
 from chexreason.files import write_json, write_text
@@ -44,12 +45,14 @@ def write_audit(
 
     ``manifests`` and ``policies`` are by set; ``home`` (default: the first) is the set trained on. ``agreement`` names
     pairs of sets that label the same images; ``leaks`` is what the guard found, None where it was not run; of
-    ``credentialed`` sets neither a picture nor an identifier is shown; ``label_lists`` are what a set is scored on
-    where that is not all it judges; ``declared`` are texts on policy and crosswalk by set; ``attributions`` the licence
-    texts of the images. Raises ValueError on a name that is no set.
+    ``credentialed`` sets, and of sets with patients of a credentialed vendor, neither a picture nor an identifier is
+    shown; ``label_lists`` are what a set is scored on where that is not all it judges; ``declared`` are texts on policy
+    and crosswalk by set; ``attributions`` the licence texts of the images. Raises ValueError on a name that is no set.
     """
     home, lists = home or next(iter(manifests), ""), label_lists or {}
     _check_names(manifests, {home, *credentialed, *lists, *(name for pair in agreement for name in pair)})
+    vendors = {name for name, manifest in manifests.items() if manifest.frame["patient_id"].map(of_vendor).any()}
+    credentialed = {*credentialed, *vendors}
     figures: Figures = {
         "title": title,
         "home": home,

@@ -9,7 +9,6 @@ from difflib import get_close_matches
 from pathlib import Path
 
 MACRO = "Macro average"
-CHEXPERT_STUDIES = 500  # studies with published CheXpert test labels, which chexpert_positives.csv counts
 # How the printed columns of Tables 1 to 4 are called here; those of Tables 5 and 6 are models, their rows labels.
 STATISTIC = {
     "micro_p": "micro_precision",
@@ -67,11 +66,6 @@ def printed(name: str) -> Printed:
         for line in lines
     }
     return Printed(name, by_label, columns, rows)
-
-
-def chexpert_prevalence() -> dict[str, float]:
-    """Share of positives of each label among CheXpert's published test labels."""
-    return {label: int(count) / CHEXPERT_STUDIES for label, count in _read("chexpert_positives.csv")[1:]}
 
 
 def _read(name: str) -> list[list[str]]:

@@ -34,7 +34,6 @@ class Measured:
 
     labels: tuple[str, ...]
     basis: str
-    n_studies: int
     runs: Mapping[str, Mapping[str, Entry]]
     trivial: Mapping[str, Mapping[str, Entry]]
 
@@ -57,7 +56,7 @@ def measure(
     }
     rows = {run: seeds for run, seeds in rows.items() if seeds}
     if not rows:
-        return Measured((), "", 0, {}, {})
+        return Measured((), "", {}, {})
     named = {_shown(run, k, seeds): found for run, seeds in rows.items() for k, found in seeds.items()}
     facts = set_facts(named, label_set)
     _check_studies(dataset, named)
@@ -68,7 +67,6 @@ def measure(
     return Measured(
         labels=labels,
         basis=f"{basis(facts, {})}; {len(some)} studies",
-        n_studies=len(some),
         runs={run: _entries(seeds, labels, n_resamples, seed) for run, seeds in rows.items()},
         trivial={name: {s: Entry(_exact(v)) for s, v in scores.items()} for name, scores in trivial.items()},
     )

@@ -8,7 +8,7 @@ from itertools import combinations
 
 import pandas as pd
 
-from chexreason.evaluation.bootstrap import Interval, Replicates, intervals, percentile_interval, seed_mean
+from chexreason.evaluation.bootstrap import Interval, Replicates, intervals, paired, seed_mean
 from chexreason.evaluation.label_scores import aligned
 from chexreason.evaluation.operating_point import Refit, refit, split_change
 from chexreason.evaluation.predictions import datasets, evaluated_labels
@@ -73,7 +73,7 @@ def sight_tables(found: Mapping[str, Sight], dataset: str) -> tuple[Table, Table
     steps = []
     for a, b in combinations(found, 2):
         split = split_change(found[a].points, found[b].points)
-        moved = _difference(found[a].ranking, found[b].ranking, "macro_auroc")
+        moved = paired(found[a].ranking, found[b].ranking)["macro_auroc"]
         steps.append(
             (Cell(f"{a} → {b}"), *(_cell(x, "+") for x in (split.total, split.ranking, split.operating_point, moved)))
         )
@@ -92,10 +92,6 @@ def sight_page(tables: Sequence[Table], kind: str, fit_patients: int) -> str:
     title = f"# Ranking or operating point? (scores: {kind})"
     reading = READING.format(patients=fit_patients)
     return "\n\n".join([title, reading, *(table.markdown() for table in tables if table.rows)]) + "\n"
-
-
-def _difference(a: Replicates, b: Replicates, name: str) -> Interval:
-    return percentile_interval(b.value[name] - a.value[name], b.draws[name] - a.draws[name], a.n_patients)
 
 
 def _cell(figure: Interval, sign: str = "") -> Cell:

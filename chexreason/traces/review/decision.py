@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from chexreason.labels.schema import LabelSet
 from chexreason.parsing import BLOCKS, Grammar, parse
-from chexreason.traces.review.trace import Trace, is_unicode
+from chexreason.traces.trace import Trace, is_unicode
 
 VERDICTS = ("accept", "edit", "reject")
 WITHDRAWN = "withdrawn"  # takes an earlier verdict back

@@ -14,7 +14,7 @@ from chexreason.labels.schema import LabelSet
 from chexreason.parsing import Grammar
 from chexreason.traces.review.decision import OTHER, REASONS, WITHDRAWN, Decision, faults
 from chexreason.traces.review.store import ReviewStore
-from chexreason.traces.review.trace import Trace, check_labels
+from chexreason.traces.trace import Trace, check_labels
 
 _SIDE = 2048  # longest side of a picture as shown, in pixels
 _TYPED = ("verdict", "reason", "comment", "text", "text_sha256")

@@ -12,7 +12,7 @@ from chexreason.files import write_json, write_text
 from chexreason.traces.review.agreement import word_distance
 from chexreason.traces.review.decision import Decision
 from chexreason.traces.review.summary import Figures, summarise
-from chexreason.traces.review.trace import Trace, write_traces
+from chexreason.traces.trace import Trace, write_traces
 
 _COLUMNS = (*(f.name for f in fields(Decision)), "words_changed")
 _SHOWN = 3

@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
-from chexreason.traces.review.trace import Trace
+from chexreason.traces.trace import Trace
 
 NO_LABEL = "(no positive label)"
 

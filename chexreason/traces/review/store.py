@@ -16,7 +16,7 @@ from pathlib import Path
 
 from chexreason.traces.review.decision import WITHDRAWN, Decision
 from chexreason.traces.review.sample import draw
-from chexreason.traces.review.trace import Trace
+from chexreason.traces.trace import Trace
 
 _COLUMNS = ", ".join(f.name for f in fields(Decision))
 _SCHEMA = f"""

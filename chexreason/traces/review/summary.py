@@ -12,7 +12,7 @@ from typing import Any
 from chexreason.traces.review.agreement import kappa, share, word_distance
 from chexreason.traces.review.decision import VERDICTS, Decision
 from chexreason.traces.review.sample import strata
-from chexreason.traces.review.trace import Trace
+from chexreason.traces.trace import Trace
 
 Figures = dict[str, Any]
 

@@ -14,7 +14,7 @@ from chexreason.labels.catalog import CHEXPERT14
 from chexreason.traces.review.decision import Decision
 from chexreason.traces.review.export import apply_review
 from chexreason.traces.review.sample import NO_LABEL, draw, strata
-from chexreason.traces.review.trace import Trace, check_labels, read_traces, write_traces
+from chexreason.traces.trace import Trace, check_labels, read_traces, write_traces
 
 ROW = {
     "study_id": "s1", "patient_id": "p1", "dataset": "d", "image_path": "a.png", "labels": ["Edema"],
