@@ -19,6 +19,8 @@ from chexreason.data.datamodule import StudyData
 from chexreason.data.image import ImageError, load_image
 from chexreason.types import Sample
 
+pytestmark = pytest.mark.slow  # each test runs a processor
+
 
 @pytest.fixture
 def films(studies, tmp_path):
@@ -120,7 +122,6 @@ def test_a_folder_that_cannot_be_written_slows_and_does_not_stop(films, tmp_path
     assert "takes no more" in caplog.text
 
 
-@pytest.mark.slow
 def test_loader_workers_give_the_same_batches(gemma, films, tmp_path):
     cache = ImageCache(tmp_path / "cache", gemma.resize, gemma.resize_key)
     samples = [Sample(study, "x", "a b") for study in films]

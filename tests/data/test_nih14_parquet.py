@@ -16,6 +16,8 @@ from chexreason.data.sources import nih14_parquet
 from chexreason.data.sources.nih14_parquet import NIH14ParquetSource
 from chexreason.progress import silent
 
+pytestmark = pytest.mark.slow  # each test writes and reads parquet shards
+
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 

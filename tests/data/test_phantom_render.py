@@ -27,6 +27,8 @@ from chexreason.data.sources.phantom.sheet import CASES, contact_sheet
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.types import Sign
 
+pytestmark = pytest.mark.slow  # each test renders
+
 SIZE = 96
 FINDINGS = sorted(set(CHEXPERT14.labels) - {"No Finding"})
 LATERAL = sorted(set(FINDINGS) - {"Cardiomegaly", "Edema", "Enlarged Cardiomediastinum", "Support Devices"})

@@ -17,6 +17,8 @@ from chexreason.evaluation.tables import long_csv, print_summary, score_table
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.types import Prediction
 
+pytestmark = pytest.mark.slow  # renders the whole report
+
 POLICY, HASH = "zeros: uncertain=negative, blank=masked", "0123456789abcdef"
 DECLARED = {"policy": POLICY, "data_sha256": HASH, "text": "phantom_a: labels by <zeros>\n  names: ours\n"}
 HOSTILE = '<think></think><script>alert(1)</script><img src=x onerror=alert(2)>" onload="x'

@@ -24,6 +24,8 @@ from chexreason.traces.review.decision import REASONS
 from chexreason.traces.review.store import ReviewStore
 from chexreason.traces.trace import Trace, read_traces, write_traces
 
+pytestmark = pytest.mark.slow  # whole commands
+
 
 @pytest.fixture
 def traces(tmp_path) -> Path:
@@ -96,7 +98,6 @@ def test_the_second_readers_edit_gives_way_to_the_first_named(traces):
     assert read_traces(traces.parent / "out" / "review" / "traces.jsonl")[0].text == "by ben"
 
 
-@pytest.mark.slow
 def test_the_command_serves_stops_and_goes_on(traces):
     def start() -> tuple[subprocess.Popen, str]:
         command = [sys.executable, "-m", "chexreason.cli.review", f"file={traces}", "port=0", "reviewers=[anna]",
