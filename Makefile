@@ -35,7 +35,7 @@ TABLES = $(PY) -m chexreason.cli.tables scale=$(SCALE) paths.out=$(OUT)
 # one process a core, at most four: importing torch in more of them costs more than it gains
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 4
 
-.PHONY: help demo prepare table1 table2 table3 table4 table5 table6 fig1 fig2 fig3 paper traces dashboard results rewards review test-ddp test-resume bench-grpo test test-unit test-processors lint bench-basics bench-data bench-manifests bench-probe bench-sft bench-memory format tiny-models clean
+.PHONY: help demo prepare table1 table2 table3 table4 table5 table6 fig1 fig2 fig3 paper ranking traces dashboard results rewards review test-ddp test-resume bench-grpo test test-unit test-processors lint bench-basics bench-data bench-manifests bench-probe bench-sft bench-memory format tiny-models clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -98,6 +98,10 @@ fig3: $(STAMP) ## Figure 3: GRPO, hard reward (tiny 8 min; paper 340 h, a guess)
 paper: $(STAMP) ## every table and figure (tiny 30-60 min; paper 710 h, a guess)
 	$(SWEEP) sweep=paper
 	$(TABLES) table=all
+
+ranking: $(STAMP) ## beyond the paper: did training change the ranking, or where the line is drawn? (tiny 15 min alone; paper 350 h, a guess)
+	$(SWEEP) sweep=ranking
+	$(TABLES) table=ranking
 
 traces: prepare ## teacher traces of the three reasoning arms, verified (DATA=phantom|nih; the template teacher)
 	for arm in free_reasoning reasoning_narrative reasoning_a; do \

@@ -102,7 +102,7 @@ def _ranking(cfg: DictConfig, out: Path) -> None:
         if pairs:
             arms[arm] = [(p, label_scores.read(folder / "scores.parquet")) for p, folder in pairs]
     if not arms:
-        log.info("ranking: left out, no label scores in %s: run chexreason.cli.scores for the arms", root)
+        log.info("ranking: left out, no label scores in %s: make ranking, or chexreason.cli.scores for the arms", root)
         return
     write_ranking(
         arms, out, sets=list(cfg.data.test), label_set=build.build_labels(cfg), kind=cfg.scores,

@@ -1,4 +1,4 @@
-"""The cells of a sweep: a graph of train and evaluate commands, read, varied and put in order."""
+"""The cells of a sweep: a graph of train, evaluate and scores commands, read, varied and put in order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 from chexreason.errors import did_you_mean
 
-VERBS = ("prepare", "train", "evaluate")
+VERBS = ("prepare", "train", "evaluate", "scores")
+FOLDERS = {"train": "", "evaluate": "eval", "scores": "scores"}  # of a study
 CHECKPOINTS = ("best", "last")
 PREPARE = "prepare"  # the cell every other one needs where it is there
 
@@ -22,8 +23,8 @@ class CellError(ValueError):
 class Cell:
     """One command of a sweep.
 
-    ``name`` is its arm, ``adapter`` the train cell whose ``checkpoint`` ("best" or "last") is merged first, ``needs``
-    the cells that must be done before, that one included.
+    ``adapter`` is the train cell whose ``checkpoint`` ("best" or "last") is merged first, ``of`` the evaluate cell
+    that a scores cell scores the labels of, ``needs`` the cells that must be done before, these included.
     """
 
     name: str
@@ -32,21 +33,30 @@ class Cell:
     adapter: str | None = None
     checkpoint: str = "best"
     needs: tuple[str, ...] = ()
+    of: str | None = None
+
+    @property
+    def arm(self) -> str:
+        """What the command calls it."""
+        return self.of or self.name
 
     def run_dir(self, study: Path, seed: int) -> Path:
         """Where the cell's run is, as the commands put it."""
         if self.verb == "prepare":
             return study
-        return study / ("eval" if self.verb == "evaluate" else ".") / self.name / f"seed{seed}"
+        return study / FOLDERS[self.verb] / self.arm / f"seed{seed}"
 
     def arguments(self, study: Path, seed: int) -> list[str]:
         """The overrides that make the command this cell at this seed."""
         if self.verb == "prepare":
             return list(self.overrides)
-        given = [*self.overrides, f"arm={self.name}", f"seed={seed}"]
+        given = [*self.overrides, f"arm={self.arm}", f"seed={seed}"]
         if self.adapter is not None:
             folder = study / self.adapter / f"seed{seed}" / "adapter" / self.checkpoint
             given.append(f"adapters=['{folder}']")
+        if self.verb == "scores":  # an experiment puts an evaluation's run in its own place
+            answers = study / FOLDERS["evaluate"] / self.arm / f"seed{seed}" / "predictions.jsonl"
+            given += [f"predictions='{answers}'", f"run_dir='{self.run_dir(study, seed)}'"]
         return given
 
 
@@ -55,17 +65,20 @@ def read_cells(raw: Mapping[str, Mapping[str, Any]]) -> dict[str, Cell]:
     faults, cells = [], {}
     for name, node in raw.items():
         faults += _faults(name, node, raw)
-        adapter = node.get("adapter")
-        needs = dict.fromkeys((*node.get("needs", ()), *([adapter] if adapter else ())))
+        of = node.get("of")
+        scored = raw.get(of, {}) if of else {}  # what is scored is loaded as it was evaluated
+        adapter = node.get("adapter", scored.get("adapter"))
+        needs = dict.fromkeys((*node.get("needs", ()), *(need for need in (adapter, of) if need)))
         if name != PREPARE and PREPARE in raw:
             needs = {PREPARE: None, **needs}
         cells[name] = Cell(
             name,
             str(node.get("verb")),
-            tuple(node.get("overrides", ())),
+            (*scored.get("overrides", ()), *node.get("overrides", ())),
             adapter,
-            node.get("checkpoint", "best"),
+            node.get("checkpoint", scored.get("checkpoint", "best")),
             tuple(needs),
+            of,
         )
     faults = faults or [f"{' needs '.join(cycle)}: a cycle" for cycle in _cycles(cells)]
     if faults:
@@ -75,7 +88,7 @@ def read_cells(raw: Mapping[str, Mapping[str, Any]]) -> dict[str, Cell]:
 
 def _faults(name: str, node: Mapping[str, Any], raw: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What is wrong with one cell, a line each."""
-    known = ("verb", "overrides", "adapter", "checkpoint", "needs")
+    known = ("verb", "overrides", "adapter", "checkpoint", "needs", "of")
     faults = [f"{name}: {key}: no such key{did_you_mean(key, known)}" for key in node if key not in known]
     if node.get("verb") not in VERBS:
         faults.append(f"{name}: verb={node.get('verb')}; choose one of: {', '.join(VERBS)}")
@@ -84,7 +97,12 @@ def _faults(name: str, node: Mapping[str, Any], raw: Mapping[str, Mapping[str, A
     adapter = node.get("adapter")
     if adapter is not None and adapter in raw and raw[adapter].get("verb") != "train":
         faults.append(f"{name}: adapter={adapter} is not a train cell")
-    needed = [*node.get("needs", ()), *([adapter] if adapter else ())]
+    of = node.get("of")
+    if (node.get("verb") == "scores") != (of is not None):
+        faults.append(f"{name}: a scores cell, and no other, says of which evaluate cell (of=)")
+    elif of and raw.get(of, {}).get("verb", "evaluate") != "evaluate":
+        faults.append(f"{name}: of={of} is not an evaluate cell")
+    needed = [*node.get("needs", ()), *(need for need in (adapter, of) if need)]
     return faults + [
         f"{name}: needs {need}, which is no cell{did_you_mean(need, raw)}" for need in needed if need not in raw
     ]

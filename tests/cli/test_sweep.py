@@ -36,7 +36,7 @@ PRINTED = {  # the paper's rows, in its order; of Tables 5 and 6 the columns
     "fig2": ["nuanced"],
     "fig3": ["hard"],
 }
-ABLATIONS = [name for name in SWEEPS if name not in PRINTED and name != "paper"]
+BEYOND = [name for name in SWEEPS if name not in PRINTED and name != "paper"]
 
 
 def configured(*overrides: str):
@@ -79,13 +79,13 @@ def test_every_printed_row_has_its_cell(table):
     assert len({row.cell for row in node.rows}) == len(node.rows)
 
 
-def test_the_ablations_beyond_the_paper_are_there():
-    wanted = {"reward", "group_size", "beta", "clip", "prompt", "label_policy", "lora_rank", "seeds"}
-    assert wanted == set(ABLATIONS)
+def test_the_sweeps_beyond_the_paper_are_there():
+    ablations = {"reward", "group_size", "beta", "clip", "prompt", "label_policy", "lora_rank", "seeds"}
+    assert {*ablations, "ranking"} == set(BEYOND)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("scale", "sweeps"), [("tiny", ["paper", *ABLATIONS]), ("paper", ["paper"])])
+@pytest.mark.parametrize(("scale", "sweeps"), [("tiny", ["paper", *BEYOND]), ("paper", ["paper", "ranking"])])
 def test_every_cell_composes_and_fits_its_constructors(scale, sweeps, monkeypatch):
     for variable in ("MIMIC_ROOT", "CHEXPERT_ROOT", "NIH_ROOT"):
         monkeypatch.setenv(variable, variable.lower())
@@ -108,6 +108,7 @@ def test_every_cell_composes_and_fits_its_constructors(scale, sweeps, monkeypatc
             assert list(cfg.adapters) == (
                 [f"out/x/{cell.adapter}/seed0/adapter/{cell.checkpoint}"] * bool(cell.adapter)
             )
+            assert cell.verb != "scores" or cfg.predictions == f"out/x/eval/{cell.of}/seed0/predictions.jsonl"
             assert cfg.data.name == {"tiny": "phantom", "paper": "paper"}[scale]
     for table in PRINTED:
         dataset = configured(f"sweep={table}").sweep.get("dataset")

@@ -16,6 +16,7 @@ RAW = {
     "grpo": {"verb": "train", "overrides": ["experiment=b"], "adapter": "sft"},
     "scored": {"verb": "evaluate", "adapter": "grpo", "checkpoint": "last", "needs": ["sft"]},
     "bare": {"verb": "evaluate"},
+    "sure": {"verb": "scores", "of": "scored", "overrides": ["samples=2"]},
 }
 
 
@@ -37,23 +38,47 @@ def test_where_a_cell_runs_and_what_it_is_told():
     assert Cell("prepare", "prepare", ("data=phantom",)).arguments(Path("out"), 0) == ["data=phantom"]
 
 
+def test_a_scores_cell_loads_what_it_scores_as_it_was_evaluated():
+    cells = read_cells(RAW | {"scored": RAW["scored"] | {"overrides": ["experiment=c"]}})
+    sure = cells["sure"]
+    assert set(sure.needs) == {"prepare", "grpo", "scored"}
+    assert sure.run_dir(Path("out/x"), 3) == Path("out/x/scores/scored/seed3")
+    assert sure.arguments(Path("out/x"), 3) == [
+        "experiment=c",
+        "samples=2",
+        "arm=scored",
+        "seed=3",
+        "adapters=['out/x/grpo/seed3/adapter/last']",
+        "predictions='out/x/eval/scored/seed3/predictions.jsonl'",
+        "run_dir='out/x/scores/scored/seed3'",
+    ]
+
+
 def test_every_fault_is_listed_at_once():
     faulty = {
         "a": {"verb": "trian", "override": []},
         "b": {"verb": "evaluate", "adapter": "bare", "checkpoint": "first"},
         "c": {"verb": "train", "needs": ["bar"]},
+        "d": {"verb": "scores"},
+        "e": {"verb": "scores", "of": "c"},
+        "f": {"verb": "evaluate", "of": "bare"},
+        "g": {"verb": "scores", "of": "bara"},
         "bare": {"verb": "evaluate"},
     }
     with pytest.raises(CellError) as raised:
         read_cells(faulty)
     lines = str(raised.value).splitlines()
-    assert lines[0] == "5 faults in the sweep's cells:"
+    assert lines[0] == "9 faults in the sweep's cells:"
     assert lines[1:] == [
         "  a: override: no such key: did you mean overrides?",
-        "  a: verb=trian; choose one of: prepare, train, evaluate",
+        "  a: verb=trian; choose one of: prepare, train, evaluate, scores",
         "  b: checkpoint=first; choose one of: best, last",
         "  b: adapter=bare is not a train cell",
         "  c: needs bar, which is no cell: did you mean bare?",
+        "  d: a scores cell, and no other, says of which evaluate cell (of=)",
+        "  e: of=c is not an evaluate cell",
+        "  f: a scores cell, and no other, says of which evaluate cell (of=)",
+        "  g: needs bara, which is no cell: did you mean bare?",
     ]
 
 
