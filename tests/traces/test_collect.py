@@ -206,7 +206,13 @@ def test_concurrency_and_rate_are_kept(tmp_path, image) -> None:
 def test_a_pause_that_the_endpoint_asks_for_holds_all_requests(tmp_path, image) -> None:
     busy = s["error"](429, headers={"Retry-After": "0.6"})
     limits = Limits(**vars(QUICK) | {"concurrency": 2})
-    with s["ScriptedServer"](first(lambda a: busy)) as server, open_store(tmp_path / "t.db") as store:
+
+    def behave(n, a):
+        if n == 0:
+            return busy
+        return s["Act"](s["good"](n, a).body, delay=0.3 if n == 1 else 0.0)  # the other worker is not back before it
+
+    with s["ScriptedServer"](behave) as server, open_store(tmp_path / "t.db") as store:
         assert run(store, server, [study(i, image) for i in range(8)], limits) == ""
         waited = [start - server.times[0] for start in server.times]
         assert sum(seconds < 0.6 for seconds in waited) <= 2  # the first, and the one that was out already
