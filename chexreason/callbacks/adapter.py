@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,8 @@ import lightning as L
 
 from chexreason.policy.adapters import save_adapter
 from chexreason.policy.policy import Policy
+
+log = logging.getLogger(__name__)
 
 
 class AdapterExport(L.Callback):
@@ -38,6 +41,8 @@ class AdapterExport(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
+            if self.best is None:
+                log.warning("no validation came before the end: %s is not written, take last", self.folder / "best")
             value = trainer.callback_metrics.get(self.monitor)
             self._save(pl_module, "last", trainer.global_step, None if value is None else float(value))
 

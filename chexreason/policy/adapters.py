@@ -127,10 +127,12 @@ def save_adapter(policy: Policy, folder: str | Path, card: Mapping[str, object],
 
 
 def read_card(folder: str | Path) -> dict[str, Any]:
-    """The card written beside an adapter; raises FileNotFoundError with the folder when there is none."""
+    """The card written beside an adapter; raises FileNotFoundError with the folder, and its neighbours, without one."""
     path = Path(folder) / CARD
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no {CARD}: it was not written by chexreason")
+        what = f"holds no {CARD}: it was not written by chexreason" if path.parent.is_dir() else "is not there"
+        beside = sorted(str(card.parent) for card in path.parent.parent.glob(f"*/{CARD}"))
+        raise FileNotFoundError(f"adapter {folder} {what}" + (f"; beside it: {', '.join(beside)}" if beside else ""))
     card: dict[str, Any] = json.loads(path.read_text())
     return card
 
