@@ -63,11 +63,11 @@ table1: $(STAMP) ## Table 1: nine prompts, zero-shot (tiny 5 min; paper 3 h, a g
 	$(SWEEP) sweep=table1
 	$(TABLES) table=table1
 
-table2: $(STAMP) ## Table 2: SFT arms on the medical model (tiny 8 min; paper 17 h, a guess)
+table2: $(STAMP) ## Table 2: SFT arms on the medical model (tiny 12 min; paper 17 h, a guess)
 	$(SWEEP) sweep=table2
 	$(TABLES) table=table2
 
-table3: $(STAMP) ## Table 3: SFT arms on the general model (tiny 8 min; paper 17 h, a guess)
+table3: $(STAMP) ## Table 3: SFT arms on the general model (tiny 12 min; paper 17 h, a guess)
 	$(SWEEP) sweep=table3
 	$(TABLES) table=table3
 
@@ -95,7 +95,7 @@ fig3: $(STAMP) ## Figure 3: GRPO, hard reward (tiny 8 min; paper 340 h, a guess)
 	$(SWEEP) sweep=fig3
 	$(TABLES) table=fig3
 
-paper: $(STAMP) ## every table and figure (tiny 30-60 min; paper 710 h, a guess)
+paper: $(STAMP) ## every table and figure (tiny 30 min; paper 710 h, a guess)
 	$(SWEEP) sweep=paper
 	$(TABLES) table=all
 

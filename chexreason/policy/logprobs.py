@@ -59,6 +59,23 @@ def score_states(head: nn.Module, states: Tensor, ids: Tensor, mask: Tensor, tem
     return TokenScores(zero.index_put(where, logp), zero.index_put(where, entropy), zero.bool().index_put(where, top1))
 
 
+def state_logp(head: nn.Module, states: Tensor, ids: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
+    """The ``logp`` [N, T] of ``score_states`` alone, without gradient: half the passes over the vocabulary."""
+    keep = mask.bool()
+    kept, wanted = states[keep], ids[keep]
+    logp = torch.empty(wanted.shape, device=states.device)
+    for rows in _few(head, len(wanted)):
+        logits = head(kept[rows]).float().div_(temperature)  # [m, V]
+        logp[rows] = logits.gather(-1, wanted[rows, None])[:, 0] - logits.logsumexp(-1)
+    return torch.zeros(ids.shape, device=ids.device).index_put(keep.nonzero(as_tuple=True), logp)
+
+
+def _few(head: nn.Module, n: int) -> list[slice]:
+    """Of ``n`` tokens, as many at a time as ``LOGITS`` allows."""
+    size = max(LOGITS // head.weight.shape[0], 1)
+    return [slice(start, start + size) for start in range(0, n, size)]
+
+
 class _FrozenHead(torch.autograd.Function):
     """Log-probability, entropy and top-1 [M] of ``ids`` [M] under a frozen head of ``states`` [M, H], by chunks."""
 
@@ -66,11 +83,10 @@ class _FrozenHead(torch.autograd.Function):
     def forward(
         ctx: Any, states: Tensor, head: nn.Module, ids: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        size, states = max(LOGITS // head.weight.shape[0], 1), states.detach()
+        states = states.detach()
         logp, entropy = (torch.empty(ids.shape, device=states.device) for _ in range(2))
         top1, slope = torch.empty_like(ids, dtype=torch.bool), torch.empty_like(states)
-        for start in range(0, len(ids), size):
-            rows = slice(start, start + size)
+        for rows in _few(head, len(ids)):
             logits, target = head(states[rows]).float().div_(temperature), ids[rows, None]  # [m, V], [m, 1]
             top1[rows] = logits.argmax(-1) == target[:, 0]
             total, chosen = logits.logsumexp(-1), logits.gather(-1, target)[:, 0]  # [m]
@@ -106,9 +122,7 @@ def completion_scores(
     With ``shared`` the prompt runs once a study and its keys and values serve all G completions (equal to the plain
     path in value and gradient); without it every row carries its own prompt, which gradient checkpointing needs.
     """
-    if ids.shape[0] != len(prompts) * group_size:
-        raise ValueError(f"{ids.shape[0]} completions for {len(prompts)} prompts x group size {group_size}")
-    states = (_shared_states if shared else _plain_states)(policy, prompts, ids, mask, group_size)
+    states = _states(policy, prompts, ids, mask, group_size, shared=shared)
     return score_states(policy.base.get_output_embeddings(), states, ids, mask, temperature)
 
 
@@ -133,10 +147,19 @@ def scored_by_chunks(
         for chunk in study_chunks(len(prompts), studies):
             rows = slice(chunk.start * group_size, chunk.stop * group_size)
             width = int(mask[rows].sum(1).max())
-            part = prompts.select(chunk), ids[rows, :width], mask[rows, :width]
-            scores = completion_scores(policy, *part, group_size=group_size, temperature=temperature)
-            logp[rows, :width] = scores.logp
+            part = ids[rows, :width], mask[rows, :width]
+            states = _states(policy, prompts.select(chunk), *part, group_size, shared=True)
+            logp[rows, :width] = state_logp(policy.base.get_output_embeddings(), states, *part, temperature)
     return logp
+
+
+def _states(
+    policy: Policy, prompts: EncodedPrompts, ids: Tensor, mask: Tensor, group_size: int, *, shared: bool
+) -> Tensor:
+    """Hidden states [B * G, T, H] that predict ``ids``; raises ValueError where prompts and rows do not match."""
+    if ids.shape[0] != len(prompts) * group_size:
+        raise ValueError(f"{ids.shape[0]} completions for {len(prompts)} prompts x group size {group_size}")
+    return (_shared_states if shared else _plain_states)(policy, prompts, ids, mask, group_size)
 
 
 def _shared_states(policy: Policy, prompts: EncodedPrompts, ids: Tensor, mask: Tensor, group_size: int) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from chexreason.policy import logprobs
-from chexreason.policy.logprobs import TokenScores, score_states, score_tokens
+from chexreason.policy.logprobs import TokenScores, score_states, score_tokens, state_logp
 
 N, T, H, V = 3, 5, 8, 11
 
@@ -47,12 +47,20 @@ def test_scores_and_gradient_are_those_of_the_whole_logits(head, rows, tokens_at
     assert expected.abs().max() > 0.1
 
 
-def test_only_real_tokens_reach_the_head(head, rows, monkeypatch):
-    states, ids, mask = rows
+@pytest.mark.parametrize("tokens_at_a_time", [1, 3, 100])
+def test_log_probabilities_alone_are_the_same_to_the_bit(head, rows, tokens_at_a_time, monkeypatch):
+    monkeypatch.setattr(logprobs, "LOGITS", tokens_at_a_time * V)
+    alone = state_logp(head, *rows, temperature=0.7)
+    assert torch.equal(alone, score_states(head, *rows, temperature=0.7).logp)
+    assert (alone != 0).sum() == rows[2].sum()
+
+
+@pytest.mark.parametrize("score", [score_states, state_logp])
+def test_only_real_tokens_reach_the_head(head, rows, score, monkeypatch):
     seen = []
     head.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     monkeypatch.setattr(logprobs, "LOGITS", 3 * V)
-    score_states(head, states, ids, mask)
+    score(head, *rows)
     assert seen == [3, 3, 1]
 
 
