@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 
 SMALL = (
-    "data.sets.phantom_a.source.n={sft: 8, rl: 4, val: 4, test: 6}",
-    "data.sets.phantom_b.source.n={val: 2, test: 6}",
+    "data.sets.phantom_a.source.n={sft: 8, rl: 4, val: 4, test: 16}",
+    "data.sets.phantom_b.source.n={val: 2, test: 16}",
 )
 FAST = ("debug=fast", "phase.batch_size=4", "preflight=false", "model.max_new_tokens=8", "callbacks.progress=false")
 EXTRA = {
