@@ -13,17 +13,18 @@ from chexreason import build
 from chexreason.confdir import confdir
 from chexreason.data.manifest import ManifestError
 from chexreason.data.sampling import subset
-from chexreason.errors import friendly
+from chexreason.errors import friendly, known_choices
 from chexreason.files import write_json, write_text
 from chexreason.labels.schema import LabelSet
 from chexreason.traces.acceptance import acceptance, as_markdown
 from chexreason.traces.budget import Budget, estimate
-from chexreason.traces.collect import Limits, Task, collect, judge_again
+from chexreason.traces.collect import Limits, collect
 from chexreason.traces.endpoint import check_export
 from chexreason.traces.export import JSONL_NAME, export
 from chexreason.traces.instruction import Instruction, compose
 from chexreason.traces.meter import Meter
 from chexreason.traces.store import StoreError, TraceStore, open_store
+from chexreason.traces.task import Task, judge_again
 from chexreason.traces.template import TemplateTeacher
 from chexreason.types import Study
 
@@ -34,8 +35,9 @@ DATABASE_NAME, REPORT_NAME = "traces.db", "acceptance"
 def traces(cfg: DictConfig) -> dict[str, Any]:
     """Ask about every study that still needs a trace, export those that pass, and return the acceptance report.
 
-    Whatever ends the run early, what has been accepted is exported; ``stopped`` in the report says why. Raises
-    ExportError before anything is sent where credentialed studies would leave the machine.
+    Whatever ends the run early, what has been accepted is exported; ``stopped`` in the report says why, and ``left``
+    how many of the studies asked about have neither an accepted trace nor used up their attempts. Raises ExportError
+    before anything is sent where credentialed studies would leave the machine.
     """
     label_set, folder = build.build_labels(cfg), Path(cfg.folder)
     studies, unaskable = _studies(cfg, label_set)
@@ -51,7 +53,8 @@ def traces(cfg: DictConfig) -> dict[str, Any]:
             report = acceptance(store, label_set, limits.attempts, unaskable)
             write_json(folder / f"{REPORT_NAME}.json", report)
             write_text(folder / f"{REPORT_NAME}.md", as_markdown(report))
-    return report | {"stopped": stopped}
+        left = len(_to_ask(store, studies, limits))
+    return report | {"stopped": stopped, "left": left}
 
 
 def _studies(cfg: DictConfig, label_set: LabelSet) -> tuple[list[Study], int]:
@@ -77,9 +80,7 @@ def _task(cfg: DictConfig, label_set: LabelSet, studies: list[Study]) -> Task:
 
 def _ask(task: Task, store: TraceStore, studies: list[Study], limits: Limits, budget: Budget) -> str:
     """Says what it will take, and asks."""
-    standing = store.progress()
-    stands = [(study, standing[study.study_id]) for study in studies]
-    to_ask = [study for study, stand in stands if not stand.accepted and stand.judged < limits.attempts]
+    to_ask = _to_ask(store, studies, limits)
     log.info("%d of %d studies need no answer any more", len(studies) - len(to_ask), len(studies))
     if not to_ask:
         return ""
@@ -101,6 +102,13 @@ def _ask(task: Task, store: TraceStore, studies: list[Study], limits: Limits, bu
         return collect(task, store, to_ask, limits, budget, meter)
 
 
+def _to_ask(store: TraceStore, studies: list[Study], limits: Limits) -> list[Study]:
+    standing = store.progress()
+    stands = [(study, standing[study.study_id]) for study in studies]
+    return [study for study, stand in stands if not stand.accepted and stand.judged < limits.attempts]
+
+
+@known_choices
 @hydra.main(version_base="1.3", config_path=confdir(), config_name="traces")
 @friendly(StoreError, ManifestError, OSError, ValueError, KeyError, ModuleNotFoundError)
 def main(cfg: DictConfig) -> None:
@@ -110,10 +118,11 @@ def main(cfg: DictConfig) -> None:
     report = traces(cfg)
     print(as_markdown(report))
     log.info("%d traces: %s", report["accepted"], Path(cfg.folder) / JSONL_NAME)
-    if report["stopped"]:
+    if report["stopped"] or report["left"]:
+        why = report["stopped"] or "some studies got no answer (see above)"
         raise StoreError(
-            f"stopped: {report['stopped']}. {report['open']} studies are open (budget={cfg.budget}): mend it and run "
-            f"the same command again"
+            f"stopped: {why}. {report['left']} studies are open (budget={cfg.budget}): mend it and run the same "
+            f"command again"
         )
 
 

@@ -10,17 +10,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from chexreason.labels.schema import LabelSet
-from chexreason.prompts import Prompt
-from chexreason.traces.ask import Question, Reply, Teacher, Then, Unanswered
+from chexreason.data.image import ImageError
+from chexreason.traces.ask import Question, Reply, Then, Unanswered
 from chexreason.traces.budget import Budget, tokens_of
-from chexreason.traces.instruction import Instruction, compose, jpeg
+from chexreason.traces.instruction import compose, jpeg
 from chexreason.traces.pace import Pace
-from chexreason.traces.store import Progress, TraceStore, Verdict
-from chexreason.traces.verify import Fault, verify
+from chexreason.traces.store import GARBLED, Progress, TraceStore, Verdict
+from chexreason.traces.task import Task, cost, read
+from chexreason.traces.verify import Fault
 from chexreason.types import Study
 
 T = TypeVar("T")
@@ -50,56 +50,10 @@ class Limits:
     give_up: int = 8
 
 
-@dataclass(frozen=True)
-class Task:
-    """What is asked, of whom, for which pupil, under which agreement; ``side`` bounds the image in pixels."""
-
-    teacher: Teacher
-    instruction: Instruction
-    prompt: Prompt
-    label_set: LabelSet
-    agreement: str | None = None
-    side: int = 1024
-    seed: int = 0
-
-    @property
-    def identity(self) -> dict[str, str]:
-        """What makes two answers comparable: the database refuses a mixture."""
-        words = f"{self.instruction.text}\n{self.instruction.retry}\n{self.prompt.text}"
-        return {
-            "model": self.teacher.model,
-            "prompt": self.prompt.name,
-            "words": hashlib.sha256(words.encode()).hexdigest(),
-            "labels": ", ".join(self.label_set),
-        }
-
-    def judge(self, reply: Reply, study: Study) -> list[Fault]:
-        """What is wrong with a reply; nothing where it is fit to learn from."""
-        return verify(reply, study, self.label_set, self.prompt.grammar, self.instruction.words)
-
-
 class Watch(Protocol):
     """Who is told how a run gets on: after each request, USD spent and the verdict (None: no answer)."""
 
     def __call__(self, usd: float, accepted: bool | None, /) -> None: ...
-
-
-def judge_again(task: Task, store: TraceStore, studies: Sequence[Study]) -> None:
-    """Judges every stored answer by the rules as they are now; of several that pass, the first is the accepted one."""
-    known = {study.study_id: study for study in studies}
-    accepted: set[str] = set()
-    verdicts = []
-    for number, study_id, body, usd in store.answers():
-        if study_id not in known or study_id in accepted:
-            continue
-        try:
-            reply = _read(task.teacher, body)
-        except ValueError:  # the process died before it was looked into: an answer all the same, and an empty one
-            reply = Reply("")
-        faults = task.judge(reply, known[study_id])
-        verdicts.append(Verdict(number, reply, faults, _usd(task.teacher, reply, usd)))
-        accepted |= set() if faults else {study_id}
-    store.judged(verdicts, anew=True)
 
 
 def collect(
@@ -108,8 +62,8 @@ def collect(
     """Asks about every study without an accepted trace that has attempts left; returns why it ended early, or "".
 
     The first Ctrl-C lets the requests in flight come home and raises KeyboardInterrupt then; the second drops them.
-    Raises StoreError where an answer cannot be kept and ImageError where an image cannot be read: both after the
-    requests in flight have been waited for.
+    A study without an answer, or whose image cannot be read, is left for the next run. Raises StoreError where an
+    answer cannot be kept, after the requests in flight have been waited for.
     """
     return asyncio.run(_Run(task, store, limits, budget, watch).all(studies))
 
@@ -174,7 +128,7 @@ class _Run:
                 return
             number, reply, held = answer
             faults = tuple(self._task.judge(reply, study))
-            usd = _usd(self._task.teacher, reply, held)
+            usd = cost(self._task.teacher, reply, held)
             self._budget.settle(held, usd)
             await self._write(self._store.judged, [Verdict(number, reply, faults, usd)])
             self._watch(self._budget.spent, not faults)
@@ -184,8 +138,13 @@ class _Run:
 
     async def _answer(self, study: Study, attempt: int, faults: Sequence[Fault]) -> tuple[int, Reply, float] | None:
         """A response to one question with its number and what was held for it, None where it got none."""
-        question, side = await self._question(study, attempt, faults, self._task.side), self._task.side
+        side = self._task.side
         failed = Unanswered("no answer", Then.LEAVE)
+        try:
+            question = await self._question(study, attempt, faults, side)
+        except ImageError as error:
+            self._give_up(study, Unanswered("unreadable image", Then.LEAVE, detail=str(error)))
+            return None
         for failures in range(self._limits.retries + 1):
             if not await self._pace.turn():
                 return None
@@ -203,7 +162,7 @@ class _Run:
                 question = await self._question(study, attempt, faults, side)
             else:
                 await self._wait(failed, failures)
-        self._give_up(failed)
+        self._give_up(study, failed)
         return None
 
     async def _request(self, question: Question) -> tuple[int, Reply, float] | Unanswered:
@@ -225,11 +184,11 @@ class _Run:
             async with asyncio.timeout(self._limits.seconds):
                 body = await task.teacher.ask(question)
             await self._write(store.answered, number, body, time.monotonic() - start)
-            return number, _read(task.teacher, body), most
+            return number, read(task.teacher, body), most
         except TimeoutError:
             failed = Unanswered("timeout", Then.AGAIN, detail=f"after {self._limits.seconds:g} s", billed=True)
-        except ValueError as error:
-            failed = Unanswered("garbled", Then.AGAIN, detail=str(error), billed=True)
+        except (ValueError, RecursionError) as error:  # the clients read the body of an error themselves
+            failed = Unanswered(GARBLED, Then.AGAIN, detail=str(error), billed=True)
         except Unanswered as error:
             failed = error
         usd = most if failed.billed else 0.0
@@ -252,12 +211,14 @@ class _Run:
             self._pace.hold(outcome.wait)
         await self._pace.sleep((outcome.wait or 0.0) + self._pace.backoff(failures))
 
-    def _give_up(self, outcome: Unanswered) -> None:
+    def _give_up(self, study: Study, outcome: Unanswered) -> None:
         """Leaves a study for the next run; ends this one where that would be everyone's lot."""
         self._in_a_row += 1
         if outcome.then == Then.STOP:
             self._halt(str(outcome))
-        elif self._in_a_row >= self._limits.give_up:
+            return
+        log.warning("%s is left for the next run: %s", study.study_id, outcome)
+        if self._in_a_row >= self._limits.give_up:
             self._halt(f"{self._in_a_row} studies in a row got no answer, the last: {outcome}")
 
     async def _write(self, method: Callable[..., T], *values: Any) -> T:
@@ -265,22 +226,6 @@ class _Run:
 
 
 _INTERRUPTED = "interrupted"
-
-
-def _read(teacher: Teacher, body: str) -> Reply:
-    """What a body says, in Unicode a database can hold; raises ValueError where it makes no sense."""
-    try:
-        reply = teacher.read(body)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    return replace(reply, text=reply.text.encode(errors="replace").decode())
-
-
-def _usd(teacher: Teacher, reply: Reply, most: float) -> float:
-    """What an answer cost, by its own count of tokens; the most it may have cost where it does not count them."""
-    if reply.tokens_in is None or reply.tokens_out is None:
-        return most
-    return teacher.tariff.usd(reply.tokens_in, reply.tokens_out)
 
 
 def _sha256(data: bytes) -> str:

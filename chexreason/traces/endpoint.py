@@ -98,6 +98,11 @@ def lost(error: BaseException) -> Unanswered:
     return Unanswered("no connection", Then.AGAIN, detail=str(error) or type(error).__name__, billed=billed)
 
 
+def count(value: object) -> int | None:
+    """A number of tokens as an endpoint states it; None where it states none, or nonsense."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
 def is_refusal(body: str) -> bool:
     """True where an error is about what was asked, and asking again as it is will not help."""
     said = body.lower()

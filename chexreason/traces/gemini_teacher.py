@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from chexreason.traces.ask import Question, Reply, Tariff
-from chexreason.traces.endpoint import api_key, client_of, failure, http_client, lost
+from chexreason.traces.endpoint import api_key, client_of, count, failure, http_client, lost
 
 
 class GeminiTeacher:
@@ -55,8 +55,8 @@ class GeminiTeacher:
         value = json.loads(body)
         try:
             usage = value.get("usageMetadata") or {}
-            thoughts, spoken = usage.get("thoughtsTokenCount") or 0, usage.get("candidatesTokenCount")
-            counts = usage.get("promptTokenCount"), None if spoken is None else spoken + thoughts
+            thoughts, spoken = count(usage.get("thoughtsTokenCount")) or 0, count(usage.get("candidatesTokenCount"))
+            counts = count(usage.get("promptTokenCount")), None if spoken is None else spoken + thoughts
             if value.get("promptFeedback", {}).get("blockReason"):
                 return Reply(str(value["promptFeedback"]["blockReason"]), True, False, counts[0], counts[1] or 0)
             candidate = value["candidates"][0]

@@ -23,18 +23,24 @@ _QUALITY = 92  # of the JPEG: lossless would be four times as large
 class Instruction:
     """The words for one SFT arm, and how many words its reasoning may have, both bounds included.
 
-    ``text`` holds ``{findings}`` and ``{prompt}`` (the pupil's words) and, where an answer was rejected before,
-    ``retry`` with ``{reasons}`` follows. Raises ValueError on other placeholders and on bounds out of order.
+    ``text`` holds ``{findings}`` and ``{prompt}`` (the pupil's words); ``unjudged`` with ``{labels}`` follows where
+    nobody judged some of them, and ``retry`` with ``{reasons}`` where an answer was rejected before. Raises ValueError
+    on other placeholders and on bounds out of order.
     """
 
     name: str
     text: str
+    unjudged: str
     retry: str
     min_words: int
     max_words: int
 
     def __post_init__(self) -> None:
-        for field, wanted in (("text", {"findings", "prompt"}), ("retry", {"reasons"})):
+        for field, wanted in (
+            ("text", {"findings", "prompt"}),
+            ("unjudged", {"labels"}),
+            ("retry", {"reasons"}),
+        ):
             found = {part[1] for part in Formatter().parse(getattr(self, field)) if part[1] is not None}
             if found != wanted:
                 raise ValueError(
@@ -55,6 +61,8 @@ def compose(
     """The text of one request; ``faults`` are those of the answer that was rejected last."""
     findings = ", ".join(label_set.decode(study.target))
     text = instruction.text.format(findings=findings, prompt=render(prompt, label_set)).strip()
+    if unjudged := [label for label, known in zip(label_set, study.mask, strict=True) if not known]:
+        text += "\n\n" + instruction.unjudged.format(labels=", ".join(unjudged)).strip()
     if not faults:
         return text
     reasons = "\n".join(f"- {RULES[fault.rule]}{f': {fault.detail}' if fault.detail else ''}" for fault in faults)

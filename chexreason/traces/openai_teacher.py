@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from chexreason.traces.ask import Question, Reply, Tariff
-from chexreason.traces.endpoint import api_key, client_of, failure, http_client, is_refusal, lost
+from chexreason.traces.endpoint import api_key, client_of, count, failure, http_client, is_refusal, lost
 
 
 class OpenAITeacher:
@@ -67,11 +67,21 @@ class OpenAITeacher:
             choice, usage = value["choices"][0], value.get("usage") or {}
             message, finish = choice["message"], choice.get("finish_reason")
             refused = bool(message.get("refusal")) or finish == "content_filter"
-            text = message.get("content") or message.get("refusal") or ""
-            return Reply(text, refused, finish == "length", usage.get("prompt_tokens"), usage.get("completion_tokens"))
+            text = _joined(message.get("content")) or str(message.get("refusal") or "")
+            counts = count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))
+            return Reply(text, refused, finish == "length", *counts)
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise ValueError(f"no chat completion: {type(error).__name__}: {error}") from error
 
     async def close(self) -> None:
         """Lets the connections go."""
         await self._client.close()
+
+
+def _joined(content: object) -> str:
+    """The text of a message, which some servers send in parts; raises TypeError where it is something else."""
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content if part.get("type", "text") == "text")
+    if content is not None and not isinstance(content, str):
+        raise TypeError(f"content is a {type(content).__name__}")
+    return content or ""

@@ -6,7 +6,7 @@ import fcntl
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ CREATE TABLE IF NOT EXISTS request (
 CREATE INDEX IF NOT EXISTS of_study ON request (study_id);
 CREATE UNIQUE INDEX IF NOT EXISTS one_accepted ON request (study_id) WHERE accepted = 1;
 """
-ANSWERED = "answered"
+ANSWERED, GARBLED = "answered", "garbled"  # outcomes with a body: one that could be read, one that could not
 
 
 class StoreError(RuntimeError):
@@ -59,6 +59,17 @@ class Verdict:
     usd: float
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response's body as it came; ``usd`` is what it cost once ``settled``, the most it may have cost before."""
+
+    number: int
+    study_id: str
+    body: str
+    usd: float
+    settled: bool
+
+
 class TraceStore:
     """One open database; every method is one transaction, on disk when it returns. Raises StoreError.
 
@@ -76,9 +87,9 @@ class TraceStore:
         Raises StoreError where the database was begun with another ``identity`` or a study has changed: answers to two
         different questions do not belong in one file.
         """
-        before = dict(self.rows("SELECT key, value FROM identity WHERE key != 'schema'"))
-        if changed := [key for key in identity if before and before.get(key) != identity[key]]:
-            shown = "; ".join(f"{key}: {str(before.get(key))[:60]!r} -> {identity[key][:60]!r}" for key in changed)
+        before = dict(self.rows("SELECT key, value FROM identity"))
+        if changed := [key for key in identity if before.get(key, identity[key]) != identity[key]]:
+            shown = "; ".join(f"{key}: {before[key][:60]!r} -> {identity[key][:60]!r}" for key in changed)
             raise StoreError(
                 f"{self.path} holds answers to other questions ({shown}): choose another name= or remove it"
             )
@@ -134,27 +145,29 @@ class TraceStore:
                 "UPDATE request SET outcome = ?, body = ?, seconds = ? WHERE id = ?", (ANSWERED, body, seconds, number)
             )
 
-    def judged(self, verdicts: Sequence[Verdict], anew: bool = False) -> None:
-        """Notes what answers say, what is wrong with them and what they cost; ``anew`` forgets all verdicts first.
+    def judged(self, verdicts: Sequence[Verdict], anew: Iterable[str] = ()) -> None:
+        """Notes what answers say, what is wrong with them and what they cost.
 
-        A second accepted answer to one study is refused.
+        Earlier verdicts about the studies ``anew`` are forgotten first. A second accepted answer to one is refused.
         """
         values = [
             (v.reply.text, v.reply.tokens_in, v.reply.tokens_out, v.usd, _packed(v.faults), int(not v.faults), v.number)
             for v in verdicts
         ]
         with self._transaction() as cursor:
-            if anew:
-                cursor.execute("UPDATE request SET accepted = NULL, faults = NULL")
             cursor.executemany(
-                "UPDATE request SET text = ?, tokens_in = ?, tokens_out = ?, usd = ?, faults = ?, accepted = ?"
-                " WHERE id = ?",
+                "UPDATE request SET accepted = NULL, faults = NULL WHERE study_id = ?", [(name,) for name in anew]
+            )
+            cursor.executemany(
+                f"UPDATE request SET outcome = '{ANSWERED}', text = ?, tokens_in = ?, tokens_out = ?, usd = ?,"
+                " faults = ?, accepted = ? WHERE id = ?",
                 values,
             )
 
-    def answers(self) -> list[tuple[int, str, str, float]]:
-        """Number, study, body and noted cost of every answer, the oldest first."""
-        return self.rows("SELECT id, study_id, body, usd FROM request WHERE outcome = ? ORDER BY id", ANSWERED)
+    def answers(self) -> list[Answer]:
+        """Every body that is or may be an answer, the oldest first."""
+        query = "SELECT id, study_id, body, usd, text IS NOT NULL FROM request WHERE outcome IN (?, ?) ORDER BY id"
+        return [Answer(*row[:4], bool(row[4])) for row in self.rows(query, ANSWERED, GARBLED)]
 
     def progress(self) -> dict[str, Progress]:
         """Where every study stands."""
@@ -205,7 +218,7 @@ def open_store(path: Path, patience: float = 30.0) -> Iterator[TraceStore]:
     The lock goes with the process, so a killed run never blocks the next one. Raises StoreError where another run
     holds it, or the file is no such database.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(0o700, parents=True, exist_ok=True)  # what is exported beside it holds the same texts
     with path.with_suffix(".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -59,7 +59,7 @@ def verify(reply: Reply, study: Study, label_set: LabelSet, grammar: str, words:
         if broken:
             return [Fault(rule, reply.text.strip()[:_QUOTED])]
     form, labels = _form(reply.text, study, label_set, grammar)
-    think = parse(reply.text, label_set, grammar).think
+    think = parse(reply.text, label_set, grammar).think.replace("\u2019", "'")  # the patterns know one apostrophe
     if form or "think" not in BLOCKS[Grammar.of(grammar)]:
         return form + labels
     positive = label_set.decode(study.target)
@@ -75,9 +75,13 @@ def _form(text: str, study: Study, label_set: LabelSet, grammar: str) -> tuple[l
 
 
 def _forbidden(think: str) -> list[Fault]:
-    told = re.sub(lexicon.NO_PRIOR, "", think, flags=re.IGNORECASE)
-    found = ((rule, _any(patterns).search(told)) for rule, patterns in _FORBIDDEN.items())
-    return [Fault(rule, _around(told, match)) for rule, match in found if match]
+    faults = []
+    for rule, patterns in _FORBIDDEN.items():
+        # Only here: a sentence that denies a prior film may still give the answer away.
+        told = _any((lexicon.NO_PRIOR,)).sub("", think) if patterns is lexicon.PRIORS else think
+        if match := _any(patterns).search(told):
+            faults.append(Fault(rule, _around(told, match)))
+    return faults
 
 
 def _language(think: str) -> list[Fault]:
@@ -94,7 +98,7 @@ def _length(think: str, words: tuple[int, int]) -> list[Fault]:
 
 
 def _signs(think: str, positive: Iterable[str]) -> list[Fault]:
-    clauses = re.split(lexicon.CLAUSE, think, flags=re.IGNORECASE)
+    clauses = _any((lexicon.CLAUSE,)).split(think)
     missing = [label for label in positive if not any(_affirms(clause, label) for clause in clauses)]
     return [Fault("sign missing", f"of {', '.join(missing)}")] if missing else []
 
@@ -103,8 +107,11 @@ def _affirms(clause: str, label: str) -> bool:
     """True where the clause shows or names the label and does not deny it."""
     for match in _any((lexicon.SIGNS[label],)).finditer(clause):
         before, after = clause[: match.start()], clause[match.end() :]
-        denied = _any((lexicon.DENIES_AFTER,)).search(before) or _any((lexicon.DENIES_BEFORE,)).search(after)
-        if label == "No Finding" or not denied:
+        if label == "No Finding":  # denials are what affirms it: "no effusion, the lungs are clear"
+            denied = _any((lexicon.DENIES_NORMAL,)).search(before)
+        else:
+            denied = _any((lexicon.DENIES_AFTER,)).search(before) or _any((lexicon.DENIES_BEFORE,)).search(after)
+        if not denied:
             return True
     return False
 

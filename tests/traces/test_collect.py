@@ -5,70 +5,27 @@ from __future__ import annotations
 import json
 import random
 import runpy
-import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.traces.acceptance import acceptance
-from chexreason.traces.ask import Tariff
-from chexreason.traces.budget import Budget
-from chexreason.traces.collect import Limits, Task, collect, judge_again
+from chexreason.traces.collect import Limits
 from chexreason.traces.export import JSONL_NAME, PARQUET_NAME, export
-from chexreason.traces.instruction import Instruction
-from chexreason.traces.openai_teacher import OpenAITeacher
 from chexreason.traces.store import StoreError, TraceStore, open_store
-from chexreason.types import Study
 
 pytestmark = pytest.mark.slow  # for the time that the client takes to import
-s = runpy.run_path(str(Path(__file__).parent / "scripted_server.py"))
-CONF = Path(__file__).parents[2] / "conf"
-ARM = Instruction(**yaml.safe_load((CONF / "traces" / "free_reasoning.yaml").read_text()))
-QUICK = Limits(concurrency=4, seconds=5.0, pause=0.001, longest_pause=0.01, retries=4, give_up=3)
-PRICED = Tariff(1.0, 10.0, image_tokens=500, max_tokens=1000)
-DISEASES = [label for label in CHEXPERT14 if label != "No Finding"]
-
-
-@pytest.fixture(scope="session")
-def image(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("film") / "film.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 80), dtype=np.uint8)).save(path)
-    return path
-
-
-def study(number: int, image: Path, patient: str = "x") -> Study:
-    labels = random.Random(number).sample(DISEASES, 1 + number % 3)
-    return Study(f"x/{number}", f"{patient}:{number}", "x", image, CHEXPERT14.encode(labels), (True,) * 14)
-
-
-def run(store: TraceStore, server, studies, limits=QUICK, budget=10.0, tariff=PRICED) -> str:
-    teacher = OpenAITeacher("m", f"{server.url}/v1", tariff, {"max_tokens": tariff.max_tokens})
-    task = Task(teacher, ARM, s["PROMPT"], CHEXPERT14)
-    store.begin(task.identity, studies, CHEXPERT14)
-    judge_again(task, store, studies)
-    return collect(
-        task, store, studies, limits, Budget(budget, store.spent(), tariff, teacher.endpoint), lambda *_: None
-    )
-
-
-def outcomes(store: TraceStore) -> dict[str, int]:
-    return acceptance(store, CHEXPERT14, QUICK.attempts)["requests"]
-
-
-def faults(store: TraceStore) -> list[str]:
-    rows = store.rows("SELECT faults FROM request WHERE accepted IS NOT NULL ORDER BY id")
-    return [rule for (found,) in rows for rule, _ in json.loads(found)]
-
-
-def first(act):
-    """Misbehaves on the first request only."""
-    return lambda n, asked: act(asked) if n == 0 else s["good"](n, asked)
+a = runpy.run_path(str(Path(__file__).parent / "asking.py"))
+s, study, run, outcomes, first = a["s"], a["study"], a["run"], a["outcomes"], a["first"]
+ARM, PRICED, QUICK = a["ARM"], a["PRICED"], a["QUICK"]
+faults = a["faults"]
 
 
 TRANSPORT = {
@@ -122,7 +79,7 @@ def test_an_unfit_answer_is_kept_and_asked_for_again_with_the_reason(rule, tmp_p
         assert store.progress()["x/0"].accepted
         assert "An earlier answer could not be used" not in s["text_of"](server.asked[0])
         assert "An earlier answer could not be used:\n- " in s["text_of"](server.asked[1])
-        assert all(body for _, _, body, _ in store.answers())
+        assert all(answer.body for answer in store.answers())
 
 
 def test_a_study_that_fails_every_time_is_set_aside_and_not_asked_about_again(tmp_path, image) -> None:
@@ -222,12 +179,14 @@ def test_a_database_that_another_program_holds_is_waited_for_and_nothing_is_sent
     path, studies = tmp_path / "t.db", [study(0, image)]
     with s["ScriptedServer"]() as server, open_store(path, patience=0.2) as store:
         run(store, server, [])
-        other = sqlite3.connect(path, isolation_level=None)
-        other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StoreError, match="locked; another program holds it"):
-            run(store, server, studies)
-        assert server.asked == []
-        other.execute("ROLLBACK")
+        hold = "import sqlite3, sys; sqlite3.connect(sys.argv[1], isolation_level=None).execute('BEGIN IMMEDIATE'); "
+        command = [sys.executable, "-c", hold + "print('held', flush=True); input()", str(path)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+            assert other.stdout.readline() == "held\n"
+            with pytest.raises(StoreError, match="locked; another program holds it"):
+                run(store, server, studies)
+            assert server.asked == []
+            other.communicate("\n")
         assert run(store, server, studies) == ""
         with pytest.raises(StoreError, match="in use by another run"), open_store(path):
             pass
@@ -248,18 +207,17 @@ def test_a_full_disk_stops_the_run_before_more_is_paid_for_and_the_next_run_comp
         assert sorted(once) == sorted((one.study_id, 1) for one in studies)
 
 
-def test_answers_are_judged_again_by_the_rules_of_the_day(tmp_path, image) -> None:
-    strict = Instruction(**vars(ARM) | {"min_words": 500, "max_words": 600})
-    with s["ScriptedServer"]() as server, open_store(tmp_path / "t.db") as store:
-        run(store, server, [study(0, image)])
-        teacher = OpenAITeacher("m", f"{server.url}/v1", PRICED)
-        judge_again(Task(teacher, strict, s["PROMPT"], CHEXPERT14), store, [study(0, image)])
-        assert (faults(store), store.progress()["x/0"].accepted) == (["too short"], False)
-
-
-def test_a_fatal_fault_of_one_worker_waits_for_the_answers_of_the_others(tmp_path, image) -> None:
+def test_a_fatal_fault_of_one_worker_waits_for_the_answers_of_the_others(tmp_path, image, monkeypatch) -> None:
     """Two workers: the first answer comes home while the second is being written, and its worker meets the fault."""
-    studies = [study(0, image), study(1, image), study(2, tmp_path / "gone.png"), study(3, image)]
+    studies = [study(i, image) for i in range(4)]
+    sent = TraceStore.sent
+
+    def broken(store, study_id, *rest):
+        if study_id == "x/2":
+            raise StoreError("the disk is gone")
+        return sent(store, study_id, *rest)
+
+    monkeypatch.setattr(TraceStore, "sent", broken)
     both_asked = threading.Barrier(2, timeout=5.0)
 
     def behave(n, a):
@@ -268,7 +226,7 @@ def test_a_fatal_fault_of_one_worker_waits_for_the_answers_of_the_others(tmp_pat
 
     limits = Limits(**vars(QUICK) | {"concurrency": 2, "seconds": 30.0})
     with s["ScriptedServer"](behave) as server, open_store(tmp_path / "t.db") as store:
-        with pytest.raises(OSError, match=r"gone\.png: no such file"):
+        with pytest.raises(StoreError, match="the disk is gone"):
             run(store, server, studies, limits)
         assert outcomes(store) == {"answered": len(server.asked)} == {"answered": 2}
 

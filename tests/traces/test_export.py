@@ -18,12 +18,13 @@ from chexreason.prompts import load_prompt
 from chexreason.traces.acceptance import acceptance, as_markdown
 from chexreason.traces.budget import Budget
 from chexreason.traces.check import check_answers
-from chexreason.traces.collect import Limits, Task, collect, judge_again
+from chexreason.traces.collect import Limits, collect
 from chexreason.traces.export import JSONL_NAME, PARQUET_NAME, TraceTeacher, export
 from chexreason.traces.instruction import Instruction, compose
 from chexreason.traces.offline_teacher import OfflineTeacher
 from chexreason.traces.pace import Pace
 from chexreason.traces.store import StoreError, open_store
+from chexreason.traces.task import Task, judge_again
 from chexreason.traces.verify import Fault
 from chexreason.types import Sample, Study
 
@@ -132,7 +133,7 @@ def test_the_instruction_tells_the_findings_the_prompt_and_the_reasons(arm: str)
     assert again.startswith(text)
     assert "- the reasoning is too long: 999 words" in again
     with pytest.raises(ValueError, match="text must hold"):
-        Instruction(arm, "no placeholder", "{reasons}", 1, 2)
+        Instruction(arm, "no placeholder", "{labels}", "{reasons}", 1, 2)
 
 
 @settings(max_examples=25, deadline=None)

@@ -280,12 +280,35 @@ def test_nothing_is_lost_while_the_server_is_away(chromium, served):
     page.call("Network.emulateNetworkConditions", offline=False, latency=0, downloadThroughput=-1, uploadThroughput=-1)
     assert "A big heart" in page.js("document.querySelector('#text').value")
     page.key("Escape")
+    assert page.js("document.querySelector('#form').hidden")
+    page.key("r")  # another form, and left again: what was typed into the first is still there
+    page.key("Escape")
     page.key("e")
+    assert "A big heart" in page.js("document.querySelector('#text').value")
     page.js("document.querySelector('#text').value = 'draft'; 1")
     page.js("document.querySelector('#text').dispatchEvent(new Event('input')); 1")
     page.js("document.querySelector('#next').click(); document.querySelector('#previous').click(); 1")
     assert page.js("document.querySelector('#text').value") == "draft"
+    page.js("document.querySelector('#cancel').click(); 1")
+    page.key("e")
+    assert page.js("document.querySelector('#text').value").startswith("<think>The heart is enlarged")
     page.key("Escape")
+
+
+def test_n_goes_to_the_next_trace_without_a_decision(chromium, served):
+    page = chromium.page(served.address("anna"))
+    page.ready()
+    page.key("j")
+    page.ready()
+    page.key("a")  # 2 is decided, 1 is not
+    page.until("document.querySelector('#position').innerText === '3 of 6'")
+    page.key("k")
+    page.key("k")
+    page.key("n")
+    assert page.text("#position") == "3 of 6"
+    for position in (4, 5, 6, 1, 3):
+        page.key("n")
+        assert page.text("#position") == f"{position} of 6"
 
 
 def test_a_trace_without_its_image_can_only_be_rejected(chromium, served):

@@ -8,21 +8,29 @@ import io
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.traces.ask import Question, Reply, Tariff, Then, Unanswered
+from chexreason.traces.budget import Budget
+from chexreason.traces.collect import Limits, collect
 from chexreason.traces.gemini_teacher import GeminiTeacher
-from chexreason.traces.instruction import jpeg
+from chexreason.traces.instruction import Instruction, jpeg
 from chexreason.traces.openai_teacher import OpenAITeacher
+from chexreason.traces.store import open_store
+from chexreason.traces.task import Task
 from chexreason.types import Study
 
 pytestmark = pytest.mark.slow
 s = runpy.run_path(str(Path(__file__).parent / "scripted_server.py"))
 TEACHERS = {"openai": (OpenAITeacher, "/v1"), "gemini": (GeminiTeacher, "")}
+CONF = Path(__file__).parents[2] / "conf"
+ARM = Instruction(**yaml.safe_load((CONF / "traces" / "free_reasoning.yaml").read_text()))
 TEXT = "These findings apply to it: Edema, Fracture.\n"
 
 
@@ -79,6 +87,33 @@ def test_a_status_is_passed_on_once_with_its_pause(kind, status, then) -> None:
         with pytest.raises(Unanswered) as caught:
             ask(teacher(kind, server.url), question())
         assert (caught.value.then, caught.value.wait, len(server.asked)) == (then, 7.0, 1)
+
+
+BROKEN = {
+    "half a JSON": lambda body: s["Act"](body[:99]),
+    "nested JSON": lambda body: s["Act"](b"[" * 100_000),
+    "a nested error": lambda body: s["Act"](b"[" * 100_000, 500),
+    "not Unicode": lambda body: s["Act"](b"\xff\xfe" + body),
+    "a page": lambda body: s["Act"](b"<html>busy</html>", headers={"Content-Type": "text/html"}),
+    "nothing": lambda body: s["Act"](b""),
+    "a cut connection": lambda body: s["Act"](body, cut=True),
+}
+
+
+@pytest.mark.parametrize("kind", TEACHERS)
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_broken_body_is_no_answer_and_the_next_one_counts(kind, how, tmp_path, image) -> None:
+    def behave(n, asked):
+        right = s["good"](n, asked)
+        return BROKEN[how](right.body) if n == 0 else right
+
+    study = replace(question().study, image=image)
+    with s["ScriptedServer"](behave) as server, open_store(tmp_path / "t.db") as store:
+        task = Task(teacher(kind, server.url), ARM, s["PROMPT"], CHEXPERT14)
+        store.begin(task.identity, [study], CHEXPERT14)
+        limits = Limits(pause=0.001, longest_pause=0.01, seconds=5.0)
+        assert collect(task, store, [study], limits, Budget(0, 0, Tariff(), server.url), lambda *_: None) == ""
+        assert (len(server.asked), store.progress()["s"].accepted) == (2, True)
 
 
 @pytest.mark.parametrize("kind", TEACHERS)

@@ -30,10 +30,11 @@ DRIVER = """
     from chexreason.prompts import load_prompt
     from chexreason.traces.ask import Tariff
     from chexreason.traces.budget import Budget
-    from chexreason.traces.collect import Limits, Task, collect, judge_again
+    from chexreason.traces.collect import Limits, collect
     from chexreason.traces.instruction import Instruction
     from chexreason.traces.openai_teacher import OpenAITeacher
     from chexreason.traces.store import TraceStore, open_store
+    from chexreason.traces.task import Task, judge_again
     from chexreason.types import Study
 
     conf, folder, url, point, n = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5])
@@ -107,6 +108,29 @@ def test_kill_9_loses_at_most_what_is_in_flight(point, folder) -> None:
         assert 15 <= asked < N
         assert ended(start(folder, server.url))[0] == 0
         assert len(server.asked) <= N + CONCURRENCY
+        with open_store(folder / "t.db") as store:
+            check_whole(store, len(server.asked), folder)
+
+
+def test_a_second_ctrl_c_drops_what_is_in_flight_and_the_next_run_asks_again(folder) -> None:
+    def stuck(n, asked):
+        return s["Act"](s["good"](n, asked).body, delay=0.0 if n < 10 else 30.0)
+
+    with s["ScriptedServer"](stuck) as server:
+        process = start(folder, server.url)
+        while len(server.asked) < 10 + CONCURRENCY:
+            time.sleep(0.02)
+            assert process.poll() is None, process.communicate()
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        code, _ = ended(process)
+        assert code != 0
+        assert time.monotonic() - began < 15
+        server.behave = s["good"]
+        assert ended(start(folder, server.url))[0] == 0
+        assert len(server.asked) == N + CONCURRENCY
         with open_store(folder / "t.db") as store:
             check_whole(store, len(server.asked), folder)
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import runpy
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,6 +72,28 @@ def test_credentialed_studies_are_refused_before_anything_is_written(out) -> Non
         with pytest.raises(ExportError, match="phantom_a are credentialed"):
             traces(cfg)
     assert not Path(cfg.folder).exists()
+
+
+def test_studies_without_an_answer_are_an_error_that_says_why(out) -> None:
+    server = runpy.run_path(str(Path(__file__).parent / "scripted_server.py"))
+
+    def behave(n, asked):
+        return server["error"](400, "unknown parameter 'top_k'") if n == 2 else server["good"](n, asked)
+
+    with server["ScriptedServer"](behave) as served:
+        words = [f"paths.out={out}", "name=left", f"data.folder={out}/data/phantom", "limit=10", *SMALL]
+        asked = ["teacher=openai", "teacher.model=m", f"teacher.endpoint={served.url}/v1"]
+        command = [sys.executable, "-m", "chexreason.cli.traces", *words, *asked]
+        done = subprocess.run(command, capture_output=True, text=True)
+        said = done.stdout + done.stderr
+        assert done.returncode != 0
+        assert "is left for the next run: HTTP 400: " in said
+        assert "unknown parameter 'top_k'" in said
+        assert "1 studies are open" in said
+        folder = next(out.joinpath("left").rglob("traces.jsonl")).parent
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert (done.returncode, len(served.asked)) == (0, 11)
 
 
 @pytest.mark.parametrize("teacher", ["openai", "gemini"])

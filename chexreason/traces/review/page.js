@@ -10,7 +10,7 @@ let here = 0;
 let mode = ""; // "edit" or "reject" while the form is open
 let seen = false; // the image of this trace is on the screen
 let saving = false;
-const drafts = new Map(); // position -> { mode, text, reason, comment }: what is typed and not yet saved
+const drafts = new Map(); // position -> { mode, text, reason, comment, typed, left }: not yet saved; left: its form is closed
 const viewer = new Viewer((visible) => { seen = visible; drawActions(); });
 
 function put(parent, tag, text, className) {
@@ -27,7 +27,12 @@ function say(text, bad = false) {
 }
 
 function current() { return state.cases[here]; }
-function openEnded() { return state.cases.findIndex((_, i) => !state.cases[(here + i) % state.cases.length].decision); }
+// How far on the next trace without a decision is, -1 where all have one; from the one after this, which comes last.
+function openEnded() {
+  const n = state.cases.length;
+  const step = state.cases.findIndex((_, i) => !state.cases[(here + 1 + i) % n].decision);
+  return step < 0 ? -1 : step + 1;
+}
 
 // --- drawing -----------------------------------------------------------------------------------------------------
 
@@ -99,7 +104,7 @@ function drawActions() {
 }
 
 function drawForm() {
-  const draft = drafts.get(here);
+  const kept = drafts.get(here), draft = kept?.left ? undefined : kept;
   mode = draft?.mode ?? "";
   $("form").hidden = !draft;
   $("form").className = mode;
@@ -142,7 +147,8 @@ function open(kind) {
   if (kind === "edit" && !seen) return say("The image is not there: an edit has to be checked against it.", true);
   const { decision, text } = current();
   const again = decision?.verdict === kind ? decision : undefined;
-  drafts.set(here, { mode: kind, text: again?.text || text, reason: again?.reason ?? "", comment: again?.comment ?? "" });
+  const fresh = { mode: kind, text: again?.text || text, reason: again?.reason ?? "", comment: again?.comment ?? "" };
+  drafts.set(here, { ...fresh, ...drafts.get(here), mode: kind, left: false });
   say("");
   drawForm();
   drawActions();
@@ -153,8 +159,11 @@ function open(kind) {
   } else document.querySelector("#reasons input").focus();
 }
 
-function close() {
-  drafts.delete(here);
+// Esc leaves the form and keeps what was typed; Cancel throws it away.
+function close(keep) {
+  const draft = drafts.get(here);
+  if (keep && draft.typed) draft.left = true;
+  else drafts.delete(here);
   drawForm();
   drawActions();
   $("trace").focus({ preventScroll: true });
@@ -229,7 +238,7 @@ function onKey(event) {
   if ($("help").open || event.isComposing || !state.cases.length) return;
   const typing = event.target.matches("textarea, #comment");
   if (mode) {
-    if (event.key === "Escape") close();
+    if (event.key === "Escape") close(true);
     else if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) save();
     else if (mode === "reject" && event.key === "Enter" && event.target.type !== "button") save();
     else if (!typing && /^[1-9]$/.test(event.key)) choose(Number(event.key));
@@ -250,14 +259,15 @@ function listen() {
   $("edit").addEventListener("click", () => open("edit"));
   $("reject").addEventListener("click", () => open("reject"));
   $("withdraw").addEventListener("click", KEYS.u);
-  $("cancel").addEventListener("click", close);
+  $("cancel").addEventListener("click", () => close(false));
   $("previous").addEventListener("click", KEYS.k);
   $("next").addEventListener("click", KEYS.j);
   $("open-help").addEventListener("click", KEYS["/"]);
   $("form").addEventListener("submit", (event) => { event.preventDefault(); save(); });
-  $("text").addEventListener("input", () => { drafts.get(here).text = $("text").value; });
-  $("comment").addEventListener("input", () => { drafts.get(here).comment = $("comment").value; });
-  $("reasons").addEventListener("change", (event) => { drafts.get(here).reason = event.target.value; drawCommentNote(); });
+  const type = (field, value) => Object.assign(drafts.get(here), { [field]: value, typed: true });
+  $("text").addEventListener("input", () => type("text", $("text").value));
+  $("comment").addEventListener("input", () => type("comment", $("comment").value));
+  $("reasons").addEventListener("change", (event) => { type("reason", event.target.value); drawCommentNote(); });
   window.addEventListener("beforeunload", (event) => { if (drafts.size) event.preventDefault(); });
 }
 
@@ -281,7 +291,7 @@ async function start() {
   state.cases.forEach((_, i) => Object.assign(put($("map"), "button"), { type: "button", tabIndex: -1 }).addEventListener("click", () => go(i)));
   listen();
   const asked = Number(location.hash.slice(1)) - 1;
-  here = state.cases[asked] ? asked : Math.max(0, openEnded());
+  here = state.cases[asked] ? asked : Math.max(0, state.cases.findIndex((item) => !item.decision));
   draw();
 }
 

@@ -37,7 +37,7 @@ class ReviewStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(0o700, parents=True, exist_ok=True)  # what is exported beside it holds the same texts
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         with self._open() as db:
             db.executescript(_SCHEMA)
