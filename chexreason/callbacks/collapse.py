@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,7 +47,7 @@ CONSTANT = (
 
 
 def signs(now: Mapping[str, float], first: Mapping[str, float], limits: Mapping[str, float | None]) -> dict[str, str]:
-    """What of the means ``now`` lies beyond its limit, by the limit's name, each as a sentence with the way out.
+    """What of the means ``now`` lies beyond its limit or is no number, by name, each as a sentence with the way out.
 
     ``first`` are the means of the first rollouts, which entropy and length are measured against; a limit of None is
     not checked.
@@ -64,6 +65,8 @@ def signs(now: Mapping[str, float], first: Mapping[str, float], limits: Mapping[
         limit = limits[name]
         if limit is not None and (value < limit if name.startswith("min_") else value > limit):
             found[name] = SENTENCES[name].format(value=value, limit=limit)
+    if lost := [name for name in WATCHED if not math.isfinite(now[name])]:  # no comparison with NaN is ever true
+        found["not_finite"] = f"{', '.join(lost)}: not a finite number any more; lower phase.lr"
     return found
 
 

@@ -11,7 +11,7 @@ from chexreason import build
 from chexreason.data.prevalence import prevalence_of
 from chexreason.labels.schema import LabelSet
 from chexreason.modules import preflight
-from chexreason.policy.adapters import read_card
+from chexreason.policy.adapters import answer_tokens
 from chexreason.policy.policy import Policy
 from chexreason.rewards.lab import degenerate_warning
 from chexreason.rewards.mix import told_prevalence
@@ -31,6 +31,7 @@ def _of_policy(cfg: DictConfig, samples: Sequence[Sample], policy: Policy) -> li
     images, longest = preflight.two_images(), max((sample.prompt for sample in samples), key=len)
     prompts, seen = policy.encode(images, ["Hi", longest]), policy.encode(images, [longest] * 2)
     rates = {n: m.p for n, m in policy.named_modules() if isinstance(m, torch.nn.Dropout)}
+    rates["attention_dropout"] = getattr(policy.base.config.get_text_config(), "attention_dropout", 0.0)
     return [
         preflight.right_padding(prompts.attention_mask),
         preflight.rollout_dropout(rates) if cfg.phase.name == "grpo" else None,
@@ -85,16 +86,13 @@ def _of_grpo(cfg: DictConfig) -> list[preflight.Finding | None]:
         return []
     objective, sampling = cfg.objective, cfg.phase.module.sampling
     return [
+        preflight.greedy_rollout(sampling.temperature),
+        preflight.checkpointed_prefix(bool(cfg.model.get("gradient_checkpointing", False))),
         preflight.idle_clip(objective.name, objective.updates_per_rollout),
-        preflight.scaled_dr_grpo(objective.name, objective.scale),
+        preflight.scaled_dr_grpo(objective.name, objective.normaliser, objective.scale),
         preflight.uncorrected_truncation(
             sampling.top_p, sampling.get("top_k", 0), objective.get("correction", "none") != "none"
         ),
         preflight.base_as_reference(objective.kl_beta, list(cfg.adapters)),
-        *(preflight.short_completions(sampling.max_new_tokens, _answer_tokens(a), a) for a in cfg.adapters),
+        *(preflight.short_completions(sampling.max_new_tokens, answer_tokens(a), a) for a in cfg.adapters),
     ]
-
-
-def _answer_tokens(adapter: str) -> int:
-    """The longest answer an adapter learned to write, from its card; 0 where it learned from none."""
-    return int(read_card(adapter).get("answer_tokens", 0))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from torch import Tensor
 
@@ -27,16 +26,18 @@ from chexreason.types import Completion
 class Rollout:
     """B studies with G completions each; row ``b * G + g`` of every [N] or [N, T] tensor is completion g of study b.
 
-    ``old_logp`` is under the policy that sampled, ``ref_logp`` under the reference (None when the objective has no KL
-    term); ``rewards`` is [B, G], ``parts`` holds the reward's named parts [N], ``advantages`` is [N].
+    ``sampled_logp`` is under the distribution drawn from; ``rollout_logp`` under the whole one, as the sampling loop
+    computed it (None where it did not, or at another temperature); ``ref_logp`` under the reference (None when the
+    objective has no KL term); ``rewards`` is [B, G], ``parts`` holds the reward's named parts [N], ``advantages`` is
+    [N].
     """
 
     prompts: EncodedPrompts
     ids: Tensor
     mask: Tensor
     loss_mask: Tensor
-    old_logp: Tensor
     sampled_logp: Tensor
+    rollout_logp: Tensor | None
     ref_logp: Tensor | None
     rewards: Tensor
     parts: dict[str, Tensor]
@@ -58,8 +59,8 @@ class Rollout:
             ids=self.ids[rows, cut],
             mask=mask[:, cut],
             loss_mask=self.loss_mask[rows, cut],
-            old_logp=self.old_logp[rows, cut],
             sampled_logp=self.sampled_logp[rows, cut],
+            rollout_logp=None if self.rollout_logp is None else self.rollout_logp[rows, cut],
             ref_logp=None if self.ref_logp is None else self.ref_logp[rows, cut],
             rewards=self.rewards[list(studies)],
             parts={name: values[rows] for name, values in self.parts.items()},
@@ -86,7 +87,9 @@ def collect(
     """Sample, parse, score and rank ``group_size`` completions of each study of ``batch``.
 
     Images are encoded once for the whole step. A completion depends on (seed, step, study, k) alone. The reference
-    pass runs ``micro_studies`` studies at a time. ``engine`` draws the completions.
+    pass runs ``micro_studies`` studies at a time. ``engine`` draws the completions. The log-probabilities of the policy
+    that sampled, as training computes them, are the first update's own: in bfloat16 those of the sampling loop, whose
+    products have other shapes, are others.
     """
     prompts = policy.with_features(batch.prompts)
     studies = [item.study for item in batch.samples]
@@ -96,21 +99,18 @@ def collect(
     total, parts = score(reward, completions, [s for s in studies for _ in range(group_size)], label_set)
     rewards = total.reshape(len(studies), group_size)  # [B, G]
     advantages = group_advantages(rewards, scale=objective.scale, epsilon=objective.std_epsilon).flatten()  # [N]
-    temperature = objective.logp_temperature(sampling.temperature)
-    written = partial(
-        scored_by_chunks,
-        policy,
-        prompts,
-        sampled.ids,
-        sampled.mask,
-        group_size=group_size,
-        temperature=temperature,
-        studies=micro_studies,
-    )
-    ref_logp = None
+    temperature, ref_logp = objective.logp_temperature(sampling.temperature), None
     if objective.kl_beta > 0:
         with policy.reference():
-            ref_logp = written()
+            ref_logp = scored_by_chunks(
+                policy,
+                prompts,
+                sampled.ids,
+                sampled.mask,
+                group_size=group_size,
+                temperature=temperature,
+                studies=micro_studies,
+            )
     flat = zero_variance(rewards).repeat_interleave(group_size).to(sampled.ids.device)  # [N]
     mask = sampled.mask.bool()  # [N, T]
     return Rollout(
@@ -118,8 +118,8 @@ def collect(
         ids=sampled.ids,
         mask=mask,
         loss_mask=loss_mask(mask, objective, finished=sampled.finished, zero_variance=flat),
-        old_logp=sampled.logp if temperature == sampling.temperature else written(),
         sampled_logp=sampled.sampled_logp,
+        rollout_logp=sampled.logp if temperature == sampling.temperature else None,
         ref_logp=ref_logp,
         rewards=rewards,
         parts=parts,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,6 +17,9 @@ from chexreason.evaluation.predict import predict_batch
 from chexreason.labels.schema import LabelSet
 from chexreason.policy.policy import Policy
 from chexreason.types import Prediction
+
+log = logging.getLogger(__name__)
+BAD_UPDATES = 5  # a stray one in bfloat16 is survived, a run that has diverged is ended
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 MakeScheduler = Callable[[Optimizer, int], LRScheduler]
@@ -46,6 +50,7 @@ class PolicyModule(L.LightningModule):
         self.make_optimizer, self.make_scheduler = make_optimizer, make_scheduler
         self.max_new_tokens, self.seed = max_new_tokens, seed
         self.strict_loading = False
+        self._bad_updates = 0
         if not self.trainable():
             raise ValueError("nothing to train: attach an adapter to the policy first")
 
@@ -64,6 +69,24 @@ class PolicyModule(L.LightningModule):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Leaves out an update whose gradient is not finite, which would destroy the adapter for good.
+
+        Raises FloatingPointError after ``BAD_UPDATES`` of them in a row. Ranks decide alike: gradients are averaged.
+        """
+        trained = self.trainable().values()
+        if all(p.grad is None or bool(p.grad.isfinite().all()) for p in trained):
+            self._bad_updates = 0
+            return
+        optimizer.zero_grad(set_to_none=True)  # parameters without a gradient stay as they are
+        self._bad_updates += 1
+        log.warning("the gradient at step %d is not finite: this update is left out", self.trainer.global_step)
+        if self._bad_updates >= BAD_UPDATES:
+            raise FloatingPointError(
+                f"{BAD_UPDATES} updates in a row, up to step {self.trainer.global_step}, had a gradient that is not "
+                f"finite: lower phase.lr, or train in another precision; the last checkpoint is from before them"
+            )
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[Prediction]:
         """Greedy predictions of a batch; the label-F1 callback scores them."""

@@ -27,7 +27,8 @@ class GRPOModule(PolicyModule):
     ``group_size`` completions of each study, ``sampling`` says how they are drawn and ``engine`` by whom,
     ``micro_studies`` studies share a backward pass, ``max_grad_norm`` clips the update. The reference policy is the
     model without the adapter under training: the merged SFT policy. Raises ValueError when dropout is active in the
-    policy, which would make the sampled and the trained distribution differ.
+    policy, which would make the sampled and the trained distribution differ, when gradient checkpointing is on, and on
+    groups of one or greedy sampling.
     """
 
     def __init__(
@@ -60,6 +61,10 @@ class GRPOModule(PolicyModule):
         self.reward, self.objective, self.sampling = reward, objective, sampling
         self.group_size, self.micro_studies, self.max_grad_norm = group_size, micro_studies, max_grad_norm
         self.seed, self.engine = seed, engine
+        if sampling.temperature <= 0:
+            raise ValueError("phase.module.sampling.temperature=0: greedy answers of a group are all the same; use 1")
+        if getattr(policy.base, "is_gradient_checkpointing", False):
+            raise ValueError("GRPO shares prompts through the cache: set model.gradient_checkpointing=false")
         if group_size < 2:
             raise ValueError(f"phase.group_size={group_size}: a group of one has no advantage; use 2 or more")
         if live := [n for n, m in policy.named_modules() if isinstance(m, nn.Dropout) and m.p > 0]:
@@ -88,21 +93,27 @@ class GRPOModule(PolicyModule):
             engine=self.engine,
         )
         totals: dict[str, float] = {}
+        old_logp: list[torch.Tensor] = []
         for _ in range(self.objective.updates_per_rollout):
-            for name, value in self._update(rollout).items():
+            for name, value in self._update(rollout, old_logp).items():
                 totals[name] = totals.get(name, 0.0) + value
-        stats = self._over_ranks(rollout_stats(rollout)) | _per_token(self._over_ranks(totals))
+        stats = self._over_ranks(rollout_stats(rollout) | self._gap(rollout, old_logp)) | _per_token(
+            self._over_ranks(totals)
+        )
         self.log_dict({f"train/{k}": v for k, v in stats.items()}, batch_size=len(batch))
         self.log("progress/reward", stats["reward"], prog_bar=True, logger=False, batch_size=len(batch))
         return {"rewards": rollout.rewards}
 
-    def _update(self, rollout: Rollout) -> dict[str, float]:
-        """One optimiser step on the rollout, in micro-batches; returns sums over tokens and the gradient norm."""
+    def _update(self, rollout: Rollout, old_logp: list[torch.Tensor]) -> dict[str, float]:
+        """One optimiser step on the rollout, in micro-batches; returns sums over tokens and the gradient norm.
+
+        ``old_logp`` holds, by micro-batch, the log-probabilities of the policy that sampled; the first update fills it.
+        """
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         whole = self._global(denominator(rollout.loss_mask, self.objective, self.sampling.max_new_tokens))
         sums: dict[str, float] = {"updates": 1.0}
         chunks = study_chunks(len(rollout.prompts), self.micro_studies)
-        for studies in chunks:
+        for i, studies in enumerate(chunks):
             part = rollout.of(studies)
             scores = completion_scores(
                 self.policy,
@@ -112,9 +123,11 @@ class GRPOModule(PolicyModule):
                 group_size=self.group_size,
                 temperature=self.objective.logp_temperature(self.sampling.temperature),
             )
+            if len(old_logp) == i:
+                old_logp.append(scores.logp.detach())
             loss_sum, stats = policy_loss(
                 scores.logp,
-                part.old_logp,
+                old_logp[i],
                 part.ref_logp,
                 part.advantages,
                 part.loss_mask,
@@ -132,6 +145,14 @@ class GRPOModule(PolicyModule):
         optimizer.zero_grad()  # type: ignore[union-attr]
         scheduler.step()  # type: ignore[union-attr]
         return sums
+
+    def _gap(self, rollout: Rollout, old_logp: list[torch.Tensor]) -> dict[str, float]:
+        """How far training and sampling loop are apart on a token under the same distribution: rounding alone."""
+        if rollout.rollout_logp is None:
+            return {}
+        parts = [rollout.of(studies) for studies in study_chunks(len(rollout.prompts), self.micro_studies)]
+        gaps = [((old - p.rollout_logp).abs() * p.mask).sum() for old, p in zip(old_logp, parts, strict=True)]
+        return {"rollout_gap": float(sum(gaps) / rollout.mask.sum())}
 
     def _global(self, local: torch.Tensor) -> torch.Tensor:
         """The update's divisor: summed over ranks, divided by their number because gradients are averaged."""

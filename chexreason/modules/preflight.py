@@ -166,9 +166,26 @@ def idle_clip(objective: str, updates_per_rollout: int) -> Finding | None:
     return Finding(f"{text}; set objective.updates_per_rollout=2 if it should", stops=False)
 
 
-def scaled_dr_grpo(objective: str, scale: str) -> Finding | None:
-    """Dr. GRPO in name, with the division by the group's standard deviation that it was made to drop."""
-    if "dr_grpo" not in objective or scale == "none":
+def greedy_rollout(temperature: float) -> Finding | None:
+    """Rollouts that are not drawn: the answers of a group are all the same."""
+    if temperature > 0:
+        return None
+    return Finding(f"rollouts at temperature {temperature} give every group one answer: set a temperature above 0")
+
+
+def checkpointed_prefix(checkpointing: bool) -> Finding | None:
+    """Gradient checkpointing in GRPO, which drops the cache that a group shares its prompt by."""
+    if not checkpointing:
+        return None
+    return Finding(
+        "model.gradient_checkpointing=true drops the cache by which a group shares its prompt: set it to false, and "
+        "lower phase.module.micro_studies, phase.group_size or model.max_new_tokens to save memory"
+    )
+
+
+def scaled_dr_grpo(objective: str, normaliser: str, scale: str) -> Finding | None:
+    """Dr. GRPO by its constant divisor, with the division by the group's standard deviation that it drops."""
+    if normaliser != "constant" or scale == "none":
         return None
     text = f"objective '{objective}' still divides advantages by the group's std (objective.scale={scale})"
     return Finding(f"{text}: Dr. GRPO does not; set objective.scale=none", stops=False)

@@ -52,4 +52,5 @@ class SFTModule(PolicyModule):
         return super().validation_step(batch, batch_idx, dataloader_idx)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        super().on_before_optimizer_step(optimizer)
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])

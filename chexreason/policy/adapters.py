@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import Linear
+from peft.tuners.lora import Linear, LoraLayer
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from chexreason.policy.fit import CARD, CONFIG, WEIGHTS, base_fingerprint, check_fit
 from chexreason.policy.policy import Policy
@@ -98,6 +98,9 @@ def keep_adapter(model: Any, folder: str | Path, name: str) -> PeftModel:
     expected = {n.replace(f".{name}", "") for n in wrapped.state_dict() if "lora_" in n and f".{name}." in n}
     if unknown := set(load_file(folder / WEIGHTS)) ^ expected:
         raise ValueError(f"adapter {folder} does not fit the model: {len(unknown)} names differ, e.g. {min(unknown)}")
+    for module in wrapped.modules():
+        if isinstance(module, LoraLayer) and name in module.lora_dropout:
+            module.lora_dropout[name] = nn.Identity()  # it was for its own training, and is frozen now
     return wrapped
 
 
@@ -135,6 +138,11 @@ def read_card(folder: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"adapter {folder} {what}" + (f"; beside it: {', '.join(beside)}" if beside else ""))
     card: dict[str, Any] = json.loads(path.read_text())
     return card
+
+
+def answer_tokens(folder: str | Path) -> int:
+    """The longest answer an adapter, or one it was trained upon, has learned to write; 0 where it learned from none."""
+    return int(read_card(folder).get("answer_tokens", 0))
 
 
 def stack_factors(

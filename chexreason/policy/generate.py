@@ -16,7 +16,7 @@ from chexreason.policy.cache import make_room
 from chexreason.policy.policy import Policy
 from chexreason.policy.prefix import extend, keep_rows, ones_like_rows, prefill
 
-NUCLEUS = 256  # ids looked at first: with top_p below 1 they nearly always hold all that may be drawn
+NUCLEUS = 256, 4096  # most likely ids looked at first: with top_p below 1 they nearly always hold all that may be drawn
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,15 @@ class Sampling:
 class Sampled:
     """Completions of N = B * G rows, row ``b * G + g``: ``ids`` and ``mask`` [N, T], padded on the right.
 
-    ``logp`` [N, T] is under softmax(logits / temperature) over the whole vocabulary, what a training pass recomputes;
-    ``sampled_logp`` [N, T] is under the distribution drawn from (banned ids removed, top-p and top-k renormalised);
-    ``finished`` [N] is True where a stop token ended the row. A stop token counts as the row's last token.
+    ``logp`` [N, T] is under softmax(logits / temperature) over the whole vocabulary, what a training pass recomputes
+    (None where the engine does not know it); ``sampled_logp`` [N, T] is under the distribution drawn from (banned ids
+    removed, top-p and top-k renormalised); ``finished`` [N] is True where a stop token ended the row. A stop token
+    counts as the row's last token.
     """
 
     ids: Tensor
     mask: Tensor
-    logp: Tensor
+    logp: Tensor | None
     sampled_logp: Tensor
     finished: Tensor
 
@@ -97,23 +98,35 @@ def choose(logp: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, T
         return logp.argmax(-1), torch.zeros(len(logp), device=logp.device)
     weights = logp.exp()
     probs = weights / weights.sum(-1, keepdim=True)
-    if probs.shape[-1] <= NUCLEUS or sampling.top_p == 1:
-        return _draw(*probs.sort(-1, descending=True), uniform, sampling)
-    few, order = probs.topk(NUCLEUS, dim=-1)
-    ids, drawn = _draw(few, order, uniform, sampling)
-    narrow = few.sum(-1) >= sampling.top_p  # [N]
-    if not bool(narrow.all()):  # sorting 262,144 ids costs more than drawing: only rows that are that flat are sorted
-        wide = (~narrow).nonzero()[:, 0]
-        ids[wide], drawn[wide] = _draw(*probs[wide].sort(-1, descending=True), uniform[wide], sampling)
+    if sampling.top_k:
+        return _draw(*probs.topk(min(sampling.top_k, probs.shape[-1])), uniform, sampling)
+    if sampling.top_p == 1:
+        return _draw_whole(probs, uniform)
+    ids, drawn = torch.empty(len(probs), dtype=torch.long, device=probs.device), torch.empty_like(probs[:, 0])
+    rows = torch.arange(len(probs), device=probs.device)
+    for width in (*NUCLEUS, probs.shape[-1]):  # sorting 262,144 ids costs more than a token: only rows that flat are
+        few, order = probs[rows].topk(min(width, probs.shape[-1]))
+        ids[rows], drawn[rows] = _draw(few, order, uniform[rows], sampling)
+        enough = few.sum(-1) >= sampling.top_p
+        if bool(enough.all()):
+            break
+        rows = rows[~enough]
     return ids, drawn
+
+
+def _draw_whole(probs: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """As ``choose`` where nothing is cut off: nothing has to be sorted."""
+    total = probs.double().cumsum(-1)
+    end = total[:, -1:]
+    target = torch.minimum(uniform[:, None].to(total) * end, end.nextafter(torch.zeros_like(end)))  # below the end
+    ids = torch.searchsorted(total, target, right=True)  # [N, 1]; an id of probability 0 adds nothing, and is skipped
+    return ids[:, 0], (probs.gather(-1, ids).double() / end)[:, 0].log().float()
 
 
 def _draw(probs: Tensor, order: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """As ``choose``, from the most likely ids ``order`` [N, K] and their probabilities, in falling order."""
     before = probs.cumsum(-1) - probs
     keep = before < sampling.top_p  # always keeps the most likely id
-    if sampling.top_k:
-        keep[:, sampling.top_k :] = False
     probs = torch.where(keep, probs, torch.zeros_like(probs)).double()
     probs = probs / probs.sum(-1, keepdim=True)
     last = keep.sum(-1, keepdim=True) - 1
@@ -150,7 +163,9 @@ def _decode(policy: Policy, prompts: EncodedPrompts, sampling: Sampling, group_s
     mask = torch.zeros((n, sampling.max_new_tokens), dtype=torch.long, device=device)
     logp = torch.zeros((n, sampling.max_new_tokens), device=device)
     sampled_logp = torch.zeros_like(logp)
-    stop, banned = torch.tensor(policy.stop_ids, device=device), torch.tensor(policy.banned_ids, device=device)
+    stop, banned = (
+        torch.tensor(found, dtype=torch.long, device=device) for found in (policy.stop_ids, policy.banned_ids)
+    )
     rows, logits = torch.arange(n, device=device), prefix.logits  # rows still being written
     for t in range(sampling.max_new_tokens):
         full = (logits.float() / (sampling.temperature or 1.0)).log_softmax(-1)  # [N, V]

@@ -13,7 +13,8 @@ from chexreason.data.encoded import EncodedPrompts
 from chexreason.policy.policy import Policy
 from chexreason.policy.prefix import advance, prefill
 
-LOGITS = 2**24  # at most so many at a time: 64 tokens of Gemma 3's vocabulary, 64 MB in fp32
+LOGITS, NARROWEST = 2**22, 256  # so many logits at a time, 16 MB in fp32; at least so many ids of the vocabulary
+LOWEST = torch.finfo(torch.float32).min / 4  # a logit that counts for nothing, finite so that 0 times it is 0
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,10 @@ def score_tokens(logits: Tensor, ids: Tensor, mask: Tensor, temperature: float =
 def score_states(head: nn.Module, states: Tensor, ids: Tensor, mask: Tensor, temperature: float = 1.0) -> TokenScores:
     """Scores of ``ids`` [N, T] under the logits that ``head`` makes of ``states`` [N, T, H].
 
-    Equal to ``score_tokens``, but logits are made for real tokens alone and never held for more than a few of them:
-    the gradient of a log-probability by its state depends on nothing that comes later, so it is taken at once. It ends
-    at the states: a head that is trained itself takes the long way.
+    Equal to ``score_tokens``, but logits are made for real tokens alone and for a part of the vocabulary at a time. The
+    gradient ends at the states: a head that is trained itself, or is more than a product, takes the long way.
     """
-    if any(parameter.requires_grad for parameter in head.parameters()):
+    if not _is_frozen_product(head):
         return score_tokens(head(states), ids, mask, temperature)
     keep = mask.bool()
     logp, entropy, top1 = _FrozenHead.apply(states[keep], head, ids[keep], temperature)
@@ -60,43 +60,73 @@ def score_states(head: nn.Module, states: Tensor, ids: Tensor, mask: Tensor, tem
 
 
 def state_logp(head: nn.Module, states: Tensor, ids: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
-    """The ``logp`` [N, T] of ``score_states`` alone, without gradient: half the passes over the vocabulary."""
+    """The ``logp`` [N, T] of ``score_states`` alone, without gradient, in fewer passes over the logits."""
+    if not _is_frozen_product(head):
+        return score_tokens(head(states), ids, mask, temperature).logp.detach()
     keep = mask.bool()
-    kept, wanted = states[keep], ids[keep]
-    logp = torch.empty(wanted.shape, device=states.device)
-    for rows in _few(head, len(wanted)):
-        logits = head(kept[rows]).float().div_(temperature)  # [m, V]
-        logp[rows] = logits.gather(-1, wanted[rows, None])[:, 0] - logits.logsumexp(-1)
-    return torch.zeros(ids.shape, device=ids.device).index_put(keep.nonzero(as_tuple=True), logp)
+    chosen, _, others, _, _ = _over_vocabulary(head, states[keep].detach(), ids[keep], temperature)
+    return torch.zeros(ids.shape, device=ids.device).index_put(
+        keep.nonzero(as_tuple=True), -nn.functional.softplus(others - chosen)
+    )
 
 
-def _few(head: nn.Module, n: int) -> list[slice]:
-    """Of ``n`` tokens, as many at a time as ``LOGITS`` allows."""
-    size = max(LOGITS // head.weight.shape[0], 1)
-    return [slice(start, start + size) for start in range(0, n, size)]
+def _is_frozen_product(head: nn.Module) -> bool:
+    return type(head) is nn.Linear and not any(parameter.requires_grad for parameter in head.parameters())
+
+
+def _over_vocabulary(
+    head: nn.Linear, states: Tensor, ids: Tensor, temperature: float, *, entropy: bool = False, slope: bool = False
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The logit of ``ids`` [M]; the largest logit of all other ids [M], their logsumexp, mean logit and mean row.
+
+    The means are weighted by probability; the mean logit is computed for ``entropy`` and the mean row [M, H] for
+    ``slope``. The vocabulary goes by in blocks with a running maximum (Milakov & Gimelshein 2018), so that the head is
+    read once. The id itself stays out of the sums: 1 - p of a token the policy is sure of is then no difference of two
+    numbers near 1, which in bf16 would be nothing but rounding.
+    """
+    ids = ids[:, None]
+    size = max(LOGITS // max(len(ids), 1), NARROWEST)
+    chosen, norm, moment = (torch.zeros(ids.shape, device=states.device) for _ in range(3))  # [M, 1]
+    largest, row = torch.full_like(norm, LOWEST), torch.zeros(states.shape, device=states.device)
+    for start in range(0, head.weight.shape[0], size):
+        weight, bias = (None if part is None else part[start : start + size] for part in (head.weight, head.bias))
+        logits = nn.functional.linear(states, weight, bias).float().div_(temperature)  # [M, size]
+        inside = (ids >= start) & (ids < start + len(weight))
+        slot = (ids - start).clamp(0, len(weight) - 1)
+        found = logits.gather(-1, slot)
+        chosen = torch.where(inside, found, chosen)
+        logits.scatter_(-1, slot, torch.where(inside, torch.full_like(found, LOWEST), found))
+        before, largest = largest, torch.maximum(largest, logits.amax(-1, keepdim=True))
+        shift = before - largest
+        decay = shift.exp()
+        logits.sub_(largest)
+        weights = logits.exp() if entropy else logits.exp_()
+        if entropy:
+            moment = (moment + norm * shift) * decay + logits.mul_(weights).sum(-1, keepdim=True)
+        norm = norm * decay + weights.sum(-1, keepdim=True)
+        if slope:
+            row.mul_(decay).add_(weights.to(states.dtype) @ weight)
+    others = (largest, largest + norm.log(), largest + moment / norm)
+    return chosen[:, 0], *(part[:, 0] for part in others), row.div_(norm)
 
 
 class _FrozenHead(torch.autograd.Function):
-    """Log-probability, entropy and top-1 [M] of ``ids`` [M] under a frozen head of ``states`` [M, H], by chunks."""
+    """Log-probability, entropy and top-1 [M] of ``ids`` [M] under a frozen head of ``states`` [M, H].
+
+    The gradient of a log-probability by its state depends on nothing that comes later, so it is taken at once.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, head: nn.Module, ids: Tensor, temperature: float
+        ctx: Any, states: Tensor, head: nn.Linear, ids: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        states = states.detach()
-        logp, entropy = (torch.empty(ids.shape, device=states.device) for _ in range(2))
-        top1, slope = torch.empty_like(ids, dtype=torch.bool), torch.empty_like(states)
-        for rows in _few(head, len(ids)):
-            logits, target = head(states[rows]).float().div_(temperature), ids[rows, None]  # [m, V], [m, 1]
-            top1[rows] = logits.argmax(-1) == target[:, 0]
-            total, chosen = logits.logsumexp(-1), logits.gather(-1, target)[:, 0]  # [m]
-            logp[rows] = chosen - total
-            probs = logits.sub(total[:, None]).exp_()
-            entropy[rows] = total - (probs * logits).sum(-1)
-            if ctx.needs_input_grad[0]:
-                probs.scatter_add_(-1, target, torch.full_like(chosen[:, None], -1.0))
-                slope[rows] = (probs.to(states.dtype) @ head.weight).mul_(-1.0 / temperature)
-        ctx.save_for_backward(slope)
+        slope, states = ctx.needs_input_grad[0], states.detach()
+        chosen, best, others, mean, row = _over_vocabulary(head, states, ids, temperature, entropy=True, slope=slope)
+        logp, rest = -nn.functional.softplus(others - chosen), (others - chosen).sigmoid()  # rest: 1 - p
+        entropy = rest * (chosen - mean) - logp
+        if slope:  # d logp / d state = (1 - p) (row of the id - mean row of the others) / temperature
+            ctx.save_for_backward(rest[:, None] * (head.weight[ids] - row) / temperature)
+        top1 = chosen >= best
         ctx.mark_non_differentiable(entropy, top1)
         return logp, entropy, top1
 
@@ -104,7 +134,7 @@ class _FrozenHead(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, None, None, None]:
         (slope,) = ctx.saved_tensors
-        return (grad[:, None] * slope).to(slope.dtype), None, None, None
+        return grad[:, None] * slope, None, None, None
 
 
 def completion_scores(

@@ -20,9 +20,8 @@ from chexreason.data.batches import Batch, load_study
 from chexreason.data.encoded import EncodedPrompts
 from chexreason.policy.adapters import save_adapter
 from chexreason.policy.fit import CONFIG
-from chexreason.policy.generate import Sampled, Sampling, key_seed, sampling_mode
+from chexreason.policy.generate import Sampled, Sampling, key_seed
 from chexreason.policy.load import resolve_source
-from chexreason.policy.logprobs import scored_by_chunks
 from chexreason.policy.policy import Policy, cuts_images, pad_right
 from chexreason.policy.quantised import precision_of
 
@@ -71,13 +70,12 @@ class VllmEngine:
         group_size: int,
         keys: Sequence[tuple[object, ...]],
     ) -> Sampled:
-        """Hand the adapter over, draw one request a key, and score the answers with the policy's own weights.
+        """Hand the adapter over and draw one request a key.
 
-        ``sampled_logp`` is vLLM's, of the distribution it drew from; ``logp`` is ours, so that the ratio of the first
-        update is 1 and the difference between the two engines is what ``train/mismatch`` shows beside the truncation.
-        With top-k and top-p together vLLM applies top-p to what top-k left. Raises ValueError for several ranks, a
-        quantised base, a temperature vLLM does not keep or a length it would cut, RuntimeError where it read another
-        prompt than the policy.
+        ``sampled_logp`` is vLLM's, of the distribution it drew from; how it differs from the training pass of the first
+        update is what ``train/mismatch`` shows beside the truncation. With top-k and top-p together vLLM applies top-p
+        to what top-k left. Raises ValueError for several ranks, a quantised base, a temperature vLLM does not keep or a
+        length it would cut, RuntimeError where it read another prompt than the policy.
         """
         _check(policy, sampling, n_rows=len(prompts) * group_size, n_keys=len(keys))
         self._check_length(prompts, sampling)
@@ -92,7 +90,7 @@ class VllmEngine:
         for row, output in enumerate(outputs):
             study = row // group_size
             _check_prompt(prompts, study, output.prompt_token_ids, batch.samples[study].study.study_id)
-        return _scored(policy, prompts, [output.outputs[0] for output in outputs], sampling, group_size)
+        return _padded(policy, [output.outputs[0] for output in outputs])
 
     def _check_length(self, prompts: EncodedPrompts, sampling: Sampling) -> None:
         longest = int(prompts.attention_mask.sum(1).max())
@@ -218,10 +216,8 @@ def _check_prompt(prompts: EncodedPrompts, study: int, theirs: Sequence[int], st
         )
 
 
-def _scored(
-    policy: Policy, prompts: EncodedPrompts, completions: Sequence[Any], sampling: Sampling, group_size: int
-) -> Sampled:
-    """vLLM's ragged completions as ``Sampled``, with ``logp`` from the policy's own pass, one study at a time."""
+def _padded(policy: Policy, completions: Sequence[Any]) -> Sampled:
+    """vLLM's ragged completions as ``Sampled``; of the whole vocabulary it says nothing."""
     rows = [list(completion.token_ids) for completion in completions]
     drawn = [
         [step[token].logprob for token, step in zip(row, completion.logprobs, strict=True)]
@@ -232,7 +228,4 @@ def _scored(
     for n, values in enumerate(drawn):
         sampled_logp[n, : len(values)] = torch.tensor(values)
     finished = torch.tensor([bool(row) and row[-1] in policy.stop_ids for row in rows], device=policy.device)
-    with sampling_mode(policy):
-        how = {"group_size": group_size, "temperature": sampling.temperature, "studies": 1}
-        logp = scored_by_chunks(policy, prompts, ids, mask, **how)
-    return Sampled(ids, mask, logp, sampled_logp.to(policy.device), finished)
+    return Sampled(ids, mask, None, sampled_logp.to(policy.device), finished)

@@ -14,6 +14,7 @@ replaces its rows in ``out/bench/grpo.json``: ``ratio`` is peer over ours for ti
 from __future__ import annotations
 
 import argparse
+import fcntl
 import gc
 import json
 import statistics
@@ -143,10 +144,13 @@ def _resident(field: str) -> int:
 
 def run(rows: Iterator[Row]) -> None:
     """Print rows as they come and put them in place of the ones they measure anew."""
+    OUT.parent.mkdir(parents=True, exist_ok=True)
     for line in rows:
-        old = json.loads(OUT.read_text()) if OUT.exists() else []
-        key = (line["case"], line["metric"].split(" (")[0])
-        write_json(OUT, [r for r in old if (r["case"], r["metric"].split(" (")[0]) != key] + [line])
+        with OUT.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # two cases may be measured side by side
+            old = json.loads(OUT.read_text()) if OUT.exists() else []
+            key = (line["case"], line["metric"].split(" (")[0])
+            write_json(OUT, [r for r in old if (r["case"], r["metric"].split(" (")[0]) != key] + [line])
         peer = f"{line['peer']:>10.3f}" if line["peer"] is not None else " " * 10
         ratio = f"x{line['ratio']:.2f}" if line["ratio"] is not None else ""
         bar = f"bar {line['bar']}" if line["bar"] is not None else ""

@@ -99,7 +99,9 @@ def ours(adapter: str, seed: int, steps: int) -> Policy:
             scores = completion_scores(
                 policy, part.prompts, part.ids, part.mask, group_size=GROUP, temperature=TEMPERATURE
             )
-            loss, _ = policy_loss(scores.logp, part.old_logp, part.ref_logp, part.advantages, part.loss_mask, SPEC)
+            loss, _ = policy_loss(
+                scores.logp, scores.logp.detach(), part.ref_logp, part.advantages, part.loss_mask, SPEC
+            )
             (loss / whole).backward()
         nn.utils.clip_grad_norm_(parameters, NORM)
         optimizer.step()

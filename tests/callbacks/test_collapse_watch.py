@@ -181,3 +181,9 @@ def test_in_a_real_trainer_it_sees_each_rollout_and_ends_the_run(tmp_path):
     trainer.fit(Collapsing(), torch.utils.data.DataLoader(torch.zeros(8, 1)))
     assert trainer.global_step == 4
     assert [e["limit"] for e in json.loads((tmp_path / "collapse.json").read_text())] == ["min_entropy"]
+
+
+def test_a_figure_that_is_no_number_is_a_sign_of_its_own():
+    found = signs(HEALTHY | {"entropy": float("nan")}, HEALTHY, LIMITS)
+    assert list(found) == ["not_finite"]
+    assert found["not_finite"].startswith("entropy: ")

@@ -161,13 +161,59 @@ def test_the_ratio_is_one_until_the_policy_has_moved(studies, tmp_path):
     module = grpo(policy)
     logged: list[dict[str, float]] = []
     original = module._update
-    module._update = lambda rollout: logged.append(dict(original(rollout))) or logged[-1]
-    fit(module, grpo_data(policy, studies), tmp_path, max_steps=4, max_epochs=-1)
+    module._update = lambda *given: logged.append(dict(original(*given))) or logged[-1]
+    trainer = fit(module, grpo_data(policy, studies), tmp_path, max_steps=4, max_epochs=-1)
     means = [sums["abs_log_ratio"] / sums["tokens"] for sums in logged]
-    assert max(means[0], means[2]) < 1e-5  # first update on a rollout: sampled and trained policy agree
+    assert max(means[0], means[2]) == 0  # first update on a rollout: its own pass is the old policy's
+    assert trainer.callback_metrics["train/rollout_gap"] < 1e-5  # and the sampling loop agrees with it
     assert min(means[1], means[3]) > 1e-4  # second one: the first has moved it
     assert logged[0]["kl"] == pytest.approx(0.0, abs=1e-5)
     assert logged[3]["kl"] > 0
+
+
+def test_in_bfloat16_the_first_update_is_not_clipped_for_rounding(studies, tmp_path):
+    """There the sampling loop's log-probabilities are others, by more than a sequence ratio's clip is wide."""
+    policy = load_policy("tiny:tiny_gemma3", dtype="bfloat16")
+    attach_lora(policy, r=4, alpha=8, dropout=0.0)
+    module = grpo(policy)
+    module.sampling, policy.banned_ids = Sampling(24, temperature=1.3), []
+    module.objective = dataclasses.replace(SPEC, ratio_level="sequence", clip_low=3e-4, clip_high=4e-4)
+    logged, original = [], module._update
+    module._update = lambda *given: logged.append(dict(original(*given))) or logged[-1]
+    trainer = fit(module, grpo_data(policy, studies), tmp_path, max_steps=2, max_epochs=-1)
+    assert logged[0]["clip_low"] == logged[0]["clip_high"] == 0
+    assert trainer.callback_metrics["train/rollout_gap"] > 1e-5
+    assert logged[0]["mismatch"] / logged[0]["tokens"] == pytest.approx(
+        float(trainer.callback_metrics["train/rollout_gap"]), rel=1e-3
+    )  # nothing is truncated or banned here, so that rounding is all there is
+
+
+class Poison(L.Callback):
+    """Makes the gradient of some updates infinite."""
+
+    def __init__(self, *at: int) -> None:
+        self.at, self.seen = at, 0
+
+    def on_after_backward(self, trainer, pl_module) -> None:
+        if self.seen in self.at:
+            next(iter(pl_module.trainable().values())).grad.view(-1)[0] = float("inf")
+        self.seen += 1
+
+
+def test_an_update_that_is_not_finite_is_left_out_and_a_run_of_them_ends_it(studies, tmp_path, caplog):
+    for make in (lambda p: grpo(p, micro_studies=2), lambda p: SFTModule(p, **common())):
+        policy = policy_with_lora()
+        module = make(policy)
+        data = grpo_data(policy, studies) if isinstance(module, GRPOModule) else sft_data(policy, studies, 2, 1)
+        before = weights(module)
+        fit(module, data, tmp_path, max_steps=2, max_epochs=-1, callbacks=[Poison(0)])
+        after = weights(module)
+        assert all(value.isfinite().all() for value in after.values())
+        assert any((after[name] != before[name]).any() for name in after)  # the other update counted
+        assert "the gradient at step 0 is not finite" in caplog.text
+        with pytest.raises(FloatingPointError, match=r"5 updates in a row.*lower phase\.lr"):
+            fit(module, data, tmp_path, max_steps=8, max_epochs=-1, callbacks=[Poison(*range(20))])
+        assert all(value.isfinite().all() for value in weights(module).values())
 
 
 def test_a_grpo_update_does_not_depend_on_micro_batches(studies, tmp_path):
@@ -195,7 +241,7 @@ def test_groups_without_a_difference_are_left_out_where_the_objective_says_so(st
     module.objective = dataclasses.replace(SPEC, zero_variance="mask")
     module.make_optimizer = lambda p: torch.optim.SGD(p, lr=1.0)
     before, logged, original = weights(module), [], module._update
-    module._update = lambda rollout: logged.append(dict(original(rollout))) or logged[-1]
+    module._update = lambda *given: logged.append(dict(original(*given))) or logged[-1]
     fit(module, grpo_data(policy, studies), tmp_path, max_steps=2, max_epochs=-1)
     assert_same(before, weights(module))  # no row counted, and nothing was divided by their number
     assert logged[0]["tokens"] == 0
@@ -206,7 +252,7 @@ def test_the_correction_sees_the_distribution_sampled_from(studies, tmp_path):
     module = grpo(policy)
     module.objective = dataclasses.replace(SPEC, correction="token")
     logged, original = [], module._update
-    module._update = lambda rollout: logged.append(dict(original(rollout))) or logged[-1]
+    module._update = lambda *given: logged.append(dict(original(*given))) or logged[-1]
     fit(module, grpo_data(policy, studies), tmp_path, max_steps=2, max_epochs=-1)
     assert logged[0]["mismatch"] > 0  # top-p drops what the full softmax keeps
 

@@ -13,6 +13,7 @@ from chexreason.policy.generate import Sampling, choose, row_uniforms, sample
 from chexreason.policy.logprobs import completion_scores, score_tokens
 from chexreason.policy.policy import Policy, pad_right
 
+WINDOWS = [None, 20, 10]  # of Gemma's sliding layers: none that acts, shorter than the prompt, than the image's tokens
 TEXTS = ["Describe the radiograph.", "Is there a pleural effusion in this film, and on which side?", "Hi"]
 GROUP = 3
 
@@ -74,6 +75,47 @@ def test_shared_prefix_equals_the_plain_path_in_value_and_gradient(policy, image
     torch.testing.assert_close(values[0], values[1], atol=1e-5, rtol=0)
     for name, gradient in gradients[1].items():
         assert (gradients[0][name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-9, name
+
+
+def narrowed(policy: Policy, window: int | None) -> Policy:
+    """The policy with another sliding window; the packaged one, 512, is wider than any prompt here."""
+    if window is not None:
+        policy.base.config.text_config.sliding_window = window
+        for module in policy.base.modules():
+            if getattr(module, "sliding_window", None) is not None:
+                module.sliding_window = window
+    return policy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("window", WINDOWS)
+def test_under_a_sliding_window_all_paths_are_the_models_own_forward(gemma, images, window):
+    """Shared and plain path, rollout and generate, against the model run on each row alone, from pixels, unpadded."""
+    policy = with_lora(narrowed(gemma, window)).eval()
+    prompts = encoded(policy, images)
+    drawn = draw(policy, prompts, n=24)
+    own = torch.zeros(drawn.ids.shape)
+    with torch.no_grad():
+        for row, ids in enumerate(drawn.ids):
+            n, b = int(drawn.mask[row].sum()), row // GROUP
+            one = policy.encode([images[b]], [TEXTS[b]])
+            logits = policy.base(
+                input_ids=torch.cat([one.input_ids, ids[None, :n]], 1),
+                token_type_ids=torch.cat([one.type_ids, torch.zeros(1, n, dtype=torch.long)], 1),
+                **policy.family.image_inputs(one),
+            ).logits[:, -n - 1 : -1]
+            own[row, :n] = (logits[0] / 0.8).log_softmax(-1).gather(-1, ids[:n, None])[:, 0]
+        for shared in (True, False):
+            ours = completion_scores(
+                policy, prompts, drawn.ids, drawn.mask, group_size=GROUP, temperature=0.8, shared=shared
+            )
+            torch.testing.assert_close(ours.logp, own, atol=3e-5, rtol=0)
+    torch.testing.assert_close(drawn.logp, own, atol=3e-5, rtol=0)
+    if window is not None:  # it acts: without it the numbers are others
+        wide = completion_scores(
+            narrowed(policy, 512), prompts, drawn.ids, drawn.mask, group_size=GROUP, temperature=0.8
+        )
+        assert (wide.logp - own).abs().max() > 0.1
 
 
 def test_rollout_logp_is_what_training_recomputes(policy, images):
@@ -178,11 +220,24 @@ def test_looking_at_the_most_likely_ids_first_changes_nothing(monkeypatch):
     peaked, sampling = slice(40, None), Sampling(1, 0.8, 0.9)
     whole = choose(logp, uniform, sampling)  # flat rows need every id
     few = choose(logp[peaked], uniform[peaked], sampling)
-    monkeypatch.setattr("chexreason.policy.generate.NUCLEUS", 5000)
+    monkeypatch.setattr("chexreason.policy.generate.NUCLEUS", (5000,))
     every = choose(logp, uniform, sampling)
     assert torch.equal(whole[0], every[0])
     assert torch.equal(few[0], every[0][peaked])
     torch.testing.assert_close(few[1], every[1][peaked], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(1), Sampling(1, top_p=0.99), Sampling(1, top_k=3)])
+def test_a_banned_id_is_not_drawn_at_either_end(sampling):
+    banned = torch.tensor([0, 5, 299])
+    logp = torch.zeros(2, 300).log_softmax(-1).index_fill(-1, banned, float("-inf"))
+    ends = torch.tensor([0.0, 1.0 - 2.0**-53], dtype=torch.float64)
+    ids, drawn = choose(logp, ends, sampling)
+    assert not torch.isin(ids, banned).any()
+    assert drawn.isfinite().all()
+    if sampling == Sampling(1):
+        assert ids.tolist() == [1, 298]
+        torch.testing.assert_close(drawn.exp(), torch.full((2,), 1 / 297))
 
 
 def test_row_uniforms_depend_on_the_key_alone():

@@ -35,8 +35,8 @@ def nf4(request) -> Policy:
 
 
 def trained(policy: Policy, seed: int) -> Policy:
-    """The policy with an adapter that does something."""
-    attach_lora(policy, r=4, alpha=8, dropout=0.0)
+    """The policy with an adapter that does something, and the dropout of SFT."""
+    attach_lora(policy, r=4, alpha=8, dropout=0.1)
     torch.manual_seed(seed)
     for parameter in policy.parameters():
         if parameter.requires_grad:
@@ -82,6 +82,7 @@ def test_grpo_starts_at_the_sft_policy_to_the_bit_and_keeps_it_as_reference(nf4,
         save_adapter(nf4, tmp_path / "sft", {})
         second = load_policy(nf4.source, dtype="float32", quantise="nf4", adapters=[str(tmp_path / "sft")])
         assert torch.equal(logp(second, images), sft)  # evaluation
+        assert not [m for m in second.modules() if isinstance(m, torch.nn.Dropout) and m.p > 0]  # GRPO refuses it
         attach_lora(second, r=2, alpha=6, dropout=0.0)
         assert torch.equal(logp(second, images), sft)
         names = [n for n, p in second.named_parameters() if p.requires_grad]

@@ -122,7 +122,8 @@ def test_the_adapter_over_its_parents_goes_over_by_file(gemma, studies, tmp_path
     folder = engine._llm.calls[0].adapter.path
     served = Policy(merge_adapter(StandIn.bare.model, folder), gemma.processor, "")
     theirs = completion_scores(served, batch.prompts, drawn.ids, drawn.mask, group_size=GROUP, temperature=0.8)
-    torch.testing.assert_close(drawn.logp, theirs.logp.detach(), atol=1e-4, rtol=0)
+    ours = completion_scores(policy, batch.prompts, drawn.ids, drawn.mask, group_size=GROUP, temperature=0.8)
+    torch.testing.assert_close(ours.logp.detach(), theirs.logp.detach(), atol=1e-4, rtol=0)
     assert engine._llm.options["max_lora_rank"] == 8  # 4 + 4
 
 
@@ -172,7 +173,7 @@ def test_what_is_drawn_from_is_what_the_policy_would_draw_from(ready):
 
 
 @pytest.mark.slow
-def test_ragged_answers_are_padded_on_the_right_and_scored_by_the_policy(ready):
+def test_ragged_answers_are_padded_on_the_right(ready):
     policy, batch = ready
     drawn = draw(VllmEngine(), policy, batch)
     seeds = [seed_of(key) for key in keys_of(batch)]
@@ -183,9 +184,7 @@ def test_ragged_answers_are_padded_on_the_right_and_scored_by_the_policy(ready):
     assert drawn.finished.tolist() == [seed % 3 != 0 for seed in seeds]
     steps = -0.25 * torch.arange(1.0, max(lengths) + 1)
     torch.testing.assert_close(drawn.sampled_logp, steps * drawn.mask)
-    again = completion_scores(policy, batch.prompts, drawn.ids, drawn.mask, group_size=GROUP, temperature=0.8)
-    torch.testing.assert_close(drawn.logp, again.logp.detach(), atol=1e-5, rtol=0)
-    assert not drawn.logp.requires_grad
+    assert drawn.logp is None
 
 
 @pytest.mark.parametrize(
