@@ -16,8 +16,9 @@ from chexreason import build, runs
 from chexreason.cli.evaluate import ready
 from chexreason.confdir import confdir
 from chexreason.data.batches import Batch
-from chexreason.errors import friendly
+from chexreason.errors import friendly, known_choices
 from chexreason.evaluation import label_scores, predictions
+from chexreason.evaluation.label_scores import MADE_FOR
 from chexreason.labels.schema import LabelSet
 from chexreason.parsing import parse
 from chexreason.policy.answers import read_completions
@@ -34,18 +35,21 @@ FILE = "scores.parquet"
 def score_labels(cfg: DictConfig) -> pd.DataFrame:
     """Log-odds and sampled frequency of every label for each predicted study, written to ``<run_dir>/scores.parquet``.
 
-    Raises ValueError when an adapter was trained with another prompt or label set, KeyError when a predicted study is
-    no longer in the data.
+    Raises ValueError when an adapter was trained with another prompt or label set, and when the arm was answered anew
+    since it was scored; KeyError when a predicted study is no longer in the data.
     """
-    run_dir = Path(cfg.run_dir)
+    run_dir, answers = Path(cfg.run_dir), Path(cfg.predictions)
     with runs.open_run(run_dir, cfg):
         if runs.is_done(run_dir):
+            if (made_for := runs.read_done(run_dir).get(MADE_FOR)) and answers.is_file():
+                label_scores.check_answers(made_for, answers, run_dir)
             log.info("%s is DONE: nothing to score", run_dir)
             return label_scores.read(run_dir / FILE)
         label_set, prompt = build.build_labels(cfg), build.build_prompt(cfg)
+        predicted, sha256 = predictions.read(answers), label_scores.answers_sha256(answers)
         policy, collate = ready(cfg, prompt, label_set)
         frames = []
-        for name, found in predictions.datasets(predictions.read(Path(cfg.predictions))).items():
+        for name, found in predictions.datasets(predicted).items():
             samples = build.build_samples(_studies(cfg, name, found, label_set), prompt, label_set, None)
             pairs = list(zip(found, samples, strict=True))
             chunks = [pairs[i : i + cfg.batch_size] for i in range(0, len(pairs), cfg.batch_size)]
@@ -55,7 +59,7 @@ def score_labels(cfg: DictConfig) -> pd.DataFrame:
                 frames += _scores(cfg, policy, batch, [answer for answer, _ in chunk], label_set, prompt.grammar)
         frame = pd.concat(frames, ignore_index=True)
         label_scores.write(run_dir / FILE, frame)
-        runs.mark_done(run_dir, {"rows": len(frame)})
+        runs.mark_done(run_dir, {"rows": len(frame), MADE_FOR: sha256})
         return frame
 
 
@@ -87,6 +91,7 @@ def _scores(
     return frames
 
 
+@known_choices
 @hydra.main(version_base="1.3", config_path=confdir(), config_name="scores")
 @friendly(runs.RunError, ValueError, KeyError, OSError)
 def main(cfg: DictConfig) -> None:

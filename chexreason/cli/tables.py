@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,40 +15,58 @@ from omegaconf import DictConfig, OmegaConf
 from chexreason import build
 from chexreason.confdir import confdir
 from chexreason.data.prepare import MANIFEST_NAME
-from chexreason.errors import friendly
+from chexreason.errors import did_you_mean, friendly, known_choices
 from chexreason.evaluation import label_scores
 from chexreason.evaluation.history import Curve, read_history
 from chexreason.evaluation.paper.printed import TITLES
 from chexreason.evaluation.predictions import read
 from chexreason.evaluation.results.curves import FIGURES
+from chexreason.evaluation.results.origin import Origin
 from chexreason.evaluation.results.write import write_figure, write_paper, write_ranking, write_table, write_transfer
-from chexreason.runs import is_done
+from chexreason.runs import CONFIG, is_done, read_done
 from chexreason.types import Prediction
 
 log = logging.getLogger(__name__)
 ALL = (*TITLES, *FIGURES, "transfer", "ranking", "paper")
+_RANKING_RESAMPLES = 2_000  # at most: each costs a sort of every label's scores; the page says how many it used
 
 
 def tables(cfg: DictConfig) -> None:
     """Write ``cfg.table``, or all of them, into ``cfg.results``; what has no run yet is left out and said.
 
-    Raises ValueError on an unknown table, and where runs cannot stand in one table.
+    With ``cfg.sweep`` the transfer and ranking reports compare that sweep's arms, in a folder of its name.
+    Raises ValueError on an unknown table, and where runs cannot stand in one table; of all of them the others are
+    written first.
     """
     if cfg.table not in ("all", *ALL):
-        raise ValueError(f"unknown table={cfg.table}; choose one of: all, {', '.join(ALL)}")
-    out = Path(cfg.results)
+        known = ("all", *ALL)
+        raise ValueError(
+            f"unknown table={cfg.table}" + (did_you_mean(cfg.table, known) or f"; choose one of: {', '.join(known)}")
+        )
+    refused = []
     for name in ALL if cfg.table == "all" else (cfg.table,):
-        if name in TITLES:
-            _table(cfg, name, out)
-        elif name in FIGURES:
-            _figure(cfg, name, out)
-        elif name == "transfer":
-            _transfer(cfg, out)
-        elif name == "ranking":
-            _ranking(cfg, out)
-        else:
-            write_paper(out)
-            log.info("paper: what its own tables say, %s", out / "paper.md")
+        try:
+            _write(cfg, name, Path(cfg.results) / (cfg.sweep or ""))
+        except (ValueError, KeyError, OSError) as fault:
+            if cfg.table != "all":
+                raise
+            refused.append(f"{name}: {fault.args[0] if isinstance(fault, KeyError) else fault}")
+    if refused:
+        raise ValueError(f"the others are written; not {len(refused)} of {len(ALL)}:\n" + "\n".join(refused))
+
+
+def _write(cfg: DictConfig, name: str, out: Path) -> None:
+    if name in TITLES:
+        _table(cfg, name, out)
+    elif name in FIGURES:
+        _figure(cfg, name, out)
+    elif name == "transfer":
+        _transfer(cfg, out)
+    elif name == "ranking":
+        _ranking(cfg, out)
+    else:
+        write_paper(out)
+        log.info("paper: what its own tables say, %s", out / "paper.md")
 
 
 def _table(cfg: DictConfig, name: str, out: Path) -> None:
@@ -56,7 +74,7 @@ def _table(cfg: DictConfig, name: str, out: Path) -> None:
     runs = {row: seeds for row, cell in rows.items() if (seeds := predictions_of(cfg, cell))}
     write_table(
         name, runs, out, dataset=_dataset(cfg, name), label_set=build.build_labels(cfg), prevalence=_prevalence(cfg),
-        n_resamples=cfg.n_resamples, seed=cfg.seed,
+        origins={row: origin_of(cfg, rows[row]) for row in runs}, n_resamples=cfg.n_resamples, seed=cfg.seed,
     )  # fmt: skip
     missing = [cell for row, cell in rows.items() if row not in runs]
     shown = f"; not run: {', '.join(missing)}" if missing else ""
@@ -86,8 +104,8 @@ def _transfer(cfg: DictConfig, out: Path) -> None:
         log.info("transfer: left out, it needs two arms (found: %s) and two test sets", ", ".join(arms) or "none")
         return
     said = write_transfer(
-        arms, out, home=home, away=away, label_set=build.build_labels(cfg), n_resamples=cfg.n_resamples,
-        n_permutations=cfg.n_permutations, seed=cfg.seed,
+        arms, out, home=home, away=away, label_set=build.build_labels(cfg), origins=_origins(cfg, arms),
+        n_resamples=cfg.n_resamples, n_permutations=cfg.n_permutations, seed=cfg.seed,
     )  # fmt: skip
     log.info("transfer: %s\n%s", out / "transfer.md", "\n".join(said))
 
@@ -96,25 +114,41 @@ def _ranking(cfg: DictConfig, out: Path) -> None:
     root = Path(cfg.paths.out) / cfg.name / "scores"
     arms: dict[str, list[tuple[list[Prediction], pd.DataFrame]]] = {}
     for arm, seeds in _arms(cfg).items():
-        cell = root / (arm if cfg.arms is not None else sweep_rows("table5")[arm])
-        folders = _seed_folders(cell) or {0: cell}
-        pairs = [(p, folders[seed]) for seed, p in seeds.items() if seed in folders and is_done(folders[seed])]
+        cell = _cells(cfg)[arm]
+        answered, folders = _folders(cfg, "eval", cell), _folders(cfg, "scores", cell)
+        pairs = [
+            (answers, _scores(folders[seed], answered[seed])) for seed, answers in seeds.items() if seed in folders
+        ]
         if pairs:
-            arms[arm] = [(p, label_scores.read(folder / "scores.parquet")) for p, folder in pairs]
+            arms[arm] = pairs
     if not arms:
         log.info("ranking: left out, no label scores in %s: make ranking, or chexreason.cli.scores for the arms", root)
         return
     write_ranking(
         arms, out, sets=list(cfg.data.test), label_set=build.build_labels(cfg), kind=cfg.scores,
-        fit_patients=cfg.fit_patients, n_resamples=min(cfg.n_resamples, 2_000), seed=cfg.seed,
+        origins=_origins(cfg, arms), fit_patients=cfg.fit_patients,
+        n_resamples=min(cfg.n_resamples, _RANKING_RESAMPLES), seed=cfg.seed,
     )  # fmt: skip
     log.info("ranking: %s of %s", out / "ranking.md", ", ".join(arms))
 
 
+def _scores(folder: Path, answered: Path) -> pd.DataFrame:
+    """The label scores of ``folder``; raises ValueError where they were made for other answers than ``answered``'s."""
+    if made_for := read_done(folder).get(label_scores.MADE_FOR):
+        label_scores.check_answers(made_for, answered / "predictions.jsonl", folder)
+    else:
+        log.warning("%s does not record which answers it was made for: scored before that was written", folder)
+    return label_scores.read(folder / "scores.parquet")
+
+
+def _cells(cfg: DictConfig) -> dict[str, str]:
+    """The cell of each arm that is compared: ``cfg.arms``, or those of ``cfg.sweep``, or of Table 5."""
+    return {cell: cell for cell in cfg.arms} if cfg.arms is not None else sweep_rows(cfg.sweep or "table5")
+
+
 def _arms(cfg: DictConfig) -> dict[str, dict[int, list[Prediction]]]:
-    """The finished arms of Table 5, or all of ``cfg.arms``; raises FileNotFoundError where one of these is missing."""
-    cells = {cell: cell for cell in cfg.arms} if cfg.arms is not None else sweep_rows("table5")
-    arms = {arm: seeds for arm, cell in cells.items() if (seeds := predictions_of(cfg, cell))}
+    """The finished arms that are compared; raises FileNotFoundError where one of ``cfg.arms`` is missing."""
+    arms = {arm: seeds for arm, cell in _cells(cfg).items() if (seeds := predictions_of(cfg, cell))}
     if cfg.arms is not None and (missing := [arm for arm in cfg.arms if arm not in arms]):
         folder = Path(cfg.paths.out) / cfg.name / "eval"
         raise FileNotFoundError(
@@ -124,15 +158,37 @@ def _arms(cfg: DictConfig) -> dict[str, dict[int, list[Prediction]]]:
 
 
 def sweep_rows(name: str) -> dict[str, str]:
-    """The cell that feeds each printed row, from ``conf/sweep/<name>.yaml``."""
-    return {node["row"]: node["cell"] for node in _sweep(name)["rows"]}
+    """The cell that feeds each printed row, from ``conf/sweep/<name>.yaml``; of an ablation each arm's."""
+    sweep = _sweep(name)
+    if "ablation" in sweep:
+        return {arm: arm for arm in sweep["ablation"]["arms"]}
+    return {node["row"]: node["cell"] for node in sweep["rows"]}
 
 
 def predictions_of(cfg: DictConfig, cell: str) -> dict[int, list[Prediction]]:
     """The finished predictions of a cell by seed; empty where it was not run or is not DONE."""
-    folder = Path(cfg.paths.out) / cfg.name / "eval" / cell
+    return {seed: read(path / "predictions.jsonl") for seed, path in _folders(cfg, "eval", cell).items()}
+
+
+def origin_of(cfg: DictConfig, cell: str) -> Origin:
+    """How a cell's answers came about, from the config its evaluation kept; empty where there is none."""
+    for folder in _folders(cfg, "eval", cell).values():
+        if (folder / CONFIG).is_file():
+            kept: Any = OmegaConf.to_container(OmegaConf.load(folder / CONFIG))
+            best = any(Path(adapter).name == "best" for adapter in kept["adapters"])
+            return Origin(kept["split"], kept["model"]["source"], tuple(kept["data"]["val"]) if best else ())
+    return Origin()
+
+
+def _origins(cfg: DictConfig, arms: Iterable[str]) -> dict[str, Origin]:
+    return {arm: origin_of(cfg, _cells(cfg)[arm]) for arm in arms}
+
+
+def _folders(cfg: DictConfig, kind: str, cell: str) -> dict[int, Path]:
+    """The finished run folders of a cell by seed; ``kind`` is eval or scores."""
+    folder = Path(cfg.paths.out) / cfg.name / kind / cell
     folders = _seed_folders(folder) or {0: folder}  # a demo's arm has no folder a seed
-    return {seed: read(path / "predictions.jsonl") for seed, path in folders.items() if is_done(path)}
+    return {seed: path for seed, path in folders.items() if is_done(path)}
 
 
 def _seed_folders(folder: Path) -> dict[int, Path]:
@@ -165,6 +221,7 @@ def _sweep(name: str) -> Any:
     return OmegaConf.to_container(OmegaConf.load(Path(confdir()) / "sweep" / f"{name}.yaml"), resolve=False)
 
 
+@known_choices
 @hydra.main(version_base="1.3", config_path=confdir(), config_name="tables")
 @friendly(ValueError, KeyError, OSError)
 def main(cfg: DictConfig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from chexreason.types import Prediction
 STATISTICS = ("macro_f1", "macro_f1_supported", "micro_f1", "jaccard", "fail_rate")
 PRECISION_RECALL = ("micro_precision", "micro_recall", "macro_precision", "macro_recall")
 _CHUNK = 512  # resamples at a time: the weights [_CHUNK, P] stay in the cache
+_SAME = 1e-12  # bounds that differ by rounding alone
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,31 @@ def patient_weights(n_patients: int, n_resamples: int, seed: int) -> Iterator[Te
 
 
 def intervals(sample: Replicates, level: float = 0.95) -> dict[str, Interval]:
-    """The percentile interval of every statistic; bounds are NaN when there is only one patient."""
+    """The interval of every statistic: percentile, except where resampling with replacement misleads.
+
+    A drawn patient comes several times, as ties that are right or wrong together: average precision rises in every
+    resample, so its interval is the percentile one reflected about the value (basic bootstrap); calibration error
+    rises even more and has none. A fail rate of 0 or 1 has Wilson's interval, over patients. Bounds are NaN where
+    there is none: one patient, or no spread in the draws, which does not make a figure certain.
+    """
     return {
-        name: percentile_interval(value, sample.draws[name], sample.n_patients, level)
+        name: _interval(name, value, sample.draws[name], sample.n_patients, level)
         for name, value in sample.value.items()
     }
+
+
+def _interval(name: str, value: float, draws: Tensor, n_patients: int, level: float) -> Interval:
+    measure = name.removeprefix("macro_").partition("/")[0]
+    if measure == "ece":
+        return Interval(value, float("nan"), float("nan"))
+    if name == "fail_rate" and value in (0.0, 1.0):
+        return certain_interval(value, n_patients, level)
+    found = percentile_interval(value, draws, n_patients, level)
+    if found.high - found.low < _SAME:
+        return Interval(value, float("nan"), float("nan"))
+    if measure == "average_precision":
+        return Interval(value, max(2 * value - found.high, 0.0), min(2 * value - found.low, 1.0))
+    return found
 
 
 def paired(a: Replicates, b: Replicates, level: float = 0.95) -> dict[str, Interval]:
@@ -143,6 +165,13 @@ def statistics(sums: Tensor, labels: Sequence[str]) -> dict[str, Tensor]:
     f1 = precision_recall_f1(hits)[2]
     values = {name: mean[name] for name in STATISTICS + PRECISION_RECALL}
     return values | {f"f1/{name}": f1[:, i] for i, name in enumerate(labels)}
+
+
+def certain_interval(value: float, n_patients: int, level: float = 0.95) -> Interval:
+    """Wilson's (1927) interval of a proportion ``value`` of 0 or 1 among patients, which resampling cannot give."""
+    z = NormalDist().inv_cdf((1 + level) / 2) ** 2
+    reach = z / (n_patients + z)
+    return Interval(value, 0.0, reach) if value == 0 else Interval(value, 1 - reach, 1.0)
 
 
 def percentile_interval(value: float, draws: Tensor, n_patients: int, level: float = 0.95) -> Interval:

@@ -18,7 +18,7 @@ def expected_calibration_error(scores: Tensor, truth: Tensor, weights: Tensor, n
     2015). It depends on the bins and rises with small samples: compare arms, not studies.
     """
     edges = torch.linspace(0, 1, n_bins + 1, dtype=torch.float64)[1:-1]
-    bins = torch.bucketize(scores, edges)  # [N]
+    bins = torch.bucketize(scores.contiguous(), edges)  # [N]
     surplus = torch.zeros(n_bins, len(scores), dtype=torch.float64)
     surplus[bins, torch.arange(len(scores))] = truth.double() - scores  # [B, N]
     return (weights @ surplus.T).abs().sum(dim=1) / weights.sum(dim=1)

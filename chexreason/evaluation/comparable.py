@@ -16,6 +16,7 @@ _WAY_OUT = (
     "with arms=[...]"
 )
 _SHOWN = 3  # studies named in an error message
+_SHORT = 8  # hex digits shown of a data hash
 
 
 def set_facts(arms: Mapping[str, Sequence[Prediction]], label_set: LabelSet) -> dict[str, dict[str, Any]]:
@@ -47,10 +48,12 @@ def set_facts(arms: Mapping[str, Sequence[Prediction]], label_set: LabelSet) -> 
 
 
 def basis(sets: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> str:
-    """What truth the figures of ``sets`` (from ``set_facts``) stand on: each policy with its sets and their labels."""
+    """What truth the figures of ``sets`` (from ``set_facts``) stand on: policies, sets, labels and data."""
     by_policy: dict[str, list[str]] = {}
     for name, facts in sets.items():
-        by_policy.setdefault(facts["policy"], []).append(f"{names.get(name, name)}, {label_count(facts)}")
+        data = facts["data_sha256"]
+        shown = data if data == UNRECORDED else data[:_SHORT]
+        by_policy.setdefault(facts["policy"], []).append(f"{names.get(name, name)}, {label_count(facts)}, data {shown}")
     return " · ".join(f"Label policy {policy} ({'; '.join(shown)})" for policy, shown in by_policy.items())
 
 
@@ -58,6 +61,26 @@ def label_count(facts: Mapping[str, Any]) -> str:
     """How many labels a set is scored on, and the name of the list they are, where it has one."""
     n = len(facts["labels"])
     return f"{n} label{'' if n == 1 else 's'}" + (f" of {facts['label_list']}" if facts["label_list"] else "")
+
+
+def check_studies(dataset: str, named: Mapping[str, Sequence[Prediction]]) -> None:
+    """Refuse (ValueError) figures of different studies in one table, even under one policy and one manifest."""
+    (first, found), *others = named.items()
+    known = {p.study_id for p in found}
+    faults = []
+    for name, rows in others:
+        here = {p.study_id for p in rows}
+        if here != known:
+            faults.append(
+                f"{first} and {name}: {len(known - here)} only in the first {sorted(known - here)[:_SHOWN]}, "
+                f"{len(here - known)} only in the second {sorted(here - known)[:_SHOWN]}"
+            )
+    if faults:
+        raise ValueError(
+            f"{dataset}: these runs answered different studies and cannot stand in one table:\n  "
+            + "\n  ".join(faults)
+            + "\nevaluate them again on one data config, with one limit and one seed of it"
+        )
 
 
 def _two_values(name: str, rows: Mapping[str, Sequence[Prediction]], field: str, what: str) -> list[str]:

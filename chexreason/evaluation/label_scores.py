@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from chexreason.files import whole
 from chexreason.types import Prediction
 
 KINDS = ("log_odds", "frequency")  # of the answer with the label against without it; of the label in sampled answers
+MADE_FOR = "answers_sha256"  # in the DONE of scores: the predictions they belong to
 _KEYS = ("study_id", "dataset", "kind")
 
 
@@ -41,6 +43,21 @@ def read(path: Path) -> pd.DataFrame:
     if missing := [key for key in _KEYS if key not in frame]:
         raise ValueError(f"{path} lacks the columns {missing}; delete it and run chexreason.cli.scores again")
     return frame
+
+
+def answers_sha256(path: Path) -> str:
+    """What ties scores to the ``predictions.jsonl`` they were made for: the SHA-256 of its bytes, 64 hex digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def check_answers(recorded: str, predictions: Path, scores: Path) -> None:
+    """Refuse (ValueError) scores in the folder ``scores`` that were ``recorded`` for other answers than these."""
+    found = answers_sha256(predictions)
+    if recorded != found:
+        raise ValueError(
+            f"{scores} was made for other answers than {predictions} (sha256 {recorded[:8]}, now {found[:8]}): remove "
+            "that folder and run chexreason.cli.scores for this arm again"
+        )
 
 
 def aligned(frame: pd.DataFrame, predictions: Sequence[Prediction], labels: Sequence[str], kind: str) -> Tensor:

@@ -14,6 +14,7 @@ from chexreason.evaluation.predictions import counts
 from chexreason.evaluation.ranking import check_scores
 from chexreason.types import Prediction
 
+N_FOLDS = 5
 NEVER, ALWAYS = float("inf"), float("-inf")  # thresholds of a label best given to no study, or to every study
 
 
@@ -57,7 +58,7 @@ def refit(
     predictions: Sequence[Prediction],
     labels: Sequence[str],
     *,
-    n_folds: int = 5,
+    n_folds: int = N_FOLDS,
     fit_patients: int | None = 50,
     n_resamples: int = 10_000,
     seed: int = 0,

@@ -13,6 +13,7 @@ from torch import Tensor
 from chexreason.evaluation.bootstrap import (
     Interval,
     Replicates,
+    intervals,
     paired,
     patient_totals,
     percentile_interval,
@@ -158,4 +159,4 @@ def _gap(a: Mapping[str, Replicates], b: Mapping[str, Replicates], home: str, aw
 
 
 def _score(sample: Replicates, statistic: str) -> Interval:
-    return percentile_interval(sample.value[statistic], sample.draws[statistic], sample.n_patients)
+    return intervals(sample)[statistic]

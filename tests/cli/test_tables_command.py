@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from chexreason.cli.tables import predictions_of, sweep_rows, tables
+from chexreason.cli.tables import origin_of, predictions_of, sweep_rows, tables
 from chexreason.confdir import confdir
 from chexreason.evaluation import label_scores
 from chexreason.evaluation.paper.printed import TITLES, printed
 from chexreason.evaluation.predictions import write
+from chexreason.evaluation.results.origin import Origin
 from chexreason.labels.catalog import CHEXPERT14, NIH9
 from chexreason.types import Prediction
 
@@ -86,13 +88,20 @@ def test_a_demo_without_seed_folders_is_compared_too(tmp_path: Path) -> None:
     results = tmp_path / "demo" / "results"
     assert "| base → sft | phantom_b |" in (results / "transfer.md").read_text()
     assert "**Changes in macro-F1 at phantom_b, split**" in (results / "ranking.md").read_text()
+    assert "from 50 resamples" in (results / "ranking.md").read_text()
+    recorded = {"rows": 24, label_scores.MADE_FOR: "0" * 64}
+    (tmp_path / "demo" / "scores" / "sft" / "DONE").write_text(json.dumps(recorded))
+    with pytest.raises(ValueError, match=r"scores/sft was made for other answers than .*eval/sft/predictions.jsonl"):
+        tables(configured(tmp_path, "name=demo", "table=ranking", "arms=[base,sft]"))
     with pytest.raises(FileNotFoundError, match="no finished evaluation of grpo in"):
         tables(configured(tmp_path, "name=demo", "table=transfer", "arms=[base,grpo]"))
 
 
 def test_wrong_names_and_mixed_runs_are_refused(out: Path) -> None:
-    with pytest.raises(ValueError, match="unknown table=table9; choose one of: all, table1"):
-        tables(configured(out, "table=table9"))
+    with pytest.raises(ValueError, match=r"unknown table=tabel2: did you mean table2\?"):
+        tables(configured(out, "table=tabel2"))
+    with pytest.raises(ValueError, match="unknown table=9; choose one of: all, table1"):
+        tables(configured(out, "table=9"))
     with pytest.raises(
         ValueError, match="table5 is measured on phantom_a or chexpert, and data=nih_kermany has only nih"
     ):
@@ -101,6 +110,28 @@ def test_wrong_names_and_mixed_runs_are_refused(out: Path) -> None:
     finish(other, [replace(p, policy="ones") for p in answers(1)])
     with pytest.raises(ValueError, match=r"label policy differs: 'not recorded' in only_label .*'ones' in reasoning_a"):
         tables(configured(out, "table=table2"))
+    with pytest.raises(ValueError, match=r"the others are written; not 1 of 12:\ntable2: .*\n.*label policy differs"):
+        tables(configured(out))
+    results = out / "reproduction_tiny" / "results"
+    assert (results / "paper.md").is_file()
+    assert not (results / "table2.md").exists()
+
+
+def test_a_table_says_how_its_runs_came_about(out: Path) -> None:
+    eval_, cfg = out / "reproduction_tiny" / "eval", configured(out)
+    common = {"split": "val", "model": {"source": "tiny:tiny_gemma3"}, "data": {"val": ["phantom_a", "phantom_b"]}}
+    (eval_ / "medgemma_only_label" / "seed0" / "config.yaml").write_text(
+        OmegaConf.to_yaml(common | {"adapters": ["x/adapter/best"]})
+    )
+    assert origin_of(cfg, "medgemma_only_label") == Origin("val", "tiny:tiny_gemma3", ("phantom_a", "phantom_b"))
+    (eval_ / "medgemma_sft" / "seed0" / "config.yaml").write_text(
+        OmegaConf.to_yaml(common | {"adapters": ["x/adapter/last"]})
+    )
+    assert origin_of(cfg, "medgemma_sft").chosen_on == ()
+    assert origin_of(cfg, "nowhere") == Origin()
+    tables(configured(out, "table=table2"))
+    text = (out / "reproduction_tiny" / "results" / "table2.md").read_text()
+    assert "split val: 12 studies at phantom_a. Checkpoints of only_label were chosen" in text
 
 
 def test_predictions_are_found_by_seed(out: Path) -> None:

@@ -71,6 +71,20 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     assert 0.85 <= covered / n_runs <= 1.0
 
 
+def test_a_figure_at_its_limit_is_not_certain(make_arm) -> None:
+    arm = [replace(p, predicted=()) for p in _arm(make_arm, 0.7, n=60)]  # two studies a patient
+    found = intervals(replicates(arm, NIH9.labels, 50))
+    z = 1.959964**2
+    assert (found["fail_rate"].value, found["fail_rate"].low) == (0, 0)
+    assert found["fail_rate"].high == pytest.approx(z / (30 + z), abs=1e-6)
+    assert found["macro_f1"].value == 0
+    assert math.isnan(found["macro_f1"].high)
+    broken = [replace(p, broken="no_solution") for p in arm]
+    never = intervals(replicates(broken, NIH9.labels, 50))["fail_rate"]
+    assert (never.value, never.high) == (1, 1)
+    assert never.low == pytest.approx(30 / (30 + z), abs=1e-6)
+
+
 def test_seeded_draws_repeat_and_others_differ(make_arm) -> None:
     arm = _arm(make_arm, 0.7)
     a, b, c = (replicates(arm, NIH9.labels, 50, seed=seed).draws["macro_f1"] for seed in (1, 1, 2))

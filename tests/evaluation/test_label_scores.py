@@ -23,6 +23,16 @@ def test_scores_come_back_in_the_order_asked_for(tmp_path):
     assert found.tolist() == [[4.0, 3.0], [2.0, 1.0]]
 
 
+def test_scores_of_other_answers_are_refused(tmp_path):
+    answers = tmp_path / "predictions.jsonl"
+    answers.write_text("{}\n")
+    recorded = label_scores.answers_sha256(answers)
+    label_scores.check_answers(recorded, answers, tmp_path / "scores")
+    answers.write_text("{ }\n")
+    with pytest.raises(ValueError, match=rf"scores was made for other answers than .*\(sha256 {recorded[:8]}, now "):
+        label_scores.check_answers(recorded, answers, tmp_path / "scores")
+
+
 def test_what_has_no_score_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"run chexreason\.cli\.scores"):
         label_scores.read(tmp_path / "none.parquet")

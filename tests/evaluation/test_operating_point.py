@@ -8,11 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chexreason.evaluation.label_scores import rows as score_rows
 from chexreason.evaluation.operating_point import ALWAYS, NEVER, best_threshold, refit, split_change
 from chexreason.evaluation.predictions import counts
-from chexreason.evaluation.results.sight import see, sight_page, sight_tables
-from chexreason.labels.catalog import CHEXPERT14
 from chexreason.types import Prediction
 
 LABELS = ("Edema", "Fracture")
@@ -107,16 +104,3 @@ def test_other_studies_and_too_few_patients_are_refused() -> None:
         split_change(a, b)
     with pytest.raises(ValueError, match="2 patients cannot be dealt into 5 folds"):
         refit(scores[:4], rows[:4], LABELS)
-
-
-def test_the_page_shows_every_arm_and_every_step() -> None:
-    arms = {}
-    for arm, noise in (("sft", 0.8), ("grpo", 0.3)):
-        scores, rows = _set(100, noise)
-        arms[arm] = [(rows, score_rows(rows, "log_odds", LABELS, scores))]
-    found = see(arms, "set", CHEXPERT14, kind="log_odds", n_resamples=50)
-    page = sight_page(sight_tables(found, "set"), "log_odds", 50)
-    assert "| sft → grpo | +0." in page
-    auroc = found["grpo"].ranking.value["macro_auroc"]
-    assert f" | {auroc:.3f} [" in page
-    assert "at most 50 other patients" in page

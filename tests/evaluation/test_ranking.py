@@ -99,6 +99,42 @@ def test_intervals_and_pairs_of_the_bootstrap_take_them() -> None:
     assert change.high < 0
 
 
+def _drawn(n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-odds and truth [n, 4] of rare labels, seen dimly, from one population."""
+    rare = torch.tensor([0.08, 0.1, 0.12, 0.2]).double()
+    truth = torch.rand(n, 4, generator=generator) < rare
+    return torch.randn(n, 4, generator=generator) + 0.9 * truth + torch.log(rare / (1 - rare)), truth
+
+
+@pytest.mark.slow
+def test_intervals_of_average_precision_cover_the_population() -> None:
+    generator, labels = torch.Generator().manual_seed(1), ("Edema", "Pneumonia", "Fracture", "Nodule")
+    scores, truth = _drawn(100_000, generator)
+    every = torch.ones(1, len(truth), dtype=torch.float64)
+    known = sum(average_precision(scores[:, i], truth[:, i], every).item() for i in range(4)) / 4
+    covered, n_runs = 0, 100
+    for run in range(n_runs):
+        scores, truth = _drawn(200, generator)
+        named = [tuple(label for label, on in zip(labels, row, strict=True) if on) for row in truth.tolist()]
+        rows = [Prediction(f"s{i}", f"p{i}", "set", "", (), true, labels) for i, true in enumerate(named)]
+        found = intervals(ranking_replicates(scores, rows, labels, kind="log_odds", n_resamples=100, seed=run))
+        covered += found["macro_average_precision"].low <= known <= found["macro_average_precision"].high
+    assert covered / n_runs >= 0.8  # of these runs the reflected interval covers 88, the percentile one 66
+
+
+def test_calibration_error_has_no_interval_and_a_perfect_ranking_none_that_is_certain() -> None:
+    scores, rows, truth, _ = _study()
+    found = intervals(ranking_replicates(scores, rows, LABELS, n_resamples=50))
+    for name in ("macro_ece", "ece/Edema"):
+        assert found[name].value > 0
+        assert math.isnan(found[name].low)
+        assert math.isnan(found[name].high)
+    assert all(0 <= found[name].low <= found[name].high <= 1 for name in found if "ece" not in name)
+    perfect = intervals(ranking_replicates(torch.from_numpy(truth).double(), rows, LABELS, n_resamples=50))
+    assert perfect["macro_auroc"].value == 1
+    assert math.isnan(perfect["macro_auroc"].low)
+
+
 def test_a_label_without_positives_leaves_the_macro_average_to_the_others() -> None:
     scores, rows, _, _ = _study()
     rows = [Prediction(p.study_id, p.patient_id, "set", "", (), tuple(x for x in p.truth if x == "Edema"), p.labelled)

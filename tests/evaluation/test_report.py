@@ -131,7 +131,7 @@ def test_the_page_shows_the_figures_of_the_json(study: Path, figures: dict) -> N
 
 
 def test_every_table_and_chart_names_policy_and_labels_of_its_sets(study: Path, figures: dict) -> None:
-    a, b = "Hospital A, 14 labels of chexpert14", "phantom_b, 4 labels"
+    a, b = f"Hospital A, 14 labels of chexpert14, data {HASH[:8]}", f"phantom_b, 4 labels, data {HASH[:8]}"
     page, text = ((study / "out" / name).read_text() for name in ("report.html", "report.md"))
     both = f"Label policy {POLICY} ({a}; {b})"
     assert page.count(f"<small>{both}</small></caption>") == 6  # five statistics and the change
@@ -159,7 +159,7 @@ def test_a_declaration_is_not_claimed_for_files_that_do_not_record_theirs(tmp_pa
     arms = {"a": tmp_path / "a.jsonl"}
     figures = build_report(arms, tmp_path, title="t", n_resamples=10, declarations={"phantom_a": DECLARED})
     assert figures["sets"]["phantom_a"]["declaration"].startswith("As declared now; these predictions do not record")
-    assert "Label policy not recorded (phantom_a, 1 label)" in (tmp_path / "report.md").read_text()
+    assert "Label policy not recorded (phantom_a, 1 label, data not recorded)" in (tmp_path / "report.md").read_text()
 
 
 def test_arms_scored_under_two_policies_are_refused_and_nothing_is_written(tmp_path: Path) -> None:

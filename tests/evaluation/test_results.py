@@ -8,13 +8,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
+from chexreason.evaluation import label_scores
 from chexreason.evaluation.bootstrap import Interval, replicates
 from chexreason.evaluation.history import Curve
+from chexreason.evaluation.paper.derived import all_labels
 from chexreason.evaluation.predictions import datasets
+from chexreason.evaluation.results.origin import Origin
 from chexreason.evaluation.results.pareto import draw_pareto, front
-from chexreason.evaluation.results.write import write_figure, write_paper, write_table, write_transfer
+from chexreason.evaluation.results.write import (
+    write_figure,
+    write_paper,
+    write_ranking,
+    write_table,
+    write_transfer,
+)
 from chexreason.labels.catalog import CHEXPERT14, NIH9
 from chexreason.types import Prediction
 
@@ -44,7 +55,7 @@ def test_ours_stands_beside_the_printed_figure_with_its_interval(runs: dict, tmp
     assert (one["paper"], one["seeds"], one["seed_min"], one["status"]) == ("0.241", "1", "", "measured")
     text = (tmp_path / "table2.md").read_text()
     assert f"| {float(one['ours']):.3f} [{float(one['low']):.3f}, {float(one['high']):.3f}] | 0.241 |" in text
-    assert "Label policy not recorded (phantom_a, 14 labels of chexpert14); 20 studies." in text
+    assert "Label policy not recorded (phantom_a, 14 labels of chexpert14, data not recorded); split not" in text
     assert found["all_labels", "micro_recall"]["ours"] == "1.000000"
     assert found["nothing", "macro_f1"]["status"] == "trivial"
 
@@ -85,13 +96,65 @@ def test_label_tables_have_models_and_trivial_answers_as_columns(make_arm, tmp_p
     header = next(line for line in head if line.startswith("|  | nv_reason"))
     assert header.endswith("| chexreason | paper | nothing | all_labels | best_constant | prior |")
     found = {(row["row"], row["column"]): row for row in _rows(tmp_path / "table6.csv")}
-    assert {row for row, _ in found} == {*NIH9, "Macro average"}
+    assert {row for row, _ in found} == {*NIH9, "Macro average", "Fail rate"}
     each = [float(found[label, "chexreason"]["ours"]) for label in NIH9]
     assert sum(each) / 9 == pytest.approx(float(found["Macro average", "chexreason"]["ours"]), abs=1e-5)
     write_table("table5", runs, tmp_path, dataset="phantom_b", **FAST)
     lines = (tmp_path / "table5.md").read_text().splitlines()
     fracture = next(line for line in lines if line.startswith("| Fracture"))
     assert fracture.startswith("| Fracture | — | 0.750 | — | 0.143 |")  # hospital B does not judge it
+
+
+def test_what_is_computed_is_not_called_printed(make_arm, tmp_path: Path) -> None:
+    write_table("table5", {"chexreason": {0: make_arm(0.8)}}, tmp_path, dataset="phantom_a", **FAST)
+    found = {(row["row"], row["column"]): row for row in _rows(tmp_path / "table5.csv")}
+    floor = found["Macro average", "all_labels"]
+    assert floor["paper"] == ""
+    assert float(floor["computed"]) == pytest.approx(all_labels()["Macro average"], abs=1e-3)
+    assert found["Macro average", "chexreason"]["computed"] == ""
+    text, tex = ((tmp_path / f"table5.{kind}").read_text() for kind in ("md", "tex"))
+    assert "| chexreason | paper | nothing | all_labels | computed |" in text
+    assert "computed: follows from CheXpert's published test labels" in text
+    assert "ours & computed" in tex
+    write_table("table6", {"chexreason": {0: make_arm(0.8)}}, tmp_path, dataset="phantom_b", **FAST)
+    assert "computed" not in (tmp_path / "table6.md").read_text()
+
+
+def test_a_model_that_answers_nothing_is_seen_by_its_fail_rate(make_arm, tmp_path: Path) -> None:
+    silent = [replace(p, predicted=(), broken="no_solution") for p in make_arm(0.8)]
+    runs = {"nv_reason": {0: silent}, "chexreason": {0: make_arm(0.8)}}
+    origins = {"nv_reason": Origin("test", "tiny:tiny_qwen2_5_vl"), "chexreason": Origin("test", "google/medgemma")}
+    write_table("table6", runs, tmp_path, dataset="phantom_b", origins=origins, **FAST)
+    found = {(row["row"], row["column"]): row for row in _rows(tmp_path / "table6.csv")}
+    rate = found["Fail rate", "nv_reason"]
+    assert (rate["ours"], rate["high"], rate["paper"], rate["split"]) == ("1.000000", "1.000000", "", "test")
+    assert 0.5 < float(rate["low"]) < 0.9  # ten patients
+    assert float(found["Fail rate", "chexreason"]["high"]) == pytest.approx(1 - float(rate["low"]))
+    assert found["Macro average", "nv_reason"]["low"] == ""
+    text = (tmp_path / "table6.md").read_text()
+    assert "Shipped stand-ins, not the models the paper names: tiny_qwen2_5_vl for nv_reason." in text
+    assert "A fail rate of 0 or 1 has Wilson's interval over patients" in text
+
+
+def test_notes_and_lines_name_policy_data_split_and_what_chose_the_checkpoint(make_arm, tmp_path: Path) -> None:
+    arm = [replace(p, policy="ones", data_sha256="0123456789abcdef") for p in make_arm(0.7)]
+    origins = {"only_label": Origin("val", chosen_on=("phantom_a",)), "reasoning_a": Origin("val")}
+    write_table(
+        "table2",
+        {"only_label": {0: arm}, "reasoning_a": {0: arm}},
+        tmp_path,
+        dataset="phantom_a",
+        origins=origins,
+        **FAST,
+    )
+    text = (tmp_path / "table2.md").read_text()
+    stand = "Label policy ones (phantom_a, 14 labels of chexpert14, data 01234567); split val: 20 studies at phantom_a."
+    assert f"{stand} Checkpoints of only_label were chosen on the studies scored here: expect less on others." in text
+    row = next(row for row in _rows(tmp_path / "table2.csv") if row["status"] == "measured")
+    assert (row["split"], row["policy"], row["data_sha256"]) == ("val", "ones", "0123456789abcdef")
+    elsewhere = {"chexreason": Origin("test", chosen_on=("phantom_a",))}
+    write_table("table5", {"chexreason": {0: arm}}, tmp_path, dataset="phantom_a", origins=elsewhere, **FAST)
+    assert "chosen on" not in (tmp_path / "table5.md").read_text()
 
 
 def test_mixed_policies_data_and_studies_are_refused_and_nothing_is_written(make_arm, tmp_path: Path) -> None:
@@ -130,7 +193,14 @@ def _everything(make_arm, out: Path) -> None:
     write_figure("fig3", {"hard": _curves(1)}, out, [])
     arms = {"sft": {0: make_arm(0.6)}, "grpo": {0: make_arm(0.7)}}
     write_transfer(arms, out, home="phantom_a", away=["phantom_b"], n_permutations=100, **FAST)
+    scored = {arm: [(seeds[0], _noise(seeds[0]))] for arm, seeds in arms.items()}
+    write_ranking(scored, out, sets=["phantom_a", "phantom_b"], kind="log_odds", **FAST)
     write_paper(out)
+
+
+def _noise(rows: list[Prediction]) -> pd.DataFrame:
+    values = torch.randn(len(rows), 14, generator=torch.Generator().manual_seed(0))
+    return label_scores.rows(rows, "log_odds", CHEXPERT14.labels, values)
 
 
 @pytest.mark.slow
@@ -139,9 +209,9 @@ def test_the_same_runs_give_the_same_bytes(make_arm, tmp_path: Path) -> None:
         _everything(make_arm, tmp_path / name)
     first = _hashes(tmp_path / "a")
     assert first == _hashes(tmp_path / "b")
-    assert {"table2.tex", "fig1.svg", "fig1.png", "fig3.csv", "transfer.md", "pareto_phantom_b.png", "paper.md"} <= set(
-        first
-    )
+    expected = {"table2.tex", "fig1.svg", "fig1.png", "fig3.csv", "pareto_phantom_b.png", "paper.md"}
+    expected |= {f"{name}.{kind}" for name in ("transfer", "ranking") for kind in ("md", "csv", "tex")}
+    assert expected <= set(first)
     for path in (tmp_path / "a").glob("*.svg"):
         assert "<dc:date>" not in path.read_text()
 

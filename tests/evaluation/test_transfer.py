@@ -6,8 +6,10 @@ from dataclasses import replace
 import pytest
 
 from chexreason.evaluation.bootstrap import Interval, paired, replicates
+from chexreason.evaluation.comparable import set_facts
 from chexreason.evaluation.permutation import holm
 from chexreason.evaluation.predictions import datasets
+from chexreason.evaluation.results.origin import Ground, Origin
 from chexreason.evaluation.results.steps import transfer_csv, transfer_page, transfer_table
 from chexreason.evaluation.transfer import transfer_report
 from chexreason.evaluation.verdict import transfer_sentence
@@ -83,13 +85,17 @@ def test_an_arm_without_a_set_and_arms_on_other_studies_are_refused(arms: dict) 
 
 def test_the_page_says_no_more_than_the_intervals(arms: dict) -> None:
     report = transfer_report(arms, CHEXPERT14, "phantom_a", ["phantom_b"], **FAST)
-    page = transfer_page(report, "Label policy x")
+    facts = set_facts({arm: seeds[0] for arm, seeds in arms.items()}, CHEXPERT14)
+    ground = Ground(facts, {"phantom_a": 20, "phantom_b": 20}, {"sft": Origin("test")})
+    page = transfer_page(report, ground)
+    assert "data not recorded); split test: 20 studies at phantom_a, 20 studies at phantom_b." in page
     assert "Compared with base, sft gains 0." in page
     assert "adjusted for all 6 tests of this table (Holm)" in page
     assert "From medgemma_sft to chexreason the printed macro-F1 changes by +0.064 on CheXpert and by -0.056" in page
-    lines = transfer_csv(report).splitlines()
+    lines = transfer_csv(report, ground).splitlines()
     assert len(lines) == 1 + 5 * len(report.steps)
     assert lines[1].startswith("base,sft,home,phantom_a,change,0.")
+    assert lines[1].endswith(",test,not recorded,not recorded")
 
 
 @pytest.mark.parametrize(

@@ -4,36 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from chexreason.evaluation.bootstrap import Interval, intervals, replicates, seed_mean
-from chexreason.evaluation.comparable import basis, set_facts
+from chexreason.evaluation.comparable import check_studies, set_facts
 from chexreason.evaluation.paper.printed import MACRO
 from chexreason.evaluation.predictions import counts, datasets, evaluated_labels
 from chexreason.evaluation.trivial import trivial_rows
 from chexreason.labels.schema import LabelSet
 from chexreason.types import Prediction
 
+FAILED = "Fail rate"
 Runs = Mapping[str, Mapping[int, Sequence[Prediction]]]  # of each run, the predictions of each seed
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A figure of ours (None: not run), each seed's own where there are several, and the printed one where there is."""
+    """A figure of ours (None: not run), each seed's own where there are several, and what stands beside it.
+
+    That is ``paper``, the printed one, or ``computed``, which follows from published counts and nobody printed.
+    """
 
     ours: Interval | None = None
     seeds: tuple[float, ...] = ()
     paper: float | None = None
+    computed: float | None = None
 
 
 @dataclass(frozen=True)
 class Measured:
     """Everything a table needs of one data set: ``runs`` and ``trivial`` by name, each a figure by statistic.
 
-    Statistics are those of the bootstrap; ``labels`` are the ones judged, ``basis`` the policy they stand on.
+    Statistics are those of the bootstrap; ``labels`` are the ones judged, ``facts`` what they stand on (``set_facts``).
     """
 
     labels: tuple[str, ...]
-    basis: str
+    facts: Mapping[str, Any]
+    n_studies: int
     runs: Mapping[str, Mapping[str, Entry]]
     trivial: Mapping[str, Mapping[str, Entry]]
 
@@ -56,17 +63,18 @@ def measure(
     }
     rows = {run: seeds for run, seeds in rows.items() if seeds}
     if not rows:
-        return Measured((), "", {}, {})
+        return Measured((), {}, 0, {}, {})
     named = {_shown(run, k, seeds): found for run, seeds in rows.items() for k, found in seeds.items()}
     facts = set_facts(named, label_set)
-    _check_studies(dataset, named)
+    check_studies(dataset, named)
     some = next(iter(named.values()))
     labels = evaluated_labels(some, label_set)
     _, truth, mask = counts(some, labels)
     trivial = trivial_rows(truth, mask, labels, prevalence)
     return Measured(
         labels=labels,
-        basis=f"{basis(facts, {})}; {len(some)} studies",
+        facts=facts[dataset],
+        n_studies=len(some),
         runs={run: _entries(seeds, labels, n_resamples, seed) for run, seeds in rows.items()},
         trivial={name: {s: Entry(_exact(v)) for s, v in scores.items()} for name, scores in trivial.items()},
     )
@@ -84,28 +92,9 @@ def _entries(
 
 
 def by_label(entries: Mapping[str, Entry], labels: Sequence[str]) -> dict[str, Entry]:
-    """F1 of each label and their mean, under the names the paper's Tables 5 and 6 give their rows."""
-    return {label: entries[f"f1/{label}"] for label in labels} | {MACRO: entries["macro_f1"]}
-
-
-def _check_studies(dataset: str, named: Mapping[str, Sequence[Prediction]]) -> None:
-    """Figures of different studies are not compared in a table, even under one policy and one manifest."""
-    (first, found), *others = named.items()
-    known = {p.study_id for p in found}
-    faults = []
-    for name, rows in others:
-        here = {p.study_id for p in rows}
-        if here != known:
-            faults.append(
-                f"{first} and {name}: {len(known - here)} only in the first {sorted(known - here)[:3]}, "
-                f"{len(here - known)} only in the second {sorted(here - known)[:3]}"
-            )
-    if faults:
-        raise ValueError(
-            f"{dataset}: these runs answered different studies and cannot stand in one table:\n  "
-            + "\n  ".join(faults)
-            + "\nevaluate them again on one data config, with one limit and one seed of it"
-        )
+    """F1 of each label and their mean, as the paper's Tables 5 and 6 name their rows, and the fail rate beside them."""
+    each = {label: entries[f"f1/{label}"] for label in labels}
+    return each | {MACRO: entries["macro_f1"], FAILED: entries["fail_rate"]}
 
 
 def _shown(run: str, seed: int, seeds: Mapping[int, object]) -> str:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 
+from chexreason.evaluation.results.latex import MISSING, booktabs, row, tex
 from chexreason.evaluation.results.measured import Entry
+from chexreason.evaluation.results.origin import GROUND
 from chexreason.evaluation.results.table import COLUMN_TITLES, ResultTable
 
-MISSING = "—"
+LIMITS = "A fail rate of 0 or 1 has Wilson's interval over patients; other figures that no resample changes have none."
+COMPUTED = (
+    "computed: follows from CheXpert's published test labels, whatever set ours is on; the paper does not print it."
+)
 HEADER = (
     "table",
     "row",
@@ -22,10 +26,10 @@ HEADER = (
     "seed_min",
     "seed_max",
     "paper",
+    "computed",
     "status",
+    *GROUND,
 )
-_LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}"}
-_LATEX |= {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", MISSING: "---"}
 
 
 def to_csv(table: ResultTable) -> str:
@@ -33,8 +37,8 @@ def to_csv(table: ResultTable) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(HEADER)
-    for name, row in table.rows.items():
-        for column, entry in row.items():
+    for name, entries in table.rows.items():
+        for column, entry in entries.items():
             writer.writerow((table.name, name, column, table.dataset, *_csv_cells(table, name, column, entry)))
     return file.getvalue()
 
@@ -48,43 +52,40 @@ def to_markdown(table: ResultTable) -> str:
 
 
 def to_latex(table: ResultTable) -> str:
-    """A booktabs ``table``; needs the packages booktabs and graphicx (it is shrunk to the width of the text)."""
-    widths = [len(_headings(table, column)) for column in table.columns]
+    """A booktabs ``table``, trivial rows below a rule."""
+    kinds = [["ours", *([kind] if (kind := table.beside(column)) else [])] for column in table.columns]
     titles = " & ".join(
-        rf"\multicolumn{{{n}}}{{c}}{{{_tex(_title(column))}}}" for n, column in zip(widths, table.columns, strict=True)
+        rf"\multicolumn{{{len(names)}}}{{c}}{{{tex(_title(column))}}}"
+        for names, column in zip(kinds, table.columns, strict=True)
     )
-    second = " & ".join("ours & paper" if n == 2 else "ours" for n in widths)
-    body = [" & ".join(_tex(cell) for cell in cells) + r" \\" for cells in _body(table)]
+    second = [name for names in kinds for name in names]
+    body = [row(cells) for cells in _body(table)]
     first_trivial = next((i for i, name in enumerate(table.rows) if name in table.trivial), len(body))
     body[first_trivial:first_trivial] = [r"\midrule"] if first_trivial < len(body) else []
-    return "\n".join([
-        r"\begin{table}", r"\centering", rf"\caption{{{_tex(' '.join([_caption(table) + '.', *_notes(table)]))}}}",
-        rf"\label{{tab:{table.name}}}", r"\resizebox{\textwidth}{!}{%", rf"\begin{{tabular}}{{l{'r' * sum(widths)}}}",
-        r"\toprule", f" & {titles} \\\\", f" & {second} \\\\", r"\midrule", *body, r"\bottomrule", r"\end{tabular}}",
-        r"\end{table}", "",
-    ])  # fmt: skip
+    caption = " ".join([_caption(table) + ".", *_notes(table)])
+    return booktabs(caption, table.name, len(second), [rf" & {titles} \\", row(["", *second])], body)
 
 
-def _csv_cells(table: ResultTable, row: str, column: str, entry: Entry) -> list[str]:
-    paper = "" if entry.paper is None else f"{entry.paper:.3f}"
-    if entry.ours is None:
-        return ["", "", "", "", "", "", paper, "missing"]
+def _csv_cells(table: ResultTable, name: str, column: str, entry: Entry) -> list[str]:
+    beside = ["" if figure is None else f"{figure:.3f}" for figure in (entry.paper, entry.computed)]
+    if entry.ours is None or table.ground is None:
+        return [*[""] * 6, *beside, "missing", *[""] * len(GROUND)]
     seeds = entry.seeds
     ends = [f"{min(seeds):.6f}", f"{max(seeds):.6f}"] if seeds else ["", ""]
-    status = "trivial" if row in table.trivial or column in table.trivial else "measured"
+    status = "trivial" if name in table.trivial or column in table.trivial else "measured"
     figures = [_number(x) for x in (entry.ours.value, entry.ours.low, entry.ours.high)]
-    return [*figures, str(len(seeds) or 1), *ends, paper, status]
+    return [*figures, str(len(seeds) or 1), *ends, *beside, status, *table.ground.cells(table.dataset)]
 
 
 def _body(table: ResultTable) -> list[list[str]]:
     rows = []
-    for name, row in table.rows.items():
+    for name, entries in table.rows.items():
         cells = [name]
         for column in table.columns:
-            cells.append(_ours(row[column]))
-            if table.has_paper(column):
-                paper = row[column].paper
-                cells.append("" if paper is None else f"{paper:.3f}")
+            cells.append(_ours(entries[column]))
+            if kind := table.beside(column):
+                figure = getattr(entries[column], kind)
+                cells.append("" if figure is None else f"{figure:.3f}")
         rows.append(cells)
     return rows
 
@@ -99,7 +100,7 @@ def _ours(entry: Entry) -> str:
 
 
 def _headings(table: ResultTable, column: str) -> list[str]:
-    return [_title(column), *(["paper"] if table.has_paper(column) else [])]
+    return [_title(column), *([kind] if (kind := table.beside(column)) else [])]
 
 
 def _title(column: str) -> str:
@@ -111,15 +112,17 @@ def _caption(table: ResultTable) -> str:
 
 
 def _notes(table: ResultTable) -> list[str]:
-    notes = [f"Ours on {table.dataset}, paper as printed in arXiv 2512.23090; [95 % interval over patients]"]
-    if any(entry.seeds for row in table.rows.values() for entry in row.values()):
-        notes[0] += ", mean over seeds and (their range)"
-    notes[0] += "."
-    if table.basis:
-        notes.append(f"{table.basis}.")
+    first = f"Ours on {table.dataset}, paper as printed in arXiv 2512.23090; [95 % interval over patients]"
+    if any(entry.seeds for entries in table.rows.values() for entry in entries.values()):
+        first += ", mean over seeds and (their range)"
+    said = [f"{first}.", LIMITS]
+    if any(table.beside(column) == "computed" for column in table.columns):
+        said.append(COMPUTED)
+    if table.ground:
+        said.append(table.ground.sentence())
     if table.not_run:
-        notes.append(f"{MISSING} not run: {', '.join(table.not_run)}.")
-    return notes
+        said.append(f"{MISSING} not run: {', '.join(table.not_run)}.")
+    return said
 
 
 def _number(value: float) -> str:
@@ -128,7 +131,3 @@ def _number(value: float) -> str:
 
 def _pipes(cells: list[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def _tex(text: str) -> str:
-    return re.sub("|".join(re.escape(key) for key in _LATEX), lambda found: _LATEX[found[0]], text)

@@ -8,6 +8,7 @@ import math
 
 from chexreason.evaluation.bootstrap import Interval
 from chexreason.evaluation.paper.derived import sentences
+from chexreason.evaluation.results.origin import GROUND, Ground
 from chexreason.evaluation.tables import TITLES, Cell, Table
 from chexreason.evaluation.transfer import Change, TransferReport
 from chexreason.evaluation.verdict import transfer_sentence
@@ -41,7 +42,7 @@ def transfer_table(report: TransferReport, basis: str = "") -> Table:
     return Table(f"Transfer: {TITLES.get(report.statistic, report.statistic)}", header, rows, basis=basis)
 
 
-def transfer_page(report: TransferReport, basis: str) -> str:
+def transfer_page(report: TransferReport, ground: Ground) -> str:
     """The report as Markdown: a sentence a step, the table, how to read it, and what the paper's own figures say."""
     said = [
         transfer_sentence(
@@ -60,20 +61,25 @@ def transfer_page(report: TransferReport, basis: str) -> str:
     paper = "\n".join(
         ["What the paper's printed figures say, without intervals:", "", *(f"- {s}" for s in sentences())]
     )
-    return "\n\n".join(["# Transfer", *said, transfer_table(report, basis).markdown(), reading, paper]) + "\n"
+    return (
+        "\n\n".join(["# Transfer", *said, transfer_table(report, ground.sentence()).markdown(), reading, paper]) + "\n"
+    )
 
 
-def transfer_csv(report: TransferReport) -> str:
+def transfer_csv(report: TransferReport, ground: Ground) -> str:
     """One step, data set and quantity a line."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(("before", "after", "place", "dataset", "quantity", "value", "low", "high", "p", "p_holm"))
+    writer.writerow(("before", "after", "place", "dataset", "quantity", "value", "low", "high", "p", "p_holm", *GROUND))
     for step in report.steps:
+        lines: list[tuple[str, ...]] = []
         for place, name, change in (("home", report.home_set, step.home), ("away", step.away_set, step.away)):
             p = (_number(change.p), _number(change.p_holm))
-            writer.writerow((step.before, step.after, place, name, "change", *_bounds(change.difference), *p))
-            writer.writerow((step.before, step.after, place, name, "retained", *_bounds(change.retained), "", ""))
-        writer.writerow((step.before, step.after, "away - home", step.away_set, "gap", *_bounds(step.gap), "", ""))
+            lines.append((place, name, "change", *_bounds(change.difference), *p))
+            lines.append((place, name, "retained", *_bounds(change.retained), "", ""))
+        lines.append(("away - home", step.away_set, "gap", *_bounds(step.gap), "", ""))
+        for line in lines:
+            writer.writerow((step.before, step.after, *line, *ground.cells(line[1])))
     return file.getvalue()
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from chexreason.evaluation.paper.derived import all_labels
 from chexreason.evaluation.paper.printed import MACRO, TITLES, Printed
-from chexreason.evaluation.results.measured import Entry, Measured, by_label
+from chexreason.evaluation.results.measured import FAILED, Entry, Measured, by_label
+from chexreason.evaluation.results.origin import Ground, Origins
 
 COLUMN_TITLES = {
     "micro_precision": "micro P",
@@ -24,33 +25,35 @@ COLUMN_TITLES = {
 class ResultTable:
     """``rows`` of entries by column; ``trivial`` names the rows (Tables 1 to 4) or columns (5 and 6) that are trivial.
 
-    ``dataset`` is where our figures were measured, ``basis`` the policy and labels they stand on, ``not_run`` the runs
-    that are missing: their cells are shown as missing, never as 0.
+    ``dataset`` is where our figures were measured, ``ground`` what they stand on (None without a run); ``not_run`` are
+    the runs that are missing: their cells are shown as missing, never as 0.
     """
 
     name: str
     title: str
     dataset: str
-    basis: str
+    ground: Ground | None
     columns: tuple[str, ...]
     rows: Mapping[str, Mapping[str, Entry]]
     trivial: tuple[str, ...]
     not_run: tuple[str, ...]
 
-    def has_paper(self, column: str) -> bool:
-        """True where the paper prints, or its facts give, some figure of this column."""
-        return any(row[column].paper is not None for row in self.rows.values())
+    def beside(self, column: str) -> str:
+        """What stands beside our figures of a column: paper, computed or nothing ("")."""
+        entries = [row[column] for row in self.rows.values()]
+        return next((kind for kind in ("paper", "computed") if any(getattr(e, kind) is not None for e in entries)), "")
 
 
-def result_table(paper: Printed, measured: Measured, dataset: str) -> ResultTable:
-    """Our figures beside the printed ones."""
+def result_table(paper: Printed, measured: Measured, dataset: str, origins: Origins) -> ResultTable:
+    """Our figures beside the printed ones; ``origins`` are those of the runs measured."""
+    origins = {run: origin for run, origin in origins.items() if run in measured.runs}
     build = _label_rows if paper.by_label else _variant_rows
     columns, rows = build(paper, measured)
     return ResultTable(
         name=paper.name,
         title=TITLES[paper.name],
         dataset=dataset,
-        basis=measured.basis,
+        ground=Ground({dataset: measured.facts}, {dataset: measured.n_studies}, origins) if measured.runs else None,
         columns=columns,
         rows=rows,
         trivial=tuple(measured.trivial),
@@ -79,10 +82,11 @@ def _label_rows(paper: Printed, measured: Measured) -> tuple[tuple[str, ...], di
         label: {
             column: replace(
                 ours.get(column, {}).get(label, Entry()),
-                paper=paper.rows.get(label, {}).get(column, computed.get(column, {}).get(label)),
+                paper=paper.rows.get(label, {}).get(column),
+                computed=computed.get(column, {}).get(label),
             )
             for column in columns
         }
-        for label in (*labels, MACRO)
+        for label in (*labels, MACRO, FAILED)
     }
     return columns, rows

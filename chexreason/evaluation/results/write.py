@@ -6,18 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from chexreason.evaluation.bootstrap import Interval
-from chexreason.evaluation.comparable import basis, set_facts
+from chexreason.evaluation.comparable import check_studies, set_facts
 from chexreason.evaluation.history import Curve
 from chexreason.evaluation.paper.derived import page
 from chexreason.evaluation.paper.printed import MACRO, printed
+from chexreason.evaluation.predictions import datasets
 from chexreason.evaluation.results.curves import draw_curves
+from chexreason.evaluation.results.latex import table_latex
 from chexreason.evaluation.results.measured import Runs, measure
+from chexreason.evaluation.results.origin import Ground, Origins, sizes
 from chexreason.evaluation.results.pareto import draw_pareto
 from chexreason.evaluation.results.render import to_csv, to_latex, to_markdown
-from chexreason.evaluation.results.sight import Scored, see, sight_page, sight_tables
-from chexreason.evaluation.results.steps import transfer_csv, transfer_page
+from chexreason.evaluation.results.sight import Scored, see, sight_csv, sight_latex, sight_page
+from chexreason.evaluation.results.steps import transfer_csv, transfer_page, transfer_table
 from chexreason.evaluation.results.table import ResultTable, result_table
-from chexreason.evaluation.tables import Table
 from chexreason.evaluation.transfer import transfer_report
 from chexreason.files import write_text
 from chexreason.labels.schema import LabelSet
@@ -31,17 +33,21 @@ def write_table(
     dataset: str,
     label_set: LabelSet,
     prevalence: Mapping[str, float] | None = None,
+    origins: Origins | None = None,
     n_resamples: int = 10_000,
     seed: int = 0,
 ) -> ResultTable:
     """Writes ``<out>/<name>.csv``, ``.md`` and ``.tex``; ``runs`` maps rows of the printed table to seeds' predictions.
 
-    A row absent from ``runs`` is shown as missing. Raises ValueError on a row the paper does not have, and where runs
-    stand on different policies, data or studies; nothing is written then.
+    ``origins`` says by row how its answers came about, where that is known. A row absent from ``runs`` is shown as
+    missing. Raises ValueError on a row the paper does not have, and where runs stand on different policies, data or
+    studies; nothing is written then.
     """
     paper = printed(name)
     found = {paper.run(run): seeds for run, seeds in runs.items()}
-    table = result_table(paper, measure(found, dataset, label_set, prevalence or {}, n_resamples, seed), dataset)
+    measured = measure(found, dataset, label_set, prevalence or {}, n_resamples, seed)
+    known = {paper.run(run): origin for run, origin in (origins or {}).items()}
+    table = result_table(paper, measured, dataset, known)
     for suffix, text in (("csv", to_csv(table)), ("md", to_markdown(table)), ("tex", to_latex(table))):
         write_text(out / f"{name}.{suffix}", text)
     return table
@@ -59,19 +65,23 @@ def write_transfer(
     home: str,
     away: Sequence[str],
     label_set: LabelSet,
+    origins: Origins | None = None,
     n_resamples: int = 10_000,
     n_permutations: int = 10_000,
     seed: int = 0,
 ) -> list[str]:
-    """Writes ``transfer.md``, ``transfer.csv`` and a Pareto plot for each other data set; returns the sentences."""
+    """Writes ``transfer.md``, ``.csv``, ``.tex`` and a Pareto plot for each other data set; returns the sentences."""
     answers = {arm: list(seeds.values()) for arm, seeds in arms.items()}
     report = transfer_report(
         answers, label_set, home, away, n_resamples=n_resamples, n_permutations=n_permutations, seed=seed
     )
-    facts = set_facts({arm: seeds[0] for arm, seeds in answers.items()}, label_set)
-    text = transfer_page(report, basis({name: facts[name] for name in (home, *away)}, {}))
+    first = {arm: seeds[0] for arm, seeds in answers.items()}
+    facts = {name: found for name, found in set_facts(first, label_set).items() if name in (home, *away)}
+    ground = Ground(facts, sizes(next(iter(first.values())), facts), origins or {})
+    text = transfer_page(report, ground)
     write_text(out / "transfer.md", text)
-    write_text(out / "transfer.csv", transfer_csv(report))
+    write_text(out / "transfer.csv", transfer_csv(report, ground))
+    write_text(out / "transfer.tex", table_latex(transfer_table(report, ground.sentence()), "transfer"))
     for name in away:
         points = {arm: (scores[home], scores[name]) for arm, scores in report.scores.items()}
         draw_pareto(
@@ -87,16 +97,33 @@ def write_ranking(
     sets: Sequence[str],
     label_set: LabelSet,
     kind: str,
+    origins: Origins | None = None,
     fit_patients: int = 50,
     n_resamples: int = 2_000,
     seed: int = 0,
 ) -> None:
-    """Writes ``ranking.md``: every arm's sight and operating point on each of ``sets``, and how its changes split."""
-    tables: list[Table] = []
-    for name in sets:
-        found = see(arms, name, label_set, kind=kind, fit_patients=fit_patients, n_resamples=n_resamples, seed=seed)
-        tables += sight_tables(found, name)
-    write_text(out / "ranking.md", sight_page(tables, kind, fit_patients))
+    """Writes ``ranking.md``, ``.csv`` and ``.tex``: every arm on each of ``sets``, and how its changes split.
+
+    What an arm lacks is shown as missing, with the reason. Raises ValueError where arms stand on different policies,
+    data or studies; nothing is written then.
+    """
+    named = {
+        f"{arm} (seed {k})" if len(seeds) > 1 else arm: [p for p in answers if p.dataset in sets]
+        for arm, seeds in arms.items()
+        for k, (answers, _) in enumerate(seeds)
+    }
+    facts = set_facts(named, label_set)
+    for name in facts:
+        check_studies(name, {arm: rows for arm, p in named.items() if (rows := datasets(p).get(name))})
+    views = [
+        see(arms, name, label_set, kind=kind, fit_patients=fit_patients, n_resamples=n_resamples, seed=seed)
+        for name in sets
+    ]
+    everything = [p for answers in named.values() for p in answers]
+    ground = Ground(facts, sizes({p.study_id: p for p in everything}.values(), facts), origins or {})
+    write_text(out / "ranking.md", sight_page(views, ground, kind, fit_patients, n_resamples))
+    write_text(out / "ranking.csv", sight_csv(views, ground, kind))
+    write_text(out / "ranking.tex", sight_latex(views, ground))
 
 
 def write_paper(out: Path) -> None:

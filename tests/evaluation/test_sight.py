@@ -1,0 +1,109 @@
+"""The ranking report from predictions and scores of random numbers: no model involved."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from chexreason.evaluation.label_scores import rows as score_rows
+from chexreason.evaluation.predictions import datasets
+from chexreason.evaluation.results.origin import Origin
+from chexreason.evaluation.results.sight import see, step_table
+from chexreason.evaluation.results.write import write_ranking
+from chexreason.labels.catalog import CHEXPERT14, NIH9
+from chexreason.types import Prediction
+
+SETS = ("phantom_a", "phantom_b")
+
+
+def scored(predictions: list[Prediction], seed: int = 0) -> tuple[list[Prediction], pd.DataFrame]:
+    """Scores that lean towards the truth."""
+    truth = torch.tensor([[label in p.truth for label in CHEXPERT14] for p in predictions])
+    noise = torch.randn(len(predictions), 14, generator=torch.Generator().manual_seed(seed))
+    return predictions, score_rows(predictions, "log_odds", CHEXPERT14.labels, noise + 0.8 * truth)
+
+
+def write(arms: dict, out: Path, **options: object) -> list[dict[str, str]]:
+    settings = {"sets": SETS, "label_set": CHEXPERT14, "kind": "log_odds", "n_resamples": 40} | options
+    write_ranking(arms, out, **settings)
+    return list(csv.DictReader((out / "ranking.csv").read_text().splitlines()))
+
+
+@pytest.fixture
+def arms(make_arm) -> dict:
+    return {"sft": [scored(make_arm(0.6, 40))], "grpo": [scored(make_arm(0.8, 40), 1)]}
+
+
+def test_the_page_shows_every_arm_and_every_step_and_how_it_was_made(arms: dict, tmp_path: Path) -> None:
+    write(arms, tmp_path, origins={"sft": Origin("test", "tiny:tiny_gemma3"), "grpo": Origin("test")})
+    page = (tmp_path / "ranking.md").read_text()
+    found = see(arms, "phantom_a", CHEXPERT14, kind="log_odds", n_resamples=40)
+    assert f" | {found.arms['grpo'].ranking.value['macro_auroc']:.3f} [" in page
+    assert page.count("| sft → grpo | +0.") == 2
+    assert "at most 50 other patients" in page
+    assert "from 40 resamples" in page
+    assert "split test: 40 studies at phantom_a, 40 studies at phantom_b." in page
+    assert "Shipped stand-ins, not the models the paper names: tiny_gemma3 for sft." in page
+    ece = see(arms, "phantom_b", CHEXPERT14, kind="log_odds", n_resamples=40).arms["sft"].ranking.value["macro_ece"]
+    assert f"| {ece:.3f} |" in page  # without an interval
+
+
+def test_every_label_is_in_the_csv_with_its_interval(arms: dict, tmp_path: Path) -> None:
+    lines = write(arms, tmp_path)
+    found = {(row["arm"], row["dataset"], row["label"], row["measure"]): row for row in lines}
+    measures = {"auroc", "average_precision", "brier", "ece"}
+    assert {label for _, name, label, m in found if name == "phantom_b" and m in measures} == {*NIH9, "macro"}
+    assert {m for _, _, label, m in found if label == "macro"} == {*measures, "f1_own", "f1_refitted"}
+    one = found["sft", "phantom_b", NIH9.labels[0], "auroc"]
+    assert float(one["low"]) <= float(one["value"]) <= float(one["high"])
+    assert (one["scores"], one["status"], one["policy"]) == ("log_odds", "measured", "not recorded")
+    assert {row["low"] for row in lines if row["measure"] == "ece"} == {""}
+    tex = (tmp_path / "ranking.tex").read_text()
+    assert tex.count(r"\toprule") == 2
+    assert r"\caption{Sight and thresholds at phantom\_a. Label policy not recorded" in tex
+
+
+@pytest.mark.parametrize(
+    ("field", "words"), [("policy", "label policy differs"), ("data_sha256", "manifest content differs")]
+)
+def test_other_policies_and_data_are_refused_by_name(arms: dict, tmp_path: Path, field: str, words: str) -> None:
+    arms["grpo"] = [scored([replace(p, **{field: "other"}) for p in arms["grpo"][0][0]])]
+    with pytest.raises(ValueError, match=rf"{words}: 'not recorded' in sft \| 'other' in grpo"):
+        write(arms, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_studies_are_refused_by_name(arms: dict, tmp_path: Path) -> None:
+    arms["grpo"] = [scored(arms["grpo"][0][0][1:])]
+    with pytest.raises(ValueError, match=r"phantom_a: .*\n.*sft and grpo: 1 only in the first \['phantom_a:s0'\]"):
+        write(arms, tmp_path)
+
+
+def test_an_arm_without_a_set_is_missing_there_and_nowhere_else(arms: dict, tmp_path: Path) -> None:
+    arms["sft"] = [scored(datasets(arms["sft"][0][0])["phantom_a"])]
+    lines = write(arms, tmp_path)
+    page = (tmp_path / "ranking.md").read_text()
+    assert "| sft | — | — | — | — | — | — |" in page
+    assert "| sft → grpo | — | — | — | — |" in page
+    assert "— missing: sft, no answers at phantom_b." in page
+    lost = [row for row in lines if row["status"] == "missing"]
+    assert [(row["arm"], row["dataset"], row["value"]) for row in lost] == [("sft", "phantom_b", "")]
+    assert "--- missing: sft, no answers" not in (tmp_path / "ranking.tex").read_text().split(r"\end{table}")[0]
+
+
+def test_fewer_patients_than_folds_leave_the_rest(make_arm, tmp_path: Path) -> None:
+    arms = {"sft": [scored(make_arm(0.6, 6))], "grpo": [scored(make_arm(0.8, 6), 1)]}  # three patients a set
+    lines = write(arms, tmp_path)
+    view = see(arms, "phantom_a", CHEXPERT14, kind="log_odds", n_resamples=40)
+    cells = [str(cell) for cell in step_table(view).rows[0]]
+    assert cells[2:4] == ["—", "—"]
+    assert cells[1].startswith("+0.")
+    assert "sft re-fitted, 3 patients are fewer than the 5 folds" in (tmp_path / "ranking.md").read_text()
+    assert {row["measure"] for row in lines if row["label"] == "macro"} == {
+        "auroc", "average_precision", "brier", "ece", "f1_own"
+    }  # fmt: skip
