@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from chexreason.callbacks.adapter import AdapterExport
-from chexreason.callbacks.best import TransferRules
+from chexreason.callbacks.best import TransferRules, monitor_mode
 from chexreason.callbacks.checkpoint import ResumePoint
 from chexreason.callbacks.collapse import CollapseWatch
 from chexreason.callbacks.label_f1 import LabelF1Callback
@@ -268,10 +268,11 @@ def _max_steps(cfg: DictConfig) -> int:
 
 
 def _callbacks(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], label_set: LabelSet) -> list[L.Callback]:
+    monitor, mode = cfg.phase.monitor, monitor_mode(cfg.phase.monitor, cfg.phase.mode)
     callbacks: list[L.Callback] = [
         LabelF1Callback(label_set),
-        TransferRules(cfg.data.home, **cfg.callbacks.transfer),
-        AdapterExport(str(run_dir / "adapter"), cfg.phase.monitor, cfg.phase.mode, card, list(cfg.adapters)),
+        TransferRules(cfg.data.home, monitor, **cfg.callbacks.transfer),
+        AdapterExport(str(run_dir / "adapter"), monitor, mode, card, list(cfg.adapters)),
         SampleLog(str(run_dir / "samples.jsonl"), cfg.callbacks.samples),
         ResumePoint(run_dir / "checkpoints" / "last.ckpt", cfg.callbacks.checkpoint_every),
     ]
@@ -281,7 +282,7 @@ def _callbacks(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], label
         shown = {key: node[key] for key in ("media", "allow_export")}
         callbacks.append(WandbRun(node.completions, **shown, credentialed=cfg.data.get("credentialed") or ()))
     if cfg.phase.patience is not None:
-        callbacks.append(EarlyStopping(cfg.phase.monitor, mode=cfg.phase.mode, patience=cfg.phase.patience))
+        callbacks.append(EarlyStopping(monitor, mode=mode, patience=cfg.phase.patience))
     if cfg.callbacks.progress:
         callbacks.append(RichProgressBar())
     return callbacks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -30,10 +31,14 @@ class AdapterExport(L.Callback):
         self.best: float | None = None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking:
+            return  # nothing is trained yet
         if self.monitor not in trainer.callback_metrics:
             known = ", ".join(sorted(k for k in trainer.callback_metrics if "f1/" not in k))
-            raise KeyError(f"callbacks.adapter.monitor={self.monitor} is not logged; logged: {known}")
+            raise KeyError(f"phase.monitor={self.monitor} is not logged; logged: {known}")
         value = float(trainer.callback_metrics[self.monitor])
+        if math.isnan(value):
+            return  # no score, e.g. macro_f1_supported of a set without a positive mark: nothing compares with it
         better = self.best is None or (value < self.best if self.mode == "min" else value > self.best)
         if better and trainer.is_global_zero:
             self._save(pl_module, "best", trainer.global_step, value)
@@ -42,7 +47,10 @@ class AdapterExport(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
             if self.best is None:
-                log.warning("no validation came before the end: %s is not written, take last", self.folder / "best")
+                folder = self.folder / "best"
+                log.warning(
+                    "no validation scored %s before the end: %s is not written, take last", self.monitor, folder
+                )
             value = trainer.callback_metrics.get(self.monitor)
             self._save(pl_module, "last", trainer.global_step, None if value is None else float(value))
 

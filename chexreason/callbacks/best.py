@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 
+log = logging.getLogger(__name__)
+
 CHOSEN_BY = ("worst", "mean", "constrained")
+_CONSTRAINED = "val/constrained/macro_f1"
+
+
+def monitor_mode(monitor: str, mode: str | None) -> Literal["min", "max"]:
+    """Whether a low or a high ``monitor`` is good: told by its name where ``mode`` is None.
+
+    A loss and a fail rate are to be low, an F1 and a reward high. Raises ValueError where ``mode`` says otherwise, and
+    where it is None and the name tells nothing.
+    """
+    *_, last = parts = monitor.split("/")
+    told: Literal["min", "max"] | None = None
+    if last in ("loss", "fail_rate"):
+        told = "min"
+    elif {"f1", "reward"} & {*parts} or last.endswith(("_f1", "_f1_supported")):
+        told = "max"
+    if mode not in (None, "min", "max"):
+        raise ValueError(f"phase.mode={mode}: use min, max or null, which goes by the name of phase.monitor")
+    if mode is None and told is None:
+        raise ValueError(
+            f"phase.monitor={monitor} does not tell whether low or high is good: set phase.mode=min or max"
+        )
+    if mode is not None and told is not None and mode != told:
+        raise ValueError(f"phase.mode={mode} would keep the worst phase.monitor={monitor}: leave phase.mode out")
+    return told or ("min" if mode == "min" else "max")
 
 
 def transfer_rules(
@@ -31,15 +59,18 @@ class TransferRules(L.Callback):
     """Logs ``val/worst/macro_f1``, ``val/mean/macro_f1`` and ``val/constrained/macro_f1`` after each validation.
 
     Stands behind the label-F1 callback, whose ``val/<set>/macro_f1`` it reads, and before those that choose by it.
-    ``baseline`` maps each hospital to the macro-F1 that losses count from; None takes the first validation of the run,
-    which a resumed run keeps. Raises ValueError on a negative ``max_loss``, on a home that is not validated and on a
-    baseline that lacks a hospital.
+    ``baseline`` maps each hospital to the macro-F1 that losses count from. None measures it: by a validation before
+    training where ``monitor``, what the run chooses by, is the constrained rule, else by the run's first one; a resumed
+    run keeps it. Raises ValueError on a negative ``max_loss``, on a home that is not validated and on a baseline that
+    lacks a hospital.
     """
 
-    def __init__(self, home: str, *, max_loss: float = 0.02, baseline: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self, home: str, monitor: str = "", *, max_loss: float = 0.02, baseline: Mapping[str, float] | None = None
+    ) -> None:
         if max_loss < 0:
             raise ValueError(f"callbacks.transfer.max_loss={max_loss}: use 0 or more, in macro-F1")
-        self.home, self.max_loss = home, max_loss
+        self.home, self.monitor, self.max_loss = home, monitor, max_loss
         self.baseline = None if baseline is None else dict(baseline)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -50,12 +81,18 @@ class TransferRules(L.Callback):
             raise ValueError(f"data.val holds a set called {', '.join(taken)}, which names a rule here: rename it")
         if self.baseline is not None and (missing := [name for name in names if name not in self.baseline]):
             raise ValueError(f"callbacks.transfer.baseline lacks {', '.join(missing)}: give each set of data.val one")
+        if self.baseline is None and self.monitor == _CONSTRAINED:
+            trainer.num_sanity_val_steps = math.inf  # Lightning's validation before the first step, on all studies
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking and trainer.num_sanity_val_steps != math.inf:
+            return  # a few batches are no score
         names = trainer.datamodule.val_names  # type: ignore[attr-defined]
         f1 = {name: float(trainer.callback_metrics[f"val/{name}/macro_f1"]) for name in names}
         if self.baseline is None:
             self.baseline = f1
+            if trainer.sanity_checking:
+                log.info("before training: %s", ", ".join(f"{name} macro_f1 {value:.3f}" for name, value in f1.items()))
         values = transfer_rules(f1, self.baseline, self.home, self.max_loss)
         # every rank has read the same scores; Lightning wants to be told so
         figures = {f"val/{rule}/macro_f1": value for rule, value in values.items()}

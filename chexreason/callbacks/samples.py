@@ -14,7 +14,7 @@ from chexreason.types import Prediction
 class SampleLog(L.Callback):
     """Appends the first ``n`` answers of each validation set to ``path`` (JSON lines with step, study, text, labels).
 
-    Local only: texts of patients' studies do not go to any dashboard.
+    Local only, of every set; which answers a dashboard may show is the rule of ``wandb_run``.
     """
 
     def __init__(self, path: str, n: int = 2) -> None:

@@ -80,7 +80,7 @@ class WandbRun(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         rows = [row for loader in self._rows.values() for row in loader]
         self._check(rows)
-        if self.withheld or not rows or not trainer.is_global_zero:
+        if self.withheld or not rows or not trainer.is_global_zero or trainer.sanity_checking:
             return
         step = trainer.fit_loop.epoch_loop._batches_that_stepped  # where Lightning puts the validation's figures
         columns = [*COLUMNS, "image"] if self.media else list(COLUMNS)

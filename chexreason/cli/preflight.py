@@ -16,7 +16,7 @@ from chexreason import build
 from chexreason.cli.checks import check_settings
 from chexreason.confdir import confdir
 from chexreason.data.encoded import EncodedPrompts
-from chexreason.errors import friendly
+from chexreason.errors import friendly, known_choices
 from chexreason.labels.schema import LabelSet
 from chexreason.policy.adapters import attach_lora
 from chexreason.policy.blank import blank_policy, blank_prompts, count_text_tokens, image_tokens
@@ -205,6 +205,7 @@ def _print_settings(cfg: DictConfig) -> None:
         print(f"  (warning) {text}")
 
 
+@known_choices
 @hydra.main(version_base="1.3", config_path=confdir(), config_name="preflight")
 @friendly(ValueError, KeyError, OSError, ModuleNotFoundError)
 def main(cfg: DictConfig) -> None:

@@ -14,7 +14,7 @@ from chexreason.confdir import confdir
 from chexreason.data.audit.page import PAGE_NAME, write_audit
 from chexreason.data.leakage import Leak, LeakageError, check_leaks, find_leaks
 from chexreason.data.manifest import Manifest, ManifestError
-from chexreason.errors import friendly
+from chexreason.errors import friendly, known_choices
 from chexreason.labels.catalog import label_set
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ def describe(name: str, manifest: Manifest) -> str:
     return f"{name}: {len(manifest.frame):,} images of {manifest.frame['patient_id'].nunique():,} patients ({splits})"
 
 
+@known_choices
 @hydra.main(version_base="1.3", config_path=confdir(), config_name="prepare")
 @friendly(ManifestError, OSError, ValueError, KeyError)
 def main(cfg: DictConfig) -> None:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from chexreason import build
 from chexreason.confdir import confdir
-from chexreason.errors import friendly
+from chexreason.errors import friendly, known_choices
 from chexreason.evaluation.report import build_report
 from chexreason.evaluation.tables import print_summary
 from chexreason.runs import CONFIG, STAGE
@@ -73,6 +73,7 @@ def _notes(cfg: DictConfig, runs: dict[str, Path]) -> dict[str, str]:
     return notes
 
 
+@known_choices
 @hydra.main(version_base="1.3", config_path=confdir(), config_name="report")
 @friendly(ValueError, KeyError, OSError)
 def main(cfg: DictConfig) -> None:

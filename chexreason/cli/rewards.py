@@ -20,7 +20,7 @@ from rich.text import Text
 from chexreason import build
 from chexreason.confdir import confdir
 from chexreason.data.prevalence import prevalence_of
-from chexreason.errors import friendly
+from chexreason.errors import friendly, known_choices
 from chexreason.evaluation import predictions
 from chexreason.evaluation.metrics import averages, confusion
 from chexreason.files import write_json, write_text
@@ -187,6 +187,7 @@ def show_file(found: Mapping[str, Any], console: Console) -> None:
     console.print(view)
 
 
+@known_choices
 @hydra.main(version_base="1.3", config_path=confdir(), config_name="rewards")
 @friendly(ValueError, KeyError, OSError)
 def main(cfg: DictConfig) -> None:

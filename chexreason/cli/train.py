@@ -16,16 +16,19 @@ from chexreason.cli.preflight import before_training
 from chexreason.confdir import confdir
 from chexreason.errors import friendly, known_choices
 from chexreason.evaluation.curves import merge_attempts
+from chexreason.evaluation.payload import finite
+from chexreason.policy.adapters import answer_tokens
 from chexreason.quiet import quiet
 
 log = logging.getLogger(__name__)
 
 
-def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
+def train(cfg: DictConfig) -> tuple[dict[str, float | None], dict[str, Any]]:
     """Train the arm ``cfg`` describes; returns its final metrics and the objects built (empty when it was DONE).
 
-    Resumes from the run directory's last checkpoint. Raises RunError when the directory is in use or holds another
-    config. On several ranks each of them runs this; the first one checks, writes and speaks for all.
+    A metric that has no value (NaN) is None. Resumes from the run directory's last checkpoint. Raises RunError when the
+    directory is in use or holds another config. On several ranks each of them runs this; the first one checks, writes
+    and speaks for all.
     """
     run_dir, first = Path(cfg.run_dir), runs.is_first_rank()
     if not first:
@@ -40,7 +43,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
         policy = build.build_policy(cfg)
         data = build.build_data(cfg, policy, prompt, label_set)
         module = build.build_module(cfg, policy, prompt, label_set)
-        learned = {"answer_tokens": max(data.answer_lengths)}
+        learned = {"answer_tokens": max([*data.answer_lengths, *map(answer_tokens, cfg.adapters)])}
         card = build.adapter_card(cfg, prompt, label_set) | learned
         trainer = build.build_trainer(cfg, run_dir, card, label_set)
         if first:
@@ -50,7 +53,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float], dict[str, Any]]:
             log.info("resuming from %s", checkpoint)
         with runs.launching():
             _fit(trainer, module, data, checkpoint)
-        metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
+        metrics = finite({k: float(v) for k, v in trainer.callback_metrics.items()})
         if first:
             merge_attempts(run_dir / "metrics", run_dir / "metrics.csv")
             runs.mark_done(run_dir, metrics)
@@ -74,7 +77,8 @@ def main(cfg: DictConfig) -> float | None:
     with open_dict(cfg):
         cfg.run_dir = HydraConfig.get().runtime.output_dir
     metrics, _ = train(cfg)
-    shown = {k: round(v, 4) for k, v in sorted(metrics.items()) if "f1/" not in k and k.startswith(("val/", "train/"))}
+    known = {k: round(v, 4) for k, v in sorted(metrics.items()) if v is not None}
+    shown = {k: v for k, v in known.items() if "f1/" not in k and k.startswith(("val/", "train/"))}
     log.info("%s: %s", cfg.run_dir, shown)
     return metrics.get(cfg.phase.monitor)
 

@@ -8,13 +8,17 @@ from types import SimpleNamespace
 import lightning as L
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from omegaconf import OmegaConf
 
-from chexreason.callbacks.best import CHOSEN_BY, TransferRules, transfer_rules
+from chexreason import build
+from chexreason.callbacks.adapter import AdapterExport
+from chexreason.callbacks.best import CHOSEN_BY, TransferRules, monitor_mode, transfer_rules
 from chexreason.confdir import confdir
+from chexreason.labels.catalog import CHEXPERT14
 
 SCORED = st.fixed_dictionaries({"a": st.floats(0, 1), "b": st.floats(0, 1)})
 
@@ -78,13 +82,13 @@ class Data(L.LightningDataModule):
         return [torch.utils.data.DataLoader(torch.zeros(1, 1))] * 2
 
 
-def run(scores, rules, *more, steps=4, path=None):
+def run(scores, rules, *more, steps=4, path=None, num_sanity_val_steps=0):
     """Train ``steps`` steps from the checkpoint ``path``, a validation after each; returns the trainer."""
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = L.Trainer(
         accelerator="cpu",
         max_steps=steps,
-        num_sanity_val_steps=0,
+        num_sanity_val_steps=num_sanity_val_steps,
         callbacks=[Scores(scores), rules, *more],
         enable_checkpointing=any(isinstance(m, ModelCheckpoint) for m in more),
         **quiet,
@@ -123,6 +127,26 @@ def test_a_given_baseline_is_what_counts():
     assert float(trainer.callback_metrics["val/constrained/macro_f1"]) == pytest.approx(-(0.9 - 0.4 - 0.02))
 
 
+START = {"a": 0.2, "b": 0.45}  # before training: every step of SCORES has lost more than 0.02 at b, the last one least
+
+
+def test_the_constrained_rule_counts_from_before_training(tmp_path):
+    keep = ModelCheckpoint(tmp_path, monitor="val/constrained/macro_f1", mode="max", filename="{step}")
+    trainer = run([START, *SCORES], rules := TransferRules("a", "val/constrained/macro_f1"), keep, steps=2)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    assert rules.baseline == pytest.approx(START)
+    again = TransferRules("a", "val/constrained/macro_f1")
+    resumed = run(SCORES[2:], again, keep, path=str(tmp_path / "last.ckpt"))  # one validation a step: not measured anew
+    assert again.baseline == pytest.approx(START)
+    assert keep.best_model_path.endswith("step=4.ckpt")
+    assert float(resumed.callback_metrics["val/constrained/macro_f1"]) == pytest.approx(-(0.45 - 0.41 - 0.02))
+
+
+def test_a_few_batches_before_training_are_no_baseline():
+    run([START, *SCORES], rules := TransferRules("a"), num_sanity_val_steps=1)
+    assert rules.baseline == pytest.approx(SCORES[0])
+
+
 def test_what_cannot_be_chosen_by_is_refused():
     trainer = SimpleNamespace(datamodule=SimpleNamespace(val_names=("a", "b")))
     with pytest.raises(ValueError, match=r"max_loss=-0.1: use 0 or more"):
@@ -138,4 +162,49 @@ def test_what_cannot_be_chosen_by_is_refused():
 def test_the_yaml_holds_the_constructors_defaults():
     node = OmegaConf.to_container(OmegaConf.load(f"{confdir()}/callbacks/default.yaml"))["transfer"]
     parameters = inspect.signature(TransferRules).parameters
-    assert node == {name: p.default for name, p in parameters.items() if name != "home"}
+    assert node == {name: p.default for name, p in parameters.items() if name not in ("home", "monitor")}
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode"),
+    [
+        ("val/loss", "min"),
+        ("val/phantom_a/fail_rate", "min"),
+        ("val/worst/macro_f1", "max"),
+        ("val/phantom_a/macro_f1_supported", "max"),
+        ("val/phantom_a/f1/Pleural Effusion", "max"),
+        ("train/reward", "max"),
+        ("train/reward/jaccard", "max"),
+    ],
+)
+def test_the_mode_follows_the_monitor(monitor, mode):
+    assert monitor_mode(monitor, None) == monitor_mode(monitor, mode) == mode
+    other = {"min": "max", "max": "min"}[mode]
+    with pytest.raises(ValueError, match=f"phase.mode={other} would keep the worst phase.monitor={monitor}: leave"):
+        monitor_mode(monitor, other)
+
+
+def test_a_monitor_that_tells_nothing_needs_a_mode():
+    assert monitor_mode("train/entropy", "min") == "min"
+    with pytest.raises(ValueError, match=r"phase.monitor=train/entropy does not tell .* set phase.mode=min or max"):
+        monitor_mode("train/entropy", None)
+    with pytest.raises(ValueError, match=r"phase.mode=up: use min, max or null"):
+        monitor_mode("val/loss", "up")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", CHOSEN_BY)
+def test_a_monitor_alone_says_how_a_run_chooses_and_stops(rule, tmp_path):
+    def trainer(*overrides):
+        with initialize_config_dir(confdir(), version_base="1.3"):
+            cfg = compose("train", ["phase=sft", *overrides])
+        return build.build_trainer(cfg, tmp_path, {}, CHEXPERT14)
+
+    monitor = f"phase.monitor=val/{rule}/macro_f1"
+    for overrides, mode in ((), "min"), ((monitor,), "max"):
+        watching = [c for c in trainer(*overrides).callbacks if isinstance(c, (AdapterExport, EarlyStopping))]
+        assert [c.mode for c in watching] == [mode] * 2
+    (rules,) = [c for c in trainer(monitor).callbacks if isinstance(c, TransferRules)]
+    assert rules.monitor == f"val/{rule}/macro_f1"
+    with pytest.raises(ValueError, match=r"phase.mode=min would keep"):
+        trainer(monitor, "phase.mode=min")

@@ -23,6 +23,7 @@ from chexreason.cli.train import train
 from chexreason.confdir import confdir
 from chexreason.evaluation.label_scores import aligned
 from chexreason.labels.catalog import CHEXPERT14
+from chexreason.policy.adapters import answer_tokens
 from chexreason.policy.load import resolve_source
 
 pytestmark = pytest.mark.slow
@@ -63,6 +64,8 @@ def test_the_whole_study(out):
     assert "val/phantom_b/f1/Fracture" not in sft  # hospital B does not judge it
     grpo, _ = train_grpo(out)
     assert {"train/reward", "train/reward/jaccard", "train/kl", "train/clip_fraction", "train/entropy"} <= set(grpo)
+    learned = [answer_tokens(out / "demo" / phase / "seed0" / "adapter" / "best") for phase in ("sft", "grpo")]
+    assert learned[0] == learned[1] > 0  # what a second GRPO stage is checked against
     for arm in ("base", "sft", "grpo"):
         adapters = [] if arm == "base" else [str(out / "demo" / arm / "seed0" / "adapter" / "best")]
         options = ("name=demo", f"arm={arm}", f"adapters={adapters}", "max_new_tokens=16")
@@ -72,6 +75,13 @@ def test_the_whole_study(out):
         assert set(aligned(scores, answers, list(CHEXPERT14), "frequency").unique().tolist()) <= {0.0, 0.5, 1.0}
         assert len(answers) == 32
         assert {a.labelled for a in answers if a.dataset == "phantom_b"} != {answers[0].labelled}
+    answered = out / "demo" / "eval" / "grpo" / "predictions.jsonl"
+    text = answered.read_text()
+    answered.write_text(text + "\n")  # evaluated anew since it was scored
+    with pytest.raises(ValueError, match=r"scores/grpo was made for other answers than .*eval/grpo/predictions.jsonl"):
+        score_labels(configured("scores", out, *options, "samples=2"))
+    answered.write_text(text)
+    assert len(score_labels(configured("scores", out, *options, "samples=2"))) == 64  # DONE: read back
     figures = report(configured("report", out, "name=demo", "n_resamples=200", "n_cases=4"))
     page = (out / "demo" / "report.html").read_text()
     assert "<img" in page

@@ -1,0 +1,71 @@
+"""Runs on a set that holds no positive mark: F1 over its supported labels has no value, and that stops nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from chexreason import build
+from chexreason.cli.evaluate import evaluate
+from chexreason.cli.train import train
+from chexreason.confdir import confdir
+from chexreason.data import manifest
+from chexreason.data.prepare import MANIFEST_NAME
+from chexreason.labels.catalog import CHEXPERT14
+from chexreason.runs import DONE
+
+pytestmark = pytest.mark.slow
+SETTINGS = (
+    "data.sets.phantom_a.source.n={sft: 4, rl: 0, val: 2, test: 2}",
+    "data.sets.phantom_b.source.n={val: 2, test: 2}",
+    "name=demo",
+)
+TRAIN = ("phase=sft", "phase.max_epochs=1", "phase.batch_size=4", "preflight=false", "callbacks.progress=false")
+SHORT = "model.max_new_tokens=4"
+NO_VALUE = "macro_f1_supported"
+
+
+def configured(config: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(confdir(), version_base="1.3"):
+        return compose(config, [*SETTINGS, *overrides])
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory) -> tuple[str, str]:
+    """Where to write, and two prepared hospitals, the second of which marks nothing as present."""
+    out = tmp_path_factory.mktemp("out")
+    paths = (f"paths.out={out}", f"paths.data={out}")
+    cfg = configured("prepare", *paths)
+    away = build.build_manifests(cfg, on_error="stop", workers=1)["phantom_b"]
+    frame = away.frame.assign(**{label: away.frame[label].clip(upper=0) for label in CHEXPERT14.labels})
+    path = Path(cfg.data.folder) / "phantom_b" / MANIFEST_NAME
+    manifest.write(manifest.Manifest(frame, away.provenance, away.root), path)
+    return paths
+
+
+def test_an_evaluation_writes_what_has_no_value_as_null(paths):
+    cfg = configured("evaluate", *paths, SHORT)
+    evaluate(cfg)
+    scores = json.loads((Path(cfg.run_dir) / "metrics.json").read_text())
+    assert scores["phantom_b"][NO_VALUE] is None
+    assert scores["phantom_a"][NO_VALUE] is not None
+    assert (Path(cfg.run_dir) / DONE).is_file()
+
+
+def test_a_training_run_ends_and_is_read_back(paths):
+    cfg = configured("train", *paths, *TRAIN, SHORT)
+    metrics, _ = train(cfg)
+    assert metrics[f"val/phantom_b/{NO_VALUE}"] is None
+    assert json.loads((Path(cfg.run_dir) / DONE).read_text()) == metrics
+    command = [sys.executable, "-m", "chexreason.cli.train", *SETTINGS, *paths, *TRAIN, SHORT]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "is DONE: nothing to train" in done.stdout + done.stderr
