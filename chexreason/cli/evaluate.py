@@ -19,6 +19,7 @@ from chexreason.data.sampling import subset
 from chexreason.errors import friendly, known_choices
 from chexreason.evaluation import metrics, predictions
 from chexreason.evaluation.comparable import basis, set_facts
+from chexreason.evaluation.payload import finite
 from chexreason.evaluation.predict import predict_batch
 from chexreason.labels.schema import LabelSet
 from chexreason.policy.policy import Policy
@@ -57,7 +58,7 @@ def evaluate(cfg: DictConfig) -> list[Prediction]:
                 found += [replace(answer, **origin) for answer in answers]
         predictions.write(run_dir / FILE, found)
         scores = score_sets(found, label_set)
-        runs.write_json(run_dir / "metrics.json", scores)
+        runs.write_json(run_dir / "metrics.json", finite(scores))
         runs.mark_done(run_dir, {"studies": len(found)})
         return found
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -22,13 +22,12 @@ from rich.text import Text
 
 from chexreason.confdir import confdir
 from chexreason.errors import friendly, known_choices, unknown_choices
+from chexreason.runs import settings
 from chexreason.sweep.cells import PREPARE, Cell, CellError, wanted
-from chexreason.sweep.launch import Job, Launcher, state_of
+from chexreason.sweep.launch import Job, Launcher, states_of
 from chexreason.sweep.ledger import BLOCKED, CUT, DONE, FAILED, Ledger, SweepError, only_sweep
 
 log = logging.getLogger(__name__)
-# What may change between a run and its continuation does not make it another run.
-_FREE = ("paths", "logger", "run_dir", "num_workers", "hydra")
 COLOURS = {DONE: "green", FAILED: "bold red", BLOCKED: "yellow", CUT: "cyan"}
 
 
@@ -40,22 +39,24 @@ def cells_of(cfg: DictConfig) -> list[Cell]:
 def jobs_of(cfg: DictConfig, cells: Sequence[Cell]) -> list[Job]:
     """Every cell at every seed, its config composed and hashed; raises CellError listing what does not compose."""
     seeds = list(cfg.seeds or cfg.sweep.get("seeds") or [0])
-    jobs, faults = [], []
+    jobs: dict[str, Job] = {}
+    faults = []
     # inside @hydra.main Hydra is ready, and knows the search paths it was given
     ready = GlobalHydra.instance().is_initialized()
     with nullcontext() if ready else initialize_config_dir(confdir(), version_base="1.3"):
         for cell in cells:
             for seed in seeds if cell.name != PREPARE else seeds[:1]:
                 try:
-                    jobs.append(_job(cfg, cell, int(seed)))
+                    job = _job(cfg, cell, int(seed), jobs)
+                    jobs[job.name] = job
                 except (HydraException, OmegaConfBaseException, CellError) as error:
                     faults.append(f"{cell.name}: {str(error).splitlines()[0]}")
     if faults:
         raise CellError(f"{len(faults)} cells of this sweep do not compose:\n  " + "\n  ".join(faults))
-    return jobs
+    return list(jobs.values())
 
 
-def _job(cfg: DictConfig, cell: Cell, seed: int) -> Job:
+def _job(cfg: DictConfig, cell: Cell, seed: int, known: Mapping[str, Job]) -> Job:
     study = Path(cfg.paths.out) / cfg.name
     arguments = [*cell.arguments(study, seed), *cfg.extra[cell.verb], f"name={cfg.name}"]
     arguments += [] if cell.verb == "prepare" else [f"scale={cfg.scale}"]
@@ -65,17 +66,18 @@ def _job(cfg: DictConfig, cell: Cell, seed: int) -> Job:
     composed = compose(cell.verb, [*arguments, *paths])
     run_dir = cell.run_dir(study, seed)
     name = cell.name if cell.verb == "prepare" else f"{cell.name}/seed{seed}"
+    needs = tuple(need if need == PREPARE else f"{need}/seed{seed}" for need in cell.needs)
     data = Path(cfg.paths.data) / composed.data.name / composed.data.home
     return Job(
         name,
-        _digest(cell.verb, composed),
+        _digest(cell.verb, composed, [known[need].digest for need in needs if need in known]),
         composed.phase.name if cell.verb == "train" else cell.verb,
         seed,
         (sys.executable, "-m", f"chexreason.cli.{cell.verb}", *arguments, *paths),
         run_dir,
         data / "manifest.parquet" if cell.verb == "prepare" else run_dir / "DONE",
         study / "logs" / f"{name.replace('/', '-')}.log",
-        tuple(need if need == PREPARE else f"{need}/seed{seed}" for need in cell.needs),
+        needs,
     )
 
 
@@ -83,11 +85,10 @@ def _quoted(value: object) -> str:
     return "'" + str(value).replace("'", "\\'") + "'"
 
 
-def _digest(verb: str, composed: DictConfig) -> str:
-    """Hash of a command's config, unresolved: the same on every machine, and where data is not at hand."""
-    node = OmegaConf.to_container(composed, resolve=False)
-    kept = {key: value for key, value in node.items() if key not in _FREE}
-    return hashlib.sha256(json.dumps([verb, kept], sort_keys=True, default=str).encode()).hexdigest()[:16]
+def _digest(verb: str, composed: DictConfig, needs: Sequence[str]) -> str:
+    """Hash of a command's config, unresolved, and of those it needs: the same on every machine, data at hand or not."""
+    computed = settings(OmegaConf.to_container(composed, resolve=False))
+    return hashlib.sha256(json.dumps([verb, computed, *needs], sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def costs(cfg: DictConfig, jobs: Sequence[Job], ledger: Ledger) -> dict[str, float]:
@@ -98,7 +99,7 @@ def costs(cfg: DictConfig, jobs: Sequence[Job], ledger: Ledger) -> dict[str, flo
 
 def show_plan(cfg: DictConfig, jobs: Sequence[Job], ledger: Ledger) -> None:
     """Print each job's state, cost and needs, and what the rest costs."""
-    states, cost = {job.name: state_of(job, ledger, cfg.attempts) for job in jobs}, costs(cfg, jobs, ledger)
+    states, cost = states_of(jobs, ledger, cfg.attempts), costs(cfg, jobs, ledger)
     table = Table("cell", "kind", "state", "cost", "needs", title=f"{cfg.name}: {len(jobs)} cells", box=None)
     for job in jobs:
         state = Text(states[job.name], style=COLOURS.get(states[job.name], ""))
@@ -123,6 +124,12 @@ def show_end(jobs: Sequence[Job], states: dict[str, str], ledger: Ledger) -> int
         where = f"\n    log: {job.log}" if states[job.name] == FAILED else ""
         line = f"{states[job.name].upper()} {job.name}: {last.get('error', '')}{where}"
         console.print(Text(line, style=COLOURS.get(states[job.name], "")))
+    failures = [ledger.failures(job.digest) for job in bad if states[job.name] == FAILED]
+    if failures:
+        again = max(failures) + 1
+        console.print(
+            f"A failed cell is left alone. Once the cause is mended: attempts={again} (make: ATTEMPTS={again})"
+        )
     print(f"{len(jobs) - len(bad)} of {len(jobs)} cells done")
     return len(bad)
 

@@ -34,7 +34,7 @@ _RANKING_RESAMPLES = 2_000  # at most: each costs a sort of every label's scores
 def tables(cfg: DictConfig) -> None:
     """Write ``cfg.table``, or all of them, into ``cfg.results``; what has no run yet is left out and said.
 
-    With ``cfg.sweep`` the transfer and ranking reports compare that sweep's arms, in a folder of its name.
+    With ``cfg.ablation`` the transfer and ranking reports compare that sweep's arms, in a folder of its name.
     Raises ValueError on an unknown table, and where runs cannot stand in one table; of all of them the others are
     written first.
     """
@@ -46,7 +46,7 @@ def tables(cfg: DictConfig) -> None:
     refused = []
     for name in ALL if cfg.table == "all" else (cfg.table,):
         try:
-            _write(cfg, name, Path(cfg.results) / (cfg.sweep or ""))
+            _write(cfg, name, Path(cfg.results) / (cfg.ablation or ""))
         except (ValueError, KeyError, OSError) as fault:
             if cfg.table != "all":
                 raise
@@ -142,8 +142,8 @@ def _scores(folder: Path, answered: Path) -> pd.DataFrame:
 
 
 def _cells(cfg: DictConfig) -> dict[str, str]:
-    """The cell of each arm that is compared: ``cfg.arms``, or those of ``cfg.sweep``, or of Table 5."""
-    return {cell: cell for cell in cfg.arms} if cfg.arms is not None else sweep_rows(cfg.sweep or "table5")
+    """The cell of each arm that is compared: ``cfg.arms``, or those of ``cfg.ablation``, or of Table 5."""
+    return {cell: cell for cell in cfg.arms} if cfg.arms is not None else sweep_rows(cfg.ablation or "table5")
 
 
 def _arms(cfg: DictConfig) -> dict[str, dict[int, list[Prediction]]]:

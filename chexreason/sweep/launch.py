@@ -39,14 +39,23 @@ class Job:
     needs: tuple[str, ...] = ()
 
 
-def state_of(job: Job, ledger: Ledger, attempts: int) -> str:
-    """ "done", "failed" (as often as allowed), "cut" (started and never ended), or "waiting"."""
-    last = ledger.last(job.digest).get("state")
-    if last == DONE and job.proof.exists():
-        return DONE
-    if ledger.failures(job.digest) >= attempts:
-        return FAILED
-    return CUT if last in (RUNNING, CUT) else "waiting"
+def states_of(jobs: Sequence[Job], ledger: Ledger, attempts: int) -> dict[str, str]:
+    """Each job's "done", "failed" (as often as allowed), "cut" (started and never ended), or "waiting".
+
+    Needs come before what needs them. A job is done where its run directory was last filled under its own digest, and
+    after everything it needs was: otherwise its command runs again, and finds its run unchanged or says what is not.
+    """
+    states: dict[str, str] = {}
+    for job in jobs:
+        last, end = ledger.last(job.digest).get("state"), ledger.done(job.name)
+        own = last == DONE and end.get("digest") == job.digest and job.proof.exists()
+        if own and all(states[need] == DONE and ledger.done(need)["time"] <= end["time"] for need in job.needs):
+            states[job.name] = DONE
+        elif ledger.failures(job.digest) >= attempts:
+            states[job.name] = FAILED
+        else:
+            states[job.name] = CUT if last in (RUNNING, CUT) else "waiting"
+    return states
 
 
 class Launcher:
@@ -67,7 +76,7 @@ class Launcher:
 
         On Ctrl-C the running processes are told to stop and are waited for, and KeyboardInterrupt passes on.
         """
-        self.states = {job.name: state_of(job, self.ledger, self.attempts) for job in jobs}
+        self.states = states_of(jobs, self.ledger, self.attempts)
         todo = [job for job in jobs if self.states[job.name] not in (DONE, FAILED)]
         try:
             while todo or self.running:
@@ -132,8 +141,8 @@ class Launcher:
                 continue
             error = _reason(job, process.returncode)
             self._record(job, FAILED, seconds=seconds, error=error)
-            self.states[name] = state_of(job, self.ledger, self.attempts)
-            retry = self.states[name] != FAILED
+            retry = self.ledger.failures(job.digest) < self.attempts
+            self.states[name] = "waiting" if retry else FAILED
             again += [job] if retry else []
             self.say(f"{name}: failed{', tried again' if retry else ''}: {error}")
         return again

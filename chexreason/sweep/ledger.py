@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -82,6 +83,11 @@ class Ledger:
         """The newest event of a run; empty where it has none."""
         return self.events.get(digest, [{}])[-1]
 
+    def done(self, job: str) -> Mapping[str, Any]:
+        """The newest end of a job that succeeded, under whatever config; empty where it has none."""
+        ends = (e for events in self.events.values() for e in events if e["state"] == DONE and e.get("job") == job)
+        return max(ends, key=lambda event: event["time"], default={})
+
     def failures(self, digest: str) -> int:
         """How often a run failed since it was last done."""
         states = [event["state"] for event in self.events.get(digest, [])]
@@ -102,7 +108,10 @@ def _event(line: str) -> dict[str, Any] | None:
     """The event a line holds, or None."""
     try:
         event = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    complete = isinstance(event, dict) and isinstance(event.get("digest"), str) and event.get("state") in STATES
-    return event if complete and isinstance(event.get("time"), float) else None
+    if not isinstance(event, dict) or event.get("state") not in STATES:
+        return None
+    texts, numbers = (event.get("digest"), event.get("job", "")), (event.get("time"), event.get("seconds", 0.0))
+    sound = all(isinstance(text, str) for text in texts)
+    return event if sound and all(isinstance(n, float) and math.isfinite(n) for n in numbers) else None

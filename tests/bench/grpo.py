@@ -186,7 +186,7 @@ def main() -> None:
         wide = args.cases == "all"
         for family in FAMILIES:
             for dtype in ("float32", "bfloat16") if wide else ("float32",):
-                for tokens, group in BARS if wide else ((128, 4), (128, 8)):
+                for tokens, group in BARS:
                     words = _arguments(Case(family, group, tokens, dtype))
                     subprocess.run([sys.executable, __file__, *words, "--rounds", str(args.rounds)], check=True)
             run(curve(Case(family, 1, 128, "float32"), args.rounds))

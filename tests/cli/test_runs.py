@@ -52,6 +52,53 @@ def test_another_config_in_the_same_directory_is_refused(tmp_path):
         pass
 
 
+def test_a_folder_that_moved_or_is_spelled_in_another_way_is_the_same(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def placed(out: str, lr: float = 0.1):
+        made = {"data": {"folder": "${paths.out}/data"}, "adapters": ["${paths.out}/sft", "hub/adapter"], "lr": lr}
+        return OmegaConf.create({"paths": {"out": out}, **made, "run_dir": "${paths.out}/x"})
+
+    for spelled in ("out", "./out/", f"{tmp_path}/out"):
+        with runs.open_run("out/x", placed(spelled)):
+            pass
+    (tmp_path / "out").rename(tmp_path / "moved")
+    with runs.open_run("moved/x", placed("moved")):
+        pass
+    with pytest.raises(runs.RunError, match=r"moved/x holds a run with another config: lr: 0\.1 -> 0\.2"):
+        runs.open_run("moved/x", placed("moved", 0.2)).__enter__()
+    elsewhere = OmegaConf.merge(placed("moved"), {"data": {"folder": "outside/data"}})
+    with pytest.raises(runs.RunError, match=r"data\.folder: '\$\{paths\.out\}/data' -> 'outside/data'"):
+        runs.open_run("moved/x", elsewhere).__enter__()
+
+
+def test_a_replaced_adapter_is_another_run(tmp_path):
+    adapter, run_dir = tmp_path / "sft" / "best", tmp_path / "eval"
+    cfg = OmegaConf.create({"adapters": [str(adapter)]})
+
+    def opened(weights: str | None) -> None:
+        adapter.mkdir(parents=True, exist_ok=True)
+        file = adapter / "adapter_model.safetensors"
+        file.unlink(missing_ok=True)
+        if weights is not None:
+            file.write_text(weights)
+        with runs.open_run(run_dir, cfg):
+            pass
+
+    opened(None)  # it is refused where it is loaded
+    opened("first")
+    runs.mark_done(run_dir, {})
+    opened("first")  # trained again to the same weights
+    opened(None)  # removed since: what was made with it stands, and is remembered
+    with pytest.raises(runs.RunError, match=rf"{run_dir} holds a run with another config: adapters_sha256: .*remove"):
+        opened("second")
+    kept = OmegaConf.load(run_dir / runs.CONFIG)
+    del kept[runs.ADAPTERS]  # a run finished before they were recorded
+    OmegaConf.save(kept, run_dir / runs.CONFIG)
+    opened("second")
+    opened("third")
+
+
 def test_seconds_add_up_over_attempts(tmp_path):
     for _ in range(2):
         with runs.open_run(tmp_path, CFG):
@@ -76,5 +123,10 @@ def test_a_resumed_attempt_replaces_the_steps_it_repeats(tmp_path):
     merged = merge_attempts(tmp_path / "metrics", tmp_path / "metrics.csv")
     assert merged["train/loss"].tolist() == [1, 1, 9, 9]
     assert (tmp_path / "metrics.csv").read_text().startswith("step,train/loss\n0,1\n1,1\n2,9\n")
+    for attempt, text in ((2, "step,train/loss\n"), (3, ""), (4, "step,train/loss\n3,8\n")):
+        folder = tmp_path / "metrics" / f"version_{attempt}"  # cut before the first row, and before the header
+        folder.mkdir()
+        (folder / "metrics.csv").write_text(text)
+    assert merge_attempts(tmp_path / "metrics", tmp_path / "m.csv")["train/loss"].tolist() == [1, 1, 9, 8]
     with pytest.raises(FileNotFoundError, match=r"no metrics\.csv"):
         merge_attempts(Path(tmp_path / "none"), tmp_path / "x.csv")

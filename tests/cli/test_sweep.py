@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -145,11 +147,52 @@ def test_a_plan_prices_what_is_left_and_writes_nothing(tmp_path, capsys):
     ledger = Ledger(tmp_path / "ledger.jsonl")
     ledger.record(jobs[1].digest, "done", kind="sft", seconds=30.0)
     assert costs(cfg, jobs, ledger)[jobs[2].name] == 30.0  # as it took here
+    moved = configured("sweep=fig2", "paths.out=elsewhere", "seeds=[0,1]")
+    assert [job.digest for job in jobs_of(moved, cells_of(moved))] == [job.digest for job in jobs]
     changed = configured("sweep=fig2", f"paths.out={tmp_path}", 'extra.train=["phase.lr=1"]')
     assert not {job.digest for job in jobs_of(changed, cells_of(changed))[1:]} & {job.digest for job in jobs}
     broken = configured("sweep=fig2", 'extra.train=["phase.rollout=1","experiment=tabel4/hard"]')
     with pytest.raises(CellError, match=r"2 cells of this sweep do not compose:\n.*did you mean table4/hard"):
         jobs_of(broken, cells_of(broken))
+
+
+@pytest.mark.slow
+def test_a_cell_is_another_where_one_it_needs_is():
+    def digests(*overrides: str) -> dict[str, str]:
+        cfg = configured("sweep=table4", *overrides)
+        return {job.name: job.digest for job in jobs_of(cfg, cells_of(cfg))}
+
+    before, after = digests(), digests('extra.train=["phase.lr=1"]')
+    assert {name for name in before if before[name] == after[name]} == {"prepare"}  # the evaluations too
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in BEYOND if name != "ranking"])
+def test_make_lists_an_ablation_with_its_cells_and_cost(name, tmp_path):
+    spent = {}
+    for scale in ("tiny", "paper"):
+        cfg = configured(f"sweep={name}", f"scale={scale}")
+        jobs = jobs_of(cfg, cells_of(cfg))
+        spent[scale] = sum(costs(cfg, jobs, Ledger(tmp_path / "none")).values())
+    cost = f"({len(jobs)} cells: tiny {spent['tiny'] / 60:.0f} min; paper {spent['paper'] / 3600:.0f} h, a guess)"
+    lines = (ROOT.parent / "Makefile").read_text().splitlines()
+    assert [line.endswith(cost) for line in lines if line.startswith(f"ablation_{name}:")] == [True], cost
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not here")
+@pytest.mark.parametrize(("status", "tables"), [(0, True), (1, True), (130, False)])
+def test_make_shows_what_there_is_and_ends_with_the_status_of_the_sweep(status, tables, tmp_path):
+    fake, said = tmp_path / "python", tmp_path / "said"
+    fake.write_text(f'#!/bin/sh\necho "$@" >> {said}\ncase "$*" in *cli.sweep*) exit {status};; esac\n')
+    fake.chmod(0o755)
+    command = ["make", "-o", ".venv/.installed", f"PY={fake}", "OUT=out", "ATTEMPTS=3", "ablation_group_size"]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # of `make test` itself
+    done = subprocess.run(command, cwd=ROOT.parent, env=clean, capture_output=True, text=True, check=False)
+    assert (done.returncode, f"Error {status}" in done.stderr) == (2 if status else 0, bool(status))
+    lines = said.read_text().splitlines()
+    assert lines[0].endswith("attempts=3 paths.out=out sweep=group_size")
+    assert [line.split()[-2:] for line in lines[1:]] == [["table=transfer", "ablation=group_size"]] * tables
 
 
 def test_unknown_names_get_the_closest_one(monkeypatch, capsys):
@@ -182,6 +225,7 @@ def test_the_end_shows_what_failed_with_its_log(tmp_path, capsys):
     shown = capsys.readouterr()
     assert f"FAILED bad[red]: exit status 3\n    log: {tmp_path}/bad[red].log\n" in shown.err
     assert "BLOCKED after: needs bad[red]\n" in shown.err
+    assert "left alone. Once the cause is mended: attempts=2 (make: ATTEMPTS=2)\n" in shown.err
     assert shown.out.endswith("1 of 3 cells done\n")
 
 

@@ -97,6 +97,19 @@ def test_a_demo_without_seed_folders_is_compared_too(tmp_path: Path) -> None:
         tables(configured(tmp_path, "name=demo", "table=transfer", "arms=[base,grpo]"))
 
 
+def test_an_ablation_is_compared_in_a_folder_of_its_own(out: Path) -> None:
+    study = out / "reproduction_tiny"
+    tables(configured(out, "table=transfer"))
+    of_the_paper = (study / "results" / "transfer.md").read_bytes()
+    for arm, shift in (("beta_0", 3), ("beta_0.15", 1)):
+        finish(study / "eval" / arm / "seed0", answers(shift))
+    tables(configured(out, "table=transfer", "ablation=beta"))
+    assert "| beta_0 → beta_0.15 | phantom_b |" in (study / "results" / "beta" / "transfer.md").read_text()
+    tables(configured(out, "table=transfer", "ablation=seeds"))  # one that names its cells in rows
+    assert "medgemma_sft → chexreason" in (study / "results" / "seeds" / "transfer.md").read_text()
+    assert (study / "results" / "transfer.md").read_bytes() == of_the_paper
+
+
 def test_wrong_names_and_mixed_runs_are_refused(out: Path) -> None:
     with pytest.raises(ValueError, match=r"unknown table=tabel2: did you mean table2\?"):
         tables(configured(out, "table=tabel2"))

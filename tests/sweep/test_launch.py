@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from chexreason.sweep.launch import Launcher
+from chexreason.sweep.launch import Launcher, states_of
 from chexreason.sweep.ledger import Ledger
 
 WORK = "test -f $DONE || { sleep 0.15; basename $(dirname $DONE) >> $RUNS; echo {} > $DONE; }"
@@ -37,8 +37,33 @@ def test_jobs_run_after_what_they_need_and_only_once(tmp_path, job):
     assert [line.split(":")[0] for line in said] == ["a", "a", "b", "b"]
     assert launched(tmp_path, chain)[1] == []  # all skipped
     (tmp_path / "a" / "DONE").unlink()  # its run was deleted: the ledger alone proves nothing
-    assert launched(tmp_path, chain)[1][0] == "a: started"
-    assert (tmp_path / "runs.txt").read_text() == "a\nb\na\n"
+    again = launched(tmp_path, chain)[1]
+    assert [line for line in again if "started" in line] == ["a: started", "b: started"]  # b was made from a
+    assert launched(tmp_path, chain)[1] == []
+
+
+def test_what_was_made_before_its_need_is_not_done(tmp_path, job):
+    chain, ledger = [job("a"), job("b", "echo {} > $DONE", "a")], Ledger(tmp_path / "ledger.jsonl")
+    for one in chain:
+        one.proof.write_text("{}")
+        ledger.record(one.digest, "done", job=one.name)
+    assert states_of(chain, ledger, 2) == {"a": "done", "b": "done"}
+    ledger.record("hash-a", "done", job="a")  # trained again, and the sweep was stopped before b
+    assert states_of(chain, ledger, 2) == {"a": "done", "b": "waiting"}
+    ledger.record("hash-b", "done", job="b")
+    assert states_of(chain, ledger, 2) == {"a": "done", "b": "done"}
+    (tmp_path / "a" / "DONE").unlink()
+    assert states_of(chain, ledger, 2) == {"a": "waiting", "b": "waiting"}
+
+
+def test_a_marker_of_another_config_proves_nothing(tmp_path, job):
+    one, ledger = job("a"), Ledger(tmp_path / "ledger.jsonl")
+    one.proof.write_text("{}")
+    ledger.record(one.digest, "done", job="a")
+    ledger.record("hash-other", "done", job="a")  # its folder was removed and filled under another config
+    assert states_of([one], ledger, 2) == {"a": "waiting"}
+    ledger.record(one.digest, "failed", job="a", error="holds a run with another config")
+    assert states_of([one], ledger, 1) == {"a": "failed"}
 
 
 @pytest.mark.slow

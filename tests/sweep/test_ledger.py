@@ -56,6 +56,30 @@ def test_corrupt_lines_are_said_and_set_aside(tmp_path, caplog):
     assert (again.last("a")["state"], again.last("c")["state"], again.last("b")) == ("done", "failed", {})
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"digest": "b", "state": "done", "time": 1.0, "kind": "sft", "seconds": null}',
+        '{"digest": "b", "state": "done", "time": 1.0, "kind": "sft", "seconds": "long"}',
+        '{"digest": "b", "state": "done", "time": 1.0, "kind": "sft", "seconds": NaN}',
+        '{"digest": "b", "state": "done", "time": NaN}',
+        '{"digest": "b", "state": "done", "time": 1.0, "job": ["b"]}',
+        "[" * 100_000,
+    ],
+)
+def test_an_event_that_cannot_be_added_up_is_corrupt(tmp_path, line):
+    path = tmp_path / "ledger.jsonl"
+    Ledger(path).record("a", "done", kind="sft", job="a", seconds=2.0)
+    with path.open("a") as file:
+        file.write(line + "\n")
+    ledger = Ledger(path)
+    assert ledger.corrupt == [line]
+    assert (ledger.seconds("sft"), ledger.done("b")) == (2.0, {})
+    ledger.mend()
+    assert (tmp_path / "ledger.jsonl.corrupt").read_text() == line + "\n"
+    assert Ledger(path).last("a")["state"] == "done"
+
+
 def test_failures_count_since_the_last_success_and_seconds_add_up(tmp_path):
     ledger = Ledger(tmp_path / "ledger.jsonl")
     for state in ("running", "failed", "running", "done", "running", "failed", "running", "cut"):
