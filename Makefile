@@ -127,7 +127,7 @@ test-ddp: $(STAMP) ## two gloo ranks against one
 test-resume: $(STAMP) ## kill -9 at every step, resume, compare to the bit
 	$(PYTEST) tests/resume
 
-bench-grpo: $(STAMP) ## GRPO steps beside TRL's, two models, G 4 and 8, 128 and 370 tokens (ROUNDS=1: 2 h), to out/bench/grpo.json (installs `bench`)
+bench-grpo: $(STAMP) ## GRPO steps beside TRL's, two models, G 4 and 8, 128 and 370 tokens (90 min), to out/bench/grpo.json (installs `bench`)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	OMP_NUM_THREADS=1 $(PY) tests/bench/grpo.py --cases quick --rounds $(ROUNDS)
 
