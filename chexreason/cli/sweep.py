@@ -128,7 +128,7 @@ def show_end(jobs: Sequence[Job], states: dict[str, str], ledger: Ledger) -> int
     if failures:
         again = max(failures) + 1
         console.print(
-            f"A failed cell is left alone. Once the cause is mended: attempts={again} (make: ATTEMPTS={again})"
+            f"Once the cause is mended, a failed cell is tried again with attempts={again} (make: ATTEMPTS={again})"
         )
     print(f"{len(jobs) - len(bad)} of {len(jobs)} cells done")
     return len(bad)

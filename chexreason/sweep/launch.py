@@ -51,7 +51,7 @@ def states_of(jobs: Sequence[Job], ledger: Ledger, attempts: int) -> dict[str, s
         own = last == DONE and end.get("digest") == job.digest and job.proof.exists()
         if own and all(states[need] == DONE and ledger.done(need)["time"] <= end["time"] for need in job.needs):
             states[job.name] = DONE
-        elif ledger.failures(job.digest) >= attempts:
+        elif ledger.failures(job.digest) >= attempts and job.run_dir.exists():  # removing it is what an error may ask
             states[job.name] = FAILED
         else:
             states[job.name] = CUT if last in (RUNNING, CUT) else "waiting"

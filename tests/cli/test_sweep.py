@@ -225,7 +225,7 @@ def test_the_end_shows_what_failed_with_its_log(tmp_path, capsys):
     shown = capsys.readouterr()
     assert f"FAILED bad[red]: exit status 3\n    log: {tmp_path}/bad[red].log\n" in shown.err
     assert "BLOCKED after: needs bad[red]\n" in shown.err
-    assert "left alone. Once the cause is mended: attempts=2 (make: ATTEMPTS=2)\n" in shown.err
+    assert "a failed cell is tried again with attempts=2 (make: ATTEMPTS=2)\n" in shown.err
     assert shown.out.endswith("1 of 3 cells done\n")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,6 +65,8 @@ def test_a_marker_of_another_config_proves_nothing(tmp_path, job):
     assert states_of([one], ledger, 2) == {"a": "waiting"}
     ledger.record(one.digest, "failed", job="a", error="holds a run with another config")
     assert states_of([one], ledger, 1) == {"a": "failed"}
+    shutil.rmtree(one.run_dir)  # as the error asks
+    assert states_of([one], ledger, 1) == {"a": "waiting"}
 
 
 @pytest.mark.slow
