@@ -71,7 +71,7 @@ def _fit(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataMod
 
 @known_choices
 @hydra.main(version_base="1.3", config_path=confdir(), config_name="train")
-@friendly(runs.RunError, ValueError, KeyError, OSError, ModuleNotFoundError)
+@friendly(runs.RunError, ValueError, KeyError, OSError, ModuleNotFoundError, FloatingPointError)
 def main(cfg: DictConfig) -> float | None:
     """Train, and return the monitored metric to a sweeper."""
     with open_dict(cfg):

@@ -75,8 +75,8 @@ class PolicyModule(L.LightningModule):
 
         Raises FloatingPointError after ``BAD_UPDATES`` of them in a row. Ranks decide alike: gradients are averaged.
         """
-        trained = self.trainable().values()
-        if all(p.grad is None or bool(p.grad.isfinite().all()) for p in trained):
+        gradients = [p.grad for p in self.trainable().values() if p.grad is not None]
+        if bool(nn.utils.get_total_norm(gradients).isfinite()):  # one look at the device, not one a weight
             self._bad_updates = 0
             return
         optimizer.zero_grad(set_to_none=True)  # parameters without a gradient stay as they are

@@ -150,9 +150,12 @@ class GRPOModule(PolicyModule):
         """How far training and sampling loop are apart on a token under the same distribution: rounding alone."""
         if rollout.rollout_logp is None:
             return {}
-        parts = [rollout.of(studies) for studies in study_chunks(len(rollout.prompts), self.micro_studies)]
-        gaps = [((old - p.rollout_logp).abs() * p.mask).sum() for old, p in zip(old_logp, parts, strict=True)]
-        return {"rollout_gap": float(sum(gaps) / rollout.mask.sum())}
+        gap, start = 0.0, 0
+        for old in old_logp:  # consecutive rows, cut to their longest
+            part = slice(start, start + old.shape[0]), slice(old.shape[1])
+            gap += float(((old - rollout.rollout_logp[part]).abs() * rollout.mask[part]).sum())
+            start += old.shape[0]
+        return {"rollout_gap": gap / int(rollout.mask.sum())}
 
     def _global(self, local: torch.Tensor) -> torch.Tensor:
         """The update's divisor: summed over ranks, divided by their number because gradients are averaged."""
