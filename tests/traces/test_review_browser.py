@@ -257,6 +257,7 @@ def test_hostile_text_is_shown_and_not_run(chromium, served):
     page.type("<img src=x onerror='window.ran = 4'>")
     page.key("Enter")
     page.until("document.querySelector('#position').innerText !== '3 of 6'")
+    assert page.js("document.activeElement.id") == "trace"  # not the field that is hidden now: it would take the keys
     page.key("k")
     page.until("document.querySelector('#verdict').innerText.includes('onerror')")
     assert page.js("window.ran === undefined")

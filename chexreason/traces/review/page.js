@@ -195,6 +195,8 @@ async function decide(verdict, rest = {}) {
   const words = verdict === "withdrawn" ? "taken back" : WORDS[verdict].toLowerCase();
   if (verdict === "withdrawn") draw();
   else goToOpen();
+  // The browser takes the focus from a hidden field only with its next frame; a key before that would be typed into it.
+  $("trace").focus({ preventScroll: true });
   if (openEnded() >= 0) say(`Trace ${position + 1} ${words}.`);
 }
 
