@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import sys
 import tempfile
 import threading
@@ -9,7 +10,6 @@ import time
 from pathlib import Path
 
 from PIL import Image
-from test_review_browser import Chromium
 
 from chexreason.confdir import confdir
 from chexreason.data.sources.phantom import item, truth
@@ -23,6 +23,7 @@ from chexreason.traces.review.store import ReviewStore
 from chexreason.traces.template import TemplateTeacher
 from chexreason.traces.trace import Trace
 
+Chromium = runpy.run_path(str(Path(__file__).parents[1] / "chromium.py"))["Chromium"]
 DECIDED = 37
 READER = "Dr Anna Keller"
 
