@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +76,7 @@ def _table(cfg: DictConfig, name: str, out: Path) -> None:
         name, runs, out, dataset=_dataset(cfg, name), label_set=build.build_labels(cfg), prevalence=_prevalence(cfg),
         origins={row: origin_of(cfg, rows[row]) for row in runs}, n_resamples=cfg.n_resamples, seed=cfg.seed,
     )  # fmt: skip
-    missing = [cell for row, cell in rows.items() if row not in runs]
-    shown = f"; not run: {', '.join(missing)}" if missing else ""
+    shown = _shown([cell for row, cell in rows.items() if row not in runs])
     log.info("%s: %d of %d runs, %s%s", name, len(runs), len(rows), out / f"{name}.md", shown)
 
 
@@ -103,11 +102,13 @@ def _transfer(cfg: DictConfig, out: Path) -> None:
     if len(arms) < 2 or not away:
         log.info("transfer: left out, it needs two arms (found: %s) and two test sets", ", ".join(arms) or "none")
         return
+    lacking = _lacking(cfg, arms)
     said = write_transfer(
-        arms, out, home=home, away=away, label_set=build.build_labels(cfg), origins=_origins(cfg, arms),
+        arms, out, home=home, away=away, label_set=build.build_labels(cfg),
+        origins=_origins(cfg, arms), not_run=lacking,
         n_resamples=cfg.n_resamples, n_permutations=cfg.n_permutations, seed=cfg.seed,
     )  # fmt: skip
-    log.info("transfer: %s\n%s", out / "transfer.md", "\n".join(said))
+    log.info("transfer: %s%s\n%s", out / "transfer.md", _shown(lacking), "\n".join(said))
 
 
 def _ranking(cfg: DictConfig, out: Path) -> None:
@@ -124,12 +125,13 @@ def _ranking(cfg: DictConfig, out: Path) -> None:
     if not arms:
         log.info("ranking: left out, no label scores in %s: make ranking, or chexreason.cli.scores for the arms", root)
         return
+    lacking = _lacking(cfg, arms)
     write_ranking(
         arms, out, sets=list(cfg.data.test), label_set=build.build_labels(cfg), kind=cfg.scores,
-        origins=_origins(cfg, arms), fit_patients=cfg.fit_patients,
+        origins=_origins(cfg, arms), not_run=lacking, fit_patients=cfg.fit_patients,
         n_resamples=min(cfg.n_resamples, _RANKING_RESAMPLES), seed=cfg.seed,
     )  # fmt: skip
-    log.info("ranking: %s of %s", out / "ranking.md", ", ".join(arms))
+    log.info("ranking: %s of %s%s", out / "ranking.md", ", ".join(arms), _shown(lacking))
 
 
 def _scores(folder: Path, answered: Path) -> pd.DataFrame:
@@ -155,6 +157,15 @@ def _arms(cfg: DictConfig) -> dict[str, dict[int, list[Prediction]]]:
             f"no finished evaluation of {', '.join(missing)} in {folder}: evaluate these arms first"
         )
     return arms
+
+
+def _lacking(cfg: DictConfig, arms: Iterable[str]) -> list[str]:
+    """The arms that were to be compared and are not among ``arms``."""
+    return [arm for arm in _cells(cfg) if arm not in set(arms)]
+
+
+def _shown(not_run: Sequence[str]) -> str:
+    return f"; not run: {', '.join(not_run)}" if not_run else ""
 
 
 def sweep_rows(name: str) -> dict[str, str]:
@@ -218,7 +229,12 @@ def _prevalence(cfg: DictConfig) -> dict[str, float]:
 
 
 def _sweep(name: str) -> Any:
-    return OmegaConf.to_container(OmegaConf.load(Path(confdir()) / "sweep" / f"{name}.yaml"), resolve=False)
+    path = Path(confdir()) / "sweep" / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(one.stem for one in path.parent.glob("*.yaml"))
+        shown = did_you_mean(name, known) or f"; choose one of: {', '.join(known)}"
+        raise ValueError(f"there is no sweep {name} (conf/sweep){shown}")
+    return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
 
 
 @known_choices

@@ -104,7 +104,12 @@ def test_an_ablation_is_compared_in_a_folder_of_its_own(out: Path) -> None:
     for arm, shift in (("beta_0", 3), ("beta_0.15", 1)):
         finish(study / "eval" / arm / "seed0", answers(shift))
     tables(configured(out, "table=transfer", "ablation=beta"))
-    assert "| beta_0 → beta_0.15 | phantom_b |" in (study / "results" / "beta" / "transfer.md").read_text()
+    of_beta = (study / "results" / "beta" / "transfer.md").read_text()
+    assert "| beta_0 → beta_0.15 | phantom_b |" in of_beta
+    assert "Not run, and not compared here: beta_0.04, beta_0.5." in of_beta
+    assert b"Not run, and not compared here: nv_reason, medgemma, qwen2_5_vl." in of_the_paper
+    with pytest.raises(ValueError, match=r"there is no sweep betta \(conf/sweep\): did you mean beta\?"):
+        tables(configured(out, "table=transfer", "ablation=betta"))
     tables(configured(out, "table=transfer", "ablation=seeds"))  # one that names its cells in rows
     assert "medgemma_sft → chexreason" in (study / "results" / "seeds" / "transfer.md").read_text()
     assert (study / "results" / "transfer.md").read_bytes() == of_the_paper

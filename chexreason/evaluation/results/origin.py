@@ -30,11 +30,15 @@ Origins = Mapping[str, Origin]  # of each run
 
 @dataclass(frozen=True)
 class Ground:
-    """What figures stand on: the facts of each data set (``set_facts``), its number of studies, the runs' origins."""
+    """What figures stand on: the facts of each data set (``set_facts``), its number of studies, the runs' origins.
+
+    ``not_run`` are runs that were to be compared and have no answers or scores yet.
+    """
 
     facts: Mapping[str, Mapping[str, Any]]
     n_studies: Mapping[str, int]
     origins: Origins
+    not_run: tuple[str, ...] = ()
 
     @property
     def split(self) -> str:
@@ -48,7 +52,9 @@ class Ground:
     def sentence(self) -> str:
         """Label policy, labels, data, split and number of studies of every set, and what else its notes must say."""
         shown = ", ".join(f"{n} studies at {name}" for name, n in self.n_studies.items())
-        return " ".join([f"{basis(self.facts, {})}; split {self.split}: {shown}.", *notes(self.origins, [*self.facts])])
+        lacking = [f"Not run, and not compared here: {', '.join(self.not_run)}."] if self.not_run else []
+        said = f"{basis(self.facts, {})}; split {self.split}: {shown}."
+        return " ".join([said, *lacking, *notes(self.origins, [*self.facts])])
 
 
 GROUND = ("split", "policy", "data_sha256")  # the columns of Ground.cells

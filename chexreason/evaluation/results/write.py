@@ -66,18 +66,22 @@ def write_transfer(
     away: Sequence[str],
     label_set: LabelSet,
     origins: Origins | None = None,
+    not_run: Sequence[str] = (),
     n_resamples: int = 10_000,
     n_permutations: int = 10_000,
     seed: int = 0,
 ) -> list[str]:
-    """Writes ``transfer.md``, ``.csv``, ``.tex`` and a Pareto plot for each other data set; returns the sentences."""
+    """Writes ``transfer.md``, ``.csv``, ``.tex`` and a Pareto plot for each other data set; returns the sentences.
+
+    ``not_run`` names arms that should have been in it.
+    """
     answers = {arm: list(seeds.values()) for arm, seeds in arms.items()}
     report = transfer_report(
         answers, label_set, home, away, n_resamples=n_resamples, n_permutations=n_permutations, seed=seed
     )
     first = {arm: seeds[0] for arm, seeds in answers.items()}
     facts = {name: found for name, found in set_facts(first, label_set).items() if name in (home, *away)}
-    ground = Ground(facts, sizes(next(iter(first.values())), facts), origins or {})
+    ground = Ground(facts, sizes(next(iter(first.values())), facts), origins or {}, tuple(not_run))
     text = transfer_page(report, ground)
     write_text(out / "transfer.md", text)
     write_text(out / "transfer.csv", transfer_csv(report, ground))
@@ -98,14 +102,15 @@ def write_ranking(
     label_set: LabelSet,
     kind: str,
     origins: Origins | None = None,
+    not_run: Sequence[str] = (),
     fit_patients: int = 50,
     n_resamples: int = 2_000,
     seed: int = 0,
 ) -> None:
     """Writes ``ranking.md``, ``.csv`` and ``.tex``: every arm on each of ``sets``, and how its changes split.
 
-    What an arm lacks is shown as missing, with the reason. Raises ValueError where arms stand on different policies,
-    data or studies; nothing is written then.
+    What an arm lacks is shown as missing, with the reason; ``not_run`` names arms that should have been in it. Raises
+    ValueError where arms stand on different policies, data or studies; nothing is written then.
     """
     named = {
         f"{arm} (seed {k})" if len(seeds) > 1 else arm: [p for p in answers if p.dataset in sets]
@@ -120,7 +125,8 @@ def write_ranking(
         for name in sets
     ]
     everything = [p for answers in named.values() for p in answers]
-    ground = Ground(facts, sizes({p.study_id: p for p in everything}.values(), facts), origins or {})
+    n_studies = sizes({p.study_id: p for p in everything}.values(), facts)
+    ground = Ground(facts, n_studies, origins or {}, tuple(not_run))
     write_text(out / "ranking.md", sight_page(views, ground, kind, fit_patients, n_resamples))
     write_text(out / "ranking.csv", sight_csv(views, ground, kind))
     write_text(out / "ranking.tex", sight_latex(views, ground))
