@@ -159,9 +159,9 @@ def _arms(cfg: DictConfig) -> dict[str, dict[int, list[Prediction]]]:
     return arms
 
 
-def _lacking(cfg: DictConfig, arms: Iterable[str]) -> list[str]:
+def _lacking(cfg: DictConfig, arms: Mapping[str, Any]) -> list[str]:
     """The arms that were to be compared and are not among ``arms``."""
-    return [arm for arm in _cells(cfg) if arm not in set(arms)]
+    return [arm for arm in _cells(cfg) if arm not in arms]
 
 
 def _shown(not_run: Sequence[str]) -> str:
