@@ -13,6 +13,7 @@ from torch import Tensor
 from chexreason.data.encoded import EncodedPrompts
 from chexreason.policy.adapters import merged
 from chexreason.policy.cache import make_room
+from chexreason.policy.decode import one_token_a_row
 from chexreason.policy.policy import Policy
 from chexreason.policy.prefix import extend, keep_rows, ones_like_rows, prefill
 
@@ -158,6 +159,8 @@ def sample(
 def _decode(policy: Policy, prompts: EncodedPrompts, sampling: Sampling, group_size: int, uniforms: Tensor) -> Sampled:
     prefix = prefill(policy, prompts, group_size)
     make_room(prefix.cache, sampling.max_new_tokens)
+    prefix.mask = ones_like_rows(prefix.mask, sampling.max_new_tokens).bool()  # of all there will be
+    padded = not bool(prefix.mask.all())
     n, device = prefix.mask.shape[0], prefix.mask.device
     ids = torch.full((n, sampling.max_new_tokens), policy.pad_id, device=device)
     mask = torch.zeros((n, sampling.max_new_tokens), dtype=torch.long, device=device)
@@ -180,8 +183,9 @@ def _decode(policy: Policy, prompts: EncodedPrompts, sampling: Sampling, group_s
             kept = going.nonzero()[:, 0]
             keep_rows(prefix, kept)
             rows, token = rows[kept], token[kept]
-        prefix.mask = ones_like_rows(prefix.mask, 1)
-        logits = extend(policy, prefix, token[:, None], prefix.mask, prefix.next_position)[:, -1]
+        visible = prefix.mask[:, None, None] if padded else None
+        with one_token_a_row(policy):
+            logits = extend(policy, prefix, token[:, None], visible, prefix.next_position)[:, -1]
         prefix.next_position = prefix.next_position + 1
     width = int(mask.sum(1).max())
     finished = (torch.isin(ids, stop) & mask.bool()).any(1)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from chexreason.data.encoded import EncodedPrompts
 from chexreason.policy.adapters import merged
 from chexreason.policy.cache import make_room
+from chexreason.policy.decode import one_token_a_row
 from chexreason.policy.generate import Sampling, choose, sampling_mode
 from chexreason.policy.logprobs import completion_scores
 from chexreason.policy.policy import Policy
@@ -105,9 +106,10 @@ def last_token(policy: Policy, prompts: EncodedPrompts, sampling: Sampling, grou
             shape = (n, layer.keys.shape[1], filled, layer.keys.shape[-1])
             states = layer.keys.new_empty(shape)
             layer.update(states, states)
-        prefix.mask = ones_like_rows(prefix.mask, filled + 1)
+        visible = ones_like_rows(prefix.mask, filled + 1).bool()[:, None, None]
         ids = torch.full((n, 1), policy.pad_id)
-        logits = extend(policy, prefix, ids, prefix.mask, prefix.next_position + filled)[:, -1]
+        with one_token_a_row(policy):
+            logits = extend(policy, prefix, ids, visible, prefix.next_position + filled)[:, -1]
         logp = (logits.float() / (sampling.temperature or 1.0)).log_softmax(-1)
         allowed = logp.index_fill(-1, torch.tensor(policy.banned_ids), float("-inf"))
         choose(allowed, torch.zeros(n, dtype=torch.float64), sampling)

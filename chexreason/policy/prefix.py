@@ -61,10 +61,10 @@ def prefill(policy: Policy, prompts: EncodedPrompts, group_size: int) -> Prefix:
     )
 
 
-def advance(policy: Policy, prefix: Prefix, ids: Tensor, mask: Tensor, next_position: Tensor) -> Tensor:
+def advance(policy: Policy, prefix: Prefix, ids: Tensor, mask: Tensor | None, next_position: Tensor) -> Tensor:
     """Last hidden states [N, S, H] of tokens ``ids`` [N, S] that follow the prefix; the cache grows by S.
 
-    ``mask`` [N, total] covers everything in the cache after this call.
+    ``mask`` [N, total] covers everything in the cache after this call; or it is what the attention in force takes.
     """
     positions = policy.family.continue_positions(next_position, ids.shape[1])
     output = policy.base.model(
@@ -73,7 +73,7 @@ def advance(policy: Policy, prefix: Prefix, ids: Tensor, mask: Tensor, next_posi
     return output.last_hidden_state  # [N, S, H]
 
 
-def extend(policy: Policy, prefix: Prefix, ids: Tensor, mask: Tensor, next_position: Tensor) -> Tensor:
+def extend(policy: Policy, prefix: Prefix, ids: Tensor, mask: Tensor | None, next_position: Tensor) -> Tensor:
     """Logits [N, S, V] of tokens that follow the prefix, as ``advance`` takes them."""
     return prefix.head(advance(policy, prefix, ids, mask, next_position))
 
