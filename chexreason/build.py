@@ -42,6 +42,7 @@ from chexreason.policy.policy import Policy
 from chexreason.progress import track
 from chexreason.prompts import Prompt, render
 from chexreason.rewards.mix import told_prevalence
+from chexreason.runs import COLLAPSE
 from chexreason.traces.check import check_answers
 from chexreason.types import Sample, Study
 
@@ -277,7 +278,7 @@ def _callbacks(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], label
         ResumePoint(run_dir / "checkpoints" / "last.ckpt", cfg.callbacks.checkpoint_every),
     ]
     if cfg.phase.name == "grpo":
-        callbacks += [RewardLog(run_dir), CollapseWatch(run_dir / "collapse.json", **cfg.callbacks.collapse)]
+        callbacks += [RewardLog(run_dir), CollapseWatch(run_dir / COLLAPSE, **cfg.callbacks.collapse)]
     if (node := cfg.logger.wandb) is not None:
         shown = {key: node[key] for key in ("media", "allow_export")}
         callbacks.append(WandbRun(node.completions, **shown, credentialed=cfg.data.get("credentialed") or ()))

@@ -22,6 +22,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from chexreason.files import write_json, write_text
 
 DONE, LOCK, CONFIG, STAGE = "DONE", "LOCK", "config.yaml", "stage.json"
+COLLAPSE = "collapse.json"  # signs of mode collapse, as they were told
+STOPPED = "stopped"  # in DONE: why a run was ended before its time by what watches it
 ADAPTERS = "adapters_sha256"  # in CONFIG: a run belongs to the weights it began with, not to the folder they lay in
 # Settings that may change between a run and its continuation: they do not change what is computed.
 _FREE = ("paths", "logger", "callbacks.progress", "run_dir", "num_workers")

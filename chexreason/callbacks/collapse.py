@@ -75,8 +75,8 @@ class CollapseWatch(L.Callback):
 
     Looks at what the GRPO module logs of each rollout, from the first full window on; at the first rollout itself only
     whether any group's rewards differ. A sign is told once, and again only after it was gone; all of them stand in
-    ``path``, a JSON list of rollout, limit and reason. Every limit may be None. Raises KeyError when the module does
-    not log what is watched.
+    ``path``, a JSON list of rollout, limit and reason, and ``stopped`` is the reason that ended the run. Every limit
+    may be None. Raises KeyError when the module does not log what is watched.
     """
 
     def __init__(
@@ -107,6 +107,10 @@ class CollapseWatch(L.Callback):
         self._first: dict[str, float] | None = None
         self._shown: set[str] = set()
         self._events: list[dict[str, Any]] = []
+        self.stopped: str | None = None  # why the run was ended, if it was
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer.should_stop = trainer.should_stop or self.stopped is not None  # killed on its way out
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -132,7 +136,8 @@ class CollapseWatch(L.Callback):
         rollout = trainer.fit_loop.epoch_loop.total_batch_idx
         self._events += [{"rollout": rollout, "limit": name, "reason": text} for name, text in found.items()]
         # Figures are averaged over ranks before they are logged, so every rank comes to the same decision.
-        trainer.should_stop = trainer.should_stop or self.stop
+        if self.stop:
+            trainer.should_stop, self.stopped = True, self.stopped or f"rollout {rollout}: {next(iter(found.values()))}"
         if trainer.is_global_zero:
             write_json(self.path, self._events)
             for text in found.values():
@@ -140,12 +145,12 @@ class CollapseWatch(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         state = {"recent": list(self._recent), "first": self._first}
-        return state | {"shown": sorted(self._shown), "events": self._events}
+        return state | {"shown": sorted(self._shown), "events": self._events, "stopped": self.stopped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._recent = deque(state_dict["recent"], maxlen=self.window)
         self._first, self._shown = state_dict["first"], set(state_dict["shown"])
-        self._events = list(state_dict["events"])
+        self._events, self.stopped = list(state_dict["events"]), state_dict.get("stopped")
 
 
 def _logged(metrics: Mapping[str, Any]) -> dict[str, float]:

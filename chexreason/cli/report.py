@@ -15,7 +15,7 @@ from chexreason.confdir import confdir
 from chexreason.errors import friendly, known_choices
 from chexreason.evaluation.report import build_report
 from chexreason.evaluation.tables import print_summary
-from chexreason.runs import CONFIG, STAGE
+from chexreason.runs import COLLAPSE, CONFIG, STAGE, STOPPED, is_done, read_done
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +68,11 @@ def _notes(cfg: DictConfig, runs: dict[str, Path]) -> dict[str, str]:
         notes[f"set {name}"] = f"{build.load_manifest(cfg, name).provenance.get('studies')} studies prepared"
     for arm, folder in runs.items():
         notes[f"config of {arm}"] = str(folder / CONFIG)
+        if (signs := folder / COLLAPSE).is_file():
+            told = [f"rollout {event['rollout']}: {event['reason']}" for event in json.loads(signs.read_text())]
+            notes[f"signs of collapse in {arm}"] = "; ".join(told)
+        if is_done(folder) and (stopped := read_done(folder).get(STOPPED)):
+            notes[f"{arm} was stopped"] = stopped
     if cfg.allow_export is not None:
         notes["credentialed data shown under"] = str(cfg.allow_export)
     return notes

@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 from chexreason import build, runs
+from chexreason.callbacks.collapse import CollapseWatch
 from chexreason.cli.preflight import before_training
 from chexreason.confdir import confdir
 from chexreason.errors import friendly, known_choices
@@ -35,8 +36,10 @@ def train(cfg: DictConfig) -> tuple[dict[str, float | None], dict[str, Any]]:
         logging.getLogger().setLevel(logging.WARNING)
     with runs.open_run(run_dir, cfg):
         if runs.is_done(run_dir):
-            log.info("%s is DONE: nothing to train", run_dir)
-            return runs.read_done(run_dir), {}
+            done = runs.read_done(run_dir)
+            stopped = done.pop(runs.STOPPED, None)
+            log.info("%s is DONE%s: nothing to train", run_dir, f" (stopped at {stopped})" if stopped else "")
+            return done, {}
         quiet()
         L.seed_everything(cfg.seed, workers=True, verbose=False)
         label_set, prompt = build.build_labels(cfg), build.build_prompt(cfg)
@@ -56,8 +59,15 @@ def train(cfg: DictConfig) -> tuple[dict[str, float | None], dict[str, Any]]:
         metrics = finite({k: float(v) for k, v in trainer.callback_metrics.items()})
         if first:
             merge_attempts(run_dir / "metrics", run_dir / "metrics.csv")
-            runs.mark_done(run_dir, metrics)
+            runs.mark_done(run_dir, metrics | _stopped(trainer))
         return metrics, {"trainer": trainer, "module": module, "data": data, "policy": policy}
+
+
+def _stopped(trainer: L.Trainer) -> dict[str, str]:
+    """The reason for which the collapse watch ended the run, to stand in DONE; empty where it did not."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    reasons = [callback.stopped for callback in callbacks if isinstance(callback, CollapseWatch) and callback.stopped]
+    return {runs.STOPPED: reasons[0]} if reasons else {}
 
 
 def _fit(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, checkpoint: Path) -> None:

@@ -121,9 +121,10 @@ def policy_loss(
     tokens that count (``loss_mask``). What masked positions hold, NaN included, has no influence.
     Add the sums of all micro-batches and divide once by the update's summed ``denominator``.
 
-    Statistics are sums to divide by ``tokens``: ``ratio``, ``abs_log_ratio`` (0 on a fresh rollout, unless sampling and
-    training disagree), ``clip_low`` and ``clip_high`` (tokens whose gradient that side of the clip cuts), ``kl`` (only
-    with a reference), ``mismatch`` (|old - sampled|), and with a correction ``correction`` and ``correction_capped``.
+    Statistics are sums to divide by ``tokens``: ``ratio``, ``abs_log_ratio`` (0 in the first update on a rollout, which
+    defines ``old_logp``), ``clip_low``, ``clip_high`` and, with a dual clip, ``dual_clipped`` (tokens whose gradient
+    that clip cuts), ``kl`` (only with a reference), ``mismatch`` (|old - sampled|), and with a correction
+    ``correction`` and ``correction_capped``.
     Raises ValueError on mismatched shapes, and when ``kl_beta`` is positive without a reference or a correction is
     asked for without ``sampled_logp``.
     Source: Schulman et al. 2017 (clip), Ye et al. 2020 (dual clip), Shao et al. 2024 (GRPO), Yu et al. 2025 (asymmetric
@@ -142,6 +143,8 @@ def policy_loss(
         "clip_low": (gain < 0) & (ratio < 1.0 - spec.clip_low),
         "clip_high": (gain > 0) & (ratio > 1.0 + spec.clip_high),
     }
+    if spec.dual_clip is not None:
+        sums["dual_clipped"] = (gain < 0) & (ratio > spec.dual_clip)
     if sampled_logp is not None:
         gap = old_logp - _fill(sampled_logp, mask).detach()  # [N, T]
         sums["mismatch"] = gap.abs()

@@ -66,7 +66,7 @@ class GRPOModule(PolicyModule):
         if getattr(policy.base, "is_gradient_checkpointing", False):
             raise ValueError("GRPO shares prompts through the cache: set model.gradient_checkpointing=false")
         if group_size < 2:
-            raise ValueError(f"phase.group_size={group_size}: a group of one has no advantage; use 2 or more")
+            raise ValueError(f"phase.module.group_size={group_size}: a group of one has no advantage; use 2 or more")
         if live := [n for n, m in policy.named_modules() if isinstance(m, nn.Dropout) and m.p > 0]:
             raise ValueError(f"dropout in {live[0]}: rollout and update would disagree; set adapter.dropout=0")
 
@@ -136,8 +136,9 @@ class GRPOModule(PolicyModule):
             )
             with self._exchange(last=studies is chunks[-1]):
                 self.manual_backward(loss_sum / whole)
-            entropy = {"entropy": scores.entropy[part.loss_mask].sum(), "loss": loss_sum.detach() / whole}
-            for name, value in (stats | entropy).items():
+            stats |= {"loss": loss_sum.detach() / whole, "sampled_tokens": part.mask.sum()}
+            stats["entropy"] = scores.entropy[part.mask].sum()  # of flat groups as well: they may have collapsed
+            for name, value in stats.items():
                 sums[name] = sums.get(name, 0.0) + float(value)
         parameters = list(self.trainable().values())
         sums["grad_norm"] = float(nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))
@@ -186,10 +187,16 @@ class GRPOModule(PolicyModule):
 
 
 def _per_token(sums: dict[str, float]) -> dict[str, float]:
-    """Means over tokens (and over updates for what is counted once an update)."""
-    tokens, updates = max(sums.pop("tokens"), 1.0), sums.pop("updates")
-    per_update = {name: sums.pop(name) / updates for name in ("grad_norm", "loss")}
+    """Means over the tokens that count, over updates, and of the entropy over all tokens sampled.
+
+    Where no token counts, what is a mean over them is left out: it has no value, and 0 would be read as one.
+    """
+    tokens, updates, sampled = (sums.pop(name) for name in ("tokens", "updates", "sampled_tokens"))
+    known = {name: sums.pop(name) / updates for name in ("grad_norm", "loss")}
+    known["entropy"] = sums.pop("entropy") / sampled
+    if not tokens:
+        return known
     rename = {"clip_low": "clip_fraction_low", "clip_high": "clip_fraction_high"}
     means = {rename.get(name, name): value / tokens for name, value in sums.items()}
     means["clip_fraction"] = means["clip_fraction_low"] + means["clip_fraction_high"]
-    return means | per_update
+    return means | known

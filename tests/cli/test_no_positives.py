@@ -12,7 +12,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from chexreason import build
+from chexreason import build, runs
+from chexreason.cli import report
 from chexreason.cli.evaluate import evaluate
 from chexreason.cli.train import train
 from chexreason.confdir import confdir
@@ -69,3 +70,17 @@ def test_a_training_run_ends_and_is_read_back(paths):
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     assert "is DONE: nothing to train" in done.stdout + done.stderr
+
+
+def test_a_run_that_was_stopped_is_not_taken_for_a_whole_one(paths, caplog):
+    cfg = configured("train", *paths, *TRAIN, SHORT, "run_dir=" + str(Path(paths[0].split("=")[1]) / "stopped"))
+    folder = Path(cfg.run_dir)
+    folder.mkdir()
+    runs.mark_done(folder, {"val/loss": 1.0, runs.STOPPED: "rollout 3: too few answers differ"})
+    with caplog.at_level("INFO"):
+        assert train(cfg) == ({"val/loss": 1.0}, {})
+    assert "is DONE (stopped at rollout 3: too few answers differ): nothing to train" in caplog.text
+    (folder / runs.COLLAPSE).write_text('[{"rollout": 3, "limit": "min_distinct", "reason": "too few answers differ"}]')
+    notes = report._notes(configured("report", *paths), {"grpo": folder})
+    assert notes["signs of collapse in grpo"] == "rollout 3: too few answers differ"
+    assert notes["grpo was stopped"] == "rollout 3: too few answers differ"

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from chexreason.callbacks.collapse import CollapseWatch
 from chexreason.callbacks.rewards import RewardLog
+from chexreason.cli.train import _stopped
 from chexreason.evaluation.history import read_rewards
 from chexreason.modules.grpo import GRPOModule
 from chexreason.modules.sft import SFTModule
@@ -112,19 +114,25 @@ def test_groups_without_a_difference_are_left_out_where_the_objective_says_so(st
     module.make_optimizer = lambda p: torch.optim.SGD(p, lr=1.0)
     before, logged, original = t.weights(module), [], module._update
     module._update = lambda *given: logged.append(dict(original(*given))) or logged[-1]
-    t.fit(module, t.grpo_data(policy, studies), tmp_path, max_steps=2, max_epochs=-1)
+    trainer = t.fit(module, t.grpo_data(policy, studies), tmp_path, max_steps=2, max_epochs=-1)
     t.assert_same(before, t.weights(module))  # no row counted, and nothing was divided by their number
     assert logged[0]["tokens"] == 0
+    shown = trainer.callback_metrics
+    assert shown["train/entropy"] > 0.1  # of what was sampled: 0 would be a sign of collapse
+    assert not {"train/ratio", "train/mismatch", "train/kl"} & set(shown)  # of no token: no value, and not 0
 
 
 def test_the_correction_sees_the_distribution_sampled_from(studies, tmp_path):
-    policy = t.policy_with_lora()
-    module = t.grpo(policy)
-    module.objective = dataclasses.replace(t.SPEC, correction="token")
-    logged, original = [], module._update
-    module._update = lambda *given: logged.append(dict(original(*given))) or logged[-1]
-    t.fit(module, t.grpo_data(policy, studies), tmp_path, max_steps=2, max_epochs=-1)
-    assert logged[0]["mismatch"] > 0  # top-p drops what the full softmax keeps
+    policy, seen = t.policy_with_lora(), {}
+    for top_p in (1.0, 0.5):
+        objective = dataclasses.replace(t.SPEC, correction="token")
+        module = t.grpo(policy, objective=objective, sampling=Sampling(6, temperature=0.8, top_p=top_p))
+        trainer = t.fit(module, t.grpo_data(policy, studies), tmp_path, max_steps=2, max_epochs=-1)
+        seen[top_p] = {name: float(trainer.callback_metrics[f"train/{name}"]) for name in ("mismatch", "correction")}
+    assert seen[1.0] == pytest.approx({"mismatch": 0.0, "correction": 1.0}, abs=1e-3)
+    # Cutting off makes what is left likelier to be drawn than it is under the whole softmax.
+    assert seen[0.5]["mismatch"] > 0.1
+    assert seen[0.5]["correction"] < 0.95
 
 
 def test_grpo_raises_the_reward_it_is_given(studies, tmp_path):
@@ -162,6 +170,21 @@ def test_a_resumed_grpo_run_ends_with_the_same_weights(studies, whole_run, tmp_p
     t.assert_same(t.weights(whole), t.weights(again))
 
 
+def test_a_run_that_the_watch_stopped_says_so_and_does_not_go_on_when_resumed(studies, tmp_path):
+    policy = t.policy_with_lora()
+    watch = CollapseWatch(tmp_path / "collapse.json", window=1, stop=True, max_fail_rate=0.0)
+    saves = [watch, t.SaveAt(0, tmp_path / "a.ckpt")]
+    trainer = t.fit(t.grpo(policy), t.grpo_data(policy, studies), tmp_path, max_steps=8, max_epochs=-1, callbacks=saves)
+    assert trainer.global_step == 2  # of one rollout
+    assert watch.stopped.startswith("rollout 0: ")
+    assert _stopped(trainer) == {"stopped": watch.stopped}
+    again, policy = CollapseWatch(tmp_path / "b.json", window=1, stop=True, max_fail_rate=0.0), t.policy_with_lora()
+    how = {"max_steps": 8, "max_epochs": -1, "callbacks": [again], "ckpt_path": tmp_path / "a.ckpt"}
+    trainer = t.fit(t.grpo(policy), t.grpo_data(policy, studies), tmp_path, **how)
+    assert trainer.global_step == 2
+    assert again.stopped == watch.stopped
+
+
 def test_every_study_leaves_its_reward_on_disk(studies, tmp_path):
     policy = t.policy_with_lora()
     data, log = t.grpo_data(policy, studies), RewardLog(tmp_path)
@@ -190,7 +213,13 @@ def test_checkpoints_hold_the_adapter_alone_and_refuse_another(studies, tmp_path
 def test_settings_that_corrupt_grpo_are_refused():
     with pytest.raises(ValueError, match=r"adapter.dropout=0"):
         t.grpo(t.policy_with_lora(dropout=0.1))
-    with pytest.raises(ValueError, match="group of one"):
+    with pytest.raises(ValueError, match=r"phase\.module\.group_size=1: a group of one"):
         t.grpo(t.policy_with_lora(), group_size=1)
+    with pytest.raises(ValueError, match=r"phase\.module\.sampling\.temperature=0"):
+        t.grpo(t.policy_with_lora(), sampling=Sampling(6, temperature=0.0))
+    checkpointed = t.policy_with_lora()
+    checkpointed.base.gradient_checkpointing_enable()
+    with pytest.raises(ValueError, match=r"model\.gradient_checkpointing=false"):
+        t.grpo(checkpointed)
     with pytest.raises(ValueError, match="nothing to train"):
         SFTModule(load_policy("tiny:tiny_gemma3", dtype="float32").requires_grad_(False), **t.common())

@@ -74,8 +74,8 @@ def sft_data(policy: Policy, studies: list[Study], batch_size: int, accumulate: 
 
 def grpo(policy: Policy, reward=None, **kwargs) -> GRPOModule:
     arguments = {"group_size": 3, "micro_studies": 2, "max_grad_norm": 1.0, "seed": 3} | kwargs
-    sampling = Sampling(6, temperature=0.8)
-    return GRPOModule(policy, reward=reward or ManyEs(), objective=SPEC, sampling=sampling, **arguments, **common())
+    arguments = {"sampling": Sampling(6, temperature=0.8), "objective": SPEC} | arguments
+    return GRPOModule(policy, reward=reward or ManyEs(), **arguments, **common())
 
 
 def grpo_data(policy: Policy, studies: list[Study]) -> StudyData:

@@ -12,6 +12,7 @@ from chexreason.policy.adapters import attach_lora
 from chexreason.policy.generate import Sampling, choose, row_uniforms, sample
 from chexreason.policy.logprobs import completion_scores, score_tokens
 from chexreason.policy.policy import Policy, pad_right
+from chexreason.policy.prefix import extend, prefill
 
 WINDOWS = [None, 20, 10]  # of Gemma's sliding layers: none that acts, shorter than the prompt, than the image's tokens
 TEXTS = ["Describe the radiograph.", "Is there a pleural effusion in this film, and on which side?", "Hi"]
@@ -58,8 +59,11 @@ def test_prompts_are_padded_on_the_left_and_end_where_the_assistant_starts(polic
     assert first.startswith(("<bos><start_of_turn>user", "<|im_start|>system"))  # one <bos>, not two
 
 
-def test_shared_prefix_equals_the_plain_path_in_value_and_gradient(policy, images):
-    policy = with_lora(policy).train()
+@pytest.mark.parametrize("window", WINDOWS)
+def test_shared_prefix_equals_the_plain_path_in_value_and_gradient(policy, images, window):
+    if window is not None and policy.base.config.model_type != "gemma3":
+        pytest.skip("no sliding window")
+    policy = with_lora(narrowed(policy, window)).train()
     prompts = encoded(policy, images)
     drawn = draw(policy, prompts)
     weights = torch.linspace(-1, 1, drawn.ids.numel()).reshape(drawn.ids.shape)
@@ -171,6 +175,45 @@ def test_sampling_leaves_the_model_as_it_was(policy, images):
     before = [m.training for m in policy.modules()], policy.base.is_gradient_checkpointing
     draw(policy, encoded(policy, images), n=2)
     assert ([m.training for m in policy.modules()], policy.base.is_gradient_checkpointing) == before
+
+
+@pytest.mark.slow
+def test_a_policy_in_training_draws_as_one_that_is_not(policy, images):
+    """Dropout while sampling, or a cache that checkpointing drops, would draw other tokens with nothing said."""
+    policy.base.to(torch.bfloat16)  # where the adapter is not merged for sampling
+    attach_lora(policy, r=4, alpha=8, dropout=0.5)
+    torch.manual_seed(0)
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    prompts = encoded(policy, images)
+    calm = draw(policy.eval(), prompts)
+    policy.train()
+    policy.base.gradient_checkpointing_enable()
+    busy = draw(policy, prompts)
+    assert torch.equal(calm.ids, busy.ids)
+    assert torch.equal(calm.logp, busy.logp)
+
+
+@pytest.mark.slow
+def test_sampled_logp_is_of_the_distribution_drawn_from(policy, images):
+    """Against the nucleus of a pass of its own: banned ids out, the smallest set above top_p kept, renormalised."""
+    prompts = encoded(with_lora(policy), images)
+    drawn = draw(policy, prompts)
+    prefix = prefill(policy, prompts, GROUP)
+    with torch.no_grad():
+        full = torch.cat([prefix.mask, drawn.mask[:, :-1]], 1)
+        rest = extend(policy, prefix, drawn.ids[:, :-1], full, prefix.next_position)
+        logits = torch.cat([prefix.logits[:, None], rest], 1).double() / 0.8  # [N, T, V]
+    probs = logits.softmax(-1)
+    probs[..., policy.banned_ids] = 0
+    ranked, order = (probs / probs.sum(-1, keepdim=True)).sort(-1, descending=True)
+    ranked[ranked.cumsum(-1) - ranked >= 0.95] = 0
+    nucleus = torch.zeros_like(probs).scatter(-1, order, ranked / ranked.sum(-1, keepdim=True))
+    expected = nucleus.gather(-1, drawn.ids[..., None])[..., 0].log()
+    real = drawn.mask.bool()
+    torch.testing.assert_close(drawn.sampled_logp[real].double(), expected[real], atol=2e-5, rtol=0)
+    assert (drawn.sampled_logp - drawn.logp)[real].max() > 0.01  # cutting off makes what is left likelier
 
 
 def test_gradient_checkpointing_and_a_shared_prefix_are_refused_together(gemma, images):
