@@ -88,8 +88,10 @@ def _of_grpo(cfg: DictConfig) -> list[preflight.Finding | None]:
     return [
         preflight.greedy_rollout(sampling.temperature),
         preflight.checkpointed_prefix(bool(cfg.model.get("gradient_checkpointing", False))),
+        preflight.module_settings(cfg.phase.accumulate, cfg.phase.gradient_clip_val),
         preflight.idle_clip(objective.name, objective.updates_per_rollout),
         preflight.scaled_dr_grpo(objective.name, objective.normaliser, objective.scale),
+        preflight.unreachable_length(cfg.reward.get("min_length", 0), sampling.max_new_tokens),
         preflight.uncorrected_truncation(
             sampling.top_p, sampling.get("top_k", 0), objective.get("correction", "none") != "none"
         ),

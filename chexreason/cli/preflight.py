@@ -79,7 +79,11 @@ def plan(cfg: DictConfig) -> MemoryPlan:
     policy = planned_policy(cfg)
     lengths = shapes(cfg, policy)
     device, memory = device_memory(cfg)
-    capacity = int(memory * (1 - cfg.get("reserve", 0.1)))
+    share = 1 - cfg.get("reserve", 0.1)
+    if _by_vllm(cfg):
+        share -= cfg.rollout.gpu_memory_utilization
+        device += f", less the {cfg.rollout.gpu_memory_utilization:.0%} of it that vLLM draws rollouts in"
+    capacity = max(0, int(memory * share))
     return MemoryPlan(device, capacity, tuple(_stages(cfg, policy, lengths, capacity)))
 
 
@@ -113,11 +117,13 @@ def _settings(cfg: DictConfig) -> dict[str, tuple[str, int]]:
     if cfg.phase.name != "grpo":
         return {"update": ("phase.batch_size", int(cfg.phase.batch_size)), "validation": validation}
     micro = min(int(cfg.phase.module.micro_studies), int(cfg.phase.batch_size))
-    return {
-        "rollout": ("phase.batch_size", int(cfg.phase.batch_size)),
-        "update": ("phase.module.micro_studies", micro),
-        "validation": validation,
-    }
+    stages = {"update": ("phase.module.micro_studies", micro), "validation": validation}
+    return stages if _by_vllm(cfg) else {"rollout": ("phase.batch_size", int(cfg.phase.batch_size))} | stages
+
+
+def _by_vllm(cfg: DictConfig) -> bool:
+    """Whether rollouts are drawn in memory that vLLM takes for itself."""
+    return cfg.phase.name == "grpo" and "gpu_memory_utilization" in cfg.rollout
 
 
 def _rehearsed(name: str, cfg: DictConfig, policy: Policy, lengths: Shapes, n: int, book: Rehearsal) -> None:
@@ -139,7 +145,7 @@ def _sampling(cfg: DictConfig, name: str) -> Sampling:
     if name != "rollout":
         return Sampling(cfg.model.max_new_tokens, temperature=0.0)
     chosen = cfg.phase.module.sampling
-    return Sampling(chosen.max_new_tokens, chosen.temperature, chosen.top_p)
+    return Sampling(chosen.max_new_tokens, chosen.temperature, chosen.top_p, chosen.get("top_k", 0))
 
 
 def device_memory(cfg: DictConfig) -> tuple[str, int]:

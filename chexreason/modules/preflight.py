@@ -105,7 +105,7 @@ def two_images(size: int = 256) -> list[Image.Image]:
 def first_logits(policy: Policy, prompts: EncodedPrompts) -> tuple[Tensor, Tensor]:
     """Logits [V] of the first answer token of each of two prompts."""
     with sampling_mode(policy):
-        logits = prefill(policy, prompts.to(policy.device), 1).logits
+        logits = prefill(policy, policy.with_features(prompts.to(policy.device)), 1).logits  # as training feeds them
     return logits[0], logits[1]
 
 
@@ -179,8 +179,29 @@ def checkpointed_prefix(checkpointing: bool) -> Finding | None:
         return None
     return Finding(
         "model.gradient_checkpointing=true drops the cache by which a group shares its prompt: set it to false, and "
-        "lower phase.module.micro_studies, phase.group_size or model.max_new_tokens to save memory"
+        "lower phase.module.micro_studies, phase.module.group_size or model.max_new_tokens to save memory"
     )
+
+
+def module_settings(accumulate: int, gradient_clip_val: float | None) -> Finding | None:
+    """Accumulation or clipping asked of Lightning in GRPO, whose module does both: Lightning refuses them."""
+    asked = {"phase.accumulate": accumulate} if accumulate != 1 else {}
+    asked |= {"phase.gradient_clip_val": gradient_clip_val} if gradient_clip_val is not None else {}
+    if not asked:
+        return None
+    given = ", ".join(f"{name}={value}" for name, value in asked.items())
+    return Finding(
+        f"{given}: in GRPO the module accumulates and clips by itself; leave phase.accumulate=1 and phase.gradient_"
+        "clip_val=null, and set phase.batch_size, phase.module.micro_studies and phase.module.max_grad_norm"
+    )
+
+
+def unreachable_length(min_length: int, max_new_tokens: int) -> Finding | None:
+    """A reward that asks for longer answers than may be written: all valid ones pay for it, malformed ones do not."""
+    if min_length <= max_new_tokens:
+        return None
+    text = f"reward.min_length={min_length} tokens cannot be written with model.max_new_tokens={max_new_tokens}"
+    return Finding(f"{text}: every valid answer pays the length penalty; set reward.min_length below it", stops=False)
 
 
 def scaled_dr_grpo(objective: str, normaliser: str, scale: str) -> Finding | None:

@@ -141,8 +141,12 @@ def read_card(folder: str | Path) -> dict[str, Any]:
 
 
 def answer_tokens(folder: str | Path) -> int:
-    """The longest answer an adapter, or one it was trained upon, has learned to write; 0 where it learned from none."""
-    return int(read_card(folder).get("answer_tokens", 0))
+    """The longest answer an adapter, or one it was trained upon, has learned to write.
+
+    0 where it learned from none, or is an adapter of another program, which does not say.
+    """
+    foreign = (Path(folder) / CONFIG).is_file() and not (Path(folder) / CARD).is_file()
+    return 0 if foreign else int(read_card(folder).get("answer_tokens", 0))
 
 
 def stack_factors(

@@ -39,6 +39,15 @@ def test_a_gpu_that_is_absent_is_planned_for_as_the_papers(monkeypatch):
 
 
 @pytest.mark.slow
+def test_what_vllm_takes_is_no_room_for_training():
+    shared, alone = (preflight.plan(composed("phase=grpo", *SHORT, *more)) for more in ((), ("rollout=vllm",)))
+    whole = preflight.device_memory(composed())[1]
+    assert [stage.name for stage in alone.stages] == ["update", "validation"] == [s.name for s in shared.stages[1:]]
+    assert shared.capacity - alone.capacity == pytest.approx(0.4 * whole, abs=1)
+    assert "less the 40% of it that vLLM" in alone.table()
+
+
+@pytest.mark.slow
 def test_the_settings_of_a_run_are_checked_together(gemma, studies):
     attach_lora(gemma, dropout=0.1)
     samples = [Sample(study, "Describe.", "<think>a</think><solution>Edema</solution>") for study in studies]
@@ -48,3 +57,59 @@ def test_the_settings_of_a_run_are_checked_together(gemma, studies):
     faulty = composed("phase=grpo", "objective=grpo", "model.max_new_tokens=5000")
     with pytest.raises(ValueError, match=r"(?s)3 of the settings.*dropout is on.*stop ids.*exceed the context"):
         checks.check_settings(faulty, samples, gemma, CHEXPERT14)
+
+
+SOUND = (
+    "phase=grpo",
+    "objective=paper",
+    "objective.updates_per_rollout=2",
+    "reward=hard",
+    "reward.min_length=0",
+    "model.max_new_tokens=96",
+)
+SOUND += ("phase.module.sampling.top_p=1", "objective.scale=none")
+SAMPLING = "phase.module.sampling"
+# overrides that plant one fault in a sound GRPO run, words of what is said of it, and whether it ends the run
+PLANTED = {
+    "clip": (["objective.updates_per_rollout=1"], "its clip never acts", False),
+    "std": (["objective.scale=std"], "still divides advantages by the group's std", False),
+    "top_p": ([f"{SAMPLING}.top_p=0.9"], "drawn with top_p=0.9", False),
+    "top_k": ([f"+{SAMPLING}.top_k=50"], "top_k=50", False),
+    "dropout": (["adapter.dropout=0.1"], "dropout is on in rollouts", True),
+    "short": (["model.max_new_tokens=64"], "learned answers of up to 96", False),
+    "base": (["adapters=[]"], "pulls towards the base model", False),
+    "greedy": ([f"{SAMPLING}.temperature=0"], "give every group one answer", True),
+    "checkpointing": (["model.gradient_checkpointing=true"], "drops the cache", True),
+    "accumulate": (["phase.accumulate=2"], "the module accumulates and clips by itself", True),
+    "clip value": (["phase.gradient_clip_val=1"], "the module accumulates and clips by itself", True),
+    "reward": (["+reward.weights.jaccard=-1"], "HardReward pays policies that look at no image", False),
+    "reward length": (["reward.min_length=250"], "every valid answer pays the length penalty", False),
+}
+
+
+def grpo_findings(gemma, studies, folder, overrides=()) -> list[str]:
+    """What the checks say of a GRPO run from an SFT adapter that writes up to 96 tokens, errors raised."""
+    folder.mkdir(exist_ok=True)
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "chexreason.json").write_text('{"answer_tokens": 96}')
+    cfg = composed(*SOUND, f"adapters=[{folder}]", *overrides)
+    attach_lora(gemma, dropout=cfg.adapter.dropout)
+    return checks.check_settings(cfg, [Sample(study, "Describe.") for study in studies], gemma, CHEXPERT14)
+
+
+@pytest.mark.slow
+def test_of_a_sound_grpo_run_nothing_is_said(gemma, studies, tmp_path):
+    assert grpo_findings(gemma, studies, tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", PLANTED)
+def test_a_fault_planted_in_a_grpo_run_is_told(gemma, studies, tmp_path, fault):
+    overrides, words, stops = PLANTED[fault]
+    if stops:
+        with pytest.raises(ValueError, match=words):
+            grpo_findings(gemma, studies, tmp_path, overrides)
+    else:
+        found = grpo_findings(gemma, studies, tmp_path, overrides)
+        assert len(found) == 1, found
+        assert words in found[0]
