@@ -12,6 +12,7 @@ SCALE ?= tiny
 JOBS ?= 2
 ATTEMPTS ?= 2
 ROUNDS ?= 1
+CASES ?= quick
 FILE ?=
 REVIEWERS ?= reader
 SHARED ?= $(or $(CHEXREASON_DATA),../shared/data)
@@ -41,7 +42,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 4
 
 ABLATIONS := $(addprefix ablation_,reward group_size beta clip prompt label_policy lora_rank seeds)
 
-.PHONY: help demo prepare table1 table2 table3 table4 table5 table6 fig1 fig2 fig3 paper ranking $(ABLATIONS) traces dashboard results rewards review test-ddp test-resume bench-grpo test test-unit test-processors test-paper test-trl lint bench-basics bench-data bench-manifests bench-probe bench-sft bench-memory format tiny-models clean
+.PHONY: help demo prepare table1 table2 table3 table4 table5 table6 fig1 fig2 fig3 paper ranking $(ABLATIONS) traces dashboard results rewards review test-ddp test-resume bench-grpo bench-grpo-reward test test-unit test-processors test-paper test-trl lint bench-basics bench-data bench-manifests bench-probe bench-sft bench-memory format tiny-models clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-21s %s\n", $$1, $$2}'
@@ -127,9 +128,13 @@ test-ddp: $(STAMP) ## two gloo ranks against one
 test-resume: $(STAMP) ## kill -9 at every step, resume, compare to the bit
 	$(PYTEST) tests/resume
 
-bench-grpo: $(STAMP) ## GRPO steps beside TRL's, two models, G 4 and 8, 128 and 370 tokens (90 min), to out/bench/grpo.json (installs `bench`)
+bench-grpo: $(STAMP) ## GRPO steps beside TRL's in float32, two models, G 4 and 8, 128 and 370 tokens (90 min; CASES=all: bf16 too, 3 h), to out/bench/grpo.json (installs `bench`)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
-	OMP_NUM_THREADS=1 $(PY) tests/bench/grpo.py --cases quick --rounds $(ROUNDS)
+	OMP_NUM_THREADS=1 $(PY) tests/bench/grpo.py --cases $(CASES) --rounds $(ROUNDS)
+
+bench-grpo-reward: $(STAMP) ## the reward after 12 equal steps of ours and of TRL's, three seeds, from the demo's SFT adapter (15 min)
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	OMP_NUM_THREADS=1 $(PY) tests/bench/grpo_reward.py $(OUT)/demo/sft/seed0/adapter/best
 
 rewards: $(STAMP) ## what each reward pays to policies that look at nothing, to out/rewards
 	$(PY) -m chexreason.cli.rewards paths.out=$(OUT)

@@ -79,9 +79,19 @@ def adversarial(cfg: DictConfig) -> dict[str, Any]:
         for row in rows:
             row["out_earns"] = not row["honest"] and row["reward"] > bar
         rows.sort(key=lambda row: (row["honest"], row["reward"]), reverse=True)
-        tables[name] = {"best_constant": list(labels), "rows": rows}
+        tables[name] = {"best_constant": list(labels), "rank_correlation": _agreement(rows), "rows": rows}
     kept = {"studies": cfg.studies, "n": len(studies), "n_tokens": cfg.n_tokens, "prompt": prompt.name}
     return kept | {"prevalence": prevalence_of(studies, label_set), "rewards": tables}
+
+
+def _agreement(rows: Sequence[Row]) -> dict[str, float | None]:
+    """Spearman's correlation, over policies, of what they earn with what it should pay for; None where one is flat."""
+    earned, names = torch.tensor([row["reward"] for row in rows]), [row["policy"] for row in rows]
+    found = {}
+    for score in ("sample_f1", "macro_f1"):
+        value, _, _ = lab.rank_correlation(earned, torch.tensor([row[score] for row in rows]), names, n_resamples=0)
+        found[score] = None if math.isnan(value) else value
+    return found
 
 
 def scored_file(cfg: DictConfig) -> dict[str, Any]:
@@ -155,7 +165,12 @@ def show(found: Mapping[str, Any], console: Console) -> None:
         rows = table["rows"]
         parts = [part for part in rows[0]["parts"] if any(row["parts"][part] for row in rows)]
         title = f"{name}: what policies earn on {found['n']} studies ({found['studies']})"
-        view = Table(title=title, caption=f"best_constant: {', '.join(table['best_constant'])}")
+        ranks = {k: "undefined" if v is None else f"{v:.2f}" for k, v in table["rank_correlation"].items()}
+        caption = (
+            f"best_constant: {', '.join(table['best_constant'])}\nrank correlation of the reward over these policies: "
+        )
+        caption += f"{ranks['sample_f1']} with the F1 of an answer, {ranks['macro_f1']} with macro-F1"
+        view = Table(title=title, caption=caption)
         view.add_column("policy")
         for column in ("reward", *parts, "F1 of an answer", "macro-F1", "micro-F1"):
             view.add_column(column, justify="right")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from rich.console import Console
+from scipy.stats import spearmanr
 
 from chexreason.cli import rewards as command
 from chexreason.confdir import confdir
@@ -68,6 +69,17 @@ def test_the_tables_of_the_docs_are_what_the_command_prints(chexpert):
         assert float(cells[1]) == pytest.approx(row["reward"], abs=0.0006 if len(cells) == 5 else 0.51)
         scores = [row[name] for name in ("sample_f1", "macro_f1", "micro_f1")]
         assert [float(cell) for cell in cells[-3:]] == pytest.approx(scores, abs=0.0006)
+
+
+def test_the_rank_correlations_of_the_docs_are_scipys(chexpert):
+    page = (Path(__file__).parents[2] / "docs" / "REWARDS.md").read_text().replace("\n", " ")
+    for name, table in chexpert["rewards"].items():
+        earned = [row["reward"] for row in table["rows"]]
+        values = {k: spearmanr(earned, [row[k] for row in table["rows"]])[0] for k in ("sample_f1", "macro_f1")}
+        assert table["rank_correlation"] == pytest.approx(values, abs=1e-6)
+        assert f"{values['sample_f1']:.2f} and {values['macro_f1']:.2f} under {name}" in page
+        shown = f"{values['sample_f1']:.2f} with the F1 of an answer, {values['macro_f1']:.2f} with macro-F1"
+        assert shown in " ".join(printed(command.show, chexpert).split())
 
 
 def test_a_file_is_scored_under_every_reward(tmp_path):
