@@ -109,9 +109,6 @@ class CollapseWatch(L.Callback):
         self._events: list[dict[str, Any]] = []
         self.stopped: str | None = None  # why the run was ended, if it was
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        trainer.should_stop = trainer.should_stop or self.stopped is not None  # killed on its way out
-
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -145,12 +142,12 @@ class CollapseWatch(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         state = {"recent": list(self._recent), "first": self._first}
-        return state | {"shown": sorted(self._shown), "events": self._events, "stopped": self.stopped}
+        return state | {"shown": sorted(self._shown), "events": self._events}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._recent = deque(state_dict["recent"], maxlen=self.window)
         self._first, self._shown = state_dict["first"], set(state_dict["shown"])
-        self._events, self.stopped = list(state_dict["events"]), state_dict.get("stopped")
+        self._events = list(state_dict["events"])
 
 
 def _logged(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -91,10 +91,16 @@ def _of_grpo(cfg: DictConfig) -> list[preflight.Finding | None]:
         preflight.module_settings(cfg.phase.accumulate, cfg.phase.gradient_clip_val),
         preflight.idle_clip(objective.name, objective.updates_per_rollout),
         preflight.scaled_dr_grpo(objective.name, objective.normaliser, objective.scale),
-        preflight.unreachable_length(cfg.reward.get("min_length", 0), sampling.max_new_tokens),
+        preflight.unreachable_length(*_asked_length(cfg), sampling.max_new_tokens),
         preflight.uncorrected_truncation(
             sampling.top_p, sampling.get("top_k", 0), objective.get("correction", "none") != "none"
         ),
         preflight.base_as_reference(objective.kl_beta, list(cfg.adapters)),
         *(preflight.short_completions(sampling.max_new_tokens, answer_tokens(a), a) for a in cfg.adapters),
     ]
+
+
+def _asked_length(cfg: DictConfig) -> tuple[int, float]:
+    """The tokens below which a reward pays less, and by how much; not of the members of a mix."""
+    weight = (cfg.reward.get("weights") or {}).get("length_penalty", 1.0)
+    return cfg.reward.get("min_length", 0), cfg.reward.get("length_penalty", 0.0) * weight

@@ -64,7 +64,9 @@ def train(cfg: DictConfig) -> tuple[dict[str, float | None], dict[str, Any]]:
 
 
 def _stopped(trainer: L.Trainer) -> dict[str, str]:
-    """The reason for which the collapse watch ended the run, to stand in DONE; empty where it did not."""
+    """The reason for which the collapse watch ended the run, to stand in DONE; empty where it made all its steps."""
+    if -1 < trainer.max_steps <= trainer.global_step:
+        return {}
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     reasons = [callback.stopped for callback in callbacks if isinstance(callback, CollapseWatch) and callback.stopped]
     return {runs.STOPPED: reasons[0]} if reasons else {}

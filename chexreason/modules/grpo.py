@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -189,14 +190,12 @@ class GRPOModule(PolicyModule):
 def _per_token(sums: dict[str, float]) -> dict[str, float]:
     """Means over the tokens that count, over updates, and of the entropy over all tokens sampled.
 
-    Where no token counts, what is a mean over them is left out: it has no value, and 0 would be read as one.
+    Where no token counts, a mean over them has no value: NaN, since Lightning would show one left out as it was before.
     """
     tokens, updates, sampled = (sums.pop(name) for name in ("tokens", "updates", "sampled_tokens"))
     known = {name: sums.pop(name) / updates for name in ("grad_norm", "loss")}
     known["entropy"] = sums.pop("entropy") / sampled
-    if not tokens:
-        return known
-    rename = {"clip_low": "clip_fraction_low", "clip_high": "clip_fraction_high"}
-    means = {rename.get(name, name): value / tokens for name, value in sums.items()}
-    means["clip_fraction"] = means["clip_fraction_low"] + means["clip_fraction_high"]
+    clipped = {"clip_low": "clip_fraction_low", "clip_high": "clip_fraction_high", "dual_clipped": "clip_fraction_dual"}
+    means = {clipped.get(name, name): value / (tokens or math.nan) for name, value in sums.items()}
+    means["clip_fraction"] = sum(means.get(name, 0.0) for name in clipped.values())
     return means | known

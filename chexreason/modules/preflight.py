@@ -186,7 +186,7 @@ def checkpointed_prefix(checkpointing: bool) -> Finding | None:
 def module_settings(accumulate: int, gradient_clip_val: float | None) -> Finding | None:
     """Accumulation or clipping asked of Lightning in GRPO, whose module does both: Lightning refuses them."""
     asked = {"phase.accumulate": accumulate} if accumulate != 1 else {}
-    asked |= {"phase.gradient_clip_val": gradient_clip_val} if gradient_clip_val is not None else {}
+    asked |= {"phase.gradient_clip_val": gradient_clip_val} if gradient_clip_val else {}
     if not asked:
         return None
     given = ", ".join(f"{name}={value}" for name, value in asked.items())
@@ -196,11 +196,12 @@ def module_settings(accumulate: int, gradient_clip_val: float | None) -> Finding
     )
 
 
-def unreachable_length(min_length: int, max_new_tokens: int) -> Finding | None:
-    """A reward that asks for longer answers than may be written: all valid ones pay for it, malformed ones do not."""
-    if min_length <= max_new_tokens:
+def unreachable_length(min_length: int, penalty: float, max_new_tokens: int) -> Finding | None:
+    """The hard reward asking for longer answers than may be written: valid ones pay for it, malformed ones do not."""
+    if min_length <= max_new_tokens or not penalty:
         return None
-    text = f"reward.min_length={min_length} tokens cannot be written with model.max_new_tokens={max_new_tokens}"
+    limit = f"phase.module.sampling.max_new_tokens={max_new_tokens}"
+    text = f"reward.min_length={min_length} tokens cannot be written with {limit}"
     return Finding(f"{text}: every valid answer pays the length penalty; set reward.min_length below it", stops=False)
 
 

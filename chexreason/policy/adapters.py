@@ -133,7 +133,8 @@ def read_card(folder: str | Path) -> dict[str, Any]:
     """The card written beside an adapter; raises FileNotFoundError with the folder, and its neighbours, without one."""
     path = Path(folder) / CARD
     if not path.is_file():
-        what = f"holds no {CARD}: it was not written by chexreason" if path.parent.is_dir() else "is not there"
+        what = f"holds no {CARD}: it was not written by chexreason (merge it into its base with peft, and give that as "
+        what = what + "model.source)" if path.parent.is_dir() else "is not there"
         beside = sorted(str(card.parent) for card in path.parent.parent.glob(f"*/{CARD}"))
         raise FileNotFoundError(f"adapter {folder} {what}" + (f"; beside it: {', '.join(beside)}" if beside else ""))
     card: dict[str, Any] = json.loads(path.read_text())
@@ -141,12 +142,8 @@ def read_card(folder: str | Path) -> dict[str, Any]:
 
 
 def answer_tokens(folder: str | Path) -> int:
-    """The longest answer an adapter, or one it was trained upon, has learned to write.
-
-    0 where it learned from none, or is an adapter of another program, which does not say.
-    """
-    foreign = (Path(folder) / CONFIG).is_file() and not (Path(folder) / CARD).is_file()
-    return 0 if foreign else int(read_card(folder).get("answer_tokens", 0))
+    """The longest answer an adapter, or one it was trained upon, has learned to write; 0 where it learned from none."""
+    return int(read_card(folder).get("answer_tokens", 0))
 
 
 def stack_factors(

@@ -159,8 +159,9 @@ def sample(
 def _decode(policy: Policy, prompts: EncodedPrompts, sampling: Sampling, group_size: int, uniforms: Tensor) -> Sampled:
     prefix = prefill(policy, prompts, group_size)
     make_room(prefix.cache, sampling.max_new_tokens)
-    prefix.mask = ones_like_rows(prefix.mask, sampling.max_new_tokens).bool()  # of all there will be
-    padded = not bool(prefix.mask.all())
+    visible = None  # where nothing is padded
+    if not bool(prefix.mask.all()):
+        visible = ones_like_rows(prefix.mask, sampling.max_new_tokens).bool()[:, None, None]  # prompt and completion
     n, device = prefix.mask.shape[0], prefix.mask.device
     ids = torch.full((n, sampling.max_new_tokens), policy.pad_id, device=device)
     mask = torch.zeros((n, sampling.max_new_tokens), dtype=torch.long, device=device)
@@ -182,8 +183,7 @@ def _decode(policy: Policy, prompts: EncodedPrompts, sampling: Sampling, group_s
         if not going.all():  # finished rows leave the batch
             kept = going.nonzero()[:, 0]
             keep_rows(prefix, kept)
-            rows, token = rows[kept], token[kept]
-        visible = prefix.mask[:, None, None] if padded else None
+            rows, token, visible = rows[kept], token[kept], None if visible is None else visible[kept]
         with one_token_a_row(policy):
             logits = extend(policy, prefix, token[:, None], visible, prefix.next_position)[:, -1]
         prefix.next_position = prefix.next_position + 1

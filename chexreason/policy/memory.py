@@ -45,7 +45,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """The stages of a run on a device that gives it ``capacity`` bytes (its memory less what is kept in reserve)."""
+    """A run's stages on a device that gives it ``capacity`` bytes (its memory less the reserve and vLLM's share)."""
 
     device: str
     capacity: int

@@ -64,7 +64,8 @@ def prefill(policy: Policy, prompts: EncodedPrompts, group_size: int) -> Prefix:
 def advance(policy: Policy, prefix: Prefix, ids: Tensor, mask: Tensor | None, next_position: Tensor) -> Tensor:
     """Last hidden states [N, S, H] of tokens ``ids`` [N, S] that follow the prefix; the cache grows by S.
 
-    ``mask`` [N, total] covers everything in the cache after this call; or it is what the attention in force takes.
+    ``mask`` [N, total] covers everything in the cache after this call; under ``one_token_a_row`` it is bool
+    [N, 1, 1, >= total], or None where nothing is padded.
     """
     positions = policy.family.continue_positions(next_position, ids.shape[1])
     output = policy.base.model(

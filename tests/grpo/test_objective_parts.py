@@ -101,7 +101,8 @@ def test_a_correction_leaves_the_kl_term_alone_and_needs_the_sampler() -> None:
 )
 def test_the_dual_clip_bounds_bad_tokens_only(ratio: float, advantage: float, loss: float, slope: float) -> None:
     logp = logs(0.1).requires_grad_()
-    value, _ = loss_of(logp, logs(0.1 / ratio), advantage, spec(dual_clip=3.0))
+    value, stats = loss_of(logp, logs(0.1 / ratio), advantage, spec(dual_clip=3.0))
+    assert stats["dual_clipped"] == (loss == 3.0)
     assert value.item() == pytest.approx(loss)
     assert torch.autograd.grad(value, logp)[0].item() == pytest.approx(slope)
 

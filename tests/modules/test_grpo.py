@@ -117,9 +117,27 @@ def test_groups_without_a_difference_are_left_out_where_the_objective_says_so(st
     trainer = t.fit(module, t.grpo_data(policy, studies), tmp_path, max_steps=2, max_epochs=-1)
     t.assert_same(before, t.weights(module))  # no row counted, and nothing was divided by their number
     assert logged[0]["tokens"] == 0
-    shown = trainer.callback_metrics
-    assert shown["train/entropy"] > 0.1  # of what was sampled: 0 would be a sign of collapse
-    assert not {"train/ratio", "train/mismatch", "train/kl"} & set(shown)  # of no token: no value, and not 0
+    assert trainer.callback_metrics["train/entropy"] > 0.1  # of what was sampled: 0 would be a sign of collapse
+
+
+class FlatAfterTheFirst(t.ManyEs):
+    """From the second call on the same reward for every completion."""
+
+    def __call__(self, completions: Sequence[Completion], studies, label_set):
+        paid = super().__call__(completions, studies, label_set)
+        return paid if len(self.seen) == 1 else {"es": torch.ones(len(completions))}
+
+
+@pytest.mark.parametrize("n_steps", [2, 4])
+def test_what_no_token_shows_has_no_value_and_not_that_of_the_rollout_before(studies, tmp_path, n_steps):
+    policy = t.policy_with_lora()
+    module = t.grpo(policy, reward=FlatAfterTheFirst())
+    module.objective = dataclasses.replace(t.SPEC, zero_variance="mask", dual_clip=3.0)
+    trainer = t.fit(module, t.grpo_data(policy, studies), tmp_path, max_steps=n_steps, max_epochs=-1)
+    known = n_steps == 2
+    for name in ("ratio", "mismatch", "kl", "clip_fraction", "clip_fraction_dual"):
+        assert trainer.callback_metrics[f"train/{name}"].isfinite() == known, name
+    assert trainer.callback_metrics["train/entropy"].isfinite()
 
 
 def test_the_correction_sees_the_distribution_sampled_from(studies, tmp_path):
@@ -170,19 +188,15 @@ def test_a_resumed_grpo_run_ends_with_the_same_weights(studies, whole_run, tmp_p
     t.assert_same(t.weights(whole), t.weights(again))
 
 
-def test_a_run_that_the_watch_stopped_says_so_and_does_not_go_on_when_resumed(studies, tmp_path):
+@pytest.mark.parametrize("max_steps", [2, 8])
+def test_a_run_that_the_watch_stopped_says_so_unless_it_was_at_its_end(studies, tmp_path, max_steps):
     policy = t.policy_with_lora()
     watch = CollapseWatch(tmp_path / "collapse.json", window=1, stop=True, max_fail_rate=0.0)
-    saves = [watch, t.SaveAt(0, tmp_path / "a.ckpt")]
-    trainer = t.fit(t.grpo(policy), t.grpo_data(policy, studies), tmp_path, max_steps=8, max_epochs=-1, callbacks=saves)
+    how = {"max_steps": max_steps, "max_epochs": -1, "callbacks": [watch]}
+    trainer = t.fit(t.grpo(policy), t.grpo_data(policy, studies), tmp_path, **how)
     assert trainer.global_step == 2  # of one rollout
     assert watch.stopped.startswith("rollout 0: ")
-    assert _stopped(trainer) == {"stopped": watch.stopped}
-    again, policy = CollapseWatch(tmp_path / "b.json", window=1, stop=True, max_fail_rate=0.0), t.policy_with_lora()
-    how = {"max_steps": 8, "max_epochs": -1, "callbacks": [again], "ckpt_path": tmp_path / "a.ckpt"}
-    trainer = t.fit(t.grpo(policy), t.grpo_data(policy, studies), tmp_path, **how)
-    assert trainer.global_step == 2
-    assert again.stopped == watch.stopped
+    assert _stopped(trainer) == ({} if max_steps == 2 else {"stopped": watch.stopped})
 
 
 def test_every_study_leaves_its_reward_on_disk(studies, tmp_path):
