@@ -133,8 +133,8 @@ def read_card(folder: str | Path) -> dict[str, Any]:
     """The card written beside an adapter; raises FileNotFoundError with the folder, and its neighbours, without one."""
     path = Path(folder) / CARD
     if not path.is_file():
-        what = f"holds no {CARD}: it was not written by chexreason (merge it into its base with peft, and give that as "
-        what = what + "model.source)" if path.parent.is_dir() else "is not there"
+        foreign = "it was not written by chexreason (merge it into its base with peft, and give that as model.source)"
+        what = f"holds no {CARD}: {foreign}" if path.parent.is_dir() else "is not there"
         beside = sorted(str(card.parent) for card in path.parent.parent.glob(f"*/{CARD}"))
         raise FileNotFoundError(f"adapter {folder} {what}" + (f"; beside it: {', '.join(beside)}" if beside else ""))
     card: dict[str, Any] = json.loads(path.read_text())
