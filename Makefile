@@ -130,11 +130,11 @@ test-resume: $(STAMP) ## kill -9 at every step, resume, compare to the bit
 
 bench-grpo: $(STAMP) ## GRPO steps beside TRL's in float32, two models, G 4 and 8, 128 and 370 tokens (90 min; CASES=all: bf16 too, 3 h), to out/bench/grpo.json (installs `bench`)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
-	OMP_NUM_THREADS=1 $(PY) tests/bench/grpo.py --cases $(CASES) --rounds $(ROUNDS)
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks.grpo --cases $(CASES) --rounds $(ROUNDS)
 
 bench-grpo-reward: $(STAMP) ## the reward after 12 equal steps of ours and of TRL's, three seeds, from the demo's SFT adapter (15 min)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
-	OMP_NUM_THREADS=1 $(PY) tests/bench/grpo_reward.py $(OUT)/demo/sft/seed0/adapter/best
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks.grpo_reward $(OUT)/demo/sft/seed0/adapter/best
 
 rewards: $(STAMP) ## what each reward pays to policies that look at nothing, to out/rewards
 	$(PY) -m chexreason.cli.rewards paths.out=$(OUT)
@@ -169,29 +169,29 @@ lint: $(STAMP) ## ruff and mypy
 	$(VENV)/bin/mypy
 
 bench-basics: $(STAMP) ## speed of the renderer and the bootstrap, to out/bench/basics.json
-	OMP_NUM_THREADS=1 $(PY) tests/bench/basics.py
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks.basics
 
 bench-data: $(STAMP) ## speed of image pass, cache and loader, to out/bench/data.json
-	OMP_NUM_THREADS=1 $(PY) tests/bench/data.py
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks.data
 
 bench-manifests: $(STAMP) ## MIMIC's manifest at 10k, 100k, 377k rows and the sampler, to out/bench/manifests.json
-	OMP_NUM_THREADS=1 $(PY) tests/bench/manifests.py
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks.manifests
 
 bench-probe: $(STAMP) ## what the shipped vision tower knows of NIH (after make demo DATA=nih), to out/bench/probe.json
-	$(PY) tests/bench/probe.py $(OUT)/data/nih_kermany/nih
+	$(PY) -m benchmarks.probe $(OUT)/data/nih_kermany/nih
 
 bench-sft: $(STAMP) ## an SFT step beside TRL's, epoch 1 and later, two models (5 min), to out/bench/sft.json (installs the extra `bench`)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
-	OMP_NUM_THREADS=1 $(PY) tests/bench/sft.py
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks.sft
 
 bench-memory: $(STAMP) ## planned against measured memory, to out/bench/memory.json
-	OMP_NUM_THREADS=1 $(PY) tests/bench/memory.py
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks.memory
 
 format: $(STAMP) ## put the code in the house style
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-TINY := $(PY) -m chexreason.policy.tiny
+TINY := $(PY) -m tools.tiny_models
 tiny-models: $(STAMP) ## train the shipped models from scratch, replacing them (hours; CHEXREASON_DATA=)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev,tiny]'
 	$(TINY).start

@@ -14,18 +14,8 @@ from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
-from chexreason.callbacks.adapter import AdapterExport
-from chexreason.callbacks.best import TransferRules, monitor_mode
-from chexreason.callbacks.checkpoint import ResumePoint
-from chexreason.callbacks.collapse import CollapseWatch
-from chexreason.callbacks.label_f1 import LabelF1Callback
-from chexreason.callbacks.loggers import csv_logger, wandb_logger
-from chexreason.callbacks.rewards import RewardLog
-from chexreason.callbacks.samples import SampleLog
-from chexreason.callbacks.wandb_run import WandbRun
 from chexreason.data import manifest as manifests
 from chexreason.data.batches import EncodePrompts, LoadImage
-from chexreason.data.datamodule import StudyData
 from chexreason.data.leakage import EVALUATION, TRAIN, check_leaks
 from chexreason.data.prepare import MANIFEST_NAME, prepare
 from chexreason.data.prevalence import prevalence_of
@@ -35,15 +25,25 @@ from chexreason.labels.crosswalk import crosswalk_of
 from chexreason.labels.declare import declare
 from chexreason.labels.schema import LabelSet
 from chexreason.labels.uncertainty import LabelPolicy, label_policy
-from chexreason.modules.base import PolicyModule
-from chexreason.policy import features
-from chexreason.policy.adapters import attach_lora, read_card
-from chexreason.policy.policy import Policy
+from chexreason.model import features
+from chexreason.model.adapters import attach_lora, read_card
+from chexreason.model.policy import Policy
 from chexreason.progress import track
 from chexreason.prompts import Prompt, render
 from chexreason.rewards.mix import told_prevalence
 from chexreason.runs import COLLAPSE
-from chexreason.traces.check import check_answers
+from chexreason.traces.answer_faults import check_answers
+from chexreason.training.callbacks.adapter_export import AdapterExport
+from chexreason.training.callbacks.checkpoint import ResumePoint
+from chexreason.training.callbacks.collapse_watch import CollapseWatch
+from chexreason.training.callbacks.label_f1 import LabelF1Callback
+from chexreason.training.callbacks.loggers import csv_logger, wandb_logger
+from chexreason.training.callbacks.reward_log import RewardLog
+from chexreason.training.callbacks.samples import SampleLog
+from chexreason.training.callbacks.transfer_rules import TransferRules, monitor_mode
+from chexreason.training.callbacks.wandb_run import WandbRun
+from chexreason.training.datamodule import StudyData
+from chexreason.training.policy_module import PolicyModule
 from chexreason.types import Sample, Study
 
 

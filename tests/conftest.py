@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 if TYPE_CHECKING:  # pytest's controller reads this file and runs no test: torch and transformers cost it 12 s
-    from chexreason.policy.policy import Policy
+    from chexreason.model.policy import Policy
     from chexreason.types import Study
 
 FAMILIES = ("tiny_gemma3", "tiny_qwen2_5_vl")
@@ -29,7 +29,7 @@ def _one_thread() -> None:
 
 @functools.cache
 def _loaded(name: str) -> Policy:
-    from chexreason.policy.load import load_policy
+    from chexreason.model.load import load_policy
 
     return load_policy(f"tiny:{name}", dtype="float32")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import runpy
 from hashlib import sha256
 from pathlib import Path
 
@@ -217,8 +216,9 @@ def test_a_wrong_prompt_file_is_refused_with_its_path(tmp_path: Path, content: s
 
 
 def test_the_page_of_prompts_is_the_one_its_command_writes() -> None:
-    script = runpy.run_path(str(ROOT / "tests" / "traces" / "prompts_page.py"))
+    from tools import prompts_page as script
+
     page = (ROOT / "docs" / "PROMPTS.md").read_text(encoding="utf-8")
-    assert page == script["document"](), "run: python tests/traces/prompts_page.py > docs/PROMPTS.md"
-    assert sorted(script["NAMES"]) == NAMES
-    assert set(script["RULES"]) == set(re.findall(r"[a-z]+_[a-z_]+", parse.__doc__ or ""))
+    assert page == script.document(), "run: python -m tools.prompts_page > docs/PROMPTS.md"
+    assert sorted(script.NAMES) == NAMES
+    assert set(script.RULES) == set(re.findall(r"[a-z]+_[a-z_]+", parse.__doc__ or ""))

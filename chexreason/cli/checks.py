@@ -10,10 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 from chexreason import build
 from chexreason.data.prevalence import prevalence_of
 from chexreason.labels.schema import LabelSet
-from chexreason.modules import preflight
-from chexreason.policy.adapters import answer_tokens
-from chexreason.policy.policy import Policy
-from chexreason.rewards.lab import degenerate_warning
+from chexreason.model.adapters import answer_tokens
+from chexreason.model.policy import Policy
+from chexreason.preflight import settings as preflight
+from chexreason.rewards.lab.earnings import degenerate_warning
 from chexreason.rewards.mix import told_prevalence
 from chexreason.types import Sample
 

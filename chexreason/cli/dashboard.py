@@ -12,12 +12,12 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from chexreason.callbacks.best import CHOSEN_BY
-from chexreason.callbacks.wandb_run import STEP
 from chexreason.confdir import confdir
 from chexreason.errors import did_you_mean, friendly, known_choices
 from chexreason.files import write_json
 from chexreason.sweep.cells import CellError, wanted
+from chexreason.training.callbacks.transfer_rules import CHOSEN_BY
+from chexreason.training.callbacks.wandb_run import STEP
 
 log = logging.getLogger(__name__)
 

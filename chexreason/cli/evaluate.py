@@ -17,15 +17,15 @@ from chexreason.confdir import confdir
 from chexreason.data.batches import Collate
 from chexreason.data.sampling import subset
 from chexreason.errors import friendly, known_choices
-from chexreason.evaluation import metrics, predictions
-from chexreason.evaluation.comparable import basis, set_facts
-from chexreason.evaluation.payload import finite
-from chexreason.evaluation.predict import predict_batch
 from chexreason.labels.schema import LabelSet
-from chexreason.policy.policy import Policy
+from chexreason.model.policy import Policy
+from chexreason.model.predict import predict_batch
 from chexreason.progress import track
 from chexreason.prompts import Prompt
 from chexreason.quiet import quiet
+from chexreason.reports.payload import finite
+from chexreason.statistics import metrics, predictions
+from chexreason.statistics.comparable import basis, set_facts
 from chexreason.types import Prediction
 
 log = logging.getLogger(__name__)

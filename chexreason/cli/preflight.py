@@ -15,26 +15,28 @@ from omegaconf import DictConfig, OmegaConf
 from chexreason import build
 from chexreason.cli.checks import check_settings
 from chexreason.confdir import confdir
-from chexreason.data.encoded import EncodedPrompts
+from chexreason.data.prompt_tensors import EncodedPrompts
 from chexreason.errors import friendly, known_choices
 from chexreason.labels.schema import LabelSet
-from chexreason.policy.adapters import attach_lora
-from chexreason.policy.blank import blank_policy, blank_prompts, count_text_tokens, image_tokens
-from chexreason.policy.generate import Sampling, sample
-from chexreason.policy.memory import (
+from chexreason.model.adapters import attach_lora
+from chexreason.model.generate import Sampling, sample
+from chexreason.model.policy import Policy
+from chexreason.preflight.memory import (
     GIB,
     MemoryPlan,
     Stage,
+    endless,
     in_four_bits,
     largest_of,
     last_token,
     optimiser_state_bytes,
+    peak_on,
     rehearse,
     update,
+    with_pixels,
 )
-from chexreason.policy.policy import Policy
-from chexreason.policy.rehearsal import Rehearsal
-from chexreason.policy.worst import endless, peak_on, with_pixels
+from chexreason.preflight.meta_model import blank_policy, blank_prompts, count_text_tokens, image_tokens
+from chexreason.preflight.rehearsal import Rehearsal
 from chexreason.prompts import render
 from chexreason.quiet import quiet
 from chexreason.types import Sample

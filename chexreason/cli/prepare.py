@@ -10,8 +10,8 @@ import hydra
 from omegaconf import DictConfig
 
 from chexreason import build
+from chexreason.audit.audit_page import PAGE_NAME, write_audit
 from chexreason.confdir import confdir
-from chexreason.data.audit.page import PAGE_NAME, write_audit
 from chexreason.data.leakage import Leak, LeakageError, check_leaks, find_leaks
 from chexreason.data.manifest import Manifest, ManifestError
 from chexreason.errors import friendly, known_choices

@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 from chexreason import build
 from chexreason.confdir import confdir
 from chexreason.errors import friendly, known_choices
-from chexreason.evaluation.report import build_report
-from chexreason.evaluation.tables import print_summary
+from chexreason.reports.report import build_report
+from chexreason.reports.tables import print_summary
 from chexreason.runs import COLLAPSE, CONFIG, STAGE, STOPPED, is_done, read_done
 
 log = logging.getLogger(__name__)

@@ -15,12 +15,12 @@ from chexreason.errors import friendly
 from chexreason.labels.catalog import label_set
 from chexreason.parsing import Grammar
 from chexreason.prompts import load_prompt
+from chexreason.review.desk import Desk
+from chexreason.review.journal import ReviewStore
+from chexreason.review.reviewed_traces import export_review
+from chexreason.review.server import ReviewServer
+from chexreason.review.summary import Figures, sentences
 from chexreason.traces.endpoint import is_loopback_host
-from chexreason.traces.review.desk import Desk
-from chexreason.traces.review.export import export_review
-from chexreason.traces.review.server import ReviewServer
-from chexreason.traces.review.store import ReviewStore
-from chexreason.traces.review.summary import Figures, sentences
 from chexreason.traces.trace import Trace, read_traces
 
 log = logging.getLogger(__name__)

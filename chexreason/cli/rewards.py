@@ -21,17 +21,17 @@ from chexreason import build
 from chexreason.confdir import confdir
 from chexreason.data.prevalence import prevalence_of
 from chexreason.errors import friendly, known_choices
-from chexreason.evaluation import predictions
-from chexreason.evaluation.metrics import averages, confusion
 from chexreason.files import write_json, write_text
 from chexreason.labels.schema import LabelSet
 from chexreason.prompts import render
-from chexreason.rewards import lab
-from chexreason.rewards.adversaries import EXPLAINED
-from chexreason.rewards.answers import Answers, is_predictions, of_predictions, read_answers
 from chexreason.rewards.base import Reward, scored_labels
-from chexreason.rewards.cohorts import chexpert_cohort, phantom_cohort
+from chexreason.rewards.lab import earnings as lab
+from chexreason.rewards.lab.adversaries import EXPLAINED
+from chexreason.rewards.lab.answers import Answers, is_predictions, of_predictions, read_answers
+from chexreason.rewards.lab.cohorts import chexpert_cohort, phantom_cohort
 from chexreason.rewards.mix import told_prevalence
+from chexreason.statistics import predictions
+from chexreason.statistics.metrics import averages, confusion
 from chexreason.types import Completion, Study
 
 log = logging.getLogger(__name__)

@@ -17,15 +17,16 @@ from chexreason.cli.evaluate import ready
 from chexreason.confdir import confdir
 from chexreason.data.batches import Batch
 from chexreason.errors import friendly, known_choices
-from chexreason.evaluation import label_scores, predictions
-from chexreason.evaluation.label_scores import MADE_FOR
 from chexreason.labels.schema import LabelSet
+from chexreason.model.generate import Sampling, sample
+from chexreason.model.label_scores import label_log_odds
+from chexreason.model.policy import Policy
+from chexreason.model.predict import read_completions
 from chexreason.parsing import parse
-from chexreason.policy.answers import read_completions
-from chexreason.policy.generate import Sampling, sample
-from chexreason.policy.label_scores import label_log_odds
-from chexreason.policy.policy import Policy
 from chexreason.progress import track
+from chexreason.statistics import predictions
+from chexreason.statistics import score_files as label_scores
+from chexreason.statistics.score_files import MADE_FOR
 from chexreason.types import Prediction, Study
 
 log = logging.getLogger(__name__)

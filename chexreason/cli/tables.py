@@ -16,14 +16,14 @@ from chexreason import build
 from chexreason.confdir import confdir
 from chexreason.data.prepare import MANIFEST_NAME
 from chexreason.errors import did_you_mean, friendly, known_choices
-from chexreason.evaluation import label_scores
-from chexreason.evaluation.history import Curve, read_history
-from chexreason.evaluation.paper.printed import TITLES
-from chexreason.evaluation.predictions import read
-from chexreason.evaluation.results.curves import FIGURES
-from chexreason.evaluation.results.origin import Origin
-from chexreason.evaluation.results.write import write_figure, write_paper, write_ranking, write_table, write_transfer
+from chexreason.reports.curve_figure import FIGURES
+from chexreason.reports.history import Curve, read_history
+from chexreason.reports.paper_tables import write_figure, write_paper, write_ranking, write_table, write_transfer
+from chexreason.reports.printed import TITLES
+from chexreason.reports.provenance import Origin
 from chexreason.runs import CONFIG, is_done, read_done
+from chexreason.statistics import score_files as label_scores
+from chexreason.statistics.predictions import read
 from chexreason.types import Prediction
 
 log = logging.getLogger(__name__)

@@ -12,14 +12,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 from chexreason import build, runs
-from chexreason.callbacks.collapse import CollapseWatch
 from chexreason.cli.preflight import before_training
 from chexreason.confdir import confdir
 from chexreason.errors import friendly, known_choices
-from chexreason.evaluation.curves import merge_attempts
-from chexreason.evaluation.payload import finite
-from chexreason.policy.adapters import answer_tokens
+from chexreason.model.adapters import answer_tokens
 from chexreason.quiet import quiet
+from chexreason.reports.payload import finite
+from chexreason.training.callbacks.collapse_watch import CollapseWatch
+from chexreason.training.callbacks.loggers import merge_attempts
 
 log = logging.getLogger(__name__)
 

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from chexreason.data.batches import Batch
-from chexreason.data.encoded import EncodedPrompts
+from chexreason.data.prompt_tensors import EncodedPrompts
 from chexreason.grpo.advantages import group_advantages, zero_variance
 from chexreason.grpo.objective import ObjectiveSpec, loss_mask
 from chexreason.labels.schema import LabelSet
-from chexreason.policy.answers import read_completions
-from chexreason.policy.engine import SHARED_PREFIX, Engine
-from chexreason.policy.generate import Sampling
-from chexreason.policy.logprobs import scored_by_chunks
-from chexreason.policy.policy import Policy
+from chexreason.model.generate import SHARED_PREFIX, Engine, Sampling
+from chexreason.model.logprobs import scored_by_chunks
+from chexreason.model.policy import Policy
+from chexreason.model.predict import read_completions
 from chexreason.rewards.base import Reward, score
 from chexreason.rewards.collapse import dominance
 from chexreason.types import Completion

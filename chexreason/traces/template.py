@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from chexreason.labels.schema import LabelSet
 from chexreason.parsing import Grammar, format_answer
 from chexreason.prompts import Prompt
-from chexreason.traces.facts import Facts, facts_of
 from chexreason.traces.phrases_findings import FINDINGS
 from chexreason.traces.phrases_prose import (
     CHECKLIST,
@@ -28,6 +27,7 @@ from chexreason.traces.phrases_prose import (
     REVIEW,
     UNJUDGED,
 )
+from chexreason.traces.sayable import Facts, facts_of
 from chexreason.types import Study
 
 # Words in the reasoning, at least and at most.

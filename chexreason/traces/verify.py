@@ -9,7 +9,8 @@ from functools import cache
 
 from chexreason.labels.schema import LabelSet
 from chexreason.parsing import BLOCKS, Grammar, parse
-from chexreason.traces import check, lexicon
+from chexreason.traces import answer_faults as check
+from chexreason.traces import lexicon
 from chexreason.traces.ask import Reply
 from chexreason.types import Sample, Study
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from chexreason.callbacks.adapter import AdapterExport
-from chexreason.policy.adapters import CARD, read_card
+from chexreason.model.adapters import CARD, read_card
+from chexreason.training.callbacks.adapter_export import AdapterExport
 
 
 def test_a_run_that_never_validated_says_that_it_wrote_no_best_adapter(tmp_path, monkeypatch, caplog):

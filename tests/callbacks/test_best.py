@@ -15,10 +15,10 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from omegaconf import OmegaConf
 
 from chexreason import build
-from chexreason.callbacks.adapter import AdapterExport
-from chexreason.callbacks.best import CHOSEN_BY, TransferRules, monitor_mode, transfer_rules
 from chexreason.confdir import confdir
 from chexreason.labels.catalog import CHEXPERT14
+from chexreason.training.callbacks.adapter_export import AdapterExport
+from chexreason.training.callbacks.transfer_rules import CHOSEN_BY, TransferRules, monitor_mode, transfer_rules
 
 SCORED = st.fixed_dictionaries({"a": st.floats(0, 1), "b": st.floats(0, 1)})
 

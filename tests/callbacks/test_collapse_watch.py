@@ -12,8 +12,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from chexreason.callbacks.collapse import CollapseWatch, signs
 from chexreason.confdir import confdir
+from chexreason.training.callbacks.collapse_watch import CollapseWatch, signs
 
 HEALTHY = {
     "entropy": 1.0,

@@ -15,9 +15,9 @@ import wandb
 from PIL import Image
 from wandb.proto import wandb_internal_pb2 as proto
 
-from chexreason.callbacks.loggers import wandb_logger
-from chexreason.callbacks.wandb_run import COLUMNS, WandbRun
 from chexreason.data.credentialed import ExportError
+from chexreason.training.callbacks.loggers import wandb_logger
+from chexreason.training.callbacks.wandb_run import COLUMNS, WandbRun
 from chexreason.types import Prediction
 
 MIMIC = {"mimic", "chexpert"}

@@ -29,7 +29,7 @@ OVERRIDES = [
 # Each point patches the library, in a process of its own, so that it kills that process there.
 POINTS = {
     "between accumulation steps": """
-        from chexreason.modules.sft import SFTModule
+        from chexreason.training.sft import SFTModule
         step = SFTModule.training_step
         def patched(self, batch, batch_idx):
             if self.trainer.fit_loop.epoch_loop.total_batch_idx == 3: die()
@@ -59,7 +59,7 @@ POINTS = {
         os.replace = patched
     """,
     "between an epoch's last step and its validation": """
-        from chexreason.modules.sft import SFTModule
+        from chexreason.training.sft import SFTModule
         SFTModule.on_validation_start = lambda self: die()
     """,
 }

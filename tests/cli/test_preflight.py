@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from chexreason.cli import checks, preflight
 from chexreason.confdir import confdir
 from chexreason.labels.catalog import CHEXPERT14
-from chexreason.policy.adapters import attach_lora
+from chexreason.model.adapters import attach_lora
 from chexreason.types import Sample
 
 

@@ -12,7 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from chexreason import runs
-from chexreason.evaluation.curves import merge_attempts
+from chexreason.training.callbacks.loggers import merge_attempts
 
 CFG = OmegaConf.create({"name": "x", "phase": {"lr": 0.1, "betas": [0.9, 0.95]}, "paths": {"out": "out"}})
 

@@ -21,10 +21,10 @@ from chexreason.cli.report import report
 from chexreason.cli.scores import score_labels
 from chexreason.cli.train import train
 from chexreason.confdir import confdir
-from chexreason.evaluation.label_scores import aligned
 from chexreason.labels.catalog import CHEXPERT14
-from chexreason.policy.adapters import answer_tokens
-from chexreason.policy.load import resolve_source
+from chexreason.model.adapters import answer_tokens
+from chexreason.model.load import resolve_source
+from chexreason.statistics.score_files import aligned
 
 pytestmark = pytest.mark.slow
 SMALL = (

@@ -13,11 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from chexreason.cli.tables import origin_of, predictions_of, sweep_rows, tables
 from chexreason.confdir import confdir
-from chexreason.evaluation import label_scores
-from chexreason.evaluation.paper.printed import TITLES, printed
-from chexreason.evaluation.predictions import write
-from chexreason.evaluation.results.origin import Origin
 from chexreason.labels.catalog import CHEXPERT14, NIH9
+from chexreason.reports.printed import TITLES, printed
+from chexreason.reports.provenance import Origin
+from chexreason.statistics import score_files as label_scores
+from chexreason.statistics.predictions import write
 from chexreason.types import Prediction
 
 pytestmark = pytest.mark.slow

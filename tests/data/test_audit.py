@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from chexreason.data.audit.facts import set_figures, shift
-from chexreason.data.audit.page import write_audit
-from chexreason.data.audit.sheet import draw
-from chexreason.data.audit.worries import far_apart, worries
+from chexreason.audit.audit_page import write_audit
+from chexreason.audit.facts import set_figures, shift
+from chexreason.audit.sheet import draw
+from chexreason.audit.warnings import far_apart, worries
 from chexreason.data.leakage import Leak
 from chexreason.data.manifest import Manifest, conform
 from chexreason.labels.catalog import CHEXPERT14, NIH9

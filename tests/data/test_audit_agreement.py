@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
-from chexreason.data.audit.agreement import agreement, kappa, match
+from chexreason.audit.agreement import agreement, kappa, match
 from chexreason.data.manifest import Manifest, conform
 from chexreason.data.sources.nih14 import NIH14Source
 from chexreason.data.sources.table import TableSource

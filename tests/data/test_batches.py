@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from chexreason.data.batches import Collate, EpochOrder, SampleDataset
-from chexreason.data.datamodule import StudyData
 from chexreason.data.image import ImageError
+from chexreason.training.datamodule import StudyData
 from chexreason.types import Sample
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from chexreason.data.batches import Collate, load_study
 from chexreason.data.cache import ImageCache
-from chexreason.data.datamodule import StudyData
 from chexreason.data.image import ImageError, load_image
+from chexreason.training.datamodule import StudyData
 from chexreason.types import Sample
 
 pytestmark = pytest.mark.slow  # each test runs a processor

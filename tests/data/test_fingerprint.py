@@ -15,7 +15,7 @@ from PIL import Image, ImageEnhance
 
 from chexreason.data.fingerprint import content_sha256, near_pairs, perceptual_hash
 from chexreason.data.leakage import RADIUS
-from chexreason.data.sources.phantom import stream
+from tools.tiny_models.phantom_stream import stream
 
 HASHES = st.one_of(st.just(""), st.integers(0, 2**12 - 1).map(lambda n: f"{n:064x}"))
 

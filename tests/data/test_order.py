@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from chexreason.data.order import length_grouped
+from chexreason.data.batches import length_grouped
 
 LENGTHS = st.lists(st.integers(0, 30), min_size=1, max_size=40)
 

@@ -10,22 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chexreason.data.sources.phantom import (
-    Institution,
-    PhantomStudy,
-    institution,
-    item,
-    render,
-    sample_patient,
-    sample_study,
-    stream,
-    truth,
-)
-from chexreason.data.sources.phantom.film import expose
-from chexreason.data.sources.phantom.render import optical_density
-from chexreason.data.sources.phantom.sheet import CASES, contact_sheet
 from chexreason.labels.catalog import CHEXPERT14
+from chexreason.phantom import Institution, PhantomStudy, institution, render, sample_patient, sample_study
+from chexreason.phantom.film import expose
+from chexreason.phantom.render import optical_density
 from chexreason.types import Sign
+from tools.phantom_sheet import CASES, contact_sheet
+from tools.tiny_models.phantom_stream import item, stream, truth
 
 pytestmark = pytest.mark.slow  # each test renders
 

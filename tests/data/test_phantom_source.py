@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from chexreason.data.sources.phantom import (
+from chexreason.labels.catalog import CHEXPERT14, NIH9
+from chexreason.phantom import (
     Labelling,
     PhantomSource,
     PhantomStudy,
@@ -19,7 +20,6 @@ from chexreason.data.sources.phantom import (
     sample_patient,
     sample_study,
 )
-from chexreason.labels.catalog import CHEXPERT14, NIH9
 from chexreason.progress import silent
 from chexreason.types import Sign
 

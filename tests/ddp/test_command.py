@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from chexreason import build, runs
 from chexreason.cli.train import main
 from chexreason.confdir import confdir
-from chexreason.evaluation.history import read_rewards
+from chexreason.reports.history import read_rewards
 
 pytestmark = pytest.mark.slow
 EXPERIMENT = """# @package _global_

@@ -12,18 +12,18 @@ import lightning as L
 import pytest
 import torch
 
-from chexreason.callbacks.label_f1 import LabelF1Callback
-from chexreason.callbacks.rewards import RewardLog
 from chexreason.data.batches import EpochOrder
-from chexreason.data.datamodule import StudyData, rank_share
-from chexreason.evaluation.history import read_rewards
+from chexreason.grpo.module import GRPOModule
 from chexreason.grpo.objective import ObjectiveSpec
 from chexreason.labels.catalog import CHEXPERT14
-from chexreason.modules.grpo import GRPOModule
-from chexreason.modules.sft import SFTModule
-from chexreason.policy.adapters import attach_lora
-from chexreason.policy.generate import Sampling
-from chexreason.policy.load import load_policy
+from chexreason.model.adapters import attach_lora
+from chexreason.model.generate import Sampling
+from chexreason.model.load import load_policy
+from chexreason.reports.history import read_rewards
+from chexreason.training.callbacks.label_f1 import LabelF1Callback
+from chexreason.training.callbacks.reward_log import RewardLog
+from chexreason.training.datamodule import StudyData, rank_share
+from chexreason.training.sft import SFTModule
 from chexreason.types import Prediction, Sample
 
 pytestmark = pytest.mark.slow

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from chexreason.evaluation.bootstrap import intervals, paired, replicates
-from chexreason.evaluation.predictions import counts, datasets
 from chexreason.labels.catalog import CHEXPERT14, NIH9
+from chexreason.statistics.bootstrap import intervals, paired, replicates
+from chexreason.statistics.predictions import counts, datasets
 from chexreason.types import Prediction
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from chexreason.evaluation.cases import build_cases, choose
+from chexreason.reports.cases import build_cases, choose
 from chexreason.types import Prediction
 
 ONE = Prediction("s", "p", "set", "text", ("Edema", "Fracture"), ("Edema", "Pneumonia"), ("Edema", "Pneumonia"))

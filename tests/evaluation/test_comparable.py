@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from chexreason.evaluation.comparable import basis, set_facts
 from chexreason.labels.catalog import CHEXPERT14, NIH9
+from chexreason.statistics.comparable import basis, set_facts
 from chexreason.types import Prediction
 
 ZEROS, ONES = "zeros: uncertain=negative, blank=masked", "ones: uncertain=positive, blank=masked"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chexreason.evaluation.history import Rewards, ema, fifths, read_history, read_rewards
+from chexreason.reports.history import Rewards, ema, fifths, read_history, read_rewards
 
 
 def test_sparse_columns_become_curves(tmp_path: Path) -> None:

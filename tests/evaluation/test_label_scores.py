@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from chexreason.evaluation import label_scores
+from chexreason.statistics import score_files as label_scores
 from chexreason.types import Prediction
 
 LABELS = ("Edema", "Fracture")

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from chexreason.evaluation.bootstrap import replicates
-from chexreason.evaluation.metrics import LabelF1, confusion
-from chexreason.evaluation.predict import to_prediction
-from chexreason.evaluation.predictions import counts, evaluated_labels, read, write
 from chexreason.labels.schema import LabelSet
 from chexreason.labels.uncertainty import IGNORE, ONES, POSITIVES_ONLY, ZEROS, LabelPolicy, resolve
+from chexreason.model.predict import to_prediction
+from chexreason.statistics.bootstrap import replicates
+from chexreason.statistics.metrics import LabelF1, confusion
+from chexreason.statistics.predictions import counts, evaluated_labels, read, write
 from chexreason.types import Completion, Parsed, Prediction, Study
 
 LABELS = LabelSet("three", ("Edema", "Pneumonia", "Fracture"))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_fscore_support
 
-from chexreason.evaluation.metrics import LabelF1, averages, confusion, precision_recall_f1
+from chexreason.statistics.metrics import LabelF1, averages, confusion, precision_recall_f1
 
 LABELS = ("a", "b", "c")
 

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chexreason.evaluation.operating_point import ALWAYS, NEVER, best_threshold, refit, split_change
-from chexreason.evaluation.predictions import counts
+from chexreason.statistics.operating_point import ALWAYS, NEVER, best_threshold, refit, split_change
+from chexreason.statistics.predictions import counts
 from chexreason.types import Prediction
 
 LABELS = ("Edema", "Fracture")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from chexreason.evaluation.paper.derived import all_labels, page, printed_transfer, rank_reversal, sentences
-from chexreason.evaluation.paper.printed import MACRO, TITLES, printed
 from chexreason.labels.catalog import CHEXPERT14, NIH9
+from chexreason.reports.derived import all_labels, page, printed_transfer, rank_reversal, sentences
+from chexreason.reports.printed import MACRO, TITLES, printed
 
 
 def test_every_table_is_read_whole() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import permutation_test
 
-from chexreason.evaluation.permutation import holm, paired_permutation
+from chexreason.statistics.permutation import holm, paired_permutation
 
 
 def _total(sums: torch.Tensor) -> torch.Tensor:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from chexreason.evaluation.pictures import forget_pictures, withheld, write_pictures
-from chexreason.evaluation.predictions import write
-from chexreason.evaluation.report import build_report
+from chexreason.reports.pictures import forget_pictures, withheld, write_pictures
+from chexreason.reports.report import build_report
+from chexreason.statistics.predictions import write
 from chexreason.types import Prediction
 
 ONE = Prediction("nih:s7", "nih14:7", "nih", "t", ("Edema",), ("Edema",), ("Edema",), None)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from chexreason.evaluation.predictions import counts, datasets, evaluated_labels, read, write
 from chexreason.labels.catalog import CHEXPERT14, NIH9
+from chexreason.statistics.predictions import counts, datasets, evaluated_labels, read, write
 from chexreason.types import Prediction
 
 DECLARED = {"policy": "zeros: uncertain=negative, blank=masked", "data_sha256": "0123456789abcdef"}

@@ -10,9 +10,14 @@ from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
-from chexreason.evaluation.bootstrap import intervals, paired
-from chexreason.evaluation.calibration import brier, expected_calibration_error
-from chexreason.evaluation.ranking import auroc, average_precision, ranking_replicates
+from chexreason.statistics.bootstrap import intervals, paired
+from chexreason.statistics.ranking import (
+    auroc,
+    average_precision,
+    brier,
+    expected_calibration_error,
+    ranking_replicates,
+)
 from chexreason.types import Prediction
 
 LABELS = ("Edema", "Pneumonia")

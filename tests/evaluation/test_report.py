@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from chexreason.evaluation.metrics import LabelF1
-from chexreason.evaluation.predictions import counts, read, write
-from chexreason.evaluation.report import build_report
-from chexreason.evaluation.tables import long_csv, print_summary, score_table
 from chexreason.labels.catalog import CHEXPERT14
+from chexreason.reports.report import build_report
+from chexreason.reports.tables import long_csv, print_summary, score_table
+from chexreason.statistics.metrics import LabelF1
+from chexreason.statistics.predictions import counts, read, write
 from chexreason.types import Prediction
 
 pytestmark = pytest.mark.slow  # renders the whole report

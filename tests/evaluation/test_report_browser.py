@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlencode
@@ -12,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chexreason.evaluation.predictions import write
-from chexreason.evaluation.report import build_report
+from chexreason.reports.report import build_report
+from chexreason.statistics.predictions import write
 from chexreason.types import Prediction
+from tests.support import chromium as driver
 
-driver = runpy.run_path(str(Path(__file__).parents[1] / "chromium.py"))
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(driver["CHROMIUM"] is None, reason="no Chromium on this machine")]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(driver.CHROMIUM is None, reason="no Chromium on this machine")]
 
 LABELS = ("Cardiomegaly", "Edema", "Pneumonia")
 SHOWN = "[...document.querySelectorAll('.case')].filter((node) => !node.hidden).map((node) => node.dataset.case).sort()"
@@ -51,7 +50,7 @@ FILTERS = (  # what is chosen, the cases that then show
 )
 
 
-class Report(driver["Page"]):
+class Report(driver.Page):
     """A tab with the report in it."""
 
     def open(self, address: str) -> None:
@@ -73,7 +72,7 @@ class Report(driver["Page"]):
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory):
-    browser = driver["Chromium"](tmp_path_factory.mktemp("profile"))
+    browser = driver.Chromium(tmp_path_factory.mktemp("profile"))
     yield browser
     browser.close()
 
@@ -104,7 +103,7 @@ def make(folder: Path, **options: object) -> Path:
         for study in STUDIES:
             answer = study[column]
             one = Prediction(study[0], f"p{study[0]}", study[0][0], "", answer or (), study[1], LABELS, image=str(film))
-            rows.append(replace(one, text=driver["HOSTILE"], broken="no_solution" if answer is None else None))
+            rows.append(replace(one, text=driver.HOSTILE, broken="no_solution" if answer is None else None))
         write(folder / f"{arm}.jsonl", rows)
     arms = {arm: folder / f"{arm}.jsonl" for arm in ("base", "sft")}
     build_report(arms, folder / "out", title="<b>t</b>", n_resamples=10, **options)
@@ -178,7 +177,7 @@ def test_the_keyboard_walks_the_cases(desk):
 
 
 def test_hostile_text_is_shown_and_not_run(desk):
-    assert driver["HOSTILE"] in desk.js("document.querySelector('.case pre').textContent")
+    assert driver.HOSTILE in desk.js("document.querySelector('.case pre').textContent")
     assert desk.js("document.querySelectorAll('script').length") == 1
     assert desk.js("document.querySelectorAll('.case script, .case svg, .case img:not([alt])').length") == 0
     assert desk.js("document.querySelector('h1').textContent") == "<b>t</b>"

@@ -12,21 +12,21 @@ import pandas as pd
 import pytest
 import torch
 
-from chexreason.evaluation import label_scores
-from chexreason.evaluation.bootstrap import Interval, replicates
-from chexreason.evaluation.history import Curve
-from chexreason.evaluation.paper.derived import all_labels
-from chexreason.evaluation.predictions import datasets
-from chexreason.evaluation.results.origin import Origin
-from chexreason.evaluation.results.pareto import draw_pareto, front
-from chexreason.evaluation.results.write import (
+from chexreason.labels.catalog import CHEXPERT14, NIH9
+from chexreason.reports.derived import all_labels
+from chexreason.reports.history import Curve
+from chexreason.reports.paper_tables import (
     write_figure,
     write_paper,
     write_ranking,
     write_table,
     write_transfer,
 )
-from chexreason.labels.catalog import CHEXPERT14, NIH9
+from chexreason.reports.pareto_figure import draw_pareto, front
+from chexreason.reports.provenance import Origin
+from chexreason.statistics import score_files as label_scores
+from chexreason.statistics.bootstrap import Interval, replicates
+from chexreason.statistics.predictions import datasets
 from chexreason.types import Prediction
 
 FAST = {"label_set": CHEXPERT14, "n_resamples": 100}

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 import torch
 
-from chexreason.evaluation.label_scores import rows as score_rows
-from chexreason.evaluation.predictions import datasets
-from chexreason.evaluation.results.origin import Origin
-from chexreason.evaluation.results.sight import see, step_table
-from chexreason.evaluation.results.write import write_ranking
 from chexreason.labels.catalog import CHEXPERT14, NIH9
+from chexreason.reports.paper_tables import write_ranking
+from chexreason.reports.provenance import Origin
+from chexreason.reports.ranking_page import see, step_table
+from chexreason.statistics.predictions import datasets
+from chexreason.statistics.score_files import rows as score_rows
 from chexreason.types import Prediction
 
 SETS = ("phantom_a", "phantom_b")

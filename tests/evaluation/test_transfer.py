@@ -5,15 +5,15 @@ from dataclasses import replace
 
 import pytest
 
-from chexreason.evaluation.bootstrap import Interval, paired, replicates
-from chexreason.evaluation.comparable import set_facts
-from chexreason.evaluation.permutation import holm
-from chexreason.evaluation.predictions import datasets
-from chexreason.evaluation.results.origin import Ground, Origin
-from chexreason.evaluation.results.steps import transfer_csv, transfer_page, transfer_table
-from chexreason.evaluation.transfer import transfer_report
-from chexreason.evaluation.verdict import transfer_sentence
 from chexreason.labels.catalog import CHEXPERT14, NIH9
+from chexreason.reports.provenance import Ground, Origin
+from chexreason.reports.transfer_page import transfer_csv, transfer_page, transfer_table
+from chexreason.reports.verdict import transfer_sentence
+from chexreason.statistics.bootstrap import Interval, paired, replicates
+from chexreason.statistics.comparable import set_facts
+from chexreason.statistics.permutation import holm
+from chexreason.statistics.predictions import datasets
+from chexreason.statistics.transfer import transfer_report
 
 FAST = {"n_resamples": 300, "n_permutations": 300}
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chexreason.evaluation.trivial import best_constant, trivial_rows
 from chexreason.labels.catalog import CHEXPERT14
+from chexreason.statistics.trivial import best_constant, trivial_rows
 
 # Positives among the 500 studies of the published CheXpert test labels.
 CHEXPERT_TEST = {

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from chexreason.evaluation.verdict import direction, verdict
+from chexreason.reports.verdict import direction, verdict
 
 
 def _figures(home: tuple[float | None, ...], away: tuple[float | None, ...], floor: float = 0.1) -> dict:

@@ -12,7 +12,7 @@ from chexreason.data.batches import Batch
 from chexreason.grpo.objective import ObjectiveSpec
 from chexreason.grpo.rollout import collect, rollout_stats
 from chexreason.labels.catalog import CHEXPERT14
-from chexreason.policy.generate import Sampled, Sampling
+from chexreason.model.generate import Sampled, Sampling
 from chexreason.types import Sample
 
 pytestmark = pytest.mark.slow  # a model encodes

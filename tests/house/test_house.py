@@ -12,21 +12,20 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "chexreason"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# A room may import rooms of its own level and below. `data.sources.phantom` and the rest of `data` share a level.
+# A room may import rooms of its own level and below.
 LEVELS = (
     {"types", "files", "errors", "progress", "confdir", "quiet"},
-    {"labels", "parsing", "prompts", "data", "traces"},
-    {"rewards", "policy"},
+    {"labels", "parsing", "prompts"},
+    {"data", "phantom", "traces", "statistics"},
+    {"rewards", "model", "audit", "review"},
+    {"preflight"},
+    {"training", "reports"},
     {"grpo"},
-    {"modules", "callbacks", "evaluation"},
     {"build", "runs", "sweep"},
     {"cli"},
 )
 LEVEL = {room: i for i, rooms in enumerate(LEVELS) for room in rooms}
-PURE = ("labels/", "parsing.py", "rewards/", "grpo/advantages.py", "grpo/objective.py", "evaluation/metrics.py")
-PURE += ("evaluation/bootstrap.py", "evaluation/trivial.py", "evaluation/predictions.py", "evaluation/tables.py")
-PURE += ("evaluation/transfer.py", "evaluation/permutation.py", "evaluation/ranking.py", "evaluation/calibration.py")
-PURE += ("evaluation/operating_point.py", "evaluation/paper/", "evaluation/results/")
+PURE = ("labels/", "parsing.py", "rewards/", "grpo/advantages.py", "grpo/objective.py", "statistics/")
 
 
 @cache

@@ -25,7 +25,7 @@ def test_the_wheel_runs_outside_the_checkout(tmp_path):
     shown = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
     assert shown.returncode == 0, shown.stderr
     assert "name: demo" in shown.stdout
-    where = "import chexreason.confdir as c, chexreason.policy.load as l; "
+    where = "import chexreason.confdir as c, chexreason.model.load as l; "
     where += "print(c.confdir(), l.resolve_source('tiny:tiny_gemma3'))"
     found = subprocess.run([sys.executable, "-c", where], capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert found.stdout.count(str(tmp_path / "site")) == 2, found.stdout + found.stderr

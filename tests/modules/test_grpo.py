@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import runpy
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
 
-from chexreason.callbacks.collapse import CollapseWatch
-from chexreason.callbacks.rewards import RewardLog
 from chexreason.cli.train import _stopped
-from chexreason.evaluation.history import read_rewards
-from chexreason.modules.grpo import GRPOModule
-from chexreason.modules.sft import SFTModule
-from chexreason.policy.adapters import attach_lora
-from chexreason.policy.generate import Sampling
-from chexreason.policy.load import load_policy
+from chexreason.grpo.module import GRPOModule
+from chexreason.model.adapters import attach_lora
+from chexreason.model.generate import Sampling
+from chexreason.model.load import load_policy
+from chexreason.reports.history import read_rewards
+from chexreason.training.callbacks.collapse_watch import CollapseWatch
+from chexreason.training.callbacks.reward_log import RewardLog
+from chexreason.training.sft import SFTModule
 from chexreason.types import Completion
+from tests.support import training as t
 
-t = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "training.py")))
 pytestmark = pytest.mark.slow  # each test runs a model
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from chexreason.modules import preflight as p
+from chexreason.preflight import settings as p
 
 LABELS = ("Edema", "Fracture")
 A, B = torch.tensor([0.0, 1.0]), torch.tensor([0.0, 2.0])

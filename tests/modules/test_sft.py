@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
-
 import pytest
 import torch
 
-from chexreason.modules.sft import SFTModule
+from chexreason.training.sft import SFTModule
+from tests.support import training as t
 
-t = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "training.py")))
 pytestmark = pytest.mark.slow  # each test runs a model
 
 

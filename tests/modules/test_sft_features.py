@@ -9,14 +9,14 @@ import lightning as L
 import pytest
 import torch
 
-from chexreason.callbacks.checkpoint import ResumePoint
 from chexreason.data import batches
-from chexreason.data.datamodule import StudyData
 from chexreason.labels.catalog import CHEXPERT14
-from chexreason.modules.sft import SFTModule
-from chexreason.policy.adapters import attach_lora
-from chexreason.policy.features import image_reader
-from chexreason.policy.load import load_policy
+from chexreason.model.adapters import attach_lora
+from chexreason.model.features import image_reader
+from chexreason.model.load import load_policy
+from chexreason.training.callbacks.checkpoint import ResumePoint
+from chexreason.training.datamodule import StudyData
+from chexreason.training.sft import SFTModule
 from chexreason.types import Sample
 
 pytestmark = pytest.mark.slow

@@ -10,14 +10,14 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
-from chexreason.callbacks.adapter import AdapterExport
-from chexreason.callbacks.checkpoint import ResumePoint
-from chexreason.data.datamodule import StudyData
 from chexreason.labels.catalog import CHEXPERT14
-from chexreason.modules.sft import SFTModule
-from chexreason.policy.adapters import attach_lora
-from chexreason.policy.generate import key_seed
-from chexreason.policy.load import load_policy
+from chexreason.model.adapters import attach_lora
+from chexreason.model.generate import key_seed
+from chexreason.model.load import load_policy
+from chexreason.training.callbacks.adapter_export import AdapterExport
+from chexreason.training.callbacks.checkpoint import ResumePoint
+from chexreason.training.datamodule import StudyData
+from chexreason.training.sft import SFTModule
 from chexreason.types import Sample
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from chexreason.data.audit.page import write_audit
+from chexreason.audit.audit_page import write_audit
 from chexreason.data.manifest import Manifest, conform
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.uncertainty import IGNORE

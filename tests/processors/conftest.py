@@ -11,9 +11,9 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
-from chexreason.policy.blank import CONFIGS
-from chexreason.policy.load import bound_pixels
-from chexreason.policy.policy import Policy
+from chexreason.model.load import bound_pixels
+from chexreason.model.policy import Policy
+from chexreason.preflight.meta_model import CONFIGS
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKENIZERS = ROOT / "out" / "tokenizers"

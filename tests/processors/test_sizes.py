@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from chexreason.policy.adapters import attach_lora
-from chexreason.policy.blank import read_config
+from chexreason.model.adapters import attach_lora
+from chexreason.preflight.meta_model import read_config
 
 pytestmark = pytest.mark.slow  # seconds to lay out four billion weights, though none is stored
 # Published counts: the sum over the safetensors files of the hub's folders, tied weights counted once.

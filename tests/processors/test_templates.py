@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from chexreason.labels.catalog import CHEXPERT14
+from chexreason.model.generate import Sampling, sample
+from chexreason.model.logprobs import completion_scores
 from chexreason.parsing import format_answer, parse
-from chexreason.policy.generate import Sampling, sample
-from chexreason.policy.logprobs import completion_scores
 
 pytestmark = pytest.mark.slow  # seconds to read a vocabulary of 262,144
 GEMMA = (

@@ -16,10 +16,10 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from chexreason import build
-from chexreason.callbacks.rewards import RewardLog
 from chexreason.cli.train import train
 from chexreason.confdir import confdir
-from chexreason.modules.grpo import GRPOModule
+from chexreason.grpo.module import GRPOModule
+from chexreason.training.callbacks.reward_log import RewardLog
 
 pytestmark = pytest.mark.slow
 SETS = [

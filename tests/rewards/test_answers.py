@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from chexreason.labels.catalog import CHEXPERT14, NIH9
-from chexreason.rewards.answers import is_predictions, of_predictions, read_answers
+from chexreason.rewards.lab.answers import is_predictions, of_predictions, read_answers
 from chexreason.types import Prediction
 
 TEXT = "<think>x</think><solution>Edema, Cat</solution>"

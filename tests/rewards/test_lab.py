@@ -12,12 +12,12 @@ from scipy.stats import spearmanr
 from chexreason.data.prevalence import prevalence_of
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.published import CHEXPERT_TEST
-from chexreason.rewards import lab
-from chexreason.rewards.adversaries import EXPLAINED, honest_answers, prior_answers
 from chexreason.rewards.base import score
-from chexreason.rewards.cohorts import chexpert_cohort, phantom_cohort
 from chexreason.rewards.collapse import CollapseWindow
 from chexreason.rewards.hard import HardReward
+from chexreason.rewards.lab import earnings as lab
+from chexreason.rewards.lab.adversaries import EXPLAINED, honest_answers, prior_answers
+from chexreason.rewards.lab.cohorts import chexpert_cohort, phantom_cohort
 from chexreason.rewards.nuanced import NuancedReward
 from chexreason.types import Completion, Study
 

@@ -9,7 +9,7 @@ import pytest
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.parsing import Grammar, format_answer
 from chexreason.prompts import load_prompt
-from chexreason.traces.check import check_answers
+from chexreason.traces.answer_faults import check_answers
 from chexreason.traces.template import ARMS, TemplateTeacher
 from chexreason.types import Sample, Study
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import runpy
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -16,17 +14,15 @@ from chexreason.traces.instruction import Instruction, compose
 from chexreason.traces.openai_teacher import OpenAITeacher
 from chexreason.traces.store import StoreError, open_store
 from chexreason.traces.task import Task, judge_again
+from tests.support import scripted_server as s
+from tests.support.asking import ARM, PRICED, QUICK, faults, first, outcomes, run, study
 
 pytestmark = pytest.mark.slow  # for the time that the client takes to import
-a = runpy.run_path(str(Path(__file__).parent / "asking.py"))
-s, study, run, outcomes, first = a["s"], a["study"], a["run"], a["outcomes"], a["first"]
-faults = a["faults"]
-ARM, PRICED, QUICK = a["ARM"], a["PRICED"], a["QUICK"]
 
 
 def test_an_image_that_cannot_be_read_leaves_its_study_and_no_other(tmp_path, image) -> None:
     studies = [study(0, tmp_path / "gone.png"), *(study(i, image) for i in range(1, 12))]
-    with s["ScriptedServer"]() as server, open_store(tmp_path / "t.db") as store:
+    with s.ScriptedServer() as server, open_store(tmp_path / "t.db") as store:
         assert run(store, server, studies) == ""
         assert [name for name, stand in store.progress().items() if not stand.accepted] == ["x/0"]
         gone = [study(i, tmp_path / "gone.png") for i in range(20, 60)]  # a disk that is not mounted
@@ -35,18 +31,18 @@ def test_an_image_that_cannot_be_read_leaves_its_study_and_no_other(tmp_path, im
 
 
 ODD = {
-    "content in parts": lambda a: s["completion"]([{"type": "text", "text": s["right_answer"](a)}]),
-    "a refusal that is no text": lambda a: s["completion"](s["right_answer"](a), refusal=True),
-    "content that is a number": lambda a: s["completion"](7),
-    "tokens that are text": lambda a: s["good"](0, a).body.replace(b"1000", b'"many"'),
-    "tokens that are no number": lambda a: s["good"](0, a).body.replace(b"1000", b"NaN"),
-    "tokens below zero": lambda a: s["good"](0, a).body.replace(b"1000", b"-1000"),
+    "content in parts": lambda a: s.completion([{"type": "text", "text": s.right_answer(a)}]),
+    "a refusal that is no text": lambda a: s.completion(s.right_answer(a), refusal=True),
+    "content that is a number": lambda a: s.completion(7),
+    "tokens that are text": lambda a: s.good(0, a).body.replace(b"1000", b'"many"'),
+    "tokens that are no number": lambda a: s.good(0, a).body.replace(b"1000", b"NaN"),
+    "tokens below zero": lambda a: s.good(0, a).body.replace(b"1000", b"-1000"),
 }
 
 
 @pytest.mark.parametrize("kind", ODD)
 def test_an_odd_body_stops_neither_this_run_nor_the_next(kind, tmp_path, image) -> None:
-    with s["ScriptedServer"](first(lambda a: s["Act"](ODD[kind](a)))) as server, open_store(tmp_path / "t.db") as store:
+    with s.ScriptedServer(first(lambda a: s.Act(ODD[kind](a)))) as server, open_store(tmp_path / "t.db") as store:
         for _ in range(2):
             assert run(store, server, [study(0, image)]) == ""
             assert store.progress()["x/0"].accepted
@@ -62,7 +58,7 @@ def test_a_body_that_could_not_be_read_once_is_read_again_by_the_reader_of_the_d
         raise ValueError("not yet")
 
     limits = Limits(**vars(QUICK) | {"retries": 0})
-    with s["ScriptedServer"]() as server, open_store(tmp_path / "t.db") as store:
+    with s.ScriptedServer() as server, open_store(tmp_path / "t.db") as store:
         with monkeypatch.context() as patch:
             patch.setattr(OpenAITeacher, "read", unable)
             run(store, server, [study(0, image)], limits)
@@ -73,7 +69,7 @@ def test_a_body_that_could_not_be_read_once_is_read_again_by_the_reader_of_the_d
 
 def test_a_run_on_fewer_studies_keeps_what_the_others_have(tmp_path, image) -> None:
     studies = [study(i, image) for i in range(6)]
-    with s["ScriptedServer"]() as server, open_store(tmp_path / "t.db") as store:
+    with s.ScriptedServer() as server, open_store(tmp_path / "t.db") as store:
         run(store, server, studies)
         run(store, server, studies[:2])
         assert export(store, tmp_path) == 6
@@ -81,7 +77,7 @@ def test_a_run_on_fewer_studies_keeps_what_the_others_have(tmp_path, image) -> N
 
 def test_what_was_spent_stays_spent_under_another_tariff(tmp_path, image) -> None:
     studies = [study(i, image) for i in range(6)]
-    with s["ScriptedServer"]() as server, open_store(tmp_path / "t.db") as store:
+    with s.ScriptedServer() as server, open_store(tmp_path / "t.db") as store:
         run(store, server, studies[:3])
         spent = store.spent()
         assert spent > 0
@@ -90,11 +86,11 @@ def test_what_was_spent_stays_spent_under_another_tariff(tmp_path, image) -> Non
 
 
 def test_answers_with_and_without_the_image_do_not_mix(tmp_path, image) -> None:
-    with s["ScriptedServer"]() as server, open_store(tmp_path / "t.db") as store:
+    with s.ScriptedServer() as server, open_store(tmp_path / "t.db") as store:
         run(store, server, [study(0, image)])
         blind = OpenAITeacher("m", f"{server.url}/v1", PRICED, sees_image=False)
         with pytest.raises(StoreError, match="sees_image: 'True' -> 'False'"):
-            store.begin(Task(blind, ARM, s["PROMPT"], CHEXPERT14).identity, [study(1, image)], CHEXPERT14)
+            store.begin(Task(blind, ARM, s.PROMPT, CHEXPERT14).identity, [study(1, image)], CHEXPERT14)
         assert tmp_path.joinpath("t.db").exists()
 
 
@@ -102,14 +98,14 @@ def test_the_teacher_is_told_what_nobody_judged(image) -> None:
     known = tuple(label not in ("Fracture", "Support Devices") for label in CHEXPERT14)
     partly = replace(study(0, image), mask=known)
     told = "Nobody judged these on this radiograph: Fracture, Support Devices. Say neither"
-    assert told in compose(ARM, partly, s["PROMPT"], CHEXPERT14)
-    assert "Nobody judged" not in compose(ARM, study(0, image), s["PROMPT"], CHEXPERT14)
+    assert told in compose(ARM, partly, s.PROMPT, CHEXPERT14)
+    assert "Nobody judged" not in compose(ARM, study(0, image), s.PROMPT, CHEXPERT14)
 
 
 def test_answers_are_judged_again_by_the_rules_of_the_day(tmp_path, image) -> None:
     strict = Instruction(**vars(ARM) | {"min_words": 500, "max_words": 600})
-    with s["ScriptedServer"]() as server, open_store(tmp_path / "t.db") as store:
+    with s.ScriptedServer() as server, open_store(tmp_path / "t.db") as store:
         run(store, server, [study(0, image)])
         teacher = OpenAITeacher("m", f"{server.url}/v1", PRICED)
-        judge_again(Task(teacher, strict, s["PROMPT"], CHEXPERT14), store, [study(0, image)])
+        judge_again(Task(teacher, strict, s.PROMPT, CHEXPERT14), store, [study(0, image)])
         assert (faults(store), store.progress()["x/0"].accepted) == (["too short"], False)

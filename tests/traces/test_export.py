@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.prompts import load_prompt
 from chexreason.traces.acceptance import acceptance, as_markdown
+from chexreason.traces.answer_faults import check_answers
 from chexreason.traces.budget import Budget
-from chexreason.traces.check import check_answers
 from chexreason.traces.collect import Limits, collect
 from chexreason.traces.export import JSONL_NAME, PARQUET_NAME, TraceTeacher, export
 from chexreason.traces.instruction import Instruction, compose

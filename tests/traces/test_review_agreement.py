@@ -15,10 +15,10 @@ from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score
 
 from chexreason.labels.catalog import CHEXPERT14
-from chexreason.traces.review.agreement import cohen_kappa, kappa, share, word_distance
-from chexreason.traces.review.decision import REASONS, VERDICTS, Decision
-from chexreason.traces.review.export import export_review
-from chexreason.traces.review.summary import sentences, summarise
+from chexreason.review.decision import REASONS, VERDICTS, Decision
+from chexreason.review.reviewed_traces import export_review
+from chexreason.review.summary import sentences, summarise
+from chexreason.statistics.kappa import cohen_kappa, kappa, share, word_distance
 from chexreason.traces.trace import Trace, read_traces
 
 verdicts = st.sampled_from(VERDICTS)

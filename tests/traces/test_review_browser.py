@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import runpy
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,20 +10,20 @@ from PIL import Image
 
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.parsing import Grammar
-from chexreason.traces.review.decision import OTHER, REASONS
-from chexreason.traces.review.desk import Desk
-from chexreason.traces.review.server import ReviewServer
-from chexreason.traces.review.store import ReviewStore
+from chexreason.review.decision import OTHER, REASONS
+from chexreason.review.desk import Desk
+from chexreason.review.journal import ReviewStore
+from chexreason.review.server import ReviewServer
 from chexreason.traces.trace import Trace
+from tests.support import chromium as driver
 
-driver = runpy.run_path(str(Path(__file__).parents[1] / "chromium.py"))
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(driver["CHROMIUM"] is None, reason="no Chromium on this machine")]
-HOSTILE = driver["HOSTILE"]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(driver.CHROMIUM is None, reason="no Chromium on this machine")]
+HOSTILE = driver.HOSTILE
 
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory):
-    browser = driver["Chromium"](tmp_path_factory.mktemp("profile"))
+    browser = driver.Chromium(tmp_path_factory.mktemp("profile"))
     yield browser
     browser.close()
 

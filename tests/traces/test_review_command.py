@@ -20,8 +20,8 @@ from PIL import Image
 
 from chexreason.cli.review import review
 from chexreason.confdir import confdir
-from chexreason.traces.review.decision import REASONS
-from chexreason.traces.review.store import ReviewStore
+from chexreason.review.decision import REASONS
+from chexreason.review.journal import ReviewStore
 from chexreason.traces.trace import Trace, read_traces, write_traces
 
 pytestmark = pytest.mark.slow  # whole commands
@@ -89,7 +89,7 @@ def test_the_second_readers_edit_gives_way_to_the_first_named(traces):
     cfg = settings(traces, "serve=false", "reviewers=[ben,anna]", "n_resamples=20")
     review(cfg)
     store = ReviewStore(traces.parent / "out" / "review" / "review.sqlite")
-    from chexreason.traces.review.decision import Decision
+    from chexreason.review.decision import Decision
 
     first = read_traces(traces)[0]
     for name in ("anna", "ben"):

@@ -15,10 +15,10 @@ from PIL import Image
 
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.parsing import Grammar
-from chexreason.traces.review.decision import OTHER, REASONS
-from chexreason.traces.review.desk import Desk
-from chexreason.traces.review.server import BODY_LIMIT, ReviewServer
-from chexreason.traces.review.store import ReviewStore
+from chexreason.review.decision import OTHER, REASONS
+from chexreason.review.desk import Desk
+from chexreason.review.journal import ReviewStore
+from chexreason.review.server import BODY_LIMIT, ReviewServer
 from chexreason.traces.trace import Trace
 
 GOOD = "<think>Wet lungs.</think>\n<solution>Edema</solution>"
@@ -83,7 +83,7 @@ def test_the_page_and_its_files_come_with_their_policy(server):
 
 
 def test_the_page_never_makes_html_of_text():
-    from chexreason.traces.review import server as module
+    from chexreason.review import server as module
 
     folder = module.Path(module.__file__).parent
     scripts = (folder / "page.js").read_text() + (folder / "viewer.js").read_text()
@@ -252,7 +252,7 @@ def test_the_desk_refuses_a_prompt_or_label_it_does_not_know(server):
 
 
 def test_the_served_scripts_are_those_of_the_package(server):
-    from chexreason.traces.review import server as module
+    from chexreason.review import server as module
 
     for name in ("page.js", "viewer.js"):
         path = module.Path(module.__file__).parent / name

@@ -12,9 +12,9 @@ from dataclasses import replace
 
 import pytest
 
-from chexreason.traces.review import store as module
-from chexreason.traces.review.decision import WITHDRAWN, Decision
-from chexreason.traces.review.store import ReviewStore
+from chexreason.review import journal as module
+from chexreason.review.decision import WITHDRAWN, Decision
+from chexreason.review.journal import ReviewStore
 from chexreason.traces.trace import Trace
 
 TRACES = [Trace(f"s{i}", f"p{i}", "d", "", ("Edema",), "free", f"text {i}") for i in range(30)]
@@ -97,8 +97,8 @@ def test_a_locked_or_full_or_foreign_file_is_an_error_that_names_it(store, monke
 KILLED = """
 import sys
 from pathlib import Path
-from chexreason.traces.review.decision import Decision
-from chexreason.traces.review.store import ReviewStore
+from chexreason.review.decision import Decision
+from chexreason.review.journal import ReviewStore
 store = ReviewStore(Path(sys.argv[1]))
 for i in range(10_000):
     store.add(Decision("anna", f"s{i}", "free", "", "accept"))

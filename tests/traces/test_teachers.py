@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -25,9 +24,9 @@ from chexreason.traces.openai_teacher import OpenAITeacher
 from chexreason.traces.store import open_store
 from chexreason.traces.task import Task
 from chexreason.types import Study
+from tests.support import scripted_server as s
 
 pytestmark = pytest.mark.slow
-s = runpy.run_path(str(Path(__file__).parent / "scripted_server.py"))
 TEACHERS = {"openai": (OpenAITeacher, "/v1"), "gemini": (GeminiTeacher, "")}
 CONF = Path(__file__).parents[2] / "conf"
 ARM = Instruction(**yaml.safe_load((CONF / "traces" / "free_reasoning.yaml").read_text()))
@@ -36,7 +35,7 @@ TEXT = "These findings apply to it: Edema, Fracture.\n"
 
 def question(image: bytes | None = b"\xff\xd8jpeg") -> Question:
     study = Study("s", "p", "d", Path(), CHEXPERT14.encode(["Edema", "Fracture"]), (True,) * 14)
-    return Question(study, s["PROMPT"], CHEXPERT14, TEXT, image)
+    return Question(study, s.PROMPT, CHEXPERT14, TEXT, image)
 
 
 def teacher(kind: str, url: str, **options):
@@ -56,10 +55,10 @@ def ask(one, asked: Question) -> str:
 
 @pytest.mark.parametrize("kind", TEACHERS)
 def test_the_words_and_the_image_are_sent_and_the_answer_is_read(kind) -> None:
-    with s["ScriptedServer"]() as server:
+    with s.ScriptedServer() as server:
         one = teacher(kind, server.url, temperature=0.25)
         reply = one.read(ask(one, question()))
-        assert reply.text == s["right_answer"](server.asked[0])
+        assert reply.text == s.right_answer(server.asked[0])
         assert (reply.refused, reply.cut, reply.tokens_in) == (False, False, 1000)
         assert reply.tokens_out == (500 if kind == "gemini" else 200)  # thoughts are billed
         assert "0.25" in str(server.asked[0])
@@ -72,7 +71,7 @@ def test_the_words_and_the_image_are_sent_and_the_answer_is_read(kind) -> None:
 
 @pytest.mark.parametrize("kind", TEACHERS)
 def test_no_image_is_sent_where_none_is_given(kind) -> None:
-    with s["ScriptedServer"]() as server:
+    with s.ScriptedServer() as server:
         ask(teacher(kind, server.url), question(None))
         assert "image" not in str(server.asked[0])
 
@@ -82,21 +81,21 @@ def test_no_image_is_sent_where_none_is_given(kind) -> None:
     ("status", "then"), [(401, Then.STOP), (429, Then.AGAIN), (500, Then.AGAIN), (413, Then.SMALLER), (400, Then.LEAVE)]
 )
 def test_a_status_is_passed_on_once_with_its_pause(kind, status, then) -> None:
-    act = s["error"](status, headers={"Retry-After": "7"})
-    with s["ScriptedServer"](lambda n, a: act) as server:
+    act = s.error(status, headers={"Retry-After": "7"})
+    with s.ScriptedServer(lambda n, a: act) as server:
         with pytest.raises(Unanswered) as caught:
             ask(teacher(kind, server.url), question())
         assert (caught.value.then, caught.value.wait, len(server.asked)) == (then, 7.0, 1)
 
 
 BROKEN = {
-    "half a JSON": lambda body: s["Act"](body[:99]),
-    "nested JSON": lambda body: s["Act"](b"[" * 100_000),
-    "a nested error": lambda body: s["Act"](b"[" * 100_000, 500),
-    "not Unicode": lambda body: s["Act"](b"\xff\xfe" + body),
-    "a page": lambda body: s["Act"](b"<html>busy</html>", headers={"Content-Type": "text/html"}),
-    "nothing": lambda body: s["Act"](b""),
-    "a cut connection": lambda body: s["Act"](body, cut=True),
+    "half a JSON": lambda body: s.Act(body[:99]),
+    "nested JSON": lambda body: s.Act(b"[" * 100_000),
+    "a nested error": lambda body: s.Act(b"[" * 100_000, 500),
+    "not Unicode": lambda body: s.Act(b"\xff\xfe" + body),
+    "a page": lambda body: s.Act(b"<html>busy</html>", headers={"Content-Type": "text/html"}),
+    "nothing": lambda body: s.Act(b""),
+    "a cut connection": lambda body: s.Act(body, cut=True),
 }
 
 
@@ -104,12 +103,12 @@ BROKEN = {
 @pytest.mark.parametrize("how", BROKEN)
 def test_a_broken_body_is_no_answer_and_the_next_one_counts(kind, how, tmp_path, image) -> None:
     def behave(n, asked):
-        right = s["good"](n, asked)
+        right = s.good(n, asked)
         return BROKEN[how](right.body) if n == 0 else right
 
     study = replace(question().study, image=image)
-    with s["ScriptedServer"](behave) as server, open_store(tmp_path / "t.db") as store:
-        task = Task(teacher(kind, server.url), ARM, s["PROMPT"], CHEXPERT14)
+    with s.ScriptedServer(behave) as server, open_store(tmp_path / "t.db") as store:
+        task = Task(teacher(kind, server.url), ARM, s.PROMPT, CHEXPERT14)
         store.begin(task.identity, [study], CHEXPERT14)
         limits = Limits(pause=0.001, longest_pause=0.01, seconds=5.0)
         assert collect(task, store, [study], limits, Budget(0, 0, Tariff(), server.url), lambda *_: None) == ""
@@ -118,13 +117,13 @@ def test_a_broken_body_is_no_answer_and_the_next_one_counts(kind, how, tmp_path,
 
 @pytest.mark.parametrize("kind", TEACHERS)
 def test_a_redirect_is_not_followed_and_a_proxy_not_used_for_loopback(kind, monkeypatch) -> None:
-    with s["ScriptedServer"]() as elsewhere:
+    with s.ScriptedServer() as elsewhere:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
             monkeypatch.setenv(name, elsewhere.url)
         for name in ("NO_PROXY", "no_proxy"):
             monkeypatch.delenv(name, raising=False)
-        act = s["Act"](b"", 307, {"Location": elsewhere.url})
-        with s["ScriptedServer"](lambda n, a: act) as server:
+        act = s.Act(b"", 307, {"Location": elsewhere.url})
+        with s.ScriptedServer(lambda n, a: act) as server:
             with pytest.raises(Unanswered) as caught:
                 ask(teacher(kind, server.url), question())
             assert (caught.value.then, len(server.asked)) == (Then.STOP, 1)
@@ -140,8 +139,8 @@ def test_nobody_there_is_no_bill(kind) -> None:
 
 def test_gemini_refusals_and_limits() -> None:
     one = teacher("gemini", "http://127.0.0.1:9")
-    assert one.read(s["gemini"]("a", "SAFETY").decode()).refused
-    assert one.read(s["gemini"]("a", "MAX_TOKENS").decode()) == Reply("a", cut=True, tokens_in=1000, tokens_out=500)
+    assert one.read(s.gemini("a", "SAFETY").decode()).refused
+    assert one.read(s.gemini("a", "MAX_TOKENS").decode()) == Reply("a", cut=True, tokens_in=1000, tokens_out=500)
     assert one.read('{"promptFeedback": {"blockReason": "OTHER"}}').refused
     for body in ("[]", "{}", '{"candidates": []}', "null", "{"):
         with pytest.raises(ValueError):  # noqa: PT011

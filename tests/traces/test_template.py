@@ -17,9 +17,9 @@ from chexreason.labels.catalog import CHEXPERT14, NIH9
 from chexreason.labels.schema import LabelSet
 from chexreason.parsing import parse
 from chexreason.prompts import Prompt, load_prompt
-from chexreason.traces.facts import facts_of
 from chexreason.traces.phrases_findings import FINDINGS
 from chexreason.traces.phrases_prose import CHECKLIST, READING_ORDER
+from chexreason.traces.sayable import facts_of
 from chexreason.traces.template import FREE_WORDS, NARRATIVE_WORDS, TemplateTeacher
 from chexreason.types import Sign, Study
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chexreason.labels.catalog import CHEXPERT14
-from chexreason.traces.review.decision import Decision
-from chexreason.traces.review.export import apply_review
-from chexreason.traces.review.sample import NO_LABEL, draw, strata
+from chexreason.review.decision import Decision
+from chexreason.review.reviewed_traces import apply_review
+from chexreason.review.sample import NO_LABEL, draw, strata
 from chexreason.traces.trace import Trace, check_labels, read_traces, write_traces
 
 ROW = {

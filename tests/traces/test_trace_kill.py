@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -18,9 +17,9 @@ from PIL import Image
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.traces.export import JSONL_NAME, export
 from chexreason.traces.store import TraceStore, open_store
+from tests.support import scripted_server as s
 
 pytestmark = pytest.mark.slow
-s = runpy.run_path(str(Path(__file__).parent / "scripted_server.py"))
 N, CONCURRENCY = 60, 4
 DRIVER = """
     import os, random, signal, sys
@@ -102,7 +101,7 @@ def check_whole(store: TraceStore, n_asked: int, folder: Path) -> None:
 
 @pytest.mark.parametrize("point", ["answered", "judged"])
 def test_kill_9_loses_at_most_what_is_in_flight(point, folder) -> None:
-    with s["ScriptedServer"]() as server:
+    with s.ScriptedServer() as server:
         assert ended(start(folder, server.url, point))[0] == -signal.SIGKILL
         asked = len(server.asked)
         assert 15 <= asked < N
@@ -114,9 +113,9 @@ def test_kill_9_loses_at_most_what_is_in_flight(point, folder) -> None:
 
 def test_a_second_ctrl_c_drops_what_is_in_flight_and_the_next_run_asks_again(folder) -> None:
     def stuck(n, asked):
-        return s["Act"](s["good"](n, asked).body, delay=0.0 if n < 10 else 30.0)
+        return s.Act(s.good(n, asked).body, delay=0.0 if n < 10 else 30.0)
 
-    with s["ScriptedServer"](stuck) as server:
+    with s.ScriptedServer(stuck) as server:
         process = start(folder, server.url)
         while len(server.asked) < 10 + CONCURRENCY:
             time.sleep(0.02)
@@ -128,7 +127,7 @@ def test_a_second_ctrl_c_drops_what_is_in_flight_and_the_next_run_asks_again(fol
         code, _ = ended(process)
         assert code != 0
         assert time.monotonic() - began < 15
-        server.behave = s["good"]
+        server.behave = s.good
         assert ended(start(folder, server.url))[0] == 0
         assert len(server.asked) == N + CONCURRENCY
         with open_store(folder / "t.db") as store:
@@ -137,9 +136,9 @@ def test_a_second_ctrl_c_drops_what_is_in_flight_and_the_next_run_asks_again(fol
 
 def test_ctrl_c_lets_the_answers_in_flight_come_home(folder) -> None:
     def slow(n, asked):
-        return s["Act"](s["good"](n, asked).body, delay=0.3)
+        return s.Act(s.good(n, asked).body, delay=0.3)
 
-    with s["ScriptedServer"](slow) as server:
+    with s.ScriptedServer(slow) as server:
         process = start(folder, server.url)
         while len(server.asked) < 10:
             time.sleep(0.02)
@@ -152,7 +151,7 @@ def test_ctrl_c_lets_the_answers_in_flight_come_home(folder) -> None:
         assert n_asked < 30
         with open_store(folder / "t.db") as store:
             assert store.rows("SELECT COUNT(*) FROM request WHERE accepted = 1") == [(n_asked,)]
-        server.behave = s["good"]
+        server.behave = s.good
         assert ended(start(folder, server.url))[0] == 0
         assert len(server.asked) == N
         with open_store(folder / "t.db") as store:

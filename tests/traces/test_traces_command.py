@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 import stat
 import subprocess
 import sys
@@ -41,7 +40,7 @@ def out(tmp_path_factory) -> Path:
 def test_traces_are_made_once_and_train_the_arm(arm, out) -> None:
     from chexreason import build
     from chexreason.cli.traces import traces
-    from chexreason.traces.check import check_answers
+    from chexreason.traces.answer_faults import check_answers
 
     cfg = composed("traces", f"paths.out={out}", f"prompt={arm}", *SMALL)
     report = traces(cfg)
@@ -75,12 +74,12 @@ def test_credentialed_studies_are_refused_before_anything_is_written(out) -> Non
 
 
 def test_studies_without_an_answer_are_an_error_that_says_why(out) -> None:
-    server = runpy.run_path(str(Path(__file__).parent / "scripted_server.py"))
+    from tests.support import scripted_server as server
 
     def behave(n, asked):
-        return server["error"](400, "unknown parameter 'top_k'") if n == 2 else server["good"](n, asked)
+        return server.error(400, "unknown parameter 'top_k'") if n == 2 else server.good(n, asked)
 
-    with server["ScriptedServer"](behave) as served:
+    with server.ScriptedServer(behave) as served:
         words = [f"paths.out={out}", "name=left", f"data.folder={out}/data/phantom", "limit=10", *SMALL]
         asked = ["teacher=openai", "teacher.model=m", f"teacher.endpoint={served.url}/v1"]
         command = [sys.executable, "-m", "chexreason.cli.traces", *words, *asked]

@@ -1,0 +1,115 @@
+"""The audit page of a data config, and every figure on it as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, Template
+
+from chexreason.audit.agreement import agreement as compare
+from chexreason.audit.facts import Figures, set_figures, shift
+from chexreason.audit.sheet import Cell, contact_sheet, formats
+from chexreason.audit.warnings import FAIR, FEW, LEVELS, RATIO, far_apart, worries
+from chexreason.data.credentialed import of_vendor
+from chexreason.data.leakage import KINDS, Leak
+from chexreason.data.manifest import Manifest
+from chexreason.files import write_json, write_text
+from chexreason.labels.catalog import CHEXPERT14
+from chexreason.labels.schema import LabelSet
+from chexreason.labels.uncertainty import LabelPolicy
+
+PAGE_NAME, FIGURES_NAME = "audit.html", "audit.json"
+
+
+def write_audit(
+    manifests: Mapping[str, Manifest],
+    policies: Mapping[str, LabelPolicy],
+    folder: Path,
+    *,
+    title: str = "Data audit",
+    home: str | None = None,
+    agreement: Sequence[tuple[str, str]] = (),
+    leaks: Sequence[Leak] | None = None,
+    credentialed: Collection[str] = (),
+    label_lists: Mapping[str, LabelSet] | None = None,
+    declared: Mapping[str, str] | None = None,
+    attributions: Sequence[Path] = (),
+    n_images: int = 24,
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> Figures:
+    """Writes audit.html and audit.json into ``folder`` and returns what the JSON holds.
+
+    ``manifests`` and ``policies`` are by set; ``home`` (default: the first) is the set trained on. ``agreement`` names
+    pairs of sets that label the same images; ``leaks`` is what the guard found, None where it was not run; of
+    ``credentialed`` sets, and of sets with patients of a credentialed vendor, neither a picture nor an identifier is
+    shown; ``label_lists`` are what a set is scored on where that is not all it judges; ``declared`` are texts on policy
+    and crosswalk by set; ``attributions`` the licence texts of the images. Raises ValueError on a name that is no set.
+    """
+    home, lists = home or next(iter(manifests), ""), label_lists or {}
+    _check_names(manifests, {home, *credentialed, *lists, *(name for pair in agreement for name in pair)})
+    vendors = {name for name, manifest in manifests.items() if manifest.frame["patient_id"].map(of_vendor).any()}
+    credentialed = {*credentialed, *vendors}
+    figures: Figures = {
+        "title": title,
+        "home": home,
+        "seed": seed,
+        "sets": {
+            name: set_figures(manifest, policies[name], lists.get(name)) | {"formats": formats(manifest, seed)}
+            for name, manifest in manifests.items()
+        },
+        "agreement": [
+            {"first": a, "second": b}
+            | compare(manifests[a], manifests[b], (policies[a], policies[b]), n_resamples, seed)
+            for a, b in agreement
+        ],
+        "leaks": None if leaks is None else [_leak(leak, credentialed) for leak in leaks],
+        "declared": dict(declared or {}),
+        "withheld": sorted(credentialed),
+    }
+    figures["shift"] = shift(figures["sets"], home)
+    figures["worries"] = [asdict(worry) for worry in worries(figures)]
+    shown = {name: manifest for name, manifest in manifests.items() if name not in credentialed}
+    cells = contact_sheet(shown, n_images, seed)
+    licences = [Path(path).read_text(encoding="utf-8") for path in attributions]
+    write_json(folder / FIGURES_NAME, figures)
+    write_text(folder / PAGE_NAME, render(figures, cells, licences))
+    return figures
+
+
+def render(figures: Figures, cells: Sequence[Cell], licences: Sequence[str]) -> str:
+    """The page as HTML: self-contained, without scripts, every text from the data escaped."""
+    return _template().render(
+        figures=figures,
+        cells=cells,
+        licences=licences,
+        labels=CHEXPERT14.labels,
+        levels=LEVELS,
+        kinds=KINDS,
+        far_apart=far_apart,
+        limits={"few": FEW, "ratio": RATIO, "fair": FAIR},
+    )
+
+
+@cache
+def _template() -> Template:
+    # Autoescape for every name: select_autoescape() would leave a ".j2" template unescaped.
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("audit.html.j2")
+
+
+def _check_names(manifests: Mapping[str, Manifest], named: Collection[str]) -> None:
+    unknown = sorted(set(named) - set(manifests))
+    if unknown:
+        raise ValueError(f"the audit has no set called {', '.join(unknown)}; it has: {', '.join(manifests) or 'none'}")
+
+
+def _leak(leak: Leak, credentialed: Collection[str]) -> Figures:
+    """A leak as the JSON holds it; identifiers of credentialed patients stay out."""
+    hidden = {leak.one, leak.other} & set(credentialed)
+    return asdict(leak) | {"sides": list(leak.sides), "examples": [] if hidden else list(leak.examples)}

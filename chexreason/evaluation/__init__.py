@@ -1,1 +1,0 @@
-"""Evaluation: from predictions.jsonl alone to figures with intervals, tables and one page to read."""

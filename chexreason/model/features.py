@@ -1,0 +1,207 @@
+"""Image tokens on disk: what the frozen vision tower and projector make of a film is computed once, for all epochs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from chexreason.data.batches import EncodePrompts, LoadImage, load_study
+from chexreason.data.cache import CHECKSUM, ImageCache, image_hash
+from chexreason.data.prompt_tensors import EncodedPrompts
+from chexreason.files import write_bytes
+from chexreason.model.policy import Policy, cuts_images
+from chexreason.types import Study
+
+log = logging.getLogger(__name__)
+RESERVE = 2 * 2**30  # bytes of the disk that are left to checkpoints and predictions
+TEXTS = 1024  # tokenised prompts kept in memory: a run asks one question about images of a few sizes
+
+
+class ImageTokens(NamedTuple):
+    """One image as the language model sees it: features [n, hidden], and its patch grid [3] where there is one."""
+
+    features: Tensor
+    grid: Tensor | None
+
+
+@dataclass(frozen=True)
+class Film:
+    """A study's radiograph on its way to ``encode``: the hash of its file, its image tokens where they are known."""
+
+    study: Study
+    sha256: str
+    tokens: ImageTokens | None
+
+
+class FeatureCache:
+    """``load`` and ``encode`` of a data loader that skip decoder, processor and vision tower for films seen before.
+
+    ``load`` finds a film's image tokens in ``folder`` by the SHA-256 of its file and by ``features_key``; ``encode``
+    then needs no pixels. A batch in which one film is new is read by ``load_image`` and ``encode_images`` as without
+    the cache, and ``compute`` keeps what the tower makes of it. Images go through the tower one by one: an entry does
+    not depend on the batch it came with, so a resumed run reads or computes the bits of an uninterrupted one.
+
+    Entries are written whole, so workers and ranks may share a folder; a damaged one is made anew. The folder is never
+    emptied, and takes no more where less than ``RESERVE`` bytes would stay free. Raises ValueError where weights that
+    make the features are under training.
+    """
+
+    def __init__(self, folder: Path, policy: Policy, encode_images: EncodePrompts, load_image: LoadImage) -> None:
+        self.policy, self.encode_images, self.load_image = policy, encode_images, load_image
+        self.folder = Path(folder) / features_key(policy)
+        self._texts: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}
+        self._open = self._silent = True
+
+    def load(self, study: Study) -> Film:
+        """The film with its image tokens, where they are kept; no image is read."""
+        sha256 = image_hash(study)
+        return Film(study, sha256, _read(self._path(sha256)) if sha256 else None)
+
+    def encode(self, films: Sequence[Film], texts: Sequence[str]) -> EncodedPrompts:
+        """Encode ``films`` as ``Policy.encode`` does their images: equal ids, and the features in place of pixels."""
+        known = [film.tokens for film in films if film.tokens is not None]
+        if len(known) < len(films):
+            prompts = self.encode_images([self.load_image(film.study) for film in films], texts)
+            return replace(prompts, images=tuple(film.sha256 for film in films))
+        rows = [self._tokenise(text, tokens.grid) for tokens, text in zip(known, texts, strict=True)]
+        grids = [tokens.grid for tokens in known if tokens.grid is not None]
+        return EncodedPrompts(
+            input_ids=_pad_left([ids for ids, _ in rows], self.policy.pad_id),
+            attention_mask=_pad_left([torch.ones_like(ids) for ids, _ in rows], 0),
+            type_ids=_pad_left([types for _, types in rows], 0),
+            grid=torch.stack(grids) if grids else None,
+            features=tuple(tokens.features for tokens in known),
+        )
+
+    def compute(
+        self, prompts: EncodedPrompts, image_features: Callable[[EncodedPrompts], tuple[Tensor, ...]]
+    ) -> tuple[Tensor, ...]:
+        """The features of each study, one image at a time; those of known files (``prompts.images``) are kept."""
+        found = []
+        for row, sha256 in enumerate(prompts.images or [""] * len(prompts)):
+            one = prompts.select([row])
+            (features,) = image_features(one)
+            found.append(features)
+            if sha256:
+                self._keep(self._path(sha256), ImageTokens(features, None if one.grid is None else one.grid[0]))
+        return tuple(found)
+
+    def _path(self, sha256: str) -> Path:
+        return self.folder / sha256[:2] / sha256
+
+    def _tokenise(self, text: str, grid: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Ids and type ids [P] of one prompt: the size of an image decides them, not what it shows."""
+        key = (text, None if grid is None else tuple(grid.tolist()))
+        if key not in self._texts:
+            if len(self._texts) >= TEXTS:
+                self._texts.clear()
+            prompts = self.policy.encode([Image.new("RGB", self._size(grid))], [text], resized=True)
+            self._texts[key] = prompts.input_ids[0], prompts.type_ids[0]
+        return self._texts[key]
+
+    def _size(self, grid: Tensor | None) -> tuple[int, int]:
+        """Width and height of an image, resized, of this patch grid."""
+        processor = self.policy.processor.image_processor
+        if grid is None:
+            return processor.size["width"], processor.size["height"]
+        _, height, width = (int(n) * processor.patch_size for n in grid)
+        return width, height
+
+    def _keep(self, path: Path, tokens: ImageTokens) -> None:
+        """Adds an entry; a disk that cannot take it makes a slower run, not a failed one."""
+        if not self._open:
+            return
+        try:
+            data = _pack(tokens)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(path.parent).free
+            if free - len(data) < RESERVE:
+                raise OSError(f"{free / 2**30:.1f} GiB are free")
+            write_bytes(path, data)
+        except OSError as error:
+            self._open = False
+            log.warning("the feature cache %s takes no more (%s): images are encoded each time", self.folder, error)
+            return
+        if self._silent:
+            self._silent = False
+            size, room = len(data) / 2**20, (free - RESERVE) // len(data)
+            log.info("image features are kept in %s: %.2f MiB an image, room for %d", self.folder, size, room)
+
+
+def image_reader(
+    policy: Policy, image_cache: str | None = None, feature_cache: str | None = None
+) -> tuple[EncodePrompts, LoadImage]:
+    """How a loader encodes and fetches images: from their files, resized once, or not at all where they are known.
+
+    ``image_cache`` and ``feature_cache`` are folders, None for no cache; the policy is told to keep new features. A
+    processor that cuts images up goes without: how many pieces a film gives is not known without its pixels.
+    """
+    encode: EncodePrompts = policy.encode
+    fetch: LoadImage = load_study
+    if image_cache is not None:
+        encode, fetch = (
+            partial(policy.encode, resized=True),
+            ImageCache(Path(image_cache), policy.resize, policy.resize_key).load,
+        )
+    if feature_cache is not None and cuts_images(policy.processor.image_processor):
+        log.info("no feature cache: this processor cuts images up")
+    elif feature_cache is not None:
+        policy.features = FeatureCache(Path(feature_cache), policy, encode, fetch)
+        encode, fetch = policy.features.encode, policy.features.load
+    return encode, fetch
+
+
+def features_key(policy: Policy) -> str:
+    """16 hex digits that stand for all that image tokens depend on besides the film: weights, their dtype, processor.
+
+    Raises ValueError where weights that make them are under training.
+    """
+    digest = hashlib.sha256(policy.resize_key.encode())
+    config: Any = policy.base.config.vision_config
+    digest.update(json.dumps([torch.__version__, config.to_dict()], sort_keys=True, default=str).encode())
+    for name, weight in policy.base.state_dict(keep_vars=True).items():
+        if "language_model" in name or "lm_head" in name:
+            continue
+        if weight.requires_grad:
+            raise ValueError(f"{name} is under training, its features change: set paths.feature_cache=null")
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def _pad_left(rows: Sequence[Tensor], value: int) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value, padding_side="left")
+
+
+def _pack(tokens: ImageTokens) -> bytes:
+    """The entry of ``tokens``: a safetensors file, in the dtype of the model, closed by its checksum."""
+    tensors = {name: value.cpu().contiguous() for name, value in tokens._asdict().items() if value is not None}
+    data = save(tensors)
+    return data + zlib.crc32(data).to_bytes(CHECKSUM, "big")
+
+
+def _read(path: Path) -> ImageTokens | None:
+    """The image tokens of an entry; None where there is none or it is damaged."""
+    try:
+        entry = path.read_bytes()
+        data, checksum = entry[:-CHECKSUM], entry[-CHECKSUM:]
+        if zlib.crc32(data).to_bytes(CHECKSUM, "big") != checksum:
+            return None
+        tensors = load(data)
+    except (OSError, SafetensorError):
+        return None
+    return ImageTokens(tensors["features"], tensors.get("grid"))

@@ -1,0 +1,191 @@
+"""The shared prefix: image and prompt run once a study; all completions of its group use their keys and values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from chexreason.data.prompt_tensors import EncodedPrompts
+from chexreason.model.policy import Policy
+
+
+@dataclass
+class Prefix:
+    """A prefilled prompt batch expanded to N = B * G rows, row ``b * G + g`` being completion g of study b.
+
+    ``cache`` holds [N] rows of keys and values, ``mask`` is [N, P], ``next_position`` [N] is where the completion
+    starts and ``state`` [N, H] is what ``head`` predicts its first token from.
+    """
+
+    cache: DynamicCache
+    mask: Tensor
+    next_position: Tensor
+    state: Tensor
+    head: nn.Module
+
+    @property
+    def logits(self) -> Tensor:
+        """Of the first token, [N, V]."""
+        return self.head(self.state)
+
+
+def prefill(policy: Policy, prompts: EncodedPrompts, group_size: int) -> Prefix:
+    """Run image and prompt once a study and expand the result to ``group_size`` rows; gradients flow through it.
+
+    Excludes gradient checkpointing, which would drop the cache silently: raises RuntimeError when it is on.
+    """
+    if getattr(policy.base, "is_gradient_checkpointing", False) and policy.model.training:
+        raise RuntimeError("a shared prefix needs the cache: set model.gradient_checkpointing=false")
+    positions, following = policy.family.positions(policy.base, prompts)
+    output = policy.base.model(
+        input_ids=prompts.input_ids,
+        attention_mask=prompts.attention_mask,
+        position_ids=positions,
+        past_key_values=DynamicCache(),  # full layers: a sliding window is the mask's business, rows stay aligned
+        use_cache=True,
+        **policy.family.image_inputs(prompts),
+        **policy.family.sequence_inputs(prompts.type_ids),
+    )
+    cache = output.past_key_values
+    if group_size > 1:
+        cache.batch_repeat_interleave(group_size)
+    return Prefix(
+        cache=cache,
+        mask=prompts.attention_mask.repeat_interleave(group_size, 0),
+        next_position=following.repeat_interleave(group_size),
+        state=output.last_hidden_state[:, -1].repeat_interleave(group_size, 0),
+        head=policy.base.get_output_embeddings(),
+    )
+
+
+def advance(policy: Policy, prefix: Prefix, ids: Tensor, mask: Tensor | None, next_position: Tensor) -> Tensor:
+    """Last hidden states [N, S, H] of tokens ``ids`` [N, S] that follow the prefix; the cache grows by S.
+
+    ``mask`` [N, total] covers everything in the cache after this call; under ``one_token_a_row`` it is bool
+    [N, 1, 1, >= total], or None where nothing is padded.
+    """
+    positions = policy.family.continue_positions(next_position, ids.shape[1])
+    output = policy.base.model(
+        input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=prefix.cache, use_cache=True
+    )
+    return output.last_hidden_state  # [N, S, H]
+
+
+def extend(policy: Policy, prefix: Prefix, ids: Tensor, mask: Tensor | None, next_position: Tensor) -> Tensor:
+    """Logits [N, S, V] of tokens that follow the prefix, as ``advance`` takes them."""
+    return prefix.head(advance(policy, prefix, ids, mask, next_position))
+
+
+def keep_rows(prefix: Prefix, rows: Tensor) -> None:
+    """Drop all but ``rows`` from the prefix: finished completions leave the batch."""
+    prefix.cache.batch_select_indices(rows)
+    prefix.mask = prefix.mask[rows]
+    prefix.next_position = prefix.next_position[rows]
+
+
+def ones_like_rows(mask: Tensor, width: int) -> Tensor:
+    """``mask`` [N, P] with ``width`` columns of ones appended."""
+    return torch.cat([mask, mask.new_ones(mask.shape[0], width)], 1)
+
+
+class RoomyLayer(DynamicLayer):
+    """One layer's keys and values [N, H, S, D] with space for ``room`` further tokens.
+
+    ``DynamicLayer`` copies everything it holds at every token; this copies when rows leave, and else writes one column.
+    For sampling only: writing in place would break a gradient. Raises IndexError once the room is used up.
+    """
+
+    def __init__(self, layer: DynamicLayer, room: int) -> None:
+        super().__init__()
+        self.lazy_initialization(layer.keys, layer.values)
+        self._length = layer.keys.shape[-2]
+        self._keys, self._values = _with_room(layer.keys, room), _with_room(layer.values, room)
+        self._show()
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        start, end = self._length, self._length + key_states.shape[-2]
+        if end > self._keys.shape[-2]:
+            raise IndexError(f"{end} tokens do not fit a cache made for {self._keys.shape[-2]}")
+        self._keys[:, :, start:end] = key_states
+        self._values[:, :, start:end] = value_states
+        self._length = end
+        self._show()
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self._keys, self._values = self._keys[indices], self._values[indices]
+        self._show()
+
+    def _show(self) -> None:
+        self.keys, self.values = self._keys[:, :, : self._length], self._values[:, :, : self._length]
+
+
+def make_room(cache: DynamicCache, room: int) -> None:
+    """Give every layer of a prefilled cache space for ``room`` further tokens."""
+    cache.layers = [RoomyLayer(layer, room) for layer in cache.layers]
+
+
+def _with_room(states: Tensor, room: int) -> Tensor:
+    n, heads, length, width = states.shape
+    roomy = torch.empty((n, heads, length + room, width), dtype=states.dtype, device=states.device)
+    roomy[:, :, :length] = states
+    return roomy
+
+
+NAME = "one_token"  # in transformers' table of attentions; it has no mask function there, so that no mask is made
+
+
+def one_token_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention [N, 1, H, D] of one new token a row, ``query`` [N, H, 1, D], to all S tokens of the cache.
+
+    ``key`` and ``value`` are [N, K, S, D]; the H / K query heads of a key head stand as its rows, where transformers
+    copies the key head for each, or takes a slow path. ``attention_mask`` is bool [N, 1, 1, >= S], True where a column
+    may be seen, or None. A sliding window counts columns, as transformers' masks do: it is a slice. Raises ValueError
+    for several tokens a row, among which this would not be causal.
+    """
+    n, heads, length, width = query.shape
+    if length != 1:
+        raise ValueError(f"{length} tokens a row: this attention is for one")
+    first = max(0, key.shape[2] - sliding_window) if sliding_window else 0
+    if attention_mask is not None:
+        attention_mask = attention_mask[..., first : key.shape[2]]
+    mixed = nn.functional.scaled_dot_product_attention(
+        query.view(n, key.shape[1], -1, width),
+        key[:, :, first:],
+        value[:, :, first:],
+        attn_mask=attention_mask,
+        scale=scaling,
+    )
+    return mixed.reshape(n, 1, heads, width), None
+
+
+AttentionInterface.register(NAME, one_token_attention)
+
+
+@contextmanager
+def one_token_a_row(policy: Policy) -> Iterator[None]:
+    """The language model attends by ``one_token_attention``, and then again as before."""
+    config = policy.base.config.get_text_config()
+    before = config._attn_implementation
+    config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = before

@@ -1,0 +1,121 @@
+"""Load a policy: hub id, local folder or one of the packaged tiny models, all through the same code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from chexreason.model.adapters import keep_adapter, merge_adapter
+from chexreason.model.family import family_of
+from chexreason.model.policy import Policy
+from chexreason.model.quantised import keep_differentiable, quantisation
+
+TINY_WEIGHTS = Path(__file__).parent / "weights"
+
+
+def resolve_source(source: str) -> str:
+    """Turn ``tiny:NAME`` into the packaged folder; any other source is returned as it is.
+
+    Raises FileNotFoundError naming the packaged models, or the folder that has no ``config.json``.
+    """
+    if source.startswith("tiny:"):
+        folder = TINY_WEIGHTS / source.removeprefix("tiny:")
+        if not (folder / "config.json").is_file():
+            known = sorted(p.name for p in TINY_WEIGHTS.iterdir() if p.is_dir())
+            raise FileNotFoundError(f"no packaged model '{source}'; packaged: {', '.join('tiny:' + k for k in known)}")
+        return str(folder)
+    looks_local = source.startswith(("/", ".", "~"))
+    if looks_local and not (Path(source).expanduser() / "config.json").is_file():
+        raise FileNotFoundError(f"model.source={source}: no config.json there; give a hub id or a model's folder")
+    return str(Path(source).expanduser()) if looks_local else source
+
+
+def load_policy(
+    source: str,
+    *,
+    dtype: str = "bfloat16",
+    device: str = "cpu",
+    attention: str = "sdpa",
+    adapters: Sequence[str] = (),
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    gradient_checkpointing: bool = False,
+    quantise: str | None = None,
+) -> Policy:
+    """A policy ready to train or evaluate.
+
+    ``source`` is a hub id, a local folder or ``tiny:NAME``; ``adapters`` are folders in PEFT layout, merged into the
+    weights in order; ``min_pixels`` and ``max_pixels`` bound the image size of processors that choose it themselves
+    (Qwen2.5-VL). ``quantise`` ("nf4") loads the weights in 4 bits; adapters are then kept beside them, frozen, since a
+    merge would not be exact. Weights are read from safetensors only and no remote code is run.
+
+    Raises OSError, with the way out, where the model cannot be had, ValueError for an unsupported architecture.
+    """
+    path = resolve_source(source)
+    with _explained(source):
+        config = AutoConfig.from_pretrained(path)
+        family_of(config.model_type)  # before gigabytes are fetched
+        processor = AutoProcessor.from_pretrained(path)
+        bound_pixels(processor, min_pixels, max_pixels)
+        model: Any = AutoModelForImageTextToText.from_pretrained(
+            path,
+            config=config,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
+            use_safetensors=True,
+            **quantisation(quantise, device),
+        )
+    keep_differentiable(model)
+    for n, folder in enumerate(adapters):
+        model = merge_adapter(model, folder) if quantise is None else keep_adapter(model, folder, f"earlier{n}")
+    model.requires_grad_(False)
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return Policy(model.to(device), processor, source)
+
+
+def bound_pixels(processor: Any, low: int | None, high: int | None) -> None:
+    """Bound the images of a processor that chooses their size itself; raises ValueError where it does not."""
+    bounds = {name: n for name, n in (("shortest_edge", low), ("longest_edge", high)) if n is not None}
+    size = dict(processor.image_processor.size)
+    if bounds and "longest_edge" not in size:
+        raise ValueError(f"this model brings every image to {size}: take model.min_pixels and model.max_pixels away")
+    size |= bounds
+    if bounds and size["shortest_edge"] > size["longest_edge"]:
+        raise ValueError(f"model.min_pixels={size['shortest_edge']} exceeds model.max_pixels={size['longest_edge']}")
+    if bounds:
+        processor.image_processor.size = type(processor.image_processor.size)(**size)
+
+
+@contextmanager
+def _explained(source: str) -> Iterator[None]:
+    """Say of a model that cannot be had why, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"model.source={source}: {_reason(error, source)}") from error
+
+
+def _reason(error: BaseException, source: str) -> str:
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(cause)
+    local = f"or fetch it elsewhere (hf download {source} --local-dir FOLDER) and set model.source=FOLDER"
+    reasons = (  # a gated model is also one not found
+        (
+            GatedRepoError,
+            "the model is gated: accept its terms on its hub page, then run `hf auth login` or set HF_TOKEN",
+        ),
+        (RepositoryNotFoundError, "the hub has no such model, or it is private: check the name, run `hf auth login`"),
+        (LocalEntryNotFoundError, "the hub cannot be reached and the model is not in its cache: check the network"),
+    )
+    for kind, reason in reasons:
+        if any(isinstance(cause, kind) for cause in causes):
+            return f"{reason}, {local}"
+    return str(error)

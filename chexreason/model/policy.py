@@ -1,0 +1,234 @@
+"""A vision-language model with its processor: encode prompts, decode answers, know where to stop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torchvision
+import transformers
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms.functional import pil_to_tensor
+
+from chexreason.data.prompt_tensors import EncodedPrompts
+from chexreason.model.family import family_of
+from chexreason.model.quantised import without_new
+
+if TYPE_CHECKING:
+    from chexreason.model.features import FeatureCache
+
+# What the chat templates write by themselves, of all architectures.
+_TURNS = ("<end_of_turn>", "<end_of_utterance>", "<|im_end|>")
+_MARKERS = ("<start_of_image>", "<end_of_image>", "<image_soft_token>", "<start_of_turn>", "<bos>", "<pad>", "<unk>")
+_MARKERS += ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>", "<|im_start|>")
+_MARKERS += ("<image>", "<fake_token_around_image>", "<global-img>")
+
+
+class Policy(nn.Module):
+    """The model, its processor and its family.
+
+    ``source`` is the hub id or folder the base weights came from. Raises ValueError for an unsupported architecture, a
+    model without a stop token, or an image token that the tokenizer does not know.
+    """
+
+    def __init__(self, model: nn.Module, processor: Any, source: str) -> None:
+        super().__init__()
+        self.model = model
+        self.processor = processor
+        self.source = source
+        self.features: FeatureCache | None = None
+        self.family = family_of(self.base.config.model_type)
+        if getattr(self.base.config.get_text_config(), "final_logit_softcapping", None):
+            raise ValueError(f"{source} caps its logits (final_logit_softcapping), which log-probabilities here do not")
+        vocab = self.tokenizer.get_vocab()
+        self.markers = tuple(marker for marker in (*_TURNS, *_MARKERS) if marker in vocab)
+        self.stop_ids = _stop_ids(self.base, vocab)
+        self.banned_ids = _banned_ids(self.base, self.tokenizer, vocab, self.stop_ids)
+
+    @property
+    def base(self) -> Any:
+        """The transformers model, without the adapter wrapper."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.processor.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def context(self) -> int:
+        """The longest sequence, prompt and answer together, that the model has positions for."""
+        return int(self.base.config.get_text_config().max_position_embeddings)
+
+    @property
+    def pad_id(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return int(pad if pad is not None else self.stop_ids[0])
+
+    def encode(self, images: Sequence[Image.Image], texts: Sequence[str], *, resized: bool = False) -> EncodedPrompts:
+        """Encode one image and one user text a study, up to where the assistant starts; padded on the left.
+
+        ``resized`` says that the images come from ``resize``: the tensors are then those of the originals, bit by bit.
+        Nothing is ever cut off: raises ValueError for a prompt longer than the model's context, for a text that holds
+        a marker of the chat template, and for an image smaller than a patch.
+        """
+        self._check_texts(texts, "prompt")
+        for image in images:
+            self._check_size(image)
+        conversations = [
+            [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": text}]}]
+            for image, text in zip(images, texts, strict=True)
+        ]
+        self.tokenizer.padding_side = "left"  # right padding misaligns Gemma's image tokens without an error
+        batch = self.processor.apply_chat_template(
+            conversations,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={
+                "padding": True,
+                "padding_side": "left",
+                "return_mm_token_type_ids": True,
+                **({"do_resize": False} if resized else {}),
+            },
+        )
+        prompts = self.family.encode(batch)
+        self._check_length(
+            prompts.attention_mask, f"{int(prompts.type_ids[0].sum())} of them its image", "model.max_pixels"
+        )
+        return prompts
+
+    def resize(self, image: Image.Image) -> Image.Image:
+        """The RGB ``image`` at the size, and by the interpolation, that ``encode`` would bring it to.
+
+        Raises ValueError where the processor cuts images up instead (pan and scan), or one is smaller than a patch.
+        """
+        self._check_size(image)
+        processor = self.processor.image_processor
+        if cuts_images(processor):
+            raise ValueError(
+                "this processor (do_pan_and_scan, do_image_splitting) shrinks crops, not images: set "
+                "paths.image_cache=null"
+            )
+        factor = getattr(processor, "patch_size", 1) * getattr(processor, "merge_size", 1)  # Qwen2.5-VL's unit of size
+        pixels = processor.resize(pil_to_tensor(image)[None], processor.size, processor.resample, factor=factor)
+        return Image.fromarray(pixels[0].permute(1, 2, 0).numpy())
+
+    @property
+    def resize_key(self) -> str:
+        """16 hex digits that stand for what ``resize`` does: the processor's settings and the libraries' versions."""
+        settings = [self.processor.image_processor.to_dict(), transformers.__version__, torchvision.__version__]
+        return sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def encode_answers(self, answers: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids [B, T] of the answers, each closed by the stop token and padded on the right, with their mask.
+
+        Raises ValueError for an answer that holds a marker of the chat template, or exceeds the model's context.
+        """
+        self._check_texts(answers, "answer")
+        stop = [self.stop_ids[0]]
+        rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] + stop for text in answers]
+        ids, mask = pad_right(rows, self.pad_id)
+        self._check_length(mask, "without the prompt", "the teacher's length")
+        return ids, mask
+
+    def decode(self, ids: Tensor, mask: Tensor) -> list[str]:
+        """Texts of completions [N, T], without the stop token and padding."""
+        drop = set(self.stop_ids)
+        rows = [[t for t in row[keep].tolist() if t not in drop] for row, keep in zip(ids, mask.bool(), strict=True)]
+        return [self.tokenizer.decode(row, skip_special_tokens=False) for row in rows]
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """The policy without the adapter under training: what it was attached to, with the earlier adapters."""
+        if not hasattr(self.model, "disable_adapter"):
+            raise RuntimeError("no adapter is attached, so the policy is its own reference")
+        with without_new(self.model):
+            yield
+
+    def with_features(self, prompts: EncodedPrompts) -> EncodedPrompts:
+        """The prompts with their images encoded once, without gradient: the vision tower is frozen."""
+        if prompts.features is not None:
+            return prompts
+        compute = partial(self.family.image_features, self.base)
+        with torch.no_grad():
+            features = compute(prompts) if self.features is None else self.features.compute(prompts, compute)
+        return replace(prompts, features=features)
+
+    def _check_texts(self, texts: Sequence[str], kind: str) -> None:
+        for text in texts:
+            if found := [marker for marker in self.markers if marker in text]:
+                raise ValueError(
+                    f"the {kind} holds {', '.join(found)}, which the model would read as an image or a turn's end: "
+                    f"take it out of {text[:80]!r}"
+                )
+
+    def _check_size(self, image: Image.Image) -> None:
+        patch = int(self.base.config.vision_config.patch_size)
+        if min(image.size) < patch:
+            width, height = image.size
+            raise ValueError(
+                f"an image of {width} x {height} pixels is smaller than one patch ({patch} x {patch}): "
+                "enlarging it would show nothing; leave the study out, or give its full-size file"
+            )
+
+    def _check_length(self, mask: Tensor, what: str, setting: str) -> None:
+        longest = int(mask.sum(1).max()) if len(mask) else 0
+        if longest > self.context:
+            raise ValueError(
+                f"{longest} tokens ({what}) do not fit the model's context of {self.context}, and nothing is cut off: "
+                f"that could take image tokens or the answer away. Choose a shorter prompt=, or lower {setting}"
+            )
+
+
+def cuts_images(image_processor: Any) -> bool:
+    """Whether the processor makes several pictures of one, by its shape."""
+    return any(getattr(image_processor, name, None) for name in ("do_pan_and_scan", "do_image_splitting"))
+
+
+def pad_right(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Ragged ids as a [N, T] tensor padded on the right, and its mask [N, T].
+
+    >>> pad_right([[5, 6], [7]], 0)[0].tolist()
+    [[5, 6], [7, 0]]
+    """
+    width = max((len(row) for row in rows), default=0)
+    ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.as_tensor(row, dtype=torch.long)
+        mask[i, : len(row)] = 1
+    return ids, mask
+
+
+def _stop_ids(model: Any, vocab: Mapping[str, int]) -> list[int]:
+    """Every id that ends a turn, the turn marker first: it is what an answer is closed with in training."""
+    declared = model.generation_config.eos_token_id
+    ids = list(declared) if isinstance(declared, (list, tuple)) else [declared]
+    markers = [vocab[token] for token in _TURNS if token in vocab]
+    ordered = [i for i in dict.fromkeys([*markers, *ids]) if i is not None]
+    if not ordered:
+        raise ValueError("the model declares no stop token: set eos_token_id in its generation_config.json")
+    return ordered
+
+
+def _banned_ids(model: Any, tokenizer: Any, vocab: Mapping[str, int], stop_ids: Sequence[int]) -> list[int]:
+    """Ids that must never be sampled: image tokens (features would no longer match), padding, other turns, no token.
+
+    The output layer is wider than the vocabulary (63 rows in Gemma 3, 271 in Qwen2.5-VL); those rows decode to nothing.
+    """
+    ids = {vocab[name] for name in _MARKERS if name in vocab}
+    ids |= {i for i in (model.config.image_token_id, tokenizer.pad_token_id) if i is not None}
+    ids |= set(range(max(vocab.values()) + 1, model.config.get_text_config().vocab_size))
+    return sorted(ids - set(stop_ids))

@@ -1,1 +1,0 @@
-"""LightningModules that wrap a policy: supervised fine-tuning and GRPO."""

@@ -1,0 +1,199 @@
+"""What a run will need, before it runs: the stages of training rehearsed without numbers, and the largest that fits."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from chexreason.data.prompt_tensors import EncodedPrompts
+from chexreason.model.adapters import merged
+from chexreason.model.generate import Sampling, choose, sampling_mode
+from chexreason.model.kv import extend, make_room, one_token_a_row, ones_like_rows, prefill
+from chexreason.model.logprobs import completion_scores
+from chexreason.model.policy import Policy
+from chexreason.model.quantised import KEPT
+from chexreason.preflight.rehearsal import KINDS, Rehearsal
+
+GIB = 2**30
+NF4_BITS = 4.127  # a weight: 4 bits, an 8-bit scale a block of 64, a fp32 scale of 256 scales
+Bytes = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run: how many studies share it (by the setting named), and its peak in bytes by kind.
+
+    ``largest`` is the largest value of that setting that fits, 0 where not even one study does.
+    """
+
+    name: str
+    setting: str
+    studies: int
+    bytes: Mapping[str, int]
+    largest: int
+
+    @property
+    def total(self) -> int:
+        return sum(self.bytes.values())
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """A run's stages on a device that gives it ``capacity`` bytes (its memory less the reserve and vLLM's share)."""
+
+    device: str
+    capacity: int
+    stages: tuple[Stage, ...]
+
+    def check(self) -> None:
+        """Raise ValueError listing every stage that does not fit, each with the setting to change."""
+        if over := [stage for stage in self.stages if stage.total > self.capacity]:
+            raise ValueError(f"the run does not fit {self.device}:\n" + "\n".join(map(self._remedy, over)))
+
+    def _remedy(self, stage: Stage) -> str:
+        need = f"{stage.name} needs {stage.total / GIB:.2f} of {self.capacity / GIB:.2f} GiB with {stage.setting}="
+        if stage.largest:
+            return f"  {need}{stage.studies}: set {stage.setting}={stage.largest}"
+        lesser = "shorten the prompt or model.max_new_tokens, set model.dtype=bfloat16, or take a larger device"
+        if stage.name == "update":
+            lesser = "model.gradient_checkpointing=true (SFT) needs least; else " + lesser
+        return f"  {need}{stage.studies}, and one study does not fit either: {lesser}"
+
+    def table(self) -> str:
+        """The plan as text: a row a stage, a column a kind, in GiB (in MiB where all of it is small)."""
+        small = max(stage.total for stage in self.stages) < GIB
+        unit, name = (2**20, "MiB") if small else (GIB, "GiB")
+        head = f"{name:<12}" + "".join(f"{kind:>12}" for kind in (*KINDS, "total")) + "  setting (largest that fits)"
+        rows = [
+            f"{stage.name:<12}"
+            + "".join(f"{size / unit:>12.2f}" for size in (*(stage.bytes[kind] for kind in KINDS), stage.total))
+            + f"  {stage.setting}={stage.studies} ({stage.largest})"
+            for stage in self.stages
+        ]
+        return "\n".join([head, *rows, f"{self.device}: {self.capacity / unit:.2f} {name} to use"])
+
+
+def update(
+    policy: Policy, prompts: EncodedPrompts, ids: Tensor, *, group_size: int, studies: int, shared: bool
+) -> None:
+    """Forward and backward of the first ``studies`` prompts and their completions, all tokens of ``ids`` [N, T] real.
+
+    The images of all prompts are encoded before, as a rollout or an SFT batch does it.
+    """
+    prompts = policy.with_features(prompts)
+    part, rows = prompts.select(range(studies)), ids[: studies * group_size]
+    scores = completion_scores(policy, part, rows, torch.ones_like(rows), group_size=group_size, shared=shared)
+    (-scores.logp.sum()).backward()
+
+
+def last_token(policy: Policy, prompts: EncodedPrompts, sampling: Sampling, group_size: int, book: Rehearsal) -> None:
+    """Sampling at its largest: the prompt runs, room is made for whole completions, and their last token is drawn."""
+    with ExitStack() as stack:
+        stack.enter_context(sampling_mode(policy))
+        with book.kind("weights"):
+            stack.enter_context(merged(policy))
+        prefix = prefill(policy, policy.with_features(prompts), group_size)
+        with book.kind("cache"):
+            make_room(prefix.cache, sampling.max_new_tokens)
+        n, filled = prefix.mask.shape[0], sampling.max_new_tokens - 1
+        for layer in prefix.cache.layers:
+            shape = (n, layer.keys.shape[1], filled, layer.keys.shape[-1])
+            states = layer.keys.new_empty(shape)
+            layer.update(states, states)
+        visible = ones_like_rows(prefix.mask, filled + 1).bool()[:, None, None]
+        ids = torch.full((n, 1), policy.pad_id)
+        with one_token_a_row(policy):
+            logits = extend(policy, prefix, ids, visible, prefix.next_position + filled)[:, -1]
+        logp = (logits.float() / (sampling.temperature or 1.0)).log_softmax(-1)
+        allowed = logp.index_fill(-1, torch.tensor(policy.banned_ids), float("-inf"))
+        choose(allowed, torch.zeros(n, dtype=torch.float64), sampling)
+
+
+def rehearse(policy: Policy, stage: Callable[[Rehearsal], None], optimiser_bytes: float) -> Bytes:
+    """Peak bytes by kind of ``stage`` on a policy without weights, with gradients and optimiser state at hand.
+
+    ``optimiser_bytes`` is the state of one trainable parameter: AdamW keeps two fp32 numbers, 8.
+    """
+    parameters = list(policy.model.parameters())
+    trainable = [p for p in parameters if p.requires_grad]
+    for parameter in trainable:
+        parameter.grad = torch.empty_like(parameter)  # of the micro-batch before
+    state = torch.empty(int(optimiser_bytes * sum(p.numel() for p in trainable)), dtype=torch.uint8, device="meta")
+    resident = {
+        "weights": [*(p for p in parameters if not p.requires_grad), *policy.model.buffers()],
+        "adapters": trainable,
+        "gradients": [p.grad for p in trainable if p.grad is not None],
+        "optimiser": [state],
+    }
+    try:
+        with Rehearsal(resident, policy.base.config.get_text_config().vocab_size) as book:
+            stage(book)
+        return book.peak
+    finally:
+        for parameter in trainable:
+            parameter.grad = None
+
+
+def in_four_bits(policy: Policy, peak: Bytes) -> Bytes:
+    """``peak`` of a rehearsal in 16 bits, for a base in NF4: smaller weights, and one of them unpacked at a time."""
+    layers = [m for name, m in policy.base.named_modules() if isinstance(m, nn.Linear) and not name.startswith(KEPT)]
+    frozen = [layer.weight for layer in layers if not layer.weight.requires_grad]
+    full = sum(w.numel() * w.element_size() for w in frozen)
+    packed = int(sum(w.numel() for w in frozen) * NF4_BITS / 8)
+    unpacked = max(w.numel() for w in frozen) * 2
+    return peak | {"weights": peak["weights"] - full + packed, "activations": peak["activations"] + unpacked}
+
+
+def optimiser_state_bytes(target: str) -> float:
+    """Bytes of state a trainable parameter costs under the AdamW named: 8 in fp32, about 2 in 8 bits."""
+    return 2.03 if target.endswith("8bit") else 8.0  # two bytes, and two fp32 maxima a block of 256
+
+
+def largest_of(sizes: Sequence[int], totals: Sequence[int], capacity: int) -> int:
+    """The largest batch within ``capacity``, by the straight line through two rehearsals of ``sizes`` studies.
+
+    >>> largest_of([1, 4], [110, 140], 155)
+    5
+    """
+    slope = max((totals[1] - totals[0]) / (sizes[1] - sizes[0]), 1.0)
+    return max(int(sizes[0] + (capacity - totals[0]) // slope), 0)
+
+
+def with_pixels(prompts: EncodedPrompts, device: torch.device) -> EncodedPrompts:
+    """Prompts of ``blank_prompts`` with black images, on ``device``."""
+    if prompts.pixel_values is None:
+        return prompts.to(device)
+    return replace(prompts, pixel_values=torch.zeros(prompts.pixel_values.shape)).to(device)
+
+
+@contextmanager
+def endless(policy: Policy) -> Iterator[None]:
+    """No token ends an answer while the block runs: every completion takes its whole length."""
+    stop, policy.stop_ids = policy.stop_ids, []
+    try:
+        yield
+    finally:
+        policy.stop_ids = stop
+
+
+def peak_on(device: torch.device, work: Callable[[], object], setting: str) -> int:
+    """Peak bytes of ``work``: the allocator's on a GPU, the process's largest resident size (libraries included) else.
+
+    Raises ValueError naming the ``setting`` (``name=value``) to lower where the device runs out of memory.
+    """
+    if device.type != "cuda":
+        work()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    try:
+        work()
+    except torch.cuda.OutOfMemoryError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"the worst batch does not fit {device} with {setting}: lower it ({reason})") from None
+    return int(torch.cuda.max_memory_allocated(device))

@@ -1,0 +1,122 @@
+"""A policy without weights and prompts without images: enough to plan a run of a model one has only the config of."""
+
+from __future__ import annotations
+
+import logging
+from math import isqrt
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, PretrainedConfig
+
+from chexreason.data.prompt_tensors import EncodedPrompts
+from chexreason.model.load import resolve_source
+from chexreason.model.policy import Policy
+
+log = logging.getLogger(__name__)
+CONFIGS = Path(__file__).parent / "configs"  # config.json of the paper's models, by hub id: shapes, no weights
+
+
+class NoTokenizer:
+    """Stands in for the tokenizer of a model whose config alone is at hand: it knows ids and no words."""
+
+    pad_token_id = 0
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def get_vocab(self) -> dict[str, int]:
+        """The last id, so that none counts as unused."""
+        return {f"id {self.size - 1}": self.size - 1}
+
+
+class NoProcessor:
+    """Stands in for the processor of a model whose config alone is at hand."""
+
+    def __init__(self, vocabulary: int) -> None:
+        self.tokenizer = NoTokenizer(vocabulary)
+
+
+def read_config(source: str) -> PretrainedConfig:
+    """The config of a hub id, of a folder (config.json is enough) or of a packaged tiny model.
+
+    That of the paper's models ships with the package and is used where the hub's own was not fetched before: planning
+    needs no network. Raises FileNotFoundError, with the ways out, where the config can be had from nowhere.
+    """
+    path = resolve_source(source)
+    known = source in {str(file.parent.relative_to(CONFIGS)) for file in CONFIGS.glob("*/*/config.json")}
+    try:
+        return AutoConfig.from_pretrained(path, local_files_only=known)
+    except (OSError, ValueError) as error:
+        if known:
+            log.info("%s: planned from the config.json that ships with chexreason", source)
+            return AutoConfig.from_pretrained(CONFIGS / source)
+        reason = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(
+            f"model.source={source}: its config cannot be read ({reason}). A plan needs config.json alone: "
+            "set model.source to a folder that holds it, or run once with a network (gated models: HF_TOKEN=)"
+        ) from None
+
+
+def blank_policy(source: str, *, dtype: str, attention: str = "sdpa", gradient_checkpointing: bool = False) -> Policy:
+    """The policy of ``source`` on the meta device: every module and shape, no weight is read."""
+    config = read_config(source)
+    with torch.device("meta"):
+        model: Any = AutoModelForImageTextToText.from_config(
+            config, dtype=getattr(torch, dtype), attn_implementation=attention
+        )
+    model.requires_grad_(False)
+    if model.generation_config.eos_token_id is None:
+        model.generation_config.eos_token_id = 1
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return Policy(model, NoProcessor(config.get_text_config().vocab_size), source)
+
+
+def image_tokens(config: Any, max_pixels: int | None) -> int:
+    """Tokens of the largest image: fixed (Gemma 3), or what ``max_pixels`` allow (Qwen2.5-VL).
+
+    Raises ValueError where the processor bounds the size and ``max_pixels`` is not given.
+    """
+    if config.model_type == "gemma3":
+        return int(config.mm_tokens_per_image)
+    if max_pixels is None:
+        raise ValueError("model.max_pixels is not set: the largest image has no bound to plan for; set it, e.g. 401408")
+    vision = config.vision_config
+    return int(max_pixels // (vision.patch_size * vision.spatial_merge_size) ** 2)
+
+
+def blank_prompts(config: Any, n: int, *, text_tokens: int, n_image_tokens: int) -> EncodedPrompts:
+    """``n`` prompts of ``text_tokens`` words and one image of ``n_image_tokens``, its pixels without data."""
+    image = torch.full((n, n_image_tokens), config.image_token_id)
+    opening, words = torch.full((n, 1), _start_id(config)), torch.full((n, max(text_tokens - 1, 1)), 3)
+    ids = torch.cat([opening, image, words], 1)  # [n, P]
+    types = (ids == config.image_token_id).long()
+    if config.model_type == "gemma3":
+        size = config.vision_config.image_size
+        pixels = torch.empty(n, 3, size, size, device="meta")
+        return EncodedPrompts(ids, torch.ones_like(ids), types, pixels)
+    vision = config.vision_config
+    rows = next(k for k in range(isqrt(n_image_tokens), 0, -1) if n_image_tokens % k == 0)
+    merge = vision.spatial_merge_size
+    grid = torch.tensor([[1, rows * merge, n_image_tokens // rows * merge]] * n)  # [n, 3]
+    width = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    pixels = torch.empty(int(grid.prod(-1).sum()), width, device="meta")
+    return EncodedPrompts(ids, torch.ones_like(ids), types, pixels, grid)
+
+
+def count_text_tokens(source: str, text: str) -> int | None:
+    """Tokens of a prompt of ``text``, the turn's markers included; None where no tokenizer is in the folder."""
+    folder = Path(resolve_source(source))
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    chat = [{"role": "user", "content": [{"type": "text", "text": text}]}]
+    written = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    return len(tokenizer(written, add_special_tokens=False)["input_ids"]) + 4  # what frames the image
+
+
+def _start_id(config: Any) -> int:
+    """The id that opens an image: Qwen2.5-VL finds its images by it."""
+    return int(getattr(config, "vision_start_token_id", None) or getattr(config, "boi_token_index", 2))

@@ -1,0 +1,109 @@
+"""What the paper's printed tables say without any run: changes, reversed ranks, arms below a constant answer."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+from chexreason.labels.published import CHEXPERT_STUDIES, CHEXPERT_TEST
+from chexreason.reports.printed import MACRO, Printed, printed
+from chexreason.reports.tables import Cell, Table
+
+BASIS = "As printed in arXiv 2512.23090: no intervals, so no change here is known to be more than chance."
+STEPS = (("medgemma", "medgemma_sft"), ("medgemma_sft", "chexreason"), ("medgemma", "chexreason"))
+
+
+def printed_transfer() -> Table:
+    """Changes in macro-F1 between the models of Tables 5 (home) and 6 (away), and the fraction retained away."""
+    home, away = printed("table5").rows[MACRO], printed("table6").rows[MACRO]
+    rows = []
+    for a, b in (*STEPS, ("qwen2_5_vl", "medgemma"), ("chexreason", "nv_reason")):
+        cells = [f"{at[b] - at[a]:+.3f}" for at in (home, away)]
+        rows.append(
+            (f"{a} → {b}", *cells, f"{away[b] / away[a]:.2f}", f"{(away[b] - home[b]) - (away[a] - home[a]):+.3f}")
+        )
+    header = ("", "CheXpert", "NIH", "retained away", "away - home")
+    return _table("Change in macro-F1 between the paper's models", header, rows)
+
+
+def printed_models() -> Table:
+    """Macro-F1 of each model of Tables 5 and 6 beside answering every label, which only CheXpert's counts allow."""
+    floor = all_labels()[MACRO]
+    home, away = printed("table5").rows[MACRO], printed("table6").rows[MACRO]
+    rows = [
+        (model, f"{home[model]:.3f}", "below" if home[model] < floor else "", f"{away[model]:.3f}") for model in home
+    ]
+    header = ("", "CheXpert", f"all_labels {floor:.3f}", "NIH")
+    return _table("The paper's models beside answering all fourteen labels", header, [*rows, _all_labels_row(floor)])
+
+
+def rank_reversal(a: Printed, b: Printed, statistic: str) -> tuple[list[tuple[str, str]], float]:
+    """The pairs of rows that two tables order oppositely, and Kendall's tau of the two orders (ties count nothing)."""
+    names = [name for name in a.rows if name in b.rows]
+    signs = {
+        (x, y): _sign(a.rows[x][statistic] - a.rows[y][statistic]) * _sign(b.rows[x][statistic] - b.rows[y][statistic])
+        for x, y in combinations(names, 2)
+    }
+    return [pair for pair, sign in signs.items() if sign < 0], sum(signs.values()) / len(signs)
+
+
+def printed_ranks() -> Table:
+    """The four SFT arms' ranks on the medical (Table 2) and the general model (Table 3)."""
+    medical, general = printed("table2"), printed("table3")
+    rows = []
+    for name in medical.rows:
+        cells = [
+            f"{_rank(t, name, s)} ({t.rows[name][s]:.3f})" for s in ("macro_f1", "micro_f1") for t in (medical, general)
+        ]
+        rows.append((name, *cells))
+    header = ("SFT arm", "macro-F1, medical", "general", "micro-F1, medical", "general")
+    return _table("Ranks of the SFT arms in Tables 2 and 3", header, rows)
+
+
+def sentences() -> list[str]:
+    """What these tables amount to, in words."""
+    home, away = printed("table5").rows[MACRO], printed("table6").rows[MACRO]
+    floor, sft, grpo = all_labels()[MACRO], "medgemma_sft", "chexreason"
+    below = [f"{model} ({score:.3f})" for model, score in home.items() if score < floor]
+    found = [
+        f"From {sft} to {grpo} the printed macro-F1 changes by {home[grpo] - home[sft]:+.3f} on CheXpert and by "
+        f"{away[grpo] - away[sft]:+.3f} on NIH, where {away[grpo] / away[sft]:.0%} is retained.",
+        f"Answering all fourteen labels for every image has macro-F1 {floor:.3f} on the 500 studies of CheXpert's "
+        f"published test labels (the paper scores 518 of their images); below it: {', '.join(below)}. The counts of "
+        "the paper's 488 NIH images are not published.",
+    ]
+    for statistic in ("macro_f1", "micro_f1"):
+        reversed_pairs, tau = rank_reversal(printed("table2"), printed("table3"), statistic)
+        words = ", ".join(f"{x} / {y}" for x, y in reversed_pairs)
+        found.append(
+            f"Tables 2 and 3 order {len(reversed_pairs)} of 6 pairs of arms oppositely by {statistic} "
+            f"(Kendall's tau {tau:+.2f}): {words}."
+        )
+    return found
+
+
+def all_labels() -> dict[str, float]:
+    """F1 of answering every label for every image on CheXpert's test labels, 2 p / (1 + p) a label, and the mean."""
+    scores = {label: 2 * k / (CHEXPERT_STUDIES + k) for label, k in CHEXPERT_TEST.items()}
+    return {**scores, MACRO: sum(scores.values()) / len(scores)}
+
+
+def page() -> str:
+    """The paper's own figures as Markdown."""
+    tables = (printed_transfer(), printed_models(), printed_ranks())
+    return "\n\n".join(["# What the paper's own tables say", *sentences(), *(t.markdown() for t in tables)]) + "\n"
+
+
+def _all_labels_row(floor: float) -> tuple[str, ...]:
+    return ("all_labels (computed, not printed)", f"{floor:.3f}", "", "—")
+
+
+def _table(caption: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+    return Table(caption, header, tuple(tuple(Cell(cell) for cell in row) for row in rows), basis=BASIS)
+
+
+def _rank(table: Printed, name: str, statistic: str) -> int:
+    return 1 + sum(row[statistic] > table.rows[name][statistic] for row in table.rows.values())
+
+
+def _sign(value: float) -> int:
+    return (value > 0) - (value < 0)

@@ -1,0 +1,96 @@
+"""The page of a report as HTML: figures and cases into the templates beside this file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from itertools import combinations, cycle
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+
+from chexreason.reports.cases import Case
+from chexreason.reports.figures import COLOURS, curve_charts, transfer_charts
+from chexreason.reports.history import Curve
+from chexreason.reports.payload import Figures
+from chexreason.reports.pictures import data_uri, file_address
+from chexreason.reports.tables import (
+    BELOW,
+    Table,
+    change_table,
+    data_sets,
+    label_table,
+    score_table,
+    stage_table,
+)
+from chexreason.statistics.bootstrap import STATISTICS
+from chexreason.statistics.trivial import EXPLAINED
+
+_HERE = Path(__file__).parent
+
+
+def render(
+    figures: Figures,
+    runs: Mapping[str, Mapping[str, Curve]],
+    cases: Sequence[Case],
+    attributions: Sequence[str],
+    *,
+    embedded: bool = True,
+    withheld: Collection[str] = (),
+) -> str:
+    """The page as HTML: every text from data or models escaped, nothing asked of any other machine.
+
+    Its images are ``embedded`` or lie beside it (``pictures.write_pictures``). One script of our own filters the cases;
+    the page's policy names it by its hash and forbids every other, and without it the page reads the same.
+    """
+    # Autoescape for every name: select_autoescape() would leave a ".j2" template unescaped.
+    environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    names, arms = figures["names"], list(figures["arms"])
+    charts = [Markup(svg) for run, curves in runs.items() for svg in curve_charts(curves, names.get(run, run), names)]
+    script = (_HERE / "report.js").read_text(encoding="utf-8")
+    return environment.get_template("report.html.j2").render(
+        figures=figures,
+        names=names,
+        css=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_hash=_hash(script),
+        image_source="data:" if embedded else "'self' file:",  # a page opened from disk has no origin to be 'self'
+        address=data_uri if embedded else file_address,
+        transfer=[Markup(svg) for svg in transfer_charts(figures, names)],
+        tables=score_tables(figures),
+        label_tables={name: label_table(figures, name, names) for name in data_sets(figures)},
+        charts=charts,
+        cases=cases,
+        labels=_labels(figures, cases),
+        sets=list(dict.fromkeys(case.dataset for case in cases)),
+        arms=arms,
+        pairs=list(combinations(arms, 2)),
+        colours=dict(zip(arms, cycle(COLOURS), strict=False)),
+        withheld=sorted(withheld),
+        attributions=attributions,
+        stages=stage_table(figures["stages"]),
+        trivial=EXPLAINED,
+        below=BELOW,
+    )
+
+
+def score_tables(figures: Figures) -> dict[str, Table]:
+    """The table of each statistic, and that of the changes in macro-F1 ("change")."""
+    names = figures["names"]
+    tables = {statistic: score_table(figures, statistic, names) for statistic in STATISTICS}
+    return {**tables, "change": change_table(figures, "macro_f1", names)}
+
+
+def _labels(figures: Figures, cases: Sequence[Case]) -> list[str]:
+    """The labels that some case's truth or answer names, in the order of the data sets' own."""
+    found = {label for case in cases for label in case.truth}
+    found |= {label for case in cases for answer in case.answers for label, _ in answer.marks}
+    ordered = dict.fromkeys(label for facts in figures["sets"].values() for label in facts["labels"])
+    return [label for label in ordered if label in found]
+
+
+def _hash(script: str) -> str:
+    """The script's name in a Content-Security-Policy (W3C CSP level 3, 2.3.1)."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,0 +1,137 @@
+"""The study's outcome in plain words, no stronger than its intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+from chexreason.reports.tables import data_sets
+from chexreason.statistics.bootstrap import Interval
+
+_READABLE = 0.05  # fail rates above this are worth a sentence
+
+
+def verdict(figures: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+    """Sentences on the changes between neighbouring arms, trivial rows, fail rates and reward.
+
+    ``figures`` is what ``payload.study_figures`` returns, after ``payload.finite``; ``names`` gives display names of
+    arms and data sets where they differ from the keys.
+    """
+    arms = list(figures["arms"])
+    steps = [f"{a}__{b}" for a, b in pairwise(arms) if f"{a}__{b}" in figures["paired"]]
+    sentences = [_change(key, figures["paired"][key], names) for key in steps if figures["paired"][key]]
+    if steps:
+        sentences += _transfer(steps[-1], figures["paired"][steps[-1]], names)
+    return [*sentences, *_below_trivial(figures, names), *_unreadable(figures, names), *_reward(figures)]
+
+
+def direction(interval: Mapping[str, float | None]) -> int:
+    """1 or -1 when the whole interval lies on one side of zero; 0 when it includes it or is undefined."""
+    low, high = interval["low"], interval["high"]
+    if low is None or high is None:
+        return 0
+    return (low > 0) - (high < 0)
+
+
+def transfer_sentence(before: str, after: str, changes: Mapping[str, Interval]) -> str:
+    """One sentence on a step's change in macro-F1 at each place, worded by the interval: it gains, loses or neither."""
+    clauses = [_moved(change, place) for place, change in changes.items()]
+    return f"Compared with {before}, {after} {_listed(clauses)}."
+
+
+def _moved(change: Interval, place: str) -> str:
+    way = direction({"low": change.low, "high": change.high})
+    if way > 0:
+        return f"gains {change.value:.3f} [{change.low:.3f}, {change.high:.3f}] {place}"
+    if way < 0:
+        return f"loses {-change.value:.3f} [{-change.high:.3f}, {-change.low:.3f}] {place}"
+    if change.low != change.low:  # NaN: nothing to resample
+        return f"changes by {change.value:+.3f}, of unknown precision, {place}"
+    return f"shows no clear difference ({change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]) {place}"
+
+
+def _change(key: str, sets: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """One sentence on the step ``key`` ("before__after"), data sets with the same outcome under one verb."""
+    before, after = (names.get(arm, arm) for arm in key.split("__"))
+    outcomes: dict[str, list[str]] = {}
+    for name, statistics in sets.items():
+        change = statistics["macro_f1"]
+        outcomes.setdefault(_verb(change), []).append(f"at {names.get(name, name)} ({_sized(change)})")
+    clauses = [f"{verb} {_listed(places)}" for verb, places in outcomes.items()]
+    return f"Compared with {before}, {after} {', but '.join(clauses)}."
+
+
+def _verb(change: Mapping[str, float | None]) -> str:
+    if change["low"] is None:
+        return "has a macro-F1 change of unknown precision"
+    return {1: "gains macro-F1", -1: "loses macro-F1", 0: "shows no clear change"}[direction(change)]
+
+
+def _sized(change: Mapping[str, float | None]) -> str:
+    bounds = "" if change["low"] is None else f" [{change['low']:+.3f}, {change['high']:+.3f}]"
+    relative = "" if change["relative"] is None else f", {change['relative']:+.0%}"
+    return f"{change['value']:+.3f}{bounds}{relative}"
+
+
+def _transfer(key: str, sets: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+    """Whether the last step gains on the first set and loses on the others, as the paper reports of GRPO."""
+    (home, *away), arm = list(sets) or [""], names.get(key.split("__")[1], key.split("__")[1])
+    if not away:
+        return []
+    at_home = direction(sets[home]["macro_f1"])
+    others = [direction(sets[name]["macro_f1"]) for name in away]
+    place = names.get(home, home)
+    if at_home > 0 and min(others) < 0:
+        return [f"That is the pattern the paper reports: {arm} gains at {place} and loses elsewhere."]
+    if at_home > 0 and max(others) > 0:
+        return [f"Unlike in the paper, the gain of {arm} at {place} carries over."]
+    if at_home > 0:
+        return [f"The gain of {arm} at {place} does not clearly carry over, nor is a loss elsewhere established."]
+    return [f"The gain of {arm} at {place} that the paper reports is not established here."]
+
+
+def _below_trivial(figures: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+    """One sentence a data set on how the arms compare with its best trivial row."""
+    sentences = []
+    for name in data_sets(figures):
+        floor, row = max((by_set[name]["macro_f1"], row) for row, by_set in figures["trivial"].items())
+        groups: dict[str, list[str]] = {"below": [], "not clearly above": []}
+        for arm, by_set in figures["arms"].items():
+            score = by_set[name]["macro_f1"] if name in by_set else {"value": floor, "low": floor}
+            if score["value"] < floor:
+                groups["below"].append(f"{names.get(arm, arm)} ({score['value']:.3f})")
+            elif score["low"] is None or score["low"] < floor:
+                groups["not clearly above"].append(f"{names.get(arm, arm)} ({score['value']:.3f})")
+        found = [f"{_listed(arms)} {'is' if len(arms) == 1 else 'are'} {how}" for how, arms in groups.items() if arms]
+        outcome = " and ".join(found) or "every arm is clearly above"
+        sentences.append(f"At {names.get(name, name)}, {outcome} the best trivial answer, {row} ({floor:.3f}).")
+    return sentences
+
+
+def _unreadable(figures: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+    rates = [
+        f"{rate['value']:.0%} of {names.get(arm, arm)} at {names.get(name, name)}"
+        for arm, sets in figures["arms"].items()
+        for name, rate in ((name, by_set["fail_rate"]) for name, by_set in sets.items())
+        if rate["value"] > _READABLE
+    ]
+    return [f"Answers that break the format and count as empty: {_listed(rates)}."] if rates else []
+
+
+def _reward(figures: Mapping[str, Any]) -> list[str]:
+    reward = figures.get("grpo", {}).get("reward")
+    if not reward or reward["difference"]["low"] is None:
+        return []
+    difference, patients = reward["difference"], reward["patients"]
+    verb = {1: "rises", -1: "falls", 0: "does not clearly move"}[direction(difference)]
+    return [
+        f"The training reward {verb} from {reward['first_fifth']['value']:.3g} in the first fifth of the steps to "
+        f"{reward['last_fifth']['value']:.3g} in the last "
+        f"({difference['value']:+.3g} [{difference['low']:+.3g}, {difference['high']:+.3g}]; "
+        f"{patients['both']} of its {patients['last_fifth']} patients were in the first)."
+    ]
+
+
+def _listed(items: list[str]) -> str:
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

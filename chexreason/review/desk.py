@@ -1,0 +1,95 @@
+"""What the page can ask for: a reader's traces with his own decisions, a picture, and to keep a decision."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from chexreason.data.image import load_image
+from chexreason.labels.schema import LabelSet
+from chexreason.parsing import Grammar
+from chexreason.review.decision import OTHER, REASONS, WITHDRAWN, Decision, faults
+from chexreason.review.journal import ReviewStore
+from chexreason.traces.trace import Trace, check_labels
+
+_SIDE = 2048  # longest side of a picture as shown, in pixels
+_TYPED = ("verdict", "reason", "comment", "text", "text_sha256")
+
+
+class Desk:
+    """The review of ``sample``; ``grammars`` maps each prompt to its answer format.
+
+    Readers do not see each other's decisions: agreement is only worth measuring between independent readings. Raises
+    ValueError on labels outside ``label_set`` and on a prompt without a grammar.
+    """
+
+    def __init__(
+        self, sample: Sequence[Trace], store: ReviewStore, label_set: LabelSet, grammars: Mapping[str, Grammar]
+    ) -> None:
+        check_labels(sample, label_set)
+        if unknown := sorted({trace.prompt for trace in sample} - set(grammars)):
+            raise ValueError(f"no answer format is known for the prompts {unknown}; known: {sorted(grammars)}")
+        self.sample, self.store, self.label_set, self.grammars = list(sample), store, label_set, grammars
+
+    def state(self, reviewer: str) -> dict[str, Any]:
+        """Everything the page shows to ``reviewer``, pictures apart."""
+        own = {decision.key: decision for decision in self.store.decisions(reviewer)}
+        cases = [
+            {
+                "study_id": trace.study_id,
+                "dataset": trace.dataset,
+                "prompt": trace.prompt,
+                "labels": list(trace.labels),
+                "text": trace.text,
+                "text_sha256": trace.text_sha256,
+                "decision": _shown(own.get(trace.key)),
+            }
+            for trace in self.sample
+        ]
+        return {"reviewer": reviewer, "reasons": list(REASONS), "other": OTHER, "cases": cases}
+
+    def decide(self, reviewer: str, position: int, said: object) -> tuple[dict[str, str] | None, list[str]]:
+        """Keeps what ``reviewer`` said about the trace at ``position``: the decision as kept, or why it is not.
+
+        Raises ValueError on a message that no page of ours sends, IndexError on a position outside the sample, OSError
+        where it cannot be written.
+        """
+        trace = self._trace(position)
+        if not isinstance(said, dict) or not all(isinstance(said.get(name, ""), str) for name in _TYPED):
+            raise ValueError(f"a decision is an object of texts: {', '.join(_TYPED)}")
+        decision = Decision(reviewer, *trace.key, **{name: said.get(name, "").replace("\r\n", "\n") for name in _TYPED})
+        decision = replace(
+            decision,
+            comment=decision.comment.strip(),
+            text=decision.text.strip() if decision.verdict == "edit" else "",
+            reason=decision.reason if decision.verdict in ("edit", "reject") else "",
+            decided_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        wrong = faults(decision, trace, self.label_set, self.grammars[trace.prompt])
+        if wrong:
+            return None, wrong
+        self.store.add(decision)
+        return _shown(decision), []
+
+    def picture(self, position: int) -> bytes:
+        """The radiograph at ``position`` as an 8-bit grey PNG; raises ImageError or IndexError."""
+        image = load_image(Path(self._trace(position).image_path)).convert("L")
+        image.thumbnail((_SIDE, _SIDE))
+        file = io.BytesIO()
+        image.save(file, format="PNG", compress_level=1)  # the way is short, the reader is waiting
+        return file.getvalue()
+
+    def _trace(self, position: int) -> Trace:
+        if not 0 <= position < len(self.sample):
+            raise IndexError(f"no trace at {position}; there are {len(self.sample)}")
+        return self.sample[position]
+
+
+def _shown(decision: Decision | None) -> dict[str, str] | None:
+    if decision is None or decision.verdict == WITHDRAWN:
+        return None
+    return {name: getattr(decision, name) for name in ("verdict", "reason", "comment", "text", "decided_at")}

@@ -1,0 +1,112 @@
+"""The figures of a review, from its sample and decisions alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import combinations
+from statistics import median
+from typing import Any
+
+from chexreason.review.decision import VERDICTS, Decision
+from chexreason.review.sample import strata
+from chexreason.statistics.kappa import kappa, share, word_distance
+from chexreason.traces.trace import Trace
+
+Figures = dict[str, Any]
+
+
+def summarise(
+    sample: Sequence[Trace],
+    decisions: Sequence[Decision],
+    labels: Sequence[str],
+    n_resamples: int = 10_000,
+    seed: int = 0,
+) -> Figures:
+    """Verdicts, edit distances and reasons of each reader, acceptance per label, agreement of each pair.
+
+    Rows follow ``labels``; ones that no sampled trace has are left out. Everything is strict JSON: what is not defined
+    is None.
+    """
+    traces = {trace.key: trace for trace in sample}
+    by_reader: dict[str, dict[tuple[str, str], Decision]] = {}
+    for decision in decisions:
+        if decision.key in traces:
+            by_reader.setdefault(decision.reviewer, {})[decision.key] = decision
+    pairs = combinations(sorted(by_reader), 2)
+    return {
+        "n_traces": len(sample),
+        "n_patients": len({trace.patient_id for trace in sample}),
+        "reviewers": {name: _reader(traces, by_reader[name]) for name in sorted(by_reader)},
+        "labels": _per_label(sample, by_reader, labels),
+        "agreement": [_pair(traces, a, by_reader[a], b, by_reader[b], n_resamples, seed) for a, b in pairs],
+        "n_resamples": n_resamples,
+        "seed": seed,
+    }
+
+
+def _reader(traces: Mapping[tuple[str, str], Trace], own: Mapping[tuple[str, str], Decision]) -> Figures:
+    verdicts = Counter(decision.verdict for decision in own.values())
+    edited = [(word_distance(traces[key].text, d.text), traces[key]) for key, d in own.items() if d.verdict == "edit"]
+    return {
+        "decided": len(own),
+        **{verdict: verdicts[verdict] for verdict in VERDICTS},
+        "acceptance": share(verdicts["accept"], len(own)),
+        "words_changed": {
+            "median": median(n for n, _ in edited) if edited else None,
+            "most": max((n for n, _ in edited), default=None),
+            "median_share": median(n / len(trace.text.split()) for n, trace in edited) if edited else None,
+        },
+        "reasons": dict(Counter(d.reason for d in own.values() if d.reason).most_common()),
+    }
+
+
+def _per_label(
+    sample: Sequence[Trace], by_reader: Mapping[str, Mapping[tuple[str, str], Decision]], labels: Sequence[str]
+) -> Figures:
+    """Acceptance by label over all readers' decisions together, and the number of traces sampled for it."""
+    present = {label for trace in sample for label in strata(trace)}
+    figures = {}
+    for label in [*(name for name in labels if name in present), *sorted(present - set(labels))]:
+        keys = [trace.key for trace in sample if label in strata(trace)]
+        verdicts = [own[key].verdict for own in by_reader.values() for key in keys if key in own]
+        figures[label] = {"traces": len(keys), **share(verdicts.count("accept"), len(verdicts))}
+    return figures
+
+
+def _pair(
+    traces: Mapping[tuple[str, str], Trace],
+    a: str,
+    first: Mapping[tuple[str, str], Decision],
+    b: str,
+    second: Mapping[tuple[str, str], Decision],
+    n_resamples: int,
+    seed: int,
+) -> Figures:
+    """Agreement on what both have decided."""
+    both = [key for key in traces if key in first and key in second]
+    if not both:
+        return {"reviewers": [a, b], "n": 0}
+    patients = [traces[key].patient_id for key in both]
+    own, other = [first[key].verdict for key in both], [second[key].verdict for key in both]
+    return {"reviewers": [a, b], **asdict(kappa(own, other, patients, n_resamples, seed))}
+
+
+def sentences(figures: Figures) -> list[str]:
+    """The headline figures, one line each."""
+    lines = [
+        f"{name}: {own['decided']} of {figures['n_traces']} decided, {own['accept']} accepted, {own['edit']} edited, "
+        f"{own['reject']} rejected"
+        for name, own in figures["reviewers"].items()
+    ]
+    for pair in figures["agreement"]:
+        names = " and ".join(pair["reviewers"])
+        if not pair["n"]:
+            lines.append(f"{names}: no trace decided by both yet")
+        elif pair["value"] is None:
+            lines.append(f"{names}: same verdict on all {pair['n']} traces, kappa not defined")
+        else:
+            bounds = "" if pair["low"] is None else f" [{pair['low']:.2f}, {pair['high']:.2f}]"
+            lines.append(f"{names}: Cohen's kappa {pair['value']:.2f}{bounds} on {pair['n']} traces decided by both")
+    return lines or ["no decisions yet"]

@@ -1,0 +1,1 @@
+"""Policies played against the rewards without a model: what does a reward pay for?"""

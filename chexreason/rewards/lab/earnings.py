@@ -1,0 +1,224 @@
+"""The rewards lab: what a reward pays to answers that are given, to policies that look at nothing and to honest ones.
+
+Everything here scores copies: a reward that is being trained with does not notice.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from torch import Tensor
+
+from chexreason.data.prevalence import prevalence_of
+from chexreason.labels.schema import LabelSet
+from chexreason.parsing import parse
+from chexreason.rewards.base import Reward, Stateful, named_weights, score, scored_labels
+from chexreason.rewards.lab import adversaries
+from chexreason.types import Completion, Study
+
+ROLLOUT = 32  # completions a call: the paper's 8 studies of 4
+WARM_UP = 8  # calls that fill a memory: 256 completions, where the paper's window holds 100
+PAPER_TOKENS = 370  # about the mean length of the paper's completions
+LOOKED_AT = 128  # studies, at most, before training
+BAR = 0.5  # the F1 of the honest answers that no degenerate policy should out-earn
+
+
+@dataclass(frozen=True)
+class Earnings:
+    """What a reward pays to N completions: totals [N], unweighted parts [N] and their weights; each one's F1 [N]."""
+
+    total: Tensor
+    parts: Mapping[str, Tensor]
+    weights: Mapping[str, float]
+    f1: Tensor
+
+    @property
+    def mean(self) -> float:
+        return float(self.total.mean())
+
+    def weighted(self) -> dict[str, float]:
+        """What each part contributes to the mean; its plain mean where its weight is 0, which makes it a metric."""
+        return {name: float(v.mean()) * (self.weights[name] or 1.0) for name, v in self.parts.items()}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A way to answer N studies: its name, its completions [N], and whether it is honest or degenerate."""
+
+    name: str
+    completions: tuple[Completion, ...]
+    honest: bool = False
+
+
+def earn(
+    reward: Reward, completions: Sequence[Completion], studies: Sequence[Study], label_set: LabelSet, *, settled: bool
+) -> Earnings:
+    """What ``reward`` pays, to ``ROLLOUT`` completions at a time; the reward itself is unchanged.
+
+    ``settled`` shows a reward with a memory ``WARM_UP`` calls before: what a policy earns that has always been so.
+    """
+    reward = copy.deepcopy(reward)
+    chunks = [slice(i, i + ROLLOUT) for i in range(0, len(completions), ROLLOUT)]
+    before = chunks[:WARM_UP] if settled and isinstance(reward, Stateful) else []
+    paid = [score(reward, completions[chunk], studies[chunk], label_set) for chunk in (*before, *chunks)][len(before) :]
+    parts = {name: torch.cat([named[name] for _, named in paid]) for name in paid[0][1]}
+    weights = named_weights(type(reward).__name__, tuple(parts), reward.weights)
+    f1 = torch.tensor([sample_f1(c, s, label_set) for c, s in zip(completions, studies, strict=True)])
+    return Earnings(torch.cat([total for total, _ in paid]), parts, weights, f1)
+
+
+def sample_f1(completion: Completion, study: Study, label_set: LabelSet) -> float:
+    """F1 of one answer, 2 |both| / (|true| + |predicted|): 1 where both are none, 0 for an output that is not valid."""
+    if not completion.parsed.valid:
+        return 0.0
+    truth, predicted = scored_labels(completion, study, label_set)
+    sizes = len(truth) + len(predicted)
+    return 2 * len(truth & predicted) / sizes if sizes else 1.0
+
+
+def rank_correlation(
+    a: Tensor, b: Tensor, owners: Sequence[str], n_resamples: int = 1000, seed: int = 0
+) -> tuple[float, float, float]:
+    """Spearman's correlation of ``a`` [N] and ``b`` [N] with its 95 % bootstrap interval; NaN where one is constant.
+
+    ``owners`` [N] are resampled, each with all its rows: answers about one patient are not independent.
+    """
+    _, codes = np.unique(np.asarray(owners), return_inverse=True)  # [N]
+    rng, n_owners = np.random.default_rng(seed), int(codes.max()) + 1
+    columns = [np.unique(x.double().numpy(), return_inverse=True)[1] for x in (a, b)]  # [N] each
+    draws = []
+    for _ in range(n_resamples if n_owners > 1 else 0):
+        times = np.bincount(rng.integers(n_owners, size=n_owners), minlength=n_owners)[codes]  # [N]
+        draws.append(_correlation(_ranks(columns[0], times), _ranks(columns[1], times), times))
+    value = _correlation(rankdata(columns[0]), rankdata(columns[1]), np.ones(len(codes)))
+    defined = [draw for draw in draws if not np.isnan(draw)]
+    low, high = np.quantile(defined, (0.025, 0.975)) if defined else (np.nan, np.nan)
+    return value, float(low), float(high)
+
+
+def policies(
+    studies: Sequence[Study],
+    label_set: LabelSet,
+    prompt: str,
+    grammar: str,
+    *,
+    honest: Iterable[float],
+    n_tokens: int = PAPER_TOKENS,
+    seed: int = 0,
+) -> list[Policy]:
+    """The degenerate policies, ``best_constant`` excepted, and honest ones of the F1 asked for, on every study.
+
+    Everything but the empty text counts as ``n_tokens`` long: a policy that looks at nothing can write at length.
+    """
+    prevalence = prevalence_of(studies, label_set)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = adversaries.prior_answers(prevalence, len(studies), generator)
+    texts = {name: [t] * len(studies) for name, t in adversaries.constant_texts(prevalence, prompt, grammar).items()}
+    texts["prior"] = [adversaries.listing(labels, grammar) for labels in drawn]
+    found = [
+        Policy(name, _completions(texts[name], studies, label_set, grammar, n_tokens))
+        for name in adversaries.EXPLAINED
+        if name in texts
+    ]
+    for f1 in honest:
+        named = adversaries.honest_answers(studies, label_set, f1, generator)
+        answers = [adversaries.listing(labels, grammar) for labels in named]
+        found.append(Policy(honest_name(f1), _completions(answers, studies, label_set, grammar, n_tokens), honest=True))
+    return found
+
+
+def best_constant(reward: Reward, studies: Sequence[Study], label_set: LabelSet, grammar: str) -> tuple[str, ...]:
+    """The label set that ``reward`` pays best as the answer to every study.
+
+    Found by adding the best label until none adds anything: not always the best of all sets, never worse than the best
+    single label.
+    """
+    chosen: tuple[str, ...] = ()
+    best = -np.inf
+    for _ in label_set:
+        paid = {}
+        for label in (label for label in label_set if label not in chosen):
+            policy = constant_policy("trial", (*chosen, label), studies, label_set, grammar)
+            paid[label] = earn(reward, policy.completions, studies, label_set, settled=True).mean
+        top = max(paid, key=lambda label: paid[label])
+        if paid[top] <= best:
+            break
+        chosen, best = (*chosen, top), paid[top]
+    return chosen
+
+
+def constant_policy(
+    name: str,
+    labels: Sequence[str],
+    studies: Sequence[Study],
+    label_set: LabelSet,
+    grammar: str,
+    n_tokens: int = PAPER_TOKENS,
+) -> Policy:
+    """The policy that lists ``labels`` for every study."""
+    text = adversaries.listing(labels, grammar)
+    return Policy(name, _completions([text] * len(studies), studies, label_set, grammar, n_tokens))
+
+
+def out_earners(paid: Mapping[str, float], honest: float) -> dict[str, float]:
+    """The degenerate policies that earn more than the honest answers of F1 ``BAR``, best first."""
+    above = {name: value for name, value in paid.items() if value > honest}
+    return dict(sorted(above.items(), key=lambda item: -item[1]))
+
+
+def degenerate_warning(
+    reward: Reward, studies: Sequence[Study], label_set: LabelSet, prompt: str, grammar: str
+) -> str | None:
+    """The degenerate policies that out-earn honest answers of F1 0.5 on (some of) ``studies``, or None.
+
+    Takes a few seconds and leaves the reward as it was.
+    """
+    looked = studies[:: -(-len(studies) // LOOKED_AT)]  # evenly spaced
+    labels = best_constant(reward, looked, label_set, grammar)
+    tried = policies(looked, label_set, prompt, grammar, honest=[BAR])
+    tried.append(constant_policy("best_constant", labels, looked, label_set, grammar))
+    paid = {p.name: earn(reward, p.completions, looked, label_set, settled=True).mean for p in tried}
+    bar = paid.pop(honest_name(BAR))
+    above = out_earners(paid, bar)
+    if not above:
+        return None
+    listed = ", ".join(f"{name} {value:.4g}" for name, value in above.items())
+    return (
+        f"{type(reward).__name__} pays policies that look at no image more than honest answers of F1 {BAR:g} "
+        f"({bar:.4g}) on {len(looked)} training studies: {listed} (best_constant: {', '.join(labels)}). Change "
+        "reward= or its weights, or balance the training set; python -m chexreason.cli.rewards shows what it pays for"
+    )
+
+
+def honest_name(f1: float) -> str:
+    """What the policy of honest answers of this F1 is called."""
+    return f"F1 {f1:g}"
+
+
+def _completions(
+    texts: Sequence[str], studies: Sequence[Study], label_set: LabelSet, grammar: str, n_tokens: int
+) -> tuple[Completion, ...]:
+    read = {text: parse(text, label_set, grammar) for text in set(texts)}
+    return tuple(
+        Completion(study.study_id, text, read[text], n_tokens if text else 0)
+        for text, study in zip(texts, studies, strict=True)
+    )
+
+
+def _ranks(values: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Mean ranks [N] of ``values`` [N], whole numbers from 0, when row n occurs ``times[n]`` times."""
+    each = np.bincount(values, weights=times)
+    ranks: np.ndarray = (np.cumsum(each) - each + (each + 1) / 2)[values]
+    return ranks
+
+
+def _correlation(a: np.ndarray, b: np.ndarray, times: np.ndarray) -> float:
+    """Pearson's correlation of ``a`` and ``b`` when row n occurs ``times[n]`` times; NaN where one is constant."""
+    a, b = (x - np.average(x, weights=times) for x in (a, b))
+    spread = np.sqrt((times * a * a).sum() * (times * b * b).sum())
+    return float((times * a * b).sum() / spread) if spread > 1e-12 * len(a) else float("nan")

@@ -1,0 +1,1 @@
+"""Figures of predictions: pure functions of answers and truth, each with its source."""

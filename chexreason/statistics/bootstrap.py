@@ -1,0 +1,183 @@
+"""Confidence intervals by resampling patients: studies of one patient are not independent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from chexreason.statistics.metrics import averages, confusion, jaccard, precision_recall_f1
+from chexreason.statistics.predictions import counts
+from chexreason.types import Prediction
+
+STATISTICS = ("macro_f1", "macro_f1_supported", "micro_f1", "jaccard", "fail_rate")
+PRECISION_RECALL = ("micro_precision", "micro_recall", "macro_precision", "macro_recall")
+_CHUNK = 512  # resamples at a time: the weights [_CHUNK, P] stay in the cache
+_SAME = 1e-12  # bounds that differ by rounding alone
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure and its two-sided interval; the bounds are NaN where resampling cannot give one."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Replicates:
+    """Every statistic of one arm on one data set, on the data (``value``) and on each resample (``draws``, [R])."""
+
+    studies: Mapping[str, str]
+    seed: int
+    value: Mapping[str, float]
+    draws: Mapping[str, Tensor]
+
+    @property
+    def n_patients(self) -> int:
+        """Number of resampled units."""
+        return len(set(self.studies.values()))
+
+
+def replicates(
+    predictions: Sequence[Prediction], labels: Sequence[str], n_resamples: int = 10_000, seed: int = 0
+) -> Replicates:
+    """The patient-clustered bootstrap of ``STATISTICS``, ``PRECISION_RECALL`` and ``f1/<label>``.
+
+    Patients are drawn with replacement, each with all its studies (Field and Welsh 2007, cluster bootstrap). Two arms
+    resampled with the same seed on the same studies see the same draws. Raises ValueError without predictions.
+    """
+    if not predictions:
+        raise ValueError("no predictions to resample; is the data set empty in predictions.jsonl?")
+    totals = patient_totals(predictions, labels)  # [P, 3 L + 3]
+    sums = [totals.sum(dim=0, keepdim=True)]
+    sums += [weights @ totals for weights in patient_weights(len(totals), n_resamples, seed)]  # [size, 3 L + 3] each
+    values = statistics(torch.cat(sums), labels)
+    return Replicates(
+        studies={p.study_id: p.patient_id for p in predictions},
+        seed=seed,
+        value={name: float(column[0]) for name, column in values.items()},
+        draws={name: column[1:] for name, column in values.items()},
+    )
+
+
+def patient_weights(n_patients: int, n_resamples: int, seed: int) -> Iterator[Tensor]:
+    """How often each patient is drawn, ``n_resamples`` rows [P] in blocks; the same seed gives the same rows."""
+    rng = np.random.default_rng(seed)
+    for start in range(0, n_resamples, _CHUNK):
+        size = min(_CHUNK, n_resamples - start)
+        picks = rng.integers(n_patients, size=(size, n_patients)) + n_patients * np.arange(size)[:, None]
+        weights = np.bincount(picks.ravel(), minlength=size * n_patients).reshape(size, n_patients)
+        yield torch.from_numpy(weights).double()
+
+
+def intervals(sample: Replicates, level: float = 0.95) -> dict[str, Interval]:
+    """The interval of every statistic: percentile, except where resampling with replacement misleads.
+
+    A drawn patient comes several times, as ties that are right or wrong together: average precision rises in every
+    resample, so its interval is the percentile one reflected about the value (basic bootstrap); calibration error
+    rises even more and has none. A fail rate of 0 or 1 has Wilson's interval, over patients. Bounds are NaN where
+    there is none: one patient, or no spread in the draws, which does not make a figure certain.
+    """
+    return {
+        name: _interval(name, value, sample.draws[name], sample.n_patients, level)
+        for name, value in sample.value.items()
+    }
+
+
+def _interval(name: str, value: float, draws: Tensor, n_patients: int, level: float) -> Interval:
+    measure = name.removeprefix("macro_").partition("/")[0]
+    if measure == "ece":
+        return Interval(value, float("nan"), float("nan"))
+    if name == "fail_rate" and value in (0.0, 1.0):
+        return certain_interval(value, n_patients, level)
+    found = percentile_interval(value, draws, n_patients, level)
+    if found.high - found.low < _SAME:
+        return Interval(value, float("nan"), float("nan"))
+    if measure == "average_precision":
+        return Interval(value, max(2 * value - found.high, 0.0), min(2 * value - found.low, 1.0))
+    return found
+
+
+def paired(a: Replicates, b: Replicates, level: float = 0.95) -> dict[str, Interval]:
+    """The interval of the difference b - a of every statistic, from common resamples of the same studies.
+
+    Raises ValueError when the two arms were not evaluated on the same studies or not resampled alike.
+    """
+    check_paired(a, b)
+    return {
+        name: percentile_interval(b.value[name] - a.value[name], b.draws[name] - a.draws[name], a.n_patients, level)
+        for name in a.value
+    }
+
+
+def check_paired(a: Replicates, b: Replicates) -> None:
+    """Refuse (ValueError) two samples that are not of the same studies and resampled alike."""
+    if a.studies != b.studies:
+        only_a, only_b = sorted(set(a.studies) - set(b.studies)), sorted(set(b.studies) - set(a.studies))
+        raise ValueError(
+            "cannot pair two arms evaluated on different studies: "
+            f"{len(only_a)} only in the first {only_a[:3]}, {len(only_b)} only in the second {only_b[:3]}; "
+            "evaluate both arms on the same manifest"
+        )
+    if a.seed != b.seed or any(len(a.draws[name]) != len(b.draws[name]) for name in a.draws):
+        raise ValueError("cannot pair resamples drawn with different seeds or in different numbers")
+
+
+def seed_mean(samples: Sequence[Replicates]) -> Replicates:
+    """One arm trained with several seeds: the mean over seeds of every value and of every draw.
+
+    The draws are of the same patients, so intervals hold the patients' uncertainty about the mean of these seeds, not
+    the seeds' own spread. Raises ValueError when the seeds were evaluated on different studies or resampled unlike.
+    """
+    first = samples[0]
+    for other in samples[1:]:
+        check_paired(first, other)
+    return Replicates(
+        studies=first.studies,
+        seed=first.seed,
+        value={name: sum(sample.value[name] for sample in samples) / len(samples) for name in first.value},
+        draws={name: torch.stack([sample.draws[name] for sample in samples]).mean(dim=0) for name in first.draws},
+    )
+
+
+def patient_totals(predictions: Sequence[Prediction], labels: Sequence[str]) -> Tensor:
+    """Sums of each patient [P, 3 L + 3]: tp, fp, fn a label, studies, Jaccard, failures; patients in sorted order."""
+    patients = {patient: row for row, patient in enumerate(sorted({p.patient_id for p in predictions}))}
+    hits = confusion(*counts(predictions, labels))  # [N, 3, L]
+    failed = torch.tensor([p.broken is not None for p in predictions]).double()  # [N]
+    overlap = jaccard(hits) * (1 - failed)  # an unusable answer earns nothing, even where nothing was to be found
+    rows = torch.cat([hits.flatten(1).double(), torch.stack([torch.ones_like(failed), overlap, failed], 1)], 1)
+    owner = torch.tensor([patients[p.patient_id] for p in predictions])
+    return torch.zeros(len(patients), rows.shape[1], dtype=torch.float64).index_add(0, owner, rows)
+
+
+def statistics(sums: Tensor, labels: Sequence[str]) -> dict[str, Tensor]:
+    """Statistics [R] by name of summed rows [R, 3 L + 3]."""
+    hits = sums[:, :-3].reshape(len(sums), 3, len(labels))  # [R, 3, L]
+    mean = averages(hits, torch.ones(len(labels), dtype=torch.bool))
+    mean["jaccard"], mean["fail_rate"] = sums[:, -2] / sums[:, -3], sums[:, -1] / sums[:, -3]
+    f1 = precision_recall_f1(hits)[2]
+    values = {name: mean[name] for name in STATISTICS + PRECISION_RECALL}
+    return values | {f"f1/{name}": f1[:, i] for i, name in enumerate(labels)}
+
+
+def certain_interval(value: float, n_patients: int, level: float = 0.95) -> Interval:
+    """Wilson's (1927) interval of a proportion ``value`` of 0 or 1 among patients, which resampling cannot give."""
+    z = NormalDist().inv_cdf((1 + level) / 2) ** 2
+    reach = z / (n_patients + z)
+    return Interval(value, 0.0, reach) if value == 0 else Interval(value, 1 - reach, 1.0)
+
+
+def percentile_interval(value: float, draws: Tensor, n_patients: int, level: float = 0.95) -> Interval:
+    """``value`` with the middle ``level`` of its ``draws`` [R], NaN draws left out; bounds are NaN for one patient."""
+    if n_patients < 2 or not len(draws):
+        return Interval(value, float("nan"), float("nan"))
+    tail = (1 - level) / 2
+    low, high = draws.nanquantile(torch.tensor([tail, 1 - tail], dtype=draws.dtype)).tolist()
+    return Interval(value, low, high)

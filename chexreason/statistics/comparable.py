@@ -1,0 +1,110 @@
+"""What the figures of each data set stand on: one label policy, one state of the data, one truth for every arm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from chexreason.labels.catalog import LABEL_SETS
+from chexreason.labels.schema import LabelSet
+from chexreason.statistics.predictions import datasets, evaluated_labels
+from chexreason.types import Prediction
+
+UNRECORDED = "not recorded"
+_WAY_OUT = (
+    "evaluate these arms again on one data config (remove their folders under <study>/eval first), or leave arms out "
+    "with arms=[...]"
+)
+_SHOWN = 3  # studies named in an error message
+_SHORT = 8  # hex digits shown of a data hash
+
+
+def set_facts(arms: Mapping[str, Sequence[Prediction]], label_set: LabelSet) -> dict[str, dict[str, Any]]:
+    """Policy, data hash and scored labels of each data set, by its name.
+
+    ``policy`` and ``data_sha256`` are "not recorded" where the prediction files are older than these fields;
+    ``label_list`` is the name of the list the scored ``labels`` are, or "". Raises ValueError when a set was scored in
+    two ways: one message with every difference and the way out.
+    """
+    faults: list[str] = []
+    facts: dict[str, dict[str, Any]] = {}
+    by_arm = {arm: datasets(predictions) for arm, predictions in arms.items()}
+    for name in dict.fromkeys(name for by_set in by_arm.values() for name in by_set):
+        rows = {arm: by_set[name] for arm, by_set in by_arm.items() if name in by_set}
+        faults += _two_values(name, rows, "policy", "label policy")
+        faults += _two_values(name, rows, "data_sha256", "manifest content")
+        faults += _two_truths(name, rows)
+        first = next(iter(rows.values()))
+        labels = evaluated_labels(first, label_set)
+        facts[name] = {
+            "policy": first[0].policy or UNRECORDED,
+            "data_sha256": first[0].data_sha256 or UNRECORDED,
+            "labels": list(labels),
+            "label_list": next((known.name for known in LABEL_SETS.values() if known.labels == labels), ""),
+        }
+    if faults:
+        raise ValueError("these predictions cannot stand in one table:\n  " + "\n  ".join(faults) + f"\n{_WAY_OUT}")
+    return facts
+
+
+def basis(sets: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> str:
+    """What truth the figures of ``sets`` (from ``set_facts``) stand on: policies, sets, labels and data."""
+    by_policy: dict[str, list[str]] = {}
+    for name, facts in sets.items():
+        data = facts["data_sha256"]
+        shown = data if data == UNRECORDED else data[:_SHORT]
+        by_policy.setdefault(facts["policy"], []).append(f"{names.get(name, name)}, {label_count(facts)}, data {shown}")
+    return " · ".join(f"Label policy {policy} ({'; '.join(shown)})" for policy, shown in by_policy.items())
+
+
+def label_count(facts: Mapping[str, Any]) -> str:
+    """How many labels a set is scored on, and the name of the list they are, where it has one."""
+    n = len(facts["labels"])
+    return f"{n} label{'' if n == 1 else 's'}" + (f" of {facts['label_list']}" if facts["label_list"] else "")
+
+
+def check_studies(dataset: str, named: Mapping[str, Sequence[Prediction]]) -> None:
+    """Refuse (ValueError) figures of different studies in one table, even under one policy and one manifest."""
+    (first, found), *others = named.items()
+    known = {p.study_id for p in found}
+    faults = []
+    for name, rows in others:
+        here = {p.study_id for p in rows}
+        if here != known:
+            faults.append(
+                f"{first} and {name}: {len(known - here)} only in the first {sorted(known - here)[:_SHOWN]}, "
+                f"{len(here - known)} only in the second {sorted(here - known)[:_SHOWN]}"
+            )
+    if faults:
+        raise ValueError(
+            f"{dataset}: these runs answered different studies and cannot stand in one table:\n  "
+            + "\n  ".join(faults)
+            + "\nevaluate them again on one data config, with one limit and one seed of it"
+        )
+
+
+def _two_values(name: str, rows: Mapping[str, Sequence[Prediction]], field: str, what: str) -> list[str]:
+    """The fault that one set's predictions differ in ``field``, with the arms of each value."""
+    arms: dict[str, list[str]] = {}
+    for arm, predictions in rows.items():
+        for value in dict.fromkeys(getattr(p, field) or UNRECORDED for p in predictions):
+            arms.setdefault(value, []).append(arm)
+    if len(arms) < 2:
+        return []
+    return [f"{name}: {what} differs: " + " | ".join(f"'{value}' in {', '.join(who)}" for value, who in arms.items())]
+
+
+def _two_truths(name: str, rows: Mapping[str, Sequence[Prediction]]) -> list[str]:
+    """The faults that an arm's truth or judged labels of a study are not those of the first arm that answered it."""
+    known: dict[str, tuple[str, Prediction]] = {}
+    differing: dict[tuple[str, str], list[str]] = {}
+    for arm, predictions in rows.items():
+        for p in predictions:
+            owner, first = known.setdefault(p.study_id, (arm, p))
+            if set(first.truth) != set(p.truth) or set(first.labelled) != set(p.labelled):
+                differing.setdefault((owner, arm), []).append(p.study_id)
+    return [
+        f"{name}: {a} and {b} hold another truth or other judged labels for {len(found)} studies: "
+        f"{', '.join(found[:_SHOWN])}"
+        for (a, b), found in differing.items()
+    ]

@@ -1,0 +1,126 @@
+"""Did an arm learn to see, or to answer at another prevalence? A change in F1 as ranking and operating point."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from chexreason.statistics.bootstrap import Interval, Replicates, check_paired, percentile_interval, replicates
+from chexreason.statistics.predictions import counts
+from chexreason.statistics.ranking import check_scores
+from chexreason.types import Prediction
+
+N_FOLDS = 5
+NEVER, ALWAYS = float("inf"), float("-inf")  # thresholds of a label best given to no study, or to every study
+
+
+@dataclass(frozen=True)
+class Refit:
+    """One arm on one data set at two operating points: its ``own`` answers, and its scores cut by re-fitted thresholds.
+
+    Both are bootstrap samples over the same draws; those of ``refitted`` hold the thresholds as fitted.
+    """
+
+    own: Replicates
+    refitted: Replicates
+
+
+@dataclass(frozen=True)
+class Split:
+    """A change in F1 (``total``) as ``ranking`` + ``operating_point``, exactly so in value."""
+
+    total: Interval
+    ranking: Interval
+    operating_point: Interval
+
+
+def split_change(before: Refit, after: Refit, statistic: str = "macro_f1") -> Split:
+    """What of the change from one arm to another is ranking, and what is where the arms put their threshold.
+
+    ``ranking`` is the change between the arms once both have thresholds re-fitted by one rule: what is left when
+    neither profits from its prevalence of answers. ``operating_point`` is the rest: the change of what each arm's own
+    answers lose (or gain) against its re-fitted ones. Raises ValueError when the arms saw different studies.
+    """
+    check_paired(before.own, after.own)
+    own = _difference(before.own, after.own, statistic)
+    ranking = _difference(before.refitted, after.refitted, statistic)
+    rest = (own[0] - ranking[0], own[1] - ranking[1])
+    n = before.own.n_patients
+    return Split(*(percentile_interval(value, draws, n) for value, draws in (own, ranking, rest)))
+
+
+def refit(
+    scores: Tensor,
+    predictions: Sequence[Prediction],
+    labels: Sequence[str],
+    *,
+    n_folds: int = N_FOLDS,
+    fit_patients: int | None = 50,
+    n_resamples: int = 10_000,
+    seed: int = 0,
+) -> Refit:
+    """An arm's own answers beside its scores [N, L] cut at thresholds fitted on other patients of the same data set.
+
+    Patients are dealt into ``n_folds``; each fold is cut at the thresholds that maximise each label's F1 on at most
+    ``fit_patients`` patients of the other folds (None: all of them): the small labelled sample a new hospital could
+    give. Folds and samples depend on the patients and the seed alone, so all arms share them.
+    Raises ValueError with fewer patients than folds, and on scores of another shape or not finite.
+    """
+    check_scores(scores, predictions, labels)
+    _, truth, mask = counts(predictions, labels)
+    chosen = torch.zeros_like(truth)
+    for inside, fitted_on in _folds([p.patient_id for p in predictions], n_folds, fit_patients, seed):
+        for i in range(len(labels)):
+            known = fitted_on & mask[:, i]
+            chosen[inside, i] = scores[inside, i] >= best_threshold(scores[known, i], truth[known, i])
+    answers = [
+        replace(p, predicted=tuple(label for label, on in zip(labels, row, strict=True) if on), broken=None)
+        for p, row in zip(predictions, (chosen & mask).tolist(), strict=True)
+    ]
+    return Refit(
+        own=replicates(predictions, labels, n_resamples, seed), refitted=replicates(answers, labels, n_resamples, seed)
+    )
+
+
+def best_threshold(scores: Tensor, truth: Tensor) -> float:
+    """The cut of scores [N] (label given where score >= cut) with the best F1 on truth [N] (bool).
+
+    Half way between two neighbouring scores; of equal F1 the highest, ``NEVER`` without a positive.
+    """
+    if not bool(truth.any()):
+        return NEVER
+    levels, group = torch.unique(-scores, return_inverse=True)  # ascending in -score
+    hits = torch.zeros(2, len(levels), dtype=torch.float64)
+    hits[0].index_add_(0, group, truth.double())
+    hits[1].index_add_(0, group, torch.ones(len(scores), dtype=torch.float64))
+    found, given = hits.cumsum(dim=1)  # [K] each
+    best = int((2 * found / (given + truth.sum())).argmax())  # the first of equals
+    if best + 1 == len(levels):
+        return ALWAYS
+    return float(-levels[best] - levels[best + 1]) / 2
+
+
+def _folds(patients: Sequence[str], n_folds: int, fit_patients: int | None, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """(rows of the fold, rows its thresholds are fitted on), bool [N] each; a patient is on one side only."""
+    names = sorted(set(patients))
+    if len(names) < n_folds:
+        raise ValueError(f"{len(names)} patients cannot be dealt into {n_folds} folds; lower n_folds or add patients")
+    order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    folds = []
+    for k in range(n_folds):
+        inside = set(order[k::n_folds])
+        others = [name for name in order if name not in inside][:fit_patients]
+        folds.append((_among(patients, inside), _among(patients, set(others))))
+    return folds
+
+
+def _among(patients: Sequence[str], chosen: set[str]) -> Tensor:
+    return torch.tensor([patient in chosen for patient in patients])
+
+
+def _difference(a: Replicates, b: Replicates, statistic: str) -> tuple[float, Tensor]:
+    return b.value[statistic] - a.value[statistic], b.draws[statistic] - a.draws[statistic]

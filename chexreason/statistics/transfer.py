@@ -1,0 +1,162 @@
+"""Transfer as a number: what every pair of arms changes at home and away, and how much of it chance explains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from chexreason.labels.schema import LabelSet
+from chexreason.statistics.bootstrap import (
+    Interval,
+    Replicates,
+    intervals,
+    paired,
+    patient_totals,
+    percentile_interval,
+    replicates,
+    seed_mean,
+    statistics,
+)
+from chexreason.statistics.comparable import set_facts
+from chexreason.statistics.permutation import holm, paired_permutation
+from chexreason.statistics.predictions import datasets, evaluated_labels
+from chexreason.types import Prediction
+
+Arms = Mapping[str, Sequence[Sequence[Prediction]]]  # of each arm, the predictions of each seed
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one data set says of a step from one arm to another.
+
+    ``difference`` is after - before; ``retained`` is after / before, 1 where nothing is lost. ``p`` is of the paired
+    permutation test, ``p_holm`` the same adjusted for the number of tests in the report; both are NaN where the arms
+    have different numbers of seeds, whose answers cannot be swapped.
+    """
+
+    difference: Interval
+    retained: Interval
+    p: float
+    p_holm: float = math.nan
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A step between two arms at home and on one other data set; ``gap`` is the change away minus that at home."""
+
+    before: str
+    after: str
+    away_set: str
+    home: Change
+    away: Change
+    gap: Interval
+
+
+@dataclass(frozen=True)
+class TransferReport:
+    """``steps`` between all pairs of arms, ``scores`` of each arm by data set, ``n_tests`` that Holm accounts for."""
+
+    home_set: str
+    statistic: str
+    steps: tuple[Transfer, ...]
+    scores: Mapping[str, Mapping[str, Interval]]
+    n_tests: int
+
+
+def transfer_report(
+    arms: Arms,
+    label_set: LabelSet,
+    home: str,
+    away: Sequence[str],
+    *,
+    statistic: str = "macro_f1",
+    n_resamples: int = 10_000,
+    n_permutations: int = 10_000,
+    seed: int = 0,
+) -> TransferReport:
+    """Every pair of ``arms`` (earlier before later) on the data set ``home`` and on each of ``away``.
+
+    Raises ValueError when an arm lacks one of the sets, and when arms saw other studies, policies or data.
+    """
+    set_facts({f"{arm}/{k}": seeds[k] for arm, seeds in arms.items() for k in range(len(seeds))}, label_set)
+    rows = {arm: [datasets(predictions) for predictions in seeds] for arm, seeds in arms.items()}
+    sets = [home, *away]
+    _check_sets(rows, sets)
+    samples: dict[str, dict[str, Replicates]] = {arm: {} for arm in arms}
+    changes: dict[tuple[str, str, str], Change] = {}
+    for name in sets:
+        labels = evaluated_labels([p for seeds in rows.values() for by_set in seeds for p in by_set[name]], label_set)
+        for arm, seeds in rows.items():
+            samples[arm][name] = seed_mean([replicates(by_set[name], labels, n_resamples, seed) for by_set in seeds])
+        totals = {
+            arm: torch.cat([patient_totals(by_set[name], labels) for by_set in seeds], dim=1)  # [P, S (3 L + 3)]
+            for arm, seeds in rows.items()
+        }
+        for a, b in combinations(arms, 2):
+            difference = paired(samples[a][name], samples[b][name])[statistic]
+            p = _p_value(totals[a], totals[b], labels, statistic, n_permutations, seed)
+            retained = _retained(samples[a][name], samples[b][name], statistic)
+            changes[a, b, name] = Change(difference, retained, p)
+    adjusted = holm([change.p for change in changes.values()])
+    changes = {key: replace(change, p_holm=p) for (key, change), p in zip(changes.items(), adjusted, strict=True)}
+    steps = [
+        Transfer(
+            a, b, name, changes[a, b, home], changes[a, b, name], _gap(samples[a], samples[b], home, name, statistic)
+        )
+        for a, b in combinations(arms, 2)
+        for name in away
+    ]
+    scores = {
+        arm: {name: _score(sample, statistic) for name, sample in by_set.items()} for arm, by_set in samples.items()
+    }
+    return TransferReport(home, statistic, tuple(steps), scores, sum(p == p for p in adjusted))
+
+
+def _check_sets(rows: Mapping[str, Sequence[Mapping[str, object]]], sets: Sequence[str]) -> None:
+    lacking = [
+        f"{arm} lacks {name}" for arm, seeds in rows.items() for name in sets if any(name not in s for s in seeds)
+    ]
+    if lacking:
+        raise ValueError(
+            f"transfer needs every arm on {', '.join(sets)}: {'; '.join(lacking)}; evaluate these arms on all sets, "
+            "or leave them out with arms=[...]"
+        )
+
+
+def _p_value(a: Tensor, b: Tensor, labels: Sequence[str], statistic: str, n_permutations: int, seed: int) -> float:
+    if a.shape != b.shape:
+        return math.nan
+    width = 3 * len(labels) + 3
+
+    def over_seeds(sums: Tensor) -> Tensor:
+        parts = [statistics(part, labels)[statistic] for part in torch.split(sums, width, dim=1)]
+        return torch.stack(parts).mean(dim=0)  # [R]
+
+    return paired_permutation(a, b, over_seeds, n_permutations, seed)
+
+
+def _retained(a: Replicates, b: Replicates, statistic: str) -> Interval:
+    before, after = a.value[statistic], b.value[statistic]
+    value = after / before if before > 0 else math.nan
+    draws = torch.where(a.draws[statistic] > 0, b.draws[statistic] / a.draws[statistic], math.nan)  # [R]
+    return percentile_interval(value, draws, a.n_patients)
+
+
+def _gap(a: Mapping[str, Replicates], b: Mapping[str, Replicates], home: str, away: str, statistic: str) -> Interval:
+    """Change away minus change at home; draws of one set must not follow the other's."""
+    values, draws = [], []
+    for name in (home, away):
+        values.append(b[name].value[statistic] - a[name].value[statistic])
+        draws.append(b[name].draws[statistic] - a[name].draws[statistic])
+    # One seed draws the same row numbers for both sets: shifted by one, the draws are independent.
+    n_patients = min(a[home].n_patients, a[away].n_patients)
+    return percentile_interval(values[1] - values[0], draws[1].roll(1) - draws[0], n_patients)
+
+
+def _score(sample: Replicates, statistic: str) -> Interval:
+    return intervals(sample)[statistic]

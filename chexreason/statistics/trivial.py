@@ -1,0 +1,76 @@
+"""Answers that need no image, scored on the same studies: what every figure has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from chexreason.statistics.bootstrap import PRECISION_RECALL, STATISTICS
+from chexreason.statistics.metrics import averages, confusion, jaccard, precision_recall_f1
+
+EXPLAINED = {
+    "nothing": "predicts no label",
+    "all_labels": "answers every label for every image",
+    "best_constant": "the one label set with the best micro-F1 on the training labels",
+    "prior": "draws each label with its training prevalence (mean of many draws)",
+}
+
+
+def best_constant(prevalence: Mapping[str, float]) -> tuple[str, ...]:
+    """The constant answer with the highest micro-F1 on the training labels, most prevalent label first.
+
+    For a constant set S micro-F1 is 2 sum_S(p) / (|S| + sum_all(p)) when every label is judged equally often, so of
+    all sets of one size the most prevalent labels win and it is enough to compare prefixes. (For macro-F1 the best
+    constant is always ``all_labels``: each label adds 2p / (1 + p) >= 0.)
+    """
+    order = sorted(prevalence, key=lambda label: (-prevalence[label], label))
+    total, running = sum(prevalence.values()), 0.0
+    best, best_f1 = 0, 0.0
+    for size, label in enumerate(order, start=1):
+        running += prevalence[label]
+        f1 = 2 * running / (size + total)
+        if f1 > best_f1:
+            best, best_f1 = size, f1
+    return tuple(order[:best])
+
+
+def trivial_rows(
+    truth: Tensor,
+    mask: Tensor,
+    labels: Sequence[str],
+    prevalence: Mapping[str, float],
+    n_draws: int = 200,
+    seed: int = 0,
+) -> dict[str, dict[str, float]]:
+    """Scores of the trivial answers on truth and mask, bool [N, L]: the names of ``replicates`` a row.
+
+    ``prevalence`` comes from the training labels, never from the set that is scored; a label it lacks is never
+    answered by ``best_constant`` and ``prior``, and without any prevalence those two rows are left out.
+    """
+    constants: dict[str, Sequence[str]] = {"nothing": (), "all_labels": labels}
+    if prevalence:
+        constants["best_constant"] = best_constant(prevalence)
+    rows = {}
+    for name, answer in constants.items():
+        chosen = torch.tensor([label in answer for label in labels], dtype=torch.bool)
+        rows[name] = _score(chosen.expand_as(truth)[None], truth, mask, labels)
+    if prevalence:
+        p = torch.tensor([prevalence.get(label, 0.0) for label in labels])
+        noise = torch.rand((n_draws, *truth.shape), generator=torch.Generator().manual_seed(seed))
+        rows["prior"] = _score(noise < p, truth, mask, labels)
+    return rows
+
+
+def _score(pred: Tensor, truth: Tensor, mask: Tensor, labels: Sequence[str]) -> dict[str, float]:
+    """Mean score over draws of ``pred`` [D, N, L]."""
+    each = confusion(pred, truth.expand_as(pred), mask.expand_as(pred))  # [D, N, 3, L]
+    hits = each.sum(dim=1)  # [D, 3, L]
+    mean = averages(hits, torch.ones(len(labels), dtype=torch.bool))
+    mean["jaccard"] = jaccard(each).mean(dim=1)
+    mean["fail_rate"] = torch.zeros(len(pred), dtype=torch.float64)
+    f1 = precision_recall_f1(hits)[2]
+    values = {name: mean[name] for name in STATISTICS + PRECISION_RECALL}
+    values |= {f"f1/{name}": f1[:, i] for i, name in enumerate(labels)}
+    return {name: float(value.mean()) for name, value in values.items()}

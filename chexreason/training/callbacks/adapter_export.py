@@ -1,0 +1,68 @@
+"""The adapter in plain PEFT layout: the best one by a watched metric, and the last one."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+
+from chexreason.model.adapters import save_adapter
+from chexreason.model.policy import Policy
+
+log = logging.getLogger(__name__)
+
+
+class AdapterExport(L.Callback):
+    """Writes ``<folder>/best`` whenever ``monitor`` improves and ``<folder>/last`` when training ends.
+
+    ``parents`` are the adapters merged before this run's; they are stacked in, so each folder is complete over the
+    base model. ``card`` is written beside the weights. Raises KeyError when ``monitor`` is never logged.
+    """
+
+    def __init__(
+        self, folder: str, monitor: str, mode: Literal["min", "max"], card: Mapping[str, object], parents: Sequence[str]
+    ) -> None:
+        self.folder, self.monitor, self.mode = Path(folder), monitor, mode
+        self.card, self.parents = dict(card), list(parents)
+        self.best: float | None = None
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking:
+            return  # nothing is trained yet
+        if self.monitor not in trainer.callback_metrics:
+            known = ", ".join(sorted(k for k in trainer.callback_metrics if "f1/" not in k))
+            raise KeyError(f"phase.monitor={self.monitor} is not logged; logged: {known}")
+        value = float(trainer.callback_metrics[self.monitor])
+        if math.isnan(value):
+            return  # no score, e.g. macro_f1_supported of a set without a positive mark: nothing compares with it
+        better = self.best is None or (value < self.best if self.mode == "min" else value > self.best)
+        if better and trainer.is_global_zero:
+            self._save(pl_module, "best", trainer.global_step, value)
+        self.best = value if better else self.best
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            if self.best is None:
+                folder = self.folder / "best"
+                log.warning(
+                    "no validation scored %s before the end: %s is not written, take last", self.monitor, folder
+                )
+            value = trainer.callback_metrics.get(self.monitor)
+            self._save(pl_module, "last", trainer.global_step, None if value is None else float(value))
+
+    def _save(self, pl_module: L.LightningModule, which: str, step: int, value: float | None) -> None:
+        policy = pl_module.policy
+        if not isinstance(policy, Policy):
+            raise TypeError(f"{type(pl_module).__name__}.policy is {type(policy).__name__}, not a Policy")
+        card = {**self.card, "step": step, "monitor": self.monitor, "value": value}
+        save_adapter(policy, self.folder / which, card, self.parents)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]

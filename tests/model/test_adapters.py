@@ -1,0 +1,150 @@
+"""Adapters: where they sit, plain PEFT layout, chains that become one, misfits that are refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
+
+from chexreason.model.adapters import attach_lora, merge_adapter, merged, read_card, save_adapter, stack_factors
+from chexreason.model.load import load_policy, resolve_source
+from chexreason.model.logprobs import completion_scores
+from chexreason.model.policy import pad_right
+
+pytestmark = pytest.mark.slow  # each test runs a model
+
+
+def perturb(policy, seed: int) -> None:
+    torch.manual_seed(seed)
+    for name, parameter in policy.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+
+
+def logp(policy, images):
+    ids, mask = pad_right([[5, 6, 7, 8]] * 3, 0)
+    prompts = policy.encode(images, ["one", "two", "three"])
+    return completion_scores(policy.eval(), prompts, ids, mask).logp.detach()
+
+
+def test_lora_trains_the_language_model_only(policy):
+    attach_lora(policy, r=4, alpha=8, dropout=0.0)
+    names = [n for n, p in policy.named_parameters() if p.requires_grad]
+    layers = policy.base.config.text_config.num_hidden_layers
+    assert len(names) == layers * 7 * 2
+    assert all("language_model" in n for n in names)
+
+
+def test_targets_that_reach_the_vision_tower_are_refused(policy):
+    with pytest.raises(ValueError, match="reaches the vision tower"):
+        attach_lora(policy, targets=r".*(q_proj|qkv)")
+
+
+def test_saved_adapter_loads_with_bare_peft(policy, images, tmp_path):
+    attach_lora(policy, r=4, alpha=8, dropout=0.0)
+    perturb(policy, 1)
+    expected = logp(policy, images)
+    save_adapter(policy, tmp_path / "a", {"prompt": "p"})
+    bare = AutoModelForImageTextToText.from_pretrained(resolve_source(policy.source), dtype=torch.float32)
+    fresh = load_policy(policy.source, dtype="float32")
+    assert (logp(fresh, images) - expected).abs().max() > 1e-3  # the adapter does something
+    fresh.model = PeftModel.from_pretrained(bare, str(tmp_path / "a"))
+    torch.testing.assert_close(logp(fresh, images), expected, atol=1e-5, rtol=0)
+    assert read_card(tmp_path / "a")["prompt"] == "p"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a"]  # no staging folder is left
+
+
+def test_a_chain_of_adapters_is_written_as_one(gemma, images, tmp_path):
+    attach_lora(gemma, r=4, alpha=8, dropout=0.0)
+    perturb(gemma, 1)
+    save_adapter(gemma, tmp_path / "sft", {})
+    second = load_policy("tiny:tiny_gemma3", dtype="float32", adapters=[str(tmp_path / "sft")])
+    attach_lora(second, r=2, alpha=6, dropout=0.0)
+    perturb(second, 2)
+    expected = logp(second, images)
+    save_adapter(second, tmp_path / "grpo", {}, parents=[str(tmp_path / "sft")])
+    assert json.loads((tmp_path / "grpo" / "adapter_config.json").read_text())["r"] == 6
+    whole = load_policy("tiny:tiny_gemma3", dtype="float32", adapters=[str(tmp_path / "grpo")])
+    torch.testing.assert_close(logp(whole, images), expected, atol=1e-5, rtol=0)
+
+
+def test_the_reference_is_the_merged_sft_policy_not_the_base(gemma, images, tmp_path):
+    base = logp(gemma, images)
+    attach_lora(gemma, r=4, alpha=8, dropout=0.0)
+    perturb(gemma, 1)
+    sft = logp(gemma, images)
+    save_adapter(gemma, tmp_path / "sft", {})
+    second = load_policy("tiny:tiny_gemma3", dtype="float32", adapters=[str(tmp_path / "sft")])
+    attach_lora(second, r=4, alpha=8, dropout=0.0)
+    perturb(second, 2)
+    with second.reference():
+        torch.testing.assert_close(logp(second, images), sft, atol=1e-5, rtol=0)
+    assert (sft - base).abs().max() > 1e-3
+    assert (logp(second, images) - sft).abs().max() > 1e-3
+
+
+def test_merging_for_a_while_changes_nothing_but_the_work(gemma, images):
+    attach_lora(gemma, r=4, alpha=8, dropout=0.0)
+    perturb(gemma, 1)
+    before = {name: value.clone() for name, value in gemma.state_dict().items()}
+    expected, base = logp(gemma, images), None
+    with merged(gemma):
+        torch.testing.assert_close(logp(gemma, images), expected, atol=1e-5, rtol=0)
+        with gemma.reference():
+            base = logp(gemma, images)  # PEFT unmerges by itself here: the next test of equality must still hold
+    assert base is not None
+    after = gemma.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)  # to the bit
+    assert torch.equal(logp(gemma, images), expected)
+
+
+def test_weights_that_would_round_the_adapter_away_are_not_merged(gemma):
+    gemma.model = gemma.model.bfloat16()
+    attach_lora(gemma, r=4, alpha=8, dropout=0.0)
+    perturb(gemma, 1)
+    before = {name: value.clone() for name, value in gemma.base.state_dict().items()}
+    with merged(gemma):
+        assert all(torch.equal(before[name], value) for name, value in gemma.base.state_dict().items())
+
+
+def test_stacked_factors_are_the_sum_of_products():
+    torch.manual_seed(0)
+    first = {"x.lora_A": torch.randn(2, 5), "x.lora_B": torch.randn(3, 2)}
+    second = {"x.lora_A": torch.randn(4, 5), "x.lora_B": torch.randn(3, 4)}
+    both = stack_factors(first, second, (2.0, 0.5))
+    expected = 2.0 * first["x.lora_B"] @ first["x.lora_A"] + 0.5 * second["x.lora_B"] @ second["x.lora_A"]
+    torch.testing.assert_close(both["x.lora_B"] @ both["x.lora_A"], expected)
+    with pytest.raises(ValueError, match="different modules"):
+        stack_factors(first, {}, (1.0, 1.0))
+
+
+def test_adapters_that_do_not_fit_are_refused(gemma, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no adapter in"):
+        merge_adapter(gemma.model, tmp_path)
+    qwen = load_policy("tiny:tiny_qwen2_5_vl", dtype="float32")
+    attach_lora(qwen, r=4, alpha=8, dropout=0.0, targets=r".*language_model.*layers\.0.*q_proj")
+    save_adapter(qwen, tmp_path / "a", {})  # its shapes would fit the other architecture
+    with pytest.raises(ValueError, match="belongs to a qwen2_5_vl model, this is gemma3"):
+        merge_adapter(gemma.model, tmp_path / "a")
+
+
+def test_an_adapter_with_a_renamed_prefix_is_refused(gemma, tmp_path):
+    attach_lora(gemma, r=4, alpha=8, dropout=0.0)
+    save_adapter(gemma, tmp_path / "a", {})
+    path = tmp_path / "a" / "adapter_model.safetensors"
+    save_file({k.replace("layers.0", "layers.9"): v for k, v in load_file(path).items()}, path)
+    fresh = load_policy("tiny:tiny_gemma3", dtype="float32")
+    with pytest.raises(ValueError, match="names differ"):
+        merge_adapter(fresh.model, tmp_path / "a")
+
+
+def test_unknown_sources_name_the_way_out(tmp_path):
+    with pytest.raises(FileNotFoundError, match="tiny:tiny_gemma3"):
+        resolve_source("tiny:nothing")
+    with pytest.raises(FileNotFoundError, match=r"no config.json there"):
+        resolve_source(str(tmp_path))
+    assert resolve_source("google/medgemma-4b-it") == "google/medgemma-4b-it"

@@ -1,0 +1,1 @@
+"""Programs beside the package: training of the shipped models, writers of generated documents."""

@@ -1,0 +1,1 @@
+"""The programs that train the shipped models; `make tiny-models` runs them all."""
