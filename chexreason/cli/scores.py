@@ -12,7 +12,8 @@ import pandas as pd
 import torch
 from omegaconf import DictConfig
 
-from chexreason import build, runs
+from chexreason import runs
+from chexreason.build.data import build_labels, build_prompt, build_samples, load_studies
 from chexreason.cli.evaluate import ready
 from chexreason.confdir import confdir
 from chexreason.data.batches import Batch
@@ -46,12 +47,12 @@ def score_labels(cfg: DictConfig) -> pd.DataFrame:
                 label_scores.check_answers(made_for, answers, run_dir)
             log.info("%s is DONE: nothing to score", run_dir)
             return label_scores.read(run_dir / FILE)
-        label_set, prompt = build.build_labels(cfg), build.build_prompt(cfg)
+        label_set, prompt = build_labels(cfg), build_prompt(cfg)
         predicted, sha256 = predictions.read(answers), label_scores.answers_sha256(answers)
         policy, collate = ready(cfg, prompt, label_set)
         frames = []
         for name, found in predictions.datasets(predicted).items():
-            samples = build.build_samples(_studies(cfg, name, found, label_set), prompt, label_set, None)
+            samples = build_samples(_studies(cfg, name, found, label_set), prompt, label_set, None)
             pairs = list(zip(found, samples, strict=True))
             chunks = [pairs[i : i + cfg.batch_size] for i in range(0, len(pairs), cfg.batch_size)]
             progress = partial(track, description=f"{cfg.arm} label scores on {name}, batches of {cfg.batch_size}")
@@ -66,7 +67,7 @@ def score_labels(cfg: DictConfig) -> pd.DataFrame:
 
 def _studies(cfg: DictConfig, name: str, found: Sequence[Prediction], label_set: LabelSet) -> list[Study]:
     """The studies that were predicted, in that order."""
-    known = {study.study_id: study for study in build.load_studies(cfg, name, (cfg.split,), label_set)}
+    known = {study.study_id: study for study in load_studies(cfg, name, (cfg.split,), label_set)}
     if lost := [p.study_id for p in found if p.study_id not in known]:
         raise KeyError(f"{len(lost)} predicted studies are not in {name}/{cfg.split}, e.g. {lost[0]}: evaluate again")
     return [known[p.study_id] for p in found]
