@@ -18,6 +18,7 @@ from chexreason.data.sampling import subset
 from chexreason.labels.schema import LabelSet
 from chexreason.model.adapters import attach_lora
 from chexreason.model.policy import Policy
+from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.prompts import Prompt
 from chexreason.rewards.mix import told_prevalence
 from chexreason.runs import COLLAPSE
@@ -80,8 +81,7 @@ def build_module(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: Lab
     module: PolicyModule = make(
         cfg.phase.module,
         policy=policy,
-        label_set=label_set,
-        grammar=prompt.grammar,
+        answer_format=AnswerFormat(label_set, Grammar.of(prompt.grammar)),
         make_optimizer=make(cfg.optim.optimizer),
         make_scheduler=make(cfg.optim.scheduler),
         max_new_tokens=cfg.model.max_new_tokens,

@@ -22,6 +22,7 @@ from chexreason.errors import friendly, known_choices
 from chexreason.labels.schema import LabelSet
 from chexreason.model.policy import Policy
 from chexreason.model.predict import predict_batch
+from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.progress import track
 from chexreason.prompts import Prompt
 from chexreason.quiet import quiet
@@ -46,6 +47,7 @@ def evaluate(cfg: DictConfig) -> list[Prediction]:
             return predictions.read(run_dir / FILE)
         label_set, prompt = build_labels(cfg), build_prompt(cfg)
         policy, collate = ready(cfg, prompt, label_set)
+        answer_format = AnswerFormat(label_set, Grammar.of(prompt.grammar))
         found: list[Prediction] = []
         for name in cfg.data.test:
             declared = declaration(cfg, name, load_manifest(cfg, name))
@@ -56,7 +58,7 @@ def evaluate(cfg: DictConfig) -> list[Prediction]:
             progress = partial(track, description=f"{cfg.arm} on {name}, batches of {cfg.batch_size}")
             for chunk in progress(batches, len(batches)):
                 batch = collate([(sample, 0.0) for sample in chunk]).to(policy.device)
-                answers = predict_batch(policy, batch, label_set, prompt.grammar, cfg.max_new_tokens)
+                answers = predict_batch(policy, batch, answer_format, cfg.max_new_tokens)
                 found += [replace(answer, **origin) for answer in answers]
         predictions.write(run_dir / FILE, found)
         scores = score_sets(found, label_set)
