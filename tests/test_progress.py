@@ -31,7 +31,7 @@ def test_an_error_inside_the_loop_still_ends_it(caplog, monkeypatch):
 @pytest.mark.parametrize(("patience", "shown"), [(1e9, False), (-1.0, True)])
 def test_a_terminal_gets_a_bar_only_when_it_takes_long(caplog, capsys, monkeypatch, patience, shown):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    monkeypatch.setattr(progress, "PATIENCE", patience)
+    monkeypatch.setattr(progress, "BAR_AFTER", patience)
     assert list(track(range(3), 3, "films")) == [0, 1, 2]
     assert ("films" in capsys.readouterr().err) is shown
     assert "films" not in caplog.text

@@ -16,13 +16,13 @@ from chexreason.data.sampling import subset
 from chexreason.errors import friendly, known_choices
 from chexreason.files import write_json, write_text
 from chexreason.labels.schema import LabelSet
+from chexreason.progress import Meter
 from chexreason.traces.acceptance import acceptance, as_markdown
 from chexreason.traces.budget import Budget, estimate
-from chexreason.traces.collect import Limits, collect
+from chexreason.traces.collect import Limits, collect_traces
 from chexreason.traces.endpoint import check_export
 from chexreason.traces.export import JSONL_NAME, export
 from chexreason.traces.instruction import Instruction, compose
-from chexreason.traces.meter import Meter
 from chexreason.traces.store import StoreError, TraceStore, open_store
 from chexreason.traces.task import Task, judge_again
 from chexreason.traces.template import TemplateTeacher
@@ -98,8 +98,8 @@ def _ask(task: Task, store: TraceStore, studies: list[Study], limits: Limits, bu
     )
     if teacher.endpoint:
         log.info("%s; budget %.2f USD, %.2f spent", forecast, budget.limit, budget.spent)
-    with Meter(len(to_ask)) as meter:
-        return collect(task, store, to_ask, limits, budget, meter)
+    with Meter(len(to_ask), "traces") as meter:
+        return collect_traces(task, store, to_ask, limits, budget, meter)
 
 
 def _to_ask(store: TraceStore, studies: list[Study], limits: Limits) -> list[Study]:
@@ -113,7 +113,7 @@ def _to_ask(store: TraceStore, studies: list[Study], limits: Limits) -> list[Stu
 @friendly(StoreError, ManifestError, OSError, ValueError, KeyError, ModuleNotFoundError)
 def main(cfg: DictConfig) -> None:
     """Ask, verify, export, and say what came of it."""
-    for library in ("httpx2", "openai", "google_genai"):  # a line a request each
+    for library in ("httpx2", "openai"):  # a line a request each
         logging.getLogger(library).setLevel(logging.WARNING)
     report = traces(cfg)
     print(as_markdown(report))

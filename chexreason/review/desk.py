@@ -12,7 +12,7 @@ from typing import Any
 from chexreason.data.image import load_image
 from chexreason.labels.schema import LabelSet
 from chexreason.parsing import Grammar
-from chexreason.review.decision import OTHER, REASONS, WITHDRAWN, Decision, faults
+from chexreason.review.decision import OTHER, REASONS, WITHDRAWN, Decision, decision_faults
 from chexreason.review.journal import ReviewStore
 from chexreason.traces.trace import Trace, check_labels
 
@@ -69,7 +69,7 @@ class Desk:
             reason=decision.reason if decision.verdict in ("edit", "reject") else "",
             decided_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        wrong = faults(decision, trace, self.label_set, self.grammars[trace.prompt])
+        wrong = decision_faults(decision, trace, self.label_set, self.grammars[trace.prompt])
         if wrong:
             return None, wrong
         self.store.add(decision)

@@ -15,7 +15,7 @@ from dataclasses import astuple, fields
 from pathlib import Path
 
 from chexreason.review.decision import WITHDRAWN, Decision
-from chexreason.review.sample import draw
+from chexreason.review.sample import draw_sample
 from chexreason.traces.trace import Trace
 
 _COLUMNS = ", ".join(f.name for f in fields(Decision))
@@ -52,7 +52,7 @@ class ReviewStore:
             db.execute("BEGIN IMMEDIATE")  # two servers that start at once draw once
             begun = db.execute("SELECT n, seed FROM drawn").fetchone()
             if begun is None:
-                drawn = draw(traces, n, seed)
+                drawn = draw_sample(traces, n, seed)
                 db.execute("INSERT INTO drawn VALUES (?, ?)", (n, seed))
                 rows = [(i, *trace.key, trace.text_sha256) for i, trace in enumerate(drawn)]
                 db.executemany("INSERT INTO sample VALUES (?, ?, ?, ?)", rows)
@@ -63,16 +63,10 @@ class ReviewStore:
                 f"the review in {self.path} was begun with n={begun[0]} seed={begun[1]}, not n={n} seed={seed}: "
                 f"go on with those, or begin another one with name="
             )
-        return self._matched(kept, traces)
-
-    def _matched(self, kept: Sequence[tuple[str, str, str]], traces: Sequence[Trace]) -> list[Trace]:
         by_key = {trace.key: trace for trace in traces}
-        missing = [f"{study} / {prompt}" for study, prompt, _ in kept if (study, prompt) not in by_key]
-        changed = [
-            f"{study} / {prompt}"
-            for study, prompt, sha in kept
-            if (study, prompt) in by_key and by_key[study, prompt].text_sha256 != sha
-        ]
+        now = {tuple(key): by_key.get((key[0], key[1])) for *key, _ in kept}
+        missing = [" / ".join(key) for *key, _ in kept if now[tuple(key)] is None]
+        changed = [" / ".join(key) for *key, sha in kept if (trace := now[tuple(key)]) and trace.text_sha256 != sha]
         if missing or changed:
             raise ValueError(
                 f"the traces are not those that the review in {self.path} was begun with: of {len(kept)} sampled, "
@@ -101,13 +95,10 @@ class ReviewStore:
     def decisions(self, reviewer: str | None = None) -> list[Decision]:
         """The decision that counts of each reader and trace, oldest first; of one ``reviewer`` where one is named."""
         with self._open() as db:
-            rows = db.execute(f"SELECT {_COLUMNS} FROM decision ORDER BY number").fetchall()
-        latest: dict[tuple[str, str, str], Decision] = {}
-        for row in rows:
-            decision = Decision(*row)
-            latest.pop(place := (decision.reviewer, *decision.key), None)
-            latest[place] = decision
-        return [d for d in latest.values() if d.verdict != WITHDRAWN and reviewer in (None, d.reviewer)]
+            latest = "SELECT MAX(number) FROM decision GROUP BY reviewer, study_id, prompt"
+            rows = db.execute(f"SELECT {_COLUMNS} FROM decision WHERE number IN ({latest}) ORDER BY number").fetchall()
+        found = [Decision(*row) for row in rows]
+        return [d for d in found if d.verdict != WITHDRAWN and reviewer in (None, d.reviewer)]
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:

@@ -16,7 +16,7 @@ def strata(trace: Trace) -> tuple[str, ...]:
     return trace.labels or (NO_LABEL,)
 
 
-def draw(traces: Sequence[Trace], n: int, seed: int) -> list[Trace]:
+def draw_sample(traces: Sequence[Trace], n: int, seed: int) -> list[Trace]:
     """``n`` of ``traces`` (all, where there are fewer), balanced over labels, in random order.
 
     One trace at a time, for the label that the sample has least of (the rarer one first where they tie), so every

@@ -9,7 +9,7 @@ from typing import Any
 
 from chexreason.labels.schema import LabelSet
 from chexreason.traces.store import ANSWERED, TraceStore
-from chexreason.traces.verify import RULES
+from chexreason.traces.verify import TRACE_RULES
 
 
 def acceptance(store: TraceStore, label_set: LabelSet, attempts: int, unaskable: int = 0) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def acceptance(store: TraceStore, label_set: LabelSet, attempts: int, unaskable:
         "tokens_in": tokens[0],
         "tokens_out": tokens[1],
         "sent_to": _places(store),
-        "rules": {rule: {"answers": broken[rule], "share": _share(broken[rule], len(judged))} for rule in RULES},
+        "rules": {rule: {"answers": broken[rule], "share": _share(broken[rule], len(judged))} for rule in TRACE_RULES},
         "labels": {
             label: _of_label([s for s, found in labels.items() if label in found], accepted, first, aside)
             for label in label_set

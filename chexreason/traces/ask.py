@@ -10,6 +10,8 @@ from chexreason.labels.schema import LabelSet
 from chexreason.prompts import Prompt
 from chexreason.types import Study
 
+_CHARACTERS = 3.0  # of English text to a token, on the safe side
+
 
 @dataclass(frozen=True)
 class Question:
@@ -45,6 +47,10 @@ class Tariff:
     usd_out: float | None = None
     image_tokens: int = 1100
     max_tokens: int = 1024
+
+    def tokens_in(self, text: str, image: bool) -> float:
+        """Tokens that a request is likely billed for: too many rather than too few."""
+        return len(text) / _CHARACTERS + (self.image_tokens if image else 0)
 
     def usd(self, tokens_in: float, tokens_out: float) -> float:
         """The price of so many tokens; an unknown price counts as 0."""

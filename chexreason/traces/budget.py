@@ -7,14 +7,8 @@ from dataclasses import dataclass
 from chexreason.traces.ask import Tariff
 from chexreason.traces.endpoint import is_loopback
 
-_CHARACTERS = 3.0  # of English text to a token, on the safe side
 _TOKENS_PER_WORD = 1.5
 _SECONDS = 8.0  # an answer takes where nothing was measured yet
-
-
-def tokens_of(text: str, tariff: Tariff, image: bool) -> float:
-    """Tokens a request is likely billed for, rather too many than too few."""
-    return len(text) / _CHARACTERS + (tariff.image_tokens if image else 0)
 
 
 class Budget:
@@ -79,7 +73,7 @@ def estimate(
     ``measured`` holds the mean tokens in, tokens out and seconds of the answers there are already; without any, the
     words asked for stand for the answer.
     """
-    guessed = tokens_of(text, tariff, image), min(sum(words) / 2 * _TOKENS_PER_WORD, tariff.max_tokens), _SECONDS
+    guessed = tariff.tokens_in(text, image), min(sum(words) / 2 * _TOKENS_PER_WORD, tariff.max_tokens), _SECONDS
     tokens_in, tokens_out, seconds = measured or guessed
     together = n * seconds / max(1, min(concurrency, n))
     return Estimate(

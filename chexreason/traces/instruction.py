@@ -13,7 +13,7 @@ from PIL import Image
 from chexreason.data.image import load_image
 from chexreason.labels.schema import LabelSet
 from chexreason.prompts import Prompt, render
-from chexreason.traces.verify import RULES, Fault
+from chexreason.traces.verify import TRACE_RULES, Fault
 from chexreason.types import Study
 
 _QUALITY = 92  # of the JPEG: lossless would be four times as large
@@ -65,7 +65,7 @@ def compose(
         text += "\n\n" + instruction.unjudged.format(labels=", ".join(unjudged)).strip()
     if not faults:
         return text
-    reasons = "\n".join(f"- {RULES[fault.rule]}{f': {fault.detail}' if fault.detail else ''}" for fault in faults)
+    reasons = "\n".join(f"- {TRACE_RULES[fault.rule]}{f': {fault.detail}' if fault.detail else ''}" for fault in faults)
     return f"{text}\n\n{instruction.retry.format(reasons=reasons).strip()}"
 
 

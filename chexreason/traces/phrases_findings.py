@@ -15,24 +15,22 @@ UNGRADED = ("", "", "")
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Phrases:
     """The words for one label.
 
     ``names`` are noun phrases that follow "there is", ``signs`` full positive sentences, ``absent`` full negative
-    sentences, ``nouns`` what follows "no"; ``question`` asks for it; ``grades`` are the words for low, middle and
-    high severity.
+    sentences, ``nouns`` what follows "no"; ``grades`` are the words for low, middle and high severity.
     """
 
     names: tuple[str, ...]
     signs: tuple[str, ...]
     absent: tuple[str, ...]
     nouns: tuple[str, ...]
-    question: tuple[str, ...]
     grades: tuple[str, str, str] = GRADES
 
 
-FINDINGS: dict[str, Finding] = {
-    "Support Devices": Finding(
+FINDINGS: dict[str, Phrases] = {
+    "Support Devices": Phrases(
         names=("a support device", "a medical device", "support hardware"),
         signs=(
             "A support device is in place.",
@@ -42,10 +40,9 @@ FINDINGS: dict[str, Finding] = {
         ),
         absent=("No support device is seen.", "There is no medical device.", "No support hardware is in place."),
         nouns=("support device", "medical device"),
-        question=("Is a support device in place?", "Is there a medical device?"),
         grades=UNGRADED,
     ),
-    "Enlarged Cardiomediastinum": Finding(
+    "Enlarged Cardiomediastinum": Phrases(
         names=("{sev} mediastinal widening", "a wide mediastinum", "{sev} widening of the upper mediastinum"),
         signs=(
             "There is {sev} widening of the mediastinum.",
@@ -59,9 +56,8 @@ FINDINGS: dict[str, Finding] = {
             "The mediastinum is not wide.",
         ),
         nouns=("mediastinal widening", "widening of the mediastinum"),
-        question=("Is the mediastinum wide?", "Is there mediastinal widening?"),
     ),
-    "Cardiomegaly": Finding(
+    "Cardiomegaly": Phrases(
         names=("{sev} cardiomegaly", "an enlarged heart", "{sev} cardiac enlargement"),
         signs=(
             "The heart is enlarged.",
@@ -71,9 +67,8 @@ FINDINGS: dict[str, Finding] = {
         ),
         absent=("The heart is normal in size.", "There is no cardiomegaly.", "The heart is not enlarged."),
         nouns=("cardiomegaly", "cardiac enlargement"),
-        question=("Is the heart enlarged?", "Is there cardiomegaly?"),
     ),
-    "Lung Opacity": Finding(
+    "Lung Opacity": Phrases(
         names=("{sev} {side} lung opacity", "{sev} hazy opacity{at}", "{sev} opacity in {lung}"),
         signs=(
             "There is {sev} opacity in {lung}.",
@@ -83,9 +78,8 @@ FINDINGS: dict[str, Finding] = {
         ),
         absent=("No lung opacity is seen.", "There is no hazy opacity.", "The lungs show no opacity."),
         nouns=("lung opacity", "hazy opacity"),
-        question=("Is there a lung opacity?", "Is any opacity seen in the lungs?"),
     ),
-    "Consolidation": Finding(
+    "Consolidation": Phrases(
         names=("{sev} {side} consolidation", "{sev} consolidation{at}", "dense consolidation in {lung}"),
         signs=(
             "There is {sev} consolidation in {lung}.",
@@ -95,9 +89,8 @@ FINDINGS: dict[str, Finding] = {
         ),
         absent=("No consolidation is seen.", "There is no dense consolidation.", "The lungs show no consolidation."),
         nouns=("consolidation", "dense consolidation"),
-        question=("Is there consolidation?", "Is a consolidation seen in the lungs?"),
     ),
-    "Atelectasis": Finding(
+    "Atelectasis": Phrases(
         names=("{sev} {side} atelectasis", "{sev} volume loss{at}", "band-like atelectasis in {lung}"),
         signs=(
             "There is {sev} {side} atelectasis.",
@@ -107,9 +100,8 @@ FINDINGS: dict[str, Finding] = {
         ),
         absent=("No atelectasis is seen.", "There is no volume loss.", "The lungs show no atelectasis."),
         nouns=("atelectasis", "volume loss"),
-        question=("Is there atelectasis?", "Is there volume loss?"),
     ),
-    "Edema": Finding(
+    "Edema": Phrases(
         names=("{sev} pulmonary edema", "{sev} vascular congestion", "{sev} interstitial edema"),
         signs=(
             "There is {sev} pulmonary edema.",
@@ -119,9 +111,8 @@ FINDINGS: dict[str, Finding] = {
         ),
         absent=("No pulmonary edema is seen.", "There is no vascular congestion.", "The vessels show no edema."),
         nouns=("pulmonary edema", "vascular congestion"),
-        question=("Is there pulmonary edema?", "Is there vascular congestion?"),
     ),
-    "Pneumonia": Finding(
+    "Pneumonia": Phrases(
         names=("{sev} {side} pneumonia", "{sev} infection in {lung}", "likely pneumonia{at}"),
         signs=(
             "A patchy area in {lung} suggests {sev} pneumonia.",
@@ -131,9 +122,8 @@ FINDINGS: dict[str, Finding] = {
         ),
         absent=("No pneumonia is seen.", "There is no sign of infection.", "The lungs show no pneumonia."),
         nouns=("pneumonia", "sign of infection"),
-        question=("Is there pneumonia?", "Is there a sign of infection?"),
     ),
-    "Lung Lesion": Finding(
+    "Lung Lesion": Phrases(
         names=("a {sev} lung nodule{at}", "a {sev} nodular lesion{at}", "a {sev} round lesion{at}"),
         signs=(
             "There is a {sev} lung nodule{at}.",
@@ -143,10 +133,9 @@ FINDINGS: dict[str, Finding] = {
         ),
         absent=("No lung nodule is seen.", "There is no focal lesion.", "The lungs show no nodule or lesion."),
         nouns=("lung nodule", "lung lesion"),
-        question=("Is there a lung nodule?", "Is there a lung lesion?"),
         grades=("small", "moderate-sized", "large"),
     ),
-    "Pneumothorax": Finding(
+    "Pneumothorax": Phrases(
         names=("a {sev} pneumothorax{at}", "{sev} {side} pneumothorax", "free pleural air{at}"),
         signs=(
             "There is a {sev} pneumothorax{at}.",
@@ -156,10 +145,9 @@ FINDINGS: dict[str, Finding] = {
         ),
         absent=("No pneumothorax is seen.", "There is no free pleural air.", "The lung edges show no pneumothorax."),
         nouns=("pneumothorax", "free pleural air"),
-        question=("Is there a pneumothorax?", "Is there free pleural air?"),
         grades=SIZES,
     ),
-    "Pleural Effusion": Finding(
+    "Pleural Effusion": Phrases(
         names=("a {sev} pleural effusion{at}", "{sev} {side} pleural effusion", "{sev} pleural fluid{at}"),
         signs=(
             "There is a {sev} pleural effusion{at}.",
@@ -169,10 +157,9 @@ FINDINGS: dict[str, Finding] = {
         ),
         absent=("No pleural effusion is seen.", "There is no pleural fluid.", "The pleural spaces show no effusion."),
         nouns=("pleural effusion", "pleural fluid"),
-        question=("Is there a pleural effusion?", "Is there pleural fluid?"),
         grades=SIZES,
     ),
-    "Pleural Other": Finding(
+    "Pleural Other": Phrases(
         names=("{sev} pleural thickening{at}", "{sev} {side} pleural thickening", "a pleural plaque{at}"),
         signs=(
             "There is {sev} pleural thickening{at}.",
@@ -182,9 +169,8 @@ FINDINGS: dict[str, Finding] = {
         ),
         absent=("No pleural thickening is seen.", "There is no pleural plaque.", "The pleura shows no thickening."),
         nouns=("pleural thickening", "pleural plaque"),
-        question=("Is there pleural thickening?", "Is there a pleural plaque?"),
     ),
-    "Fracture": Finding(
+    "Fracture": Phrases(
         names=("a rib fracture{at}", "a fracture{at}", "a broken rib{at}"),
         signs=(
             "There is a rib fracture{at}.",
@@ -194,10 +180,9 @@ FINDINGS: dict[str, Finding] = {
         ),
         absent=("No rib fracture is seen.", "There is no fracture.", "The bones show no fracture."),
         nouns=("rib fracture", "fracture"),
-        question=("Is there a rib fracture?", "Is there a fracture?"),
         grades=UNGRADED,
     ),
-    "No Finding": Finding(
+    "No Finding": Phrases(
         names=("a normal chest", "a clear chest", "normal anatomy"),
         signs=(
             "The lungs are clear and the study is normal.",
@@ -207,7 +192,6 @@ FINDINGS: dict[str, Finding] = {
         ),
         absent=("The study is not normal.", "The chest is not clear.", "The image is not normal."),
         nouns=("normal chest", "clear chest"),
-        question=("Is this radiograph normal?", "Is the chest free of disease?"),
         grades=UNGRADED,
     ),
 }

@@ -24,7 +24,7 @@ READING_ORDER = (
 )
 
 # A child finding makes its parent true or beside the point: the parent is not denied next to it.
-PARENTS = {
+PARENT_LABEL = {
     "Consolidation": "Lung Opacity",
     "Atelectasis": "Lung Opacity",
     "Edema": "Lung Opacity",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from chexreason.labels.schema import LabelSet
 from chexreason.traces.phrases_findings import FINDINGS
-from chexreason.traces.phrases_prose import PARENTS, READING_ORDER
+from chexreason.traces.phrases_prose import MORE_FRAMES, NEGATIVE_FRAMES, PARENT_LABEL, READING_ORDER
 from chexreason.types import Sign, Study
 
 _SIDES = {
@@ -49,6 +49,29 @@ class Facts:
         """A noun phrase for ``label`` alone."""
         return _tidy(rng.choice(FINDINGS[label].names[:2]).format(**_NOTHING_KNOWN))
 
+    def affirmations(self, rng: random.Random, n_full: int) -> list[str]:
+        """One sentence for each of the first ``n_full`` positive labels and one that names all the others."""
+        full = [self.say(rng.choice(FINDINGS[label].signs), label) for label in self.positive[:n_full]]
+        rest = self.positive[n_full:]
+        # A long list keeps to bare names, so that no text grows without bound.
+        names = [self.name(label, rng) if len(rest) <= 5 else self.plain_name(label, rng) for label in rest]
+        return [*full, rng.choice(MORE_FRAMES).format(names=join_words(names, "and"))] if rest else full
+
+    def denials(self, rng: random.Random) -> list[str]:
+        """The deniable labels denied in random order: two or three in one sentence, the others one by one."""
+        labels = rng.sample(self.deniable, len(self.deniable))
+        n_first = min(len(labels), rng.randint(2, 3))
+        if not labels:
+            return []
+        nouns = join_words([rng.choice(FINDINGS[label].nouns) for label in labels[:n_first]], "or")
+        singles = [rng.choice(FINDINGS[label].absent) for label in labels[n_first:]]
+        return [rng.choice(NEGATIVE_FRAMES).format(nouns=nouns), *singles]
+
+
+def join_words(items: Sequence[str], word: str) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} {word} {items[-1]}"
+
 
 def facts_of(study: Study, label_set: LabelSet) -> Facts:
     """Collects what may be said about ``study``.
@@ -69,7 +92,7 @@ def facts_of(study: Study, label_set: LabelSet) -> Facts:
         judged, present = judged - {"No Finding"}, present - {"No Finding"}
     positive = [label for label in READING_ORDER if label in present]
     negative = [label for label in READING_ORDER if label in judged - present]
-    implied = {PARENTS.get(label) for label in positive} | {"No Finding"}
+    implied = {PARENT_LABEL.get(label) for label in positive} | {"No Finding"}
     return Facts(
         positive=positive,
         negative=negative,

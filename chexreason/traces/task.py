@@ -40,6 +40,20 @@ class Task:
             "labels": ", ".join(self.label_set),
         }
 
+    def read(self, body: str) -> Reply:
+        """What a body says, in Unicode a database can hold; raises ValueError where it makes no sense."""
+        try:
+            reply = self.teacher.read(body)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+        return replace(reply, text=reply.text.encode(errors="replace").decode())
+
+    def cost(self, reply: Reply, most: float) -> float:
+        """What an answer cost, by its own count of tokens; ``most`` where it does not count them."""
+        if reply.tokens_in is None or reply.tokens_out is None:
+            return most
+        return self.teacher.tariff.usd(reply.tokens_in, reply.tokens_out)
+
     def judge(self, reply: Reply, study: Study) -> list[Fault]:
         """What is wrong with a reply; nothing where it is fit to learn from."""
         return verify(reply, study, self.label_set, self.prompt.grammar, self.instruction.words)
@@ -57,27 +71,11 @@ def judge_again(task: Task, store: TraceStore, studies: Sequence[Study]) -> None
         if answer.study_id not in known or answer.study_id in accepted:
             continue
         try:
-            reply = read(task.teacher, answer.body)
+            reply = task.read(answer.body)
         except ValueError:  # no answer, though it may have been paid for: the study is asked about again
             continue
         faults = task.judge(reply, known[answer.study_id])
-        usd = answer.usd if answer.settled else cost(task.teacher, reply, answer.usd)
+        usd = answer.usd if answer.settled else task.cost(reply, answer.usd)
         verdicts.append(Verdict(answer.number, reply, faults, usd))
         accepted |= set() if faults else {answer.study_id}
     store.judged(verdicts, anew=known)
-
-
-def read(teacher: Teacher, body: str) -> Reply:
-    """What a body says, in Unicode a database can hold; raises ValueError where it makes no sense."""
-    try:
-        reply = teacher.read(body)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    return replace(reply, text=reply.text.encode(errors="replace").decode())
-
-
-def cost(teacher: Teacher, reply: Reply, most: float) -> float:
-    """What an answer cost, by its own count of tokens; the most it may have cost where it does not count them."""
-    if reply.tokens_in is None or reply.tokens_out is None:
-        return most
-    return teacher.tariff.usd(reply.tokens_in, reply.tokens_out)

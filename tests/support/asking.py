@@ -12,7 +12,7 @@ from chexreason.labels.catalog import CHEXPERT14
 from chexreason.traces.acceptance import acceptance
 from chexreason.traces.ask import Tariff
 from chexreason.traces.budget import Budget
-from chexreason.traces.collect import Limits, collect
+from chexreason.traces.collect import Limits, collect_traces
 from chexreason.traces.instruction import Instruction
 from chexreason.traces.openai_teacher import OpenAITeacher
 from chexreason.traces.store import TraceStore
@@ -37,7 +37,7 @@ def run(store: TraceStore, server, studies, limits=QUICK, budget=10.0, tariff=PR
     task = Task(teacher, ARM, s.PROMPT, CHEXPERT14)
     store.begin(task.identity, studies, CHEXPERT14)
     judge_again(task, store, studies)
-    return collect(
+    return collect_traces(
         task, store, studies, limits, Budget(budget, store.spent(), tariff, teacher.endpoint), lambda *_: None
     )
 

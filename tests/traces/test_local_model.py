@@ -20,7 +20,7 @@ from chexreason.prompts import load_prompt
 from chexreason.traces.acceptance import acceptance
 from chexreason.traces.ask import Tariff
 from chexreason.traces.budget import Budget
-from chexreason.traces.collect import Limits, collect
+from chexreason.traces.collect import Limits, collect_traces
 from chexreason.traces.instruction import Instruction
 from chexreason.traces.openai_teacher import OpenAITeacher
 from chexreason.traces.store import open_store
@@ -68,7 +68,7 @@ def test_a_local_model_is_asked_and_its_answers_are_judged(server, tmp_path) -> 
     with open_store(tmp_path / "t.db") as store:
         store.begin(task.identity, studies, CHEXPERT14)
         judge_again(task, store, studies)
-        stopped = collect(task, store, studies, limits, Budget(0.0, 0.0, Tariff(), server), lambda *_: None)
+        stopped = collect_traces(task, store, studies, limits, Budget(0.0, 0.0, Tariff(), server), lambda *_: None)
         report = acceptance(store, CHEXPERT14, limits.attempts)
         print(report["requests"], store.rows("SELECT body, faults FROM request"))
         assert stopped == ""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.review.decision import Decision
 from chexreason.review.reviewed_traces import apply_review
-from chexreason.review.sample import NO_LABEL, draw, strata
+from chexreason.review.sample import NO_LABEL, draw_sample, strata
 from chexreason.traces.trace import Trace, check_labels, read_traces, write_traces
 
 ROW = {
@@ -78,24 +78,24 @@ def test_labels_of_another_set_are_refused():
 )
 def test_a_sample_is_as_large_and_as_broad_as_it_can_be(label_lists, n, seed):
     traces = [trace(i, tuple(sorted(labels))) for i, labels in enumerate(label_lists)]
-    sample = draw(traces, n, seed)
+    sample = draw_sample(traces, n, seed)
     assert len({t.key for t in sample}) == len(sample) == min(n, len(traces))
     present = {label for t in traces for label in strata(t)}
     if n >= len(present):
         assert {label for t in sample for label in strata(t)} == present
-    assert draw(traces[::-1], n, seed) == sample
+    assert draw_sample(traces[::-1], n, seed) == sample
 
 
 def test_a_rare_label_gets_its_share_and_patients_are_spread():
     common = [trace(i, ("Edema",), patient=f"p{i % 60}") for i in range(500)]
     rare = [trace(1000 + i, ("Fracture",)) for i in range(12)] + [trace(2000, ())]
-    sample = draw([*common, *rare], 40, seed=0)
+    sample = draw_sample([*common, *rare], 40, seed=0)
     counts = Counter(label for t in sample for label in strata(t))
     assert counts == {"Edema": 27, "Fracture": 12, NO_LABEL: 1}
     assert len({t.patient_id for t in sample}) == 40
-    assert draw([*common, *rare], 40, seed=1) != sample
+    assert draw_sample([*common, *rare], 40, seed=1) != sample
     with pytest.raises(ValueError, match="n=0"):
-        draw(common, 0, 0)
+        draw_sample(common, 0, 0)
 
 
 def decision(t: Trace, verdict: str, text: str = "", reviewer: str = "anna") -> Decision:

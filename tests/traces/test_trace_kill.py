@@ -29,7 +29,7 @@ DRIVER = """
     from chexreason.prompts import load_prompt
     from chexreason.traces.ask import Tariff
     from chexreason.traces.budget import Budget
-    from chexreason.traces.collect import Limits, collect
+    from chexreason.traces.collect import Limits, collect_traces
     from chexreason.traces.instruction import Instruction
     from chexreason.traces.openai_teacher import OpenAITeacher
     from chexreason.traces.store import TraceStore, open_store
@@ -67,7 +67,7 @@ DRIVER = """
             die_in(point)
         budget = Budget(10.0, store.spent(), tariff, teacher.endpoint)
         print("asking", flush=True)
-        sys.exit(collect(task, store, studies, Limits(concurrency=4), budget, lambda *_: None) or 0)
+        sys.exit(collect_traces(task, store, studies, Limits(concurrency=4), budget, lambda *_: None) or 0)
 """
 
 

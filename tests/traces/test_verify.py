@@ -14,7 +14,7 @@ from chexreason.prompts import load_prompt
 from chexreason.traces import lexicon
 from chexreason.traces.ask import Reply
 from chexreason.traces.template import ARMS, TemplateTeacher
-from chexreason.traces.verify import RULES, verify
+from chexreason.traces.verify import TRACE_RULES, verify
 from chexreason.types import Study
 
 FOLDER = Path(__file__).parents[2] / "conf" / "prompt"
@@ -239,7 +239,7 @@ def test_length_form_and_refusal() -> None:
 
 def test_every_label_has_signs_and_every_rule_words() -> None:
     assert set(lexicon.SIGNS) == set(CHEXPERT14)
-    assert all(RULES.values())
+    assert all(TRACE_RULES.values())
 
 
 @settings(max_examples=25, deadline=None)

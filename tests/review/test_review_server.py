@@ -180,7 +180,7 @@ EDIT = {"verdict": "edit", "reason": REASONS[0]}
         (0, {**EDIT, "text": "<think>Wet.</think>"}, "<think>…</think><solution>…</solution>"),
         (0, {**EDIT, "text": "<think> </think><solution>Edema</solution>"}, "no reasoning left"),
         (0, {**EDIT, "text": GOOD + " And more."}, "text outside the tags"),
-        (0, {**EDIT, "text": GOOD.replace("Edema", "Edema, Gout")}, "unknown or repeated labels: Gout"),
+        (0, {**EDIT, "text": GOOD.replace("Edema", "Edema, Gout")}, "unknown or repeated labels: 'Gout'"),
         (0, {**EDIT, "text": GOOD.replace("Edema", "Fracture")}, "says Fracture where the study has Edema"),
         (0, {**EDIT, "text": GOOD + "x" * 20_000}, "characters, at most 20,000"),
         (0, {**EDIT, "text": "<think>\udfff</think><solution>Edema</solution>"}, "half a Unicode"),
