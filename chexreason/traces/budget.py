@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from chexreason.traces.ask import Tariff
 from chexreason.traces.endpoint import is_loopback
+from chexreason.traces.instruction import compose
+from chexreason.traces.task import Limits, Task
+from chexreason.types import Study
 
 _TOKENS_PER_WORD = 1.5
 _SECONDS = 8.0  # an answer takes where nothing was measured yet
@@ -57,30 +61,25 @@ class Estimate:
 
 
 def estimate(
-    n: int,
-    text: str,
-    tariff: Tariff,
-    image: bool,
-    words: tuple[int, int],
-    *,
-    attempts: int,
-    concurrency: int,
-    per_minute: float | None,
-    measured: tuple[float, float, float] | None,
+    task: Task, limits: Limits, studies: Sequence[Study], measured: tuple[float, float, float] | None
 ) -> Estimate:
-    """Forecast for ``n`` studies whose request reads like ``text``.
+    """Forecast for ``studies``, whose requests read like that about the first.
 
     ``measured`` holds the mean tokens in, tokens out and seconds of the answers there are already; without any, the
     words asked for stand for the answer.
     """
-    guessed = tariff.tokens_in(text, image), min(sum(words) / 2 * _TOKENS_PER_WORD, tariff.max_tokens), _SECONDS
+    n, tariff = len(studies), task.teacher.tariff
+    text = compose(task.instruction, studies[0], task.prompt, task.label_set)
+    most_in = tariff.tokens_in(text, task.teacher.sees_image)
+    words = sum(task.instruction.words) / 2
+    guessed = most_in, min(words * _TOKENS_PER_WORD, tariff.max_tokens), _SECONDS
     tokens_in, tokens_out, seconds = measured or guessed
-    together = n * seconds / max(1, min(concurrency, n))
+    together = n * seconds / max(1, min(limits.concurrency, n))
     return Estimate(
         n=n,
         tokens_in=n * tokens_in,
         tokens_out=n * tokens_out,
         usd=n * tariff.usd(tokens_in, tokens_out),
-        usd_most=n * attempts * tariff.usd(guessed[0], tariff.max_tokens),
-        seconds=max(together, n * 60.0 / per_minute) if per_minute else together,
+        usd_most=n * limits.attempts * tariff.usd(most_in, tariff.max_tokens),
+        seconds=max(together, n * 60.0 / limits.per_minute) if limits.per_minute else together,
     )

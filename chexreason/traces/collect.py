@@ -10,7 +10,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from chexreason.data.image import ImageError
@@ -19,7 +18,7 @@ from chexreason.traces.budget import Budget
 from chexreason.traces.instruction import compose, jpeg
 from chexreason.traces.pace import Pace
 from chexreason.traces.store import ANSWERED, GARBLED, Progress, TraceStore, Verdict
-from chexreason.traces.task import Task
+from chexreason.traces.task import Limits, Task
 from chexreason.traces.verify import Fault
 from chexreason.types import Study
 
@@ -29,27 +28,6 @@ _LOOK = 0.05  # seconds between looks at what others have left of the budget
 _SMALLEST = 256  # pixels: an image that is too large even so is not what the endpoint complains of
 _INTERRUPTED = "interrupted"
 Show = Callable[[int, str], None]  # takes the number of accepted traces and a note, after each request
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How hard a teacher is asked.
-
-    ``concurrency`` requests at a time, at most ``per_minute`` (None: no limit) and ``seconds`` long; ``attempts``
-    answers to a study before it is set aside; ``retries`` of a request that failed on its way, after ``pause`` seconds,
-    doubling up to ``longest_pause``; a ``Retry-After`` beyond ``longest_wait`` ends the run, as do ``give_up`` studies
-    in a row without an answer.
-    """
-
-    concurrency: int = 8
-    per_minute: float | None = None
-    seconds: float = 120.0
-    attempts: int = 3
-    retries: int = 6
-    pause: float = 1.0
-    longest_pause: float = 60.0
-    longest_wait: float = 900.0
-    give_up: int = 8
 
 
 def collect_traces(

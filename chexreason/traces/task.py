@@ -59,6 +59,27 @@ class Task:
         return verify(reply, study, self.label_set, self.prompt.grammar, self.instruction.words)
 
 
+@dataclass(frozen=True)
+class Limits:
+    """How hard a teacher is asked.
+
+    ``concurrency`` requests at a time, at most ``per_minute`` (None: no limit) and ``seconds`` long; ``attempts``
+    answers to a study before it is set aside; ``retries`` of a request that failed on its way, after ``pause`` seconds,
+    doubling up to ``longest_pause``; a ``Retry-After`` beyond ``longest_wait`` ends the run, as do ``give_up`` studies
+    in a row without an answer.
+    """
+
+    concurrency: int = 8
+    per_minute: float | None = None
+    seconds: float = 120.0
+    attempts: int = 3
+    retries: int = 6
+    pause: float = 1.0
+    longest_pause: float = 60.0
+    longest_wait: float = 900.0
+    give_up: int = 8
+
+
 def judge_again(task: Task, store: TraceStore, studies: Sequence[Study]) -> None:
     """Judges every stored answer about ``studies`` by the rules as they are now, the first that passes being accepted.
 

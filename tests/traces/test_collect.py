@@ -15,9 +15,9 @@ from PIL import Image
 
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.traces.acceptance import acceptance
-from chexreason.traces.collect import Limits
 from chexreason.traces.export import JSONL_NAME, PARQUET_NAME, export
 from chexreason.traces.store import StoreError, TraceStore, open_store
+from chexreason.traces.task import Limits
 from tests.support import scripted_server as s
 from tests.support.asking import QUICK, faults, first, outcomes, run, study
 

@@ -8,12 +8,11 @@ import pytest
 
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.traces.ask import Tariff
-from chexreason.traces.collect import Limits
 from chexreason.traces.export import export
 from chexreason.traces.instruction import Instruction, compose
 from chexreason.traces.openai_teacher import OpenAITeacher
 from chexreason.traces.store import StoreError, open_store
-from chexreason.traces.task import Task, judge_again
+from chexreason.traces.task import Limits, Task, judge_again
 from tests.support import scripted_server as s
 from tests.support.asking import ARM, PRICED, QUICK, faults, first, outcomes, run, study
 

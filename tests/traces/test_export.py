@@ -18,12 +18,12 @@ from chexreason.prompts import load_prompt
 from chexreason.traces.acceptance import acceptance, as_markdown
 from chexreason.traces.answer_faults import check_answers
 from chexreason.traces.budget import Budget
-from chexreason.traces.collect import Limits, collect_traces
+from chexreason.traces.collect import collect_traces
 from chexreason.traces.export import JSONL_NAME, PARQUET_NAME, TraceTeacher, export
 from chexreason.traces.instruction import Instruction, compose
 from chexreason.traces.pace import Pace
 from chexreason.traces.store import StoreError, open_store
-from chexreason.traces.task import Task, judge_again
+from chexreason.traces.task import Limits, Task, judge_again
 from chexreason.traces.template import OfflineTeacher
 from chexreason.traces.verify import Fault
 from chexreason.types import Sample, Study

@@ -20,11 +20,11 @@ from chexreason.prompts import load_prompt
 from chexreason.traces.acceptance import acceptance
 from chexreason.traces.ask import Tariff
 from chexreason.traces.budget import Budget
-from chexreason.traces.collect import Limits, collect_traces
+from chexreason.traces.collect import collect_traces
 from chexreason.traces.instruction import Instruction
 from chexreason.traces.openai_teacher import OpenAITeacher
 from chexreason.traces.store import open_store
-from chexreason.traces.task import Task, judge_again
+from chexreason.traces.task import Limits, Task, judge_again
 from chexreason.types import Study
 
 ROOT = Path(__file__).parents[2]

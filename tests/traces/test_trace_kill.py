@@ -29,11 +29,11 @@ DRIVER = """
     from chexreason.prompts import load_prompt
     from chexreason.traces.ask import Tariff
     from chexreason.traces.budget import Budget
-    from chexreason.traces.collect import Limits, collect_traces
+    from chexreason.traces.collect import collect_traces
     from chexreason.traces.instruction import Instruction
     from chexreason.traces.openai_teacher import OpenAITeacher
     from chexreason.traces.store import TraceStore, open_store
-    from chexreason.traces.task import Task, judge_again
+    from chexreason.traces.task import Limits, Task, judge_again
     from chexreason.types import Study
 
     conf, folder, url, point, n = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5])
