@@ -31,6 +31,10 @@ TRANSPORT = {
     "half a JSON": (lambda a: s.Act(s.good(1, a).body[:99]), "garbled"),
     "no completion": (lambda a: s.Act(b"[]"), "garbled"),
     "nested JSON": (lambda a: s.Act(b"[" * 100_000), "garbled"),
+    "a nested error": (lambda a: s.Act(b"[" * 100_000, 500), "HTTP 500"),
+    "not Unicode": (lambda a: s.Act(b"\xff\xfe" + s.good(1, a).body), "garbled"),
+    "a page": (lambda a: s.Act(b"<html>busy</html>", headers={"Content-Type": "text/html"}), "garbled"),
+    "nothing": (lambda a: s.Act(b""), "garbled"),
     "a cut connection": (lambda a: s.Act(s.good(1, a).body, cut=True), "no connection"),
 }
 

@@ -16,7 +16,7 @@ import pytest
 from chexreason.labels.catalog import CHEXPERT14, NIH9
 from chexreason.labels.schema import LabelSet
 from chexreason.parsing import parse
-from chexreason.prompts import Prompt, load_prompt
+from chexreason.prompts import load_prompt
 from chexreason.traces.phrases_findings import FINDINGS
 from chexreason.traces.phrases_prose import CHECKLIST, READING_ORDER
 from chexreason.traces.sayable import facts_of
@@ -89,14 +89,6 @@ def texts(one: Study, number: int = 0) -> tuple[str, ...]:
 
 def clauses(text: str) -> list[str]:
     return [clause for clause in re.split(r"(?<=\w)[.;]\s+|\n|(?<=\w)\.$", text) if clause]
-
-
-@pytest.mark.parametrize("name", PROMPTS)
-def test_every_answer_reads_back_as_the_positive_labels(name: str) -> None:
-    for one in STUDIES:
-        parsed = parse(TemplateTeacher().write(one, PROMPTS[name], CHEXPERT14), CHEXPERT14, PROMPTS[name].grammar)
-        assert parsed.labels == CHEXPERT14.decode(one.target)
-        assert (parsed.broken, parsed.unknown, parsed.duplicates, parsed.stray_blocks) == (None, (), (), 0)
 
 
 @pytest.mark.slow
@@ -225,9 +217,7 @@ def test_a_study_without_an_answer_is_refused() -> None:
     assert "clear" not in describe(torn, CHEXPERT14, random.Random(0))
 
 
-def test_a_prompt_without_a_style_and_a_wrong_label_set_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"'reasoning_z'; it has: \['free_reasoning'"):
-        TemplateTeacher().write(STUDIES[0], Prompt("reasoning_z", "", "", "think_solution"), CHEXPERT14)
+def test_a_wrong_label_set_is_refused() -> None:
     with pytest.raises(ValueError, match="'nih9' has 9 labels"):
         TemplateTeacher().write(STUDIES[0], PROMPTS["only_label"], NIH9)
     odd = LabelSet("odd", ("Cavity",))
