@@ -15,18 +15,7 @@ from chexreason.labels.schema import LabelSet
 from chexreason.parsing import Grammar, format_answer
 from chexreason.prompts import Prompt
 from chexreason.traces.ask import Question, Reply, Tariff
-from chexreason.traces.phrases_findings import FINDINGS
-from chexreason.traces.phrases_prose import (
-    CHECKLIST,
-    CONCLUSIONS,
-    CONNECTIVES,
-    NARRATIVE_CONCLUSIONS,
-    NARRATIVE_OPENERS,
-    OPENERS,
-    QUALITY,
-    REVIEW,
-    UNJUDGED,
-)
+from chexreason.traces.phrases import CHECKLIST, FINDINGS, FRAMES
 from chexreason.traces.sayable import Facts, facts_of, join_words
 from chexreason.types import Study
 
@@ -90,7 +79,7 @@ class OfflineTeacher:
 def _free(facts: Facts, rng: random.Random) -> str:
     """Concise analysis: what is seen, what is absent, and a conclusion where there is room."""
     body = facts.affirmations(rng, n_full=3 if len(facts.positive) <= 5 else 1)
-    return _compose(OPENERS, body, CONCLUSIONS, facts, rng, FREE_WORDS)
+    return _compose(FRAMES.openers, body, FRAMES.conclusions, facts, rng, FREE_WORDS)
 
 
 def _narrative(facts: Facts, rng: random.Random) -> str:
@@ -98,15 +87,17 @@ def _narrative(facts: Facts, rng: random.Random) -> str:
     n_full = 5 if len(facts.positive) <= 7 else 2
     first, *others = facts.affirmations(rng, n_full)
     linked = [_link(s, rng) if i < n_full else s for i, s in enumerate(others, start=1)]
-    return _compose(NARRATIVE_OPENERS, [first, *linked], NARRATIVE_CONCLUSIONS, facts, rng, NARRATIVE_WORDS)
+    return _compose(
+        FRAMES.narrative_openers, [first, *linked], FRAMES.narrative_conclusions, facts, rng, NARRATIVE_WORDS
+    )
 
 
 def _checklist(facts: Facts, rng: random.Random) -> str:
     """The twelve numbered steps of prompt reasoning_a, one short line each."""
     lines = []
-    for number, (heading, labels) in enumerate(CHECKLIST, start=1):
+    for number, (heading, labels) in enumerate(CHECKLIST.items(), start=1):
         if heading == "Quality":
-            clause = rng.choice(QUALITY).format(view=facts.view)
+            clause = rng.choice(FRAMES.quality).format(view=facts.view)
         elif heading == "Synthesis":
             clause = join_words([facts.plain_name(label, rng) for label in facts.positive], "and")
         else:
@@ -120,7 +111,7 @@ def _step(labels: Sequence[str], facts: Facts, rng: random.Random) -> str:
     present = [facts.name(label, rng) for label in labels if label in facts.positive]
     absent = [rng.choice(FINDINGS[label].nouns) for label in labels if label in facts.deniable]
     clauses = ([join_words(present, "and")] if present else []) + ([f"no {join_words(absent, 'or')}"] if absent else [])
-    return "; ".join(clauses) or rng.choice(UNJUDGED)
+    return "; ".join(clauses) or rng.choice(FRAMES.unjudged)
 
 
 STYLES: dict[str, Callable[[Facts, random.Random], str]] = {
@@ -155,7 +146,7 @@ def _compose(
         if n_words + _n_words([sentence]) <= high and (not denials or n_words < low):
             denials.append(sentence)
     review: list[str] = []
-    for sentence in rng.sample(REVIEW, len(REVIEW)):
+    for sentence in rng.sample(FRAMES.review, len(FRAMES.review)):
         if _n_words([*core, *review, *denials, *closing]) < low:
             review.append(sentence)
     return " ".join([core[0], *review, *core[1:], *denials, *closing])
@@ -163,7 +154,7 @@ def _compose(
 
 def _link(sentence: str, rng: random.Random) -> str:
     """The sentence tied to the one before it, half of the time."""
-    return rng.choice(CONNECTIVES) + sentence[0].lower() + sentence[1:] if rng.random() < 0.5 else sentence
+    return rng.choice(FRAMES.connectives) + sentence[0].lower() + sentence[1:] if rng.random() < 0.5 else sentence
 
 
 def _n_words(sentences: Sequence[str]) -> int:

@@ -17,8 +17,7 @@ from chexreason.labels.catalog import CHEXPERT14, NIH9
 from chexreason.labels.schema import LabelSet
 from chexreason.parsing import parse
 from chexreason.prompts import load_prompt
-from chexreason.traces.phrases_findings import FINDINGS
-from chexreason.traces.phrases_prose import CHECKLIST, READING_ORDER
+from chexreason.traces.phrases import CHECKLIST, FINDINGS
 from chexreason.traces.sayable import facts_of
 from chexreason.traces.template import FREE_WORDS, NARRATIVE_WORDS, TemplateTeacher
 from chexreason.types import Sign, Study
@@ -148,12 +147,12 @@ def test_a_parent_label_is_not_denied_beside_its_child() -> None:
 
 def test_the_checklist_has_twelve_numbered_steps_and_covers_every_label_once() -> None:
     lines = texts(STUDIES[0])[REASONING.index("reasoning_a")].splitlines()
-    assert [line.split(":")[0] for line in lines] == [f"{n}. {head}" for n, (head, _) in enumerate(CHECKLIST, 1)]
+    assert [line.split(":")[0] for line in lines] == [f"{n}. {head}" for n, head in enumerate(CHECKLIST, 1)]
     assert len(lines) == 12
-    decided = [label for _, labels in CHECKLIST for label in labels]
+    decided = [label for labels in CHECKLIST.values() for label in labels]
     assert sorted(decided) == sorted(set(CHEXPERT14) - {"No Finding"})
     prompt_lines = PROMPTS["reasoning_a"].text.splitlines()
-    assert all(any(p.startswith(f"{n}. {head}: ") for p in prompt_lines) for n, (head, _) in enumerate(CHECKLIST, 1))
+    assert all(any(p.startswith(f"{n}. {head}: ") for p in prompt_lines) for n, head in enumerate(CHECKLIST, 1))
 
 
 @pytest.mark.parametrize(("name", "bounds"), [("free_reasoning", FREE_WORDS), ("reasoning_narrative", NARRATIVE_WORDS)])
@@ -245,7 +244,7 @@ def test_every_phrase_is_tidy_with_every_slot_filled_and_empty(label: str, side:
 
 
 def test_the_phrase_banks_are_complete_and_small() -> None:
-    assert set(FINDINGS) == set(READING_ORDER) == set(CHEXPERT14)
+    assert set(FINDINGS) == set(CHEXPERT14)
     assert all(len(f.signs) >= 4 and len(f.absent) >= 3 and len(f.names) >= 3 for f in FINDINGS.values())
     words = {w for one in SOME for t in texts(one) for w in re.findall(r"[a-z-]+", t.lower())}
     assert len(words) < 900

@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 
 from chexreason.labels.schema import LabelSet
-from chexreason.traces.phrases_findings import FINDINGS
-from chexreason.traces.phrases_prose import OPENERS, REVIEW
+from chexreason.traces.phrases import FINDINGS, FRAMES
 from chexreason.traces.sayable import facts_of
 from chexreason.types import Study
 
@@ -32,9 +31,9 @@ def describe(study: Study, label_set: LabelSet, rng: random.Random) -> str:
     """A caption of two to five sentences: plain prose, no tags, no list of labels; every positive is named."""
     facts = facts_of(study, label_set)
     sentences = [*facts.affirmations(rng, n_full=2), *facts.denials(rng)[:1]]
-    opener = rng.choice(OPENERS).format(view=facts.view)
+    opener = rng.choice(FRAMES.openers).format(view=facts.view)
     if len(sentences) < 2 or rng.random() < 0.5:
-        sentences = [opener, *(sentences or [rng.choice(REVIEW)])]
+        sentences = [opener, *(sentences or [rng.choice(FRAMES.review)])]
     return " ".join(sentences)
 
 
