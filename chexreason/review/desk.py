@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from chexreason.data.image import load_image
+from PIL import Image
+
 from chexreason.labels.schema import LabelSet
 from chexreason.parsing import Grammar
 from chexreason.review.decision import OTHER, REASONS, WITHDRAWN, Decision, decision_faults
 from chexreason.review.journal import ReviewStore
+from chexreason.traces.instruction import grey_file
 from chexreason.traces.trace import Trace, check_labels
 
 _SIDE = 2048  # longest side of a picture as shown, in pixels
@@ -77,11 +78,9 @@ class Desk:
 
     def picture(self, position: int) -> bytes:
         """The radiograph at ``position`` as an 8-bit grey PNG; raises ImageError or IndexError."""
-        image = load_image(Path(self._trace(position).image_path)).convert("L")
-        image.thumbnail((_SIDE, _SIDE))
-        file = io.BytesIO()
-        image.save(file, format="PNG", compress_level=1)  # the way is short, the reader is waiting
-        return file.getvalue()
+        path = Path(self._trace(position).image_path)
+        # Hardly compressed: the way is short, the reader is waiting.
+        return grey_file(path, _SIDE, "PNG", Image.Resampling.BICUBIC, compress_level=1)
 
     def _trace(self, position: int) -> Trace:
         if not 0 <= position < len(self.sample):

@@ -7,15 +7,16 @@ and two readers at once lose nothing that was confirmed. The latest row of a rea
 from __future__ import annotations
 
 import os
+import random
 import secrets
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import astuple, fields
 from pathlib import Path
 
 from chexreason.review.decision import WITHDRAWN, Decision
-from chexreason.review.sample import draw_sample
 from chexreason.traces.trace import Trace
 
 _COLUMNS = ", ".join(f.name for f in fields(Decision))
@@ -111,3 +112,32 @@ class ReviewStore:
                     yield db
         except sqlite3.Error as error:
             raise OSError(f"cannot use the review in {self.path}: {error}") from error
+
+
+def draw_sample(traces: Sequence[Trace], n: int, seed: int) -> list[Trace]:
+    """``n`` of ``traces`` (all, where there are fewer), balanced over labels, in random order.
+
+    One trace at a time, for the label that the sample has least of (the rarer one first where they tie), so every
+    label is present once ``n`` reaches their number; a patient who is not in the sample yet goes first. The result
+    depends on the traces and the seed, not on the order of the file. Raises ValueError where ``n`` is below 1.
+    """
+    if n < 1:
+        raise ValueError(f"a review needs at least one trace, n={n}")
+    rng = random.Random(seed)
+    shuffled = sorted(traces, key=lambda trace: trace.key)
+    rng.shuffle(shuffled)
+    supply = Counter(label for trace in shuffled for label in trace.strata)
+    queues = {label: [trace for trace in shuffled if label in trace.strata] for label in sorted(supply)}
+    drawn: dict[tuple[str, str], Trace] = {}
+    have: Counter[str] = Counter()
+    patients: set[str] = set()
+    while len(drawn) < min(n, len(shuffled)):
+        queues = {label: left for label, q in queues.items() if (left := [t for t in q if t.key not in drawn])}
+        label = min(queues, key=lambda name: (have[name], supply[name], name))
+        chosen = next((t for t in queues[label] if t.patient_id not in patients), queues[label][0])
+        drawn[chosen.key] = chosen
+        have.update(chosen.strata)
+        patients.add(chosen.patient_id)
+    sample = list(drawn.values())
+    rng.shuffle(sample)  # else the rare labels all come first
+    return sample

@@ -10,7 +10,6 @@ from statistics import median
 from typing import Any
 
 from chexreason.review.decision import VERDICTS, Decision
-from chexreason.review.sample import strata
 from chexreason.statistics.kappa import kappa, share, word_distance
 from chexreason.traces.trace import Trace
 
@@ -66,10 +65,10 @@ def _reader(traces: Mapping[tuple[str, str], Trace], own: _Own) -> dict[str, Any
 
 def _per_label(sample: Sequence[Trace], by_reader: Mapping[str, _Own], labels: Sequence[str]) -> dict[str, Any]:
     """Acceptance by label over all readers' decisions together, and the number of traces sampled for it."""
-    present = {label for trace in sample for label in strata(trace)}
+    present = {label for trace in sample for label in trace.strata}
     figures = {}
     for label in [*(name for name in labels if name in present), *sorted(present - set(labels))]:
-        keys = [trace.key for trace in sample if label in strata(trace)]
+        keys = [trace.key for trace in sample if label in trace.strata]
         verdicts = [own[key].verdict for own in by_reader.values() for key in keys if key in own]
         figures[label] = {"traces": len(keys), **share(verdicts.count("accept"), len(verdicts))}
     return figures

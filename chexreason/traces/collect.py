@@ -12,10 +12,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from PIL import Image
+
 from chexreason.data.image import ImageError
 from chexreason.traces.ask import Question, Reply, Then, Unanswered
 from chexreason.traces.budget import Budget
-from chexreason.traces.instruction import compose, jpeg
+from chexreason.traces.instruction import compose, grey_file
 from chexreason.traces.pace import Pace
 from chexreason.traces.store import ANSWERED, GARBLED, Progress, TraceStore, Verdict
 from chexreason.traces.task import Limits, Task
@@ -24,6 +26,7 @@ from chexreason.types import Study
 
 _T = TypeVar("_T")
 log = logging.getLogger(__name__)
+_QUALITY = 92  # of the JPEG: lossless would be four times as large
 _LOOK = 0.05  # seconds between looks at what others have left of the budget
 _SMALLEST = 256  # pixels: an image that is too large even so is not what the endpoint complains of
 _INTERRUPTED = "interrupted"
@@ -177,7 +180,10 @@ class _Run:
 
     async def _question(self, study: Study, attempt: int, faults: Sequence[Fault], side: int) -> Question:
         task = self._task
-        image = await asyncio.to_thread(jpeg, study.image, side) if task.teacher.sees_image else None
+        image = None
+        if task.teacher.sees_image:
+            shown = study.image, side, "JPEG", Image.Resampling.LANCZOS
+            image = await asyncio.to_thread(grey_file, *shown, quality=_QUALITY)
         text = compose(task.instruction, study, task.prompt, task.label_set, faults)
         return Question(study, task.prompt, task.label_set, text, image, attempt)
 

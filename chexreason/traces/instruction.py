@@ -16,8 +16,6 @@ from chexreason.prompts import Prompt, render
 from chexreason.traces.verify import TRACE_RULES, Fault
 from chexreason.types import Study
 
-_QUALITY = 92  # of the JPEG: lossless would be four times as large
-
 
 @dataclass(frozen=True)
 class Instruction:
@@ -69,13 +67,14 @@ def compose(
     return f"{text}\n\n{instruction.retry.format(reasons=reasons).strip()}"
 
 
-def jpeg(path: Path, side: int) -> bytes:
-    """The radiograph at ``path`` as a JPEG no longer than ``side`` pixels: nothing but its pixels is passed on.
+def grey_file(path: Path, side: int, kind: str, resample: Image.Resampling, **options: int) -> bytes:
+    """The radiograph at ``path`` as a grey JPEG or PNG (``kind``) whose longer side has at most ``side`` pixels.
 
-    Raises ImageError where the file cannot be read.
+    Nothing but the pixels is passed on; ``options`` are those of the file format. Raises ImageError where the file
+    cannot be read.
     """
     image = load_image(path).convert("L")
-    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    image.thumbnail((side, side), resample)
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=_QUALITY)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.review.decision import Decision
+from chexreason.review.journal import draw_sample
 from chexreason.review.reviewed_traces import apply_review
-from chexreason.review.sample import NO_LABEL, draw_sample, strata
-from chexreason.traces.trace import Trace
+from chexreason.traces.trace import NO_LABEL, Trace
 
 
 def trace(i: int, labels: tuple[str, ...] = ("Edema",), patient: str = "") -> Trace:
@@ -30,9 +30,9 @@ def test_a_sample_is_as_large_and_as_broad_as_it_can_be(label_lists, n, seed):
     traces = [trace(i, tuple(sorted(labels))) for i, labels in enumerate(label_lists)]
     sample = draw_sample(traces, n, seed)
     assert len({t.key for t in sample}) == len(sample) == min(n, len(traces))
-    present = {label for t in traces for label in strata(t)}
+    present = {label for t in traces for label in t.strata}
     if n >= len(present):
-        assert {label for t in sample for label in strata(t)} == present
+        assert {label for t in sample for label in t.strata} == present
     assert draw_sample(traces[::-1], n, seed) == sample
 
 
@@ -40,7 +40,7 @@ def test_a_rare_label_gets_its_share_and_patients_are_spread():
     common = [trace(i, ("Edema",), patient=f"p{i % 60}") for i in range(500)]
     rare = [trace(1000 + i, ("Fracture",)) for i in range(12)] + [trace(2000, ())]
     sample = draw_sample([*common, *rare], 40, seed=0)
-    counts = Counter(label for t in sample for label in strata(t))
+    counts = Counter(label for t in sample for label in t.strata)
     assert counts == {"Edema": 27, "Fracture": 12, NO_LABEL: 1}
     assert len({t.patient_id for t in sample}) == 40
     assert draw_sample([*common, *rare], 40, seed=1) != sample

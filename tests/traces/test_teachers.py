@@ -18,7 +18,7 @@ from PIL import Image
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.traces.ask import Question, Reply, Tariff, Then, Unanswered
 from chexreason.traces.export import JSONL_NAME, export
-from chexreason.traces.instruction import jpeg
+from chexreason.traces.instruction import grey_file
 from chexreason.traces.openai_teacher import OpenAITeacher
 from chexreason.traces.store import ANSWERED, StoreError, Verdict, open_store
 from chexreason.traces.template import TemplateTeacher
@@ -182,7 +182,7 @@ def test_an_image_is_passed_on_as_pixels_alone(tmp_path) -> None:
     exif = Image.Exif()
     exif[0x010E] = "Jane Doe 1950"
     Image.new("L", (400, 200), 90).save(tmp_path / "film.jpg", exif=exif)
-    sent = jpeg(tmp_path / "film.jpg", 100)
+    sent = grey_file(tmp_path / "film.jpg", 100, "JPEG", Image.Resampling.LANCZOS, quality=92)
     assert b"Jane Doe" in (tmp_path / "film.jpg").read_bytes()
     assert b"Jane Doe" not in sent
     assert Image.open(io.BytesIO(sent)).size == (100, 50)
