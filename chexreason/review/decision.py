@@ -1,4 +1,4 @@
-"""What a reader decides about one trace, and whether that can be accepted as said."""
+"""A reader's decision about one trace, and the checks before it is stored."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Decision:
 
     @property
     def key(self) -> tuple[str, str]:
-        """The trace it is about: study and prompt."""
+        """Study and prompt of the trace that the decision is about."""
         return self.study_id, self.prompt
 
 

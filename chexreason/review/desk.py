@@ -1,4 +1,4 @@
-"""What the page can ask for: a reader's traces with his own decisions, a picture, and to keep a decision."""
+"""The requests of the page: a reader's traces with his own decisions, a picture, and to store a decision."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Desk:
         self.sample, self.store, self.label_set, self.grammars = list(sample), store, label_set, grammars
 
     def state(self, reviewer: str) -> dict[str, Any]:
-        """Everything the page shows to ``reviewer``, pictures apart."""
+        """All that the page shows to ``reviewer`` except the pictures."""
         own = {decision.key: decision for decision in self.store.decisions(reviewer)}
         cases = [
             {
@@ -54,7 +54,7 @@ class Desk:
         return {"reviewer": reviewer, "reasons": list(REASONS), "other": OTHER, "cases": cases}
 
     def decide(self, reviewer: str, position: int, said: object) -> tuple[dict[str, str] | None, list[str]]:
-        """Keeps what ``reviewer`` said about the trace at ``position``: the decision as kept, or why it is not.
+        """Stores the decision of ``reviewer`` about the trace at ``position``; returns it, or what prevents it.
 
         Raises ValueError on a message that no page of ours sends, IndexError on a position outside the sample, OSError
         where it cannot be written.
@@ -79,7 +79,7 @@ class Desk:
     def picture(self, position: int) -> bytes:
         """The radiograph at ``position`` as an 8-bit grey PNG; raises ImageError or IndexError."""
         path = Path(self._trace(position).image_path)
-        # Hardly compressed: the way is short, the reader is waiting.
+        # Low compression: the connection is local and the reader waits.
         return grey_file(path, _SIDE, "PNG", Image.Resampling.BICUBIC, compress_level=1)
 
     def _trace(self, position: int) -> Trace:

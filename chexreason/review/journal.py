@@ -1,4 +1,4 @@
-"""The review on disk: one SQLite file in which every decision is kept before the page says so.
+"""The review on disk: one SQLite file, which holds a decision before the page confirms it.
 
 Decisions are only ever added, each in a transaction of its own (write-ahead log, synced): a killed server, a power cut
 and two readers at once lose nothing that was confirmed. The latest row of a reader and trace counts.
@@ -44,7 +44,7 @@ class ReviewStore:
             db.executescript(_SCHEMA)
 
     def sample(self, traces: Sequence[Trace], n: int, seed: int) -> list[Trace]:
-        """The traces under review, drawn from ``traces`` by the first call and the same ones ever after.
+        """The traces under review: the first call draws them from ``traces``, later calls return the same ones.
 
         Raises ValueError where the review was begun with another ``n`` or ``seed``, or where traces of its sample are
         missing from ``traces`` or have other words now.
@@ -88,7 +88,7 @@ class ReviewStore:
         return {reviewer: tokens[reviewer] for reviewer in reviewers}
 
     def add(self, decision: Decision) -> None:
-        """Keeps ``decision``; it is on the disk when this returns."""
+        """Stores ``decision``; it is on disk when the call returns."""
         with self._open() as db:
             marks = ", ".join("?" * len(fields(Decision)))
             db.execute(f"INSERT INTO decision ({_COLUMNS}) VALUES ({marks})", astuple(decision))

@@ -1,4 +1,4 @@
-"""What leaves a review: decisions as CSV and JSON, its figures, and the traces as reviewed."""
+"""The results of a review: decisions as CSV and JSON, agreement, and the reviewed traces."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHOWN = 3
 
 
 def apply_review(traces: Sequence[Trace], decisions: Sequence[Decision]) -> list[Trace]:
-    """``traces`` as reviewed: without those that anybody rejected, edits in place of what they mend.
+    """``traces`` without those that a reader rejected, with the edited texts in place of the old ones.
 
     A trace that nobody decided on stays as it is. Where two readers edited one trace, the text of whoever comes first
     in ``decisions`` counts. Raises ValueError on decisions about traces that are not there or have other words now.
@@ -72,6 +72,6 @@ def _changed(trace: Trace, decision: Decision) -> int | None:
 
 
 def _cell(value: object) -> str:
-    """A cell that no spreadsheet takes for a formula: the JSON file holds every text as it is."""
+    """A cell that no spreadsheet reads as a formula; the JSON file holds every text unchanged."""
     text = "" if value is None else str(value)
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

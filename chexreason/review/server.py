@@ -65,7 +65,7 @@ class ReviewServer(ThreadingHTTPServer):
                 from error  # fmt: skip
 
     def reader(self, token: str) -> str | None:
-        """Whose ``token`` it is; takes the same time whether and wherever it differs."""
+        """The reader with this ``token``, or None; the time does not depend on where a wrong token differs."""
         found = None
         for reviewer, own in self.links.items():
             if hmac.compare_digest(token.encode(), own.encode()):
@@ -137,7 +137,7 @@ class ReviewHandler(BaseHTTPRequestHandler):
             return _refusal(500, "the server failed; its terminal says why")
 
     def _same_site(self) -> bool:
-        """False for what another site's page makes the browser send."""
+        """False for a request that a page of another site makes the browser send."""
         if self.headers.get("Sec-Fetch-Site", "none") not in {"same-origin", "none"}:
             return False
         origin = self.headers.get("Origin")
@@ -186,7 +186,7 @@ class ReviewHandler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None:
-        """Keeps quiet: a line a request would print the tokens."""
+        """Logs nothing: the path of a request holds a token."""
 
 
 def _json(status: int, value: object) -> _Response:

@@ -1,4 +1,4 @@
-"""The acceptance report: how many traces passed, which rule stopped the others, for which labels, sent where."""
+"""The acceptance report: traces accepted, rejections of each rule, counts of each label, endpoints asked."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _per_label(store: TraceStore, label_set: LabelSet, groups: Mapping[str, set[
 
 
 def _outcomes(store: TraceStore) -> dict[str, int]:
-    """Requests by what became of them; one without an outcome was in flight when the process died."""
+    """Requests by outcome; one without an outcome was in flight when the process died."""
     found = store.rows("SELECT COALESCE(outcome, 'lost in flight'), COUNT(*) FROM request GROUP BY 1 ORDER BY 1")
     return {str(outcome): int(n) for outcome, n in found}
 

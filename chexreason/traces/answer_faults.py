@@ -1,4 +1,4 @@
-"""Are answers fit to be learned from: in form, with reasoning where it is asked for, and true to their studies?"""
+"""Checks of the answers that training learns from: their form, their reasoning, their labels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ODD, DISAGREE = "unknown or repeated labels", "labels that disagree with the stu
 
 
 def check_answers(samples: Sequence[Sample], label_set: LabelSet, grammar: str | Grammar) -> None:
-    """Refuses (ValueError) answers that would teach a wrong thing; samples without an answer are not looked at.
+    """Raises ValueError on answers that would teach something wrong; samples without an answer are not checked.
 
     One message lists every kind of fault with its count and first examples: a broken form, empty reasoning, text
     outside the blocks, unknown or repeated labels, labels other than the study's positive ones.

@@ -1,4 +1,4 @@
-"""What a run will cost and take, before it starts, and the limit it never passes."""
+"""The cost of a run: the estimate before it starts, and the budget that it never exceeds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SECONDS = 8.0  # an answer takes where nothing was measured yet
 
 
 class Budget:
-    """USD that may be spent: ``reserve`` the most a request may cost before it leaves, then ``settle`` what it did.
+    """USD that may be spent: ``reserve`` the highest cost of a request before it is sent, then ``settle`` its cost.
 
     Raises ValueError where the endpoint is not on this machine and its prices are not known.
     """
@@ -30,20 +30,20 @@ class Budget:
         self.limit, self.spent, self.held = limit, spent, 0.0
 
     def reserve(self, usd: float) -> bool:
-        """True where ``usd`` more fits, which is then held."""
+        """Reserves ``usd`` and returns True, or returns False where the budget has no room for it."""
         fits = usd == 0.0 or self.spent + self.held + usd <= self.limit
         self.held += usd if fits else 0.0
         return fits
 
     def settle(self, held: float, usd: float) -> None:
-        """Turns what was held for one request into what it cost."""
+        """Replaces the reservation ``held`` for one request by its cost ``usd``."""
         self.held = max(0.0, self.held - held)
         self.spent += usd
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What asking ``n`` studies once will likely take; ``usd_most`` with every answer at its limit and every retry."""
+    """Tokens, USD and seconds to ask ``n`` studies once; ``usd_most`` with all answers and retries at their limit."""
 
     n: int
     tokens_in: float
@@ -63,10 +63,10 @@ class Estimate:
 def estimate(
     task: Task, limits: Limits, studies: Sequence[Study], measured: tuple[float, float, float] | None
 ) -> Estimate:
-    """Forecast for ``studies``, whose requests read like that about the first.
+    """The estimate for ``studies``; the text of the request about the first stands for all.
 
-    ``measured`` holds the mean tokens in, tokens out and seconds of the answers there are already; without any, the
-    words asked for stand for the answer.
+    ``measured`` holds the mean tokens in, tokens out and seconds of the answers so far. Without answers, the length of
+    the reasoning that the instruction asks for gives the tokens.
     """
     n, tariff = len(studies), task.teacher.tariff
     text = compose(task.instruction, studies[0], task.prompt, task.label_set)

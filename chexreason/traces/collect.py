@@ -1,4 +1,4 @@
-"""Asking a teacher about every study, many at a time, until each has an accepted trace or is set aside."""
+"""Asks a teacher about every study, several at a time, until each has an accepted trace or is set aside."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def collect_traces(
 
 
 class _Run:
-    """One run's queue and what its workers share."""
+    """The queue of one run and the state that its workers share."""
 
     def __init__(self, task: Task, store: TraceStore, limits: Limits, budget: Budget, show: Show) -> None:
         self._task, self._store, self._limits, self._budget, self._show = task, store, limits, budget, show
@@ -54,7 +54,7 @@ class _Run:
         self._queue: deque[tuple[Study, Progress]] = deque()
         self._why, self._in_a_row = "", 0
         self._errors: list[Exception] = []
-        # SQLite is written by one thread, so that a lock waited for does not hold up the answers coming in.
+        # One thread writes to SQLite: to wait for a lock must not delay the answers that arrive.
         self._writer = ThreadPoolExecutor(max_workers=1)
 
     async def all(self, studies: Sequence[Study]) -> str:
@@ -115,7 +115,7 @@ class _Run:
             attempt += 1
 
     async def _answer(self, study: Study, attempt: int, faults: Sequence[Fault]) -> tuple[int, Reply, float] | None:
-        """A response to one question with its number and what was held for it, None where it got none."""
+        """The number of the answered request, its reply and the reserved USD; None without an answer."""
         side = self._task.side
         failed = Unanswered("no answer", Then.LEAVE)
         try:
@@ -144,7 +144,7 @@ class _Run:
         return None
 
     async def _request(self, question: Question) -> tuple[int, Reply, float] | Unanswered:
-        """Sends one request and keeps what comes back, before anything looks into it."""
+        """Sends one request and stores the response before anything parses it."""
         task, store = self._task, self._store
         tariff = task.teacher.tariff
         most = tariff.usd(tariff.tokens_in(question.text, question.image is not None), tariff.max_tokens)
@@ -196,7 +196,7 @@ class _Run:
         await self._pace.sleep((outcome.wait or 0.0) + self._pace.backoff(failures))
 
     def _give_up(self, study: Study, outcome: Unanswered) -> None:
-        """Leaves a study for the next run; ends this one where that would be everyone's lot."""
+        """Leaves a study for the next run; stops this run where every other study would fail too."""
         self._in_a_row += 1
         if outcome.then == Then.STOP:
             self._halt(str(outcome))

@@ -1,4 +1,4 @@
-"""Where requests may go: loopback for credentialed data, no detours, and what each status code of an endpoint means."""
+"""Rules about endpoints: credentialed data stays on loopback, remote endpoints need a key, what a status code means."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Accepted traces as files, byte for byte the same from the same database, and the teacher that reads them to SFT."""
+"""Writes accepted traces to files, the same bytes from the same database, and reads them as answers for SFT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a teacher is told: the words live in conf/traces/<arm>.yaml; this file fills them and shrinks the image."""
+"""The instruction to a teacher: conf/traces/<arm>.yaml holds the words, this file fills them and shrinks the image."""
 
 from __future__ import annotations
 

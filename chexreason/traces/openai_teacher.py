@@ -1,4 +1,4 @@
-"""A teacher behind any endpoint that speaks OpenAI's chat completions: OpenAI, Gemini, vLLM, llama.cpp, ..."""
+"""A teacher behind any endpoint with OpenAI's chat completions: OpenAI, Gemini, vLLM, llama.cpp, ..."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class OpenAITeacher:
         self.model, self.endpoint, self.tariff, self.sees_image = model, endpoint, tariff, sees_image
         self._options = dict(options or {})
         self._openai, self._httpx = _client("openai"), _client("httpx2")
-        # Requests follow no redirect and use no proxy for loopback: they go to the endpoint and nowhere else. Retries,
-        # pauses and time limits are the caller's, who counts them.
+        # A request goes to the endpoint and nowhere else: it follows no redirect, and uses no proxy for loopback. The
+        # caller counts retries, pauses and time, so the client has none of its own.
         http = self._httpx.AsyncClient(follow_redirects=False, trust_env=not is_loopback(endpoint), timeout=None)
         key = api_key(key_variable, endpoint)
         self._client = self._openai.AsyncOpenAI(
@@ -65,7 +65,7 @@ class OpenAITeacher:
             raise failure(error.status_code, body, error.response.headers) from None
         except self._openai.APIConnectionError as error:
             cause = error.__cause__ or error
-            # Before a connection stood nothing was done; afterwards the work may have been paid for.
+            # Without a connection nothing was done; once it was open, the work may have been paid for.
             billed, detail = not isinstance(cause, self._httpx.ConnectError), str(cause) or type(cause).__name__
             raise Unanswered("no connection", Then.AGAIN, detail=detail, billed=billed) from None
         return str(response.http_response.text)
@@ -88,7 +88,7 @@ class OpenAITeacher:
             raise ValueError(f"no chat completion: {type(error).__name__}: {error}") from error
 
     async def close(self) -> None:
-        """Lets the connections go."""
+        """Closes the connections."""
         await self._client.close()
 
 
@@ -100,7 +100,7 @@ def _client(package: str) -> Any:
 
 
 def _is_refusal(body: str) -> bool:
-    """True where an error is about what was asked, and asking again as it is will not help."""
+    """True where an error is about the content of the request: to send it again would not help."""
     said = body.lower()
     return any(word in said for word in ("content_filter", "content_policy", "content management policy", "safety"))
 
@@ -138,7 +138,7 @@ def _count(value: object) -> int | None:
 
 
 def _read_gemini(value: Mapping[str, Any]) -> Reply:
-    """A body in the form of Gemini's own interface, which an earlier version asked: its answers are paid for."""
+    """The reply in a body of Gemini's own interface: databases of an earlier version hold such answers, paid for."""
     usage = value.get("usageMetadata") or {}
     tokens_in, spoken, thoughts = (_count(usage.get(f"{n}TokenCount")) for n in ("prompt", "candidates", "thoughts"))
     if reason := value.get("promptFeedback", {}).get("blockReason"):

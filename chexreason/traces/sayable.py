@@ -1,4 +1,4 @@
-"""What a text about one study may say: the judged labels in reading order, and the words for side and severity."""
+"""The facts that a text about one study may state: the judged labels in reading order, with side and severity."""
 
 from __future__ import annotations
 

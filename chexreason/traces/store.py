@@ -1,4 +1,4 @@
-"""The database of a trace run: every request before it is sent, every response before anything looks into it."""
+"""The database of a trace run: it stores each request before it is sent, and each response before it is parsed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class StoreError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where one study stands: answers judged so far, whether one was accepted, what was wrong with the last."""
+    """The state of one study: the number of judged answers, whether one was accepted, the faults of the last."""
 
     judged: int = 0
     accepted: bool = False
@@ -83,7 +83,7 @@ class TraceStore:
         self._connection, self.path = connection, path
 
     def begin(self, identity: Mapping[str, str], studies: Sequence[Study], label_set: LabelSet) -> None:
-        """Takes in the studies to ask about; those known already must be what they were.
+        """Adds the studies to ask about; a study that is known already must be unchanged.
 
         Raises StoreError where the database was begun with another ``identity`` or a study has changed: answers to two
         different questions do not belong in one file.
@@ -164,7 +164,7 @@ class TraceStore:
         return [StoredAnswer(*row[:4], bool(row[4])) for row in self.rows(query, ANSWERED, GARBLED)]
 
     def progress(self) -> dict[str, Progress]:
-        """Where every study stands."""
+        """The state of every study."""
         standing = {study_id: Progress() for (study_id,) in self.rows("SELECT study_id FROM study")}
         query = "SELECT study_id, faults, accepted FROM request WHERE accepted IS NOT NULL ORDER BY id"
         for study_id, faults, accepted in self.rows(query):
@@ -186,7 +186,7 @@ class TraceStore:
         return (means[0], means[1], means[2]) if n >= 20 else None
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        """What ``query`` selects."""
+        """The rows that ``query`` selects."""
         try:
             return self._connection.execute(query, values).fetchall()
         except sqlite3.Error as error:

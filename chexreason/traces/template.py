@@ -55,7 +55,7 @@ class TemplateTeacher:
 
 
 class OfflineTeacher:
-    """The template teacher as one that can be asked; another ``seed``, or another attempt, is another wording."""
+    """The template teacher with the interface of ``Teacher``; each ``seed`` and each attempt gives another wording."""
 
     model, endpoint, sees_image = "template", "", False
 
@@ -64,16 +64,16 @@ class OfflineTeacher:
         self.tariff = Tariff(0.0, 0.0)
 
     async def ask(self, question: Question) -> str:
-        """The answer in a JSON body, as a model's would come."""
+        """The answer in a JSON body."""
         template = TemplateTeacher(self.seed + question.attempt)
         return json.dumps({"text": template.write(question.study, question.prompt, question.label_set)})
 
     def read(self, body: str) -> Reply:
-        """What a body says."""
+        """The reply in a body."""
         return Reply(json.loads(body)["text"], tokens_in=0, tokens_out=0)
 
     async def close(self) -> None:
-        """There is nothing to let go."""
+        """Does nothing."""
 
 
 def _free(facts: Facts, rng: random.Random) -> str:

@@ -1,4 +1,4 @@
-"""Is a teacher's answer fit to learn from: form, labels, and reasoning that gives away and makes up nothing?"""
+"""Verifies a teacher's answer: its form, its labels, and reasoning that betrays and invents nothing."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _QUOTED = 60  # characters of the text that are quoted back
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One rule that an answer breaks, and where: ``detail`` is told to the teacher when it is asked again."""
+    """One rule that an answer breaks; ``detail`` says where, also to the teacher when it is asked again."""
 
     rule: str
     detail: str
 
 
-# Every rule in the order of the report; the key names it there, the words tell the teacher what to mend.
+# Every rule in the order of the report: its name there, and the words that tell the teacher what to change.
 TRACE_RULES = {
     "refused": "the request was declined",
     "empty": "the answer was empty",
