@@ -44,8 +44,15 @@ def settings(traces: Path, *overrides: str):
         return compose("review", [f"file={traces}", f"paths.out={traces.parent / 'out'}", *overrides])
 
 
-def test_the_command_imports_no_torch():
-    script = "import sys, chexreason.cli.review; print('torch' in sys.modules)"
+def test_neither_the_command_nor_its_rooms_import_torch():
+    script = """
+import importlib, pkgutil, sys
+import chexreason.cli.review, chexreason.review, chexreason.traces
+for room in (chexreason.review, chexreason.traces):
+    for module in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):
+        importlib.import_module(module.name)
+print("torch" in sys.modules)
+"""
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 
