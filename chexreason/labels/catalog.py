@@ -43,6 +43,16 @@ NIH9 = LabelSet(
     ),
 )
 
+# CheXpert's hierarchy of observations: a child that is present makes its parent true.
+PARENT_OF = {
+    "Atelectasis": "Lung Opacity",
+    "Consolidation": "Lung Opacity",
+    "Edema": "Lung Opacity",
+    "Lung Lesion": "Lung Opacity",
+    "Pneumonia": "Lung Opacity",
+    "Cardiomegaly": "Enlarged Cardiomediastinum",
+}
+
 LABEL_SETS = {s.name: s for s in (CHEXPERT14, NIH9)}
 
 

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import io
 import json
 import socket
-import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from chexreason import review
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.parsing import Grammar
 from chexreason.review.decision import OTHER, REASONS
 from chexreason.review.desk import Desk
-from chexreason.review.journal import ReviewStore
 from chexreason.review.server import BODY_LIMIT, ReviewServer
 from chexreason.traces.trace import Trace
 
 GOOD = "<think>Wet lungs.</think>\n<solution>Edema</solution>"
+FOLDER = Path(review.__file__).parent
 GRAMMARS = {"free": Grammar.THINK_SOLUTION, "only": Grammar.SOLUTION_ONLY}
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server(tmp_path_factory, serve):
     folder = tmp_path_factory.mktemp("review")
     Image.fromarray(np.full((3000, 30), 70, np.uint8)).save(folder / "0.png")
     (folder / "2.png").write_bytes(b"not a picture")
@@ -37,13 +37,7 @@ def server(tmp_path_factory):
         Trace("s1", "p1", "d", str(folder / "1.png"), ("Edema",), "only", "<solution>Fracture</solution>"),
         Trace("s2", "p2", "d", str(folder / "2.png"), ("Edema",), "free", "</script><script>alert(1)</script>"),
     ]
-    store = ReviewStore(folder / "review.sqlite")
-    desk = Desk(traces, store, CHEXPERT14, GRAMMARS)
-    server = ReviewServer(desk, store.links(["anna", "ben"]), "127.0.0.1", 0)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    return serve(folder, traces, GRAMMARS)
 
 
 def ask(server, path, method="GET", body=None, reader="anna", **headers):
@@ -73,7 +67,7 @@ def test_the_page_and_its_files_come_with_their_policy(server):
                         ("page.css", "text/css"), ("icon.svg", "image/svg")):  # fmt: skip
         status, headers, content = ask(server, place)
         assert status == 200
-        assert content
+        assert content == (FOLDER / (place or "page.html")).read_bytes()
         assert headers["Content-Type"].startswith(kind)
         assert headers["Content-Security-Policy"].startswith("default-src 'self'; img-src 'self' blob:;")
         assert "unsafe" not in headers["Content-Security-Policy"]
@@ -83,10 +77,7 @@ def test_the_page_and_its_files_come_with_their_policy(server):
 
 
 def test_the_page_never_makes_html_of_text():
-    from chexreason.review import server as module
-
-    folder = module.Path(module.__file__).parent
-    scripts = (folder / "page.js").read_text() + (folder / "viewer.js").read_text()
+    scripts = (FOLDER / "page.js").read_text() + (FOLDER / "viewer.js").read_text()
     for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "http:", "https:"):
         assert word not in scripts
 
@@ -180,7 +171,7 @@ EDIT = {"verdict": "edit", "reason": REASONS[0]}
         (0, {**EDIT, "text": "<think>Wet.</think>"}, "<think>…</think><solution>…</solution>"),
         (0, {**EDIT, "text": "<think> </think><solution>Edema</solution>"}, "no reasoning left"),
         (0, {**EDIT, "text": GOOD + " And more."}, "text outside the tags"),
-        (0, {**EDIT, "text": GOOD.replace("Edema", "Edema, Gout")}, "unknown or repeated labels: Gout"),
+        (0, {**EDIT, "text": GOOD.replace("Edema", "Edema, Gout")}, "unknown or repeated labels: 'Gout'"),
         (0, {**EDIT, "text": GOOD.replace("Edema", "Fracture")}, "says Fracture where the study has Edema"),
         (0, {**EDIT, "text": GOOD + "x" * 20_000}, "characters, at most 20,000"),
         (0, {**EDIT, "text": "<think>\udfff</think><solution>Edema</solution>"}, "half a Unicode"),
@@ -249,11 +240,3 @@ def test_the_desk_refuses_a_prompt_or_label_it_does_not_know(server):
     sample = server.desk.sample
     with pytest.raises(ValueError, match=r"no answer format is known for the prompts \['free'\]"):
         Desk(sample, server.desk.store, CHEXPERT14, {"only": Grammar.SOLUTION_ONLY})
-
-
-def test_the_served_scripts_are_those_of_the_package(server):
-    from chexreason.review import server as module
-
-    for name in ("page.js", "viewer.js"):
-        path = module.Path(module.__file__).parent / name
-        assert hashlib.sha256(ask(server, name)[2]).digest() == hashlib.sha256(path.read_bytes()).digest()

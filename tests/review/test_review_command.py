@@ -20,7 +20,7 @@ from PIL import Image
 
 from chexreason.cli.review import review
 from chexreason.confdir import confdir
-from chexreason.review.decision import REASONS
+from chexreason.review.decision import REASONS, Decision
 from chexreason.review.journal import ReviewStore
 from chexreason.traces.trace import Trace, read_traces, write_traces
 
@@ -42,6 +42,19 @@ def traces(tmp_path) -> Path:
 def settings(traces: Path, *overrides: str):
     with initialize_config_dir(confdir(), version_base="1.3"):
         return compose("review", [f"file={traces}", f"paths.out={traces.parent / 'out'}", *overrides])
+
+
+def test_neither_the_command_nor_its_rooms_import_torch():
+    script = """
+import importlib, pkgutil, sys
+import chexreason.cli.review, chexreason.review, chexreason.traces
+for room in (chexreason.review, chexreason.traces):
+    for module in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):
+        importlib.import_module(module.name)
+print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_results_are_written_without_serving(traces):
@@ -89,8 +102,6 @@ def test_the_second_readers_edit_gives_way_to_the_first_named(traces):
     cfg = settings(traces, "serve=false", "reviewers=[ben,anna]", "n_resamples=20")
     review(cfg)
     store = ReviewStore(traces.parent / "out" / "review" / "review.sqlite")
-    from chexreason.review.decision import Decision
-
     first = read_traces(traces)[0]
     for name in ("anna", "ben"):
         store.add(Decision(name, *first.key, first.text_sha256, "edit", REASONS[0], text=f"by {name}"))

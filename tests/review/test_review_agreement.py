@@ -17,7 +17,7 @@ from sklearn.metrics import cohen_kappa_score
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.review.decision import REASONS, VERDICTS, Decision
 from chexreason.review.reviewed_traces import export_review
-from chexreason.review.summary import sentences, summarise
+from chexreason.review.summary import headlines, summarise
 from chexreason.statistics.kappa import cohen_kappa, kappa, share, word_distance
 from chexreason.traces.trace import Trace, read_traces
 
@@ -119,9 +119,9 @@ def test_the_summary_counts_by_reader_label_and_pair(reviewed):
     }  # fmt: skip
     (pair,) = figures["agreement"]
     assert (pair["reviewers"], pair["n"], pair["observed"], pair["value"]) == (["anna", "ben"], 2, 0.5, 0.0)
-    assert sentences(figures)[0] == "anna: 3 of 4 decided, 1 accepted, 1 edited, 1 rejected"
-    assert "kappa 0.00" in sentences(figures)[-1]
-    assert sentences(summarise(traces, [], CHEXPERT14.labels)) == ["no decisions yet"]
+    assert headlines(figures)[0] == "anna: 3 of 4 decided, 1 accepted, 1 edited, 1 rejected"
+    assert "kappa 0.00" in headlines(figures)[-1]
+    assert headlines(summarise(traces, [], CHEXPERT14.labels)) == ["no decisions yet"]
 
 
 def test_the_export_holds_every_decision_and_no_formula(reviewed, tmp_path):

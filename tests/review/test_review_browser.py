@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import pytest
 from PIL import Image
 
-from chexreason.labels.catalog import CHEXPERT14
 from chexreason.parsing import Grammar
 from chexreason.review.decision import OTHER, REASONS
-from chexreason.review.desk import Desk
-from chexreason.review.journal import ReviewStore
-from chexreason.review.server import ReviewServer
 from chexreason.traces.trace import Trace
 from tests.support import chromium as driver
 
@@ -29,7 +23,7 @@ def chromium(tmp_path_factory):
 
 
 @pytest.fixture
-def served(tmp_path):
+def served(tmp_path, serve):
     """A review of six traces for two readers; the third trace is hostile, the sixth has no image."""
     traces = []
     for i in range(6):
@@ -40,13 +34,7 @@ def served(tmp_path):
         traces.append(
             Trace(f"s{i}", f"p{i}", "phantom", str(path), ("Cardiomegaly",), "free", HOSTILE if i == 2 else text)
         )
-    store = ReviewStore(tmp_path / "review.sqlite")
-    desk = Desk(traces, store, CHEXPERT14, {"free": Grammar.THINK_SOLUTION})
-    server = ReviewServer(desk, store.links(["anna", "ben"]), "127.0.0.1", 0)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    return serve(tmp_path, traces, {"free": Grammar.THINK_SOLUTION})
 
 
 def test_a_reader_works_through_with_the_keyboard_alone(chromium, served):
