@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from chexreason.labels.published import CHEXPERT_STUDIES, CHEXPERT_TEST
+from chexreason.labels.catalog import CHEXPERT_STUDIES, CHEXPERT_TEST
 from chexreason.labels.schema import LabelSet
 from chexreason.phantom import PhantomSource, raw_labels
 from chexreason.types import Study
