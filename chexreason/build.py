@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from chexreason.data import manifest as manifests
 from chexreason.data.batches import EncodePrompts, LoadImage
 from chexreason.data.leakage import EVALUATION, TRAIN, check_leaks
-from chexreason.data.prepare import MANIFEST_NAME, prepare
+from chexreason.data.prepare import MANIFEST_NAME, prepare_set
 from chexreason.data.prevalence import prevalence_of
 from chexreason.data.sampling import subset
 from chexreason.labels.catalog import CHEXPERT14, restrict
@@ -81,7 +81,7 @@ def build_manifests(
         source = make(node.source, _convert_="all")
         if source.name != name:  # rows, prefixes and the page would carry another name than the config
             raise ValueError(f"set '{name}' of data={cfg.data.name} has a source called '{source.name}': name it alike")
-        prepared[name] = prepare(
+        prepared[name] = prepare_set(
             source,
             Path(cfg.data.folder) / name,
             on_error,
@@ -104,7 +104,7 @@ def load_manifest(cfg: DictConfig, name: str) -> manifests.Manifest:
     """One prepared set; raises KeyError for a set the data config does not have."""
     if name not in cfg.data.sets:
         raise KeyError(f"data set '{name}' is not in data={cfg.data.name}; it has: {', '.join(cfg.data.sets)}")
-    return manifests.read(Path(cfg.data.folder) / name / MANIFEST_NAME)
+    return manifests.read_manifest(Path(cfg.data.folder) / name / MANIFEST_NAME)
 
 
 def load_studies(cfg: DictConfig, name: str, splits: Sequence[str], label_set: LabelSet) -> list[Study]:

@@ -17,9 +17,9 @@ from chexreason.data.fingerprint import VERSION, content_sha256, perceptual_hash
 from chexreason.data.image import ImageError, load_image
 from chexreason.progress import Track, silent
 
-S, T = TypeVar("S"), TypeVar("T")
-QUEUED = 8  # images in flight per worker: enough to keep it busy, few enough to interrupt
-RECORDED = ("width", "height", "mode", "sha256", "phash")
+_S, _T = TypeVar("_S"), TypeVar("_T")
+_QUEUED = 8  # images in flight per worker: enough to keep it busy, few enough to interrupt
+_RECORDED = ("width", "height", "mode", "sha256", "phash")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def inspect_images(
     """
     known = _read_record(record) if record else {}
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        looked = _in_order(pool, lambda path: _look(path, known), paths, QUEUED * max(1, workers))
+        looked = _in_order(pool, lambda path: _look(path, known), paths, _QUEUED * max(1, workers))
         tracked = progress(looked, len(paths))
         if record is None:
             return [facts for facts, _ in tracked]
@@ -68,9 +68,9 @@ def inspect_images(
             return [_remember(file, facts, key) for facts, key in tracked]
 
 
-def _in_order(pool: Executor, function: Callable[[S], T], items: Iterable[S], window: int) -> Iterator[T]:
+def _in_order(pool: Executor, function: Callable[[_S], _T], items: Iterable[_S], window: int) -> Iterator[_T]:
     """Results in the order of ``items``, at most ``window`` of them under way: an interrupt waits for no more."""
-    queue: deque[Future[T]] = deque()
+    queue: deque[Future[_T]] = deque()
     for item in items:
         queue.append(pool.submit(function, item))
         if len(queue) >= window:
@@ -107,7 +107,7 @@ def _facts(path: Path, data: bytes) -> ImageFacts:
 
 def _remember(file: TextIO, facts: ImageFacts, key: _Key | None) -> ImageFacts:
     if key is not None:
-        known = {name: getattr(facts, name) for name in RECORDED}
+        known = {name: getattr(facts, name) for name in _RECORDED}
         row = {"version": VERSION, "path": key.path, "size": key.size, "mtime_ns": key.mtime_ns, **known}
         file.write(json.dumps(row) + "\n")
     return facts
@@ -123,7 +123,7 @@ def _read_record(record: Path) -> dict[_Key, ImageFacts]:
             try:
                 row = json.loads(line)
                 if row["version"] == VERSION:
-                    facts = ImageFacts(Path(row["path"]), **{name: row[name] for name in RECORDED})
+                    facts = ImageFacts(Path(row["path"]), **{name: row[name] for name in _RECORDED})
                     known[_Key(row["path"], row["size"], row["mtime_ns"])] = facts
             except (ValueError, KeyError, TypeError):
                 continue

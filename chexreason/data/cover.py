@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
-Rows = dict[int, list[int]]  # of one patient: the rows of each label pattern
+_Rows = dict[int, list[int]]  # of one patient: the rows of each label pattern
 Profile = tuple[tuple[int, int], ...]  # of like patients: (pattern, number of rows), a pattern once
 EXACT_ROWS = 5_000  # of a larger pool, only the rows that matter are looked at
-LIMITS = {"node_limit": 1000, "time_limit": 20.0}  # seconds; small pools take milliseconds
+_LIMITS = {"node_limit": 1000, "time_limit": 20.0}  # seconds; small pools take milliseconds
 
 
 def least_shortfall(
@@ -63,7 +63,7 @@ def _solve(marks: Bools, owner: Ints, sizes: Sequence[int], goal: Ints) -> tuple
         constraints=LinearConstraint(matrix, low, high),
         integrality=np.ones(matrix.shape[1]),
         bounds=Bounds(0, np.inf),
-        options={**LIMITS, "mip_rel_gap": 1e-5},
+        options={**_LIMITS, "mip_rel_gap": 1e-5},
     )
     proved = result.status in (0, 2)  # solved, or shown to have no solution
     if result.x is None:
@@ -71,12 +71,12 @@ def _solve(marks: Bools, owner: Ints, sizes: Sequence[int], goal: Ints) -> tuple
     return _draw(np.rint(result.x).astype(np.int64), groups, len(sizes), len(marks)), proved
 
 
-def _groups(of_row: Ints, owner: Ints) -> dict[Profile, list[Rows]]:
+def _groups(of_row: Ints, owner: Ints) -> dict[Profile, list[_Rows]]:
     """Patients with equally many rows of every pattern can stand for one another."""
-    patients: dict[int, Rows] = defaultdict(lambda: defaultdict(list))
+    patients: dict[int, _Rows] = defaultdict(lambda: defaultdict(list))
     for row, (patient, pattern) in enumerate(zip(owner.tolist(), of_row.tolist(), strict=True)):
         patients[patient][pattern].append(row)
-    groups: dict[Profile, list[Rows]] = defaultdict(list)
+    groups: dict[Profile, list[_Rows]] = defaultdict(list)
     for rows in patients.values():
         groups[tuple(sorted((pattern, len(found)) for pattern, found in rows.items()))].append(rows)
     return groups
@@ -85,7 +85,7 @@ def _groups(of_row: Ints, owner: Ints) -> dict[Profile, list[Rows]]:
 def _constraints(
     patterns: Bools, profiles: Sequence[Profile], n_patients: Sequence[int], sizes: Sequence[int], goal: Ints
 ) -> tuple[Any, Ints, Ints]:
-    """Rows [R, V] of the programme with their bounds [R].
+    """_Rows [R, V] of the programme with their bounds [R].
 
     Variables, sample by sample within each kind: rows taken of a profile's pattern (cells), patients taken of a
     profile, positives missing to a goal, positives beyond it.
@@ -113,7 +113,7 @@ def _constraints(
     return matrix, low, high
 
 
-def _draw(solution: Ints, groups: Mapping[Profile, list[Rows]], n_samples: int, n_rows: int) -> Ints:
+def _draw(solution: Ints, groups: Mapping[Profile, list[_Rows]], n_samples: int, n_rows: int) -> Ints:
     """The sample of each row [M] out of the number of rows of every cell and of patients of every profile."""
     n_cells = sum(len(profile) for profile in groups)
     cells = solution[: n_samples * n_cells].reshape(n_samples, n_cells)

@@ -34,7 +34,7 @@ PREVALENCE_NAME = "prevalence.png"
 RECORD_NAME = "images.jsonl"  # what the image pass knows, kept between preparations
 IDS_NAME = "ids"
 ON_ERROR = ("stop", "quarantine")
-KINDS, SHOWN = 8, 3  # kinds of fault in one message, and files named of each
+_KINDS, _SHOWN = 8, 3  # kinds of fault in one message, and files named of each
 
 
 class Source(Protocol):
@@ -62,7 +62,7 @@ class Selection(Protocol):
     def apply(self, frame: pd.DataFrame, dataset: str) -> Selected: ...
 
 
-def prepare(
+def prepare_set(
     source: Source,
     folder: Path,
     on_error: str = "stop",
@@ -90,8 +90,8 @@ def prepare(
     existing = _up_to_date(path, request)
     if existing is not None:
         if existing.provenance.get("policy") != declared["policy"]:  # it changes no row: only what is told of them
-            manifests.write(Manifest(existing.frame, {**existing.provenance, **declared}, existing.root), path)
-            return manifests.read(path)
+            manifests.write_manifest(Manifest(existing.frame, {**existing.provenance, **declared}, existing.root), path)
+            return manifests.read_manifest(path)
         return existing
     try:
         _clear(folder)
@@ -102,7 +102,7 @@ def prepare(
         counts = {"studies": len(built), "quarantined": len(frame) - len(built), "images_checked": check}
         chosen = {"selection": dict(select.provenance) if select else None}
         provenance = {**source.provenance, **chosen, **declared, **counts, "request_sha256": request}
-        manifests.write(Manifest(built, provenance, root), path)
+        manifests.write_manifest(Manifest(built, provenance, root), path)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -111,7 +111,7 @@ def prepare(
             f"disk full while preparing '{source.name}' in {folder} ({free:.0f} MB free); free space and run again"
         )
         raise OSError(error.errno, message) from error
-    return manifests.read(path)
+    return manifests.read_manifest(path)
 
 
 def _rows(
@@ -159,10 +159,10 @@ def _faults(bad: Sequence[ImageFacts]) -> str:
         files[fact.reason.replace(f" {str(fact.path)!r}", "")].append(fact.path)
     commonest = sorted(files.items(), key=lambda item: -len(item[1]))
     lines = [
-        f"  {len(paths)} x {reason}: {', '.join(map(str, paths[:SHOWN]))}{', ...' if len(paths) > SHOWN else ''}"
-        for reason, paths in commonest[:KINDS]
+        f"  {len(paths)} x {reason}: {', '.join(map(str, paths[:_SHOWN]))}{', ...' if len(paths) > _SHOWN else ''}"
+        for reason, paths in commonest[:_KINDS]
     ]
-    rest = sum(len(paths) for _, paths in commonest[KINDS:])
+    rest = sum(len(paths) for _, paths in commonest[_KINDS:])
     return "\n".join([*lines, *([f"  and {rest} for other reasons"] if rest else [])])
 
 
@@ -189,7 +189,7 @@ def _up_to_date(path: Path, request: str) -> Manifest | None:
     if not path.exists():
         return None
     try:
-        existing = manifests.read(path)
+        existing = manifests.read_manifest(path)
     except ManifestError as error:
         log.warning("preparing anew: %s", error)
         return None

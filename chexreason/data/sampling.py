@@ -16,13 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from chexreason.data.cover import least_shortfall
+from chexreason.data.cover import Bools, Ints, least_shortfall
 from chexreason.types import Study
 
 PENALTY = 4.0  # what one goal's worth of excess costs against one goal's worth of deficit
 NOBODY = -1  # the sample of a row, or of a patient, that is in none
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from chexreason.data.manifest import ManifestError
 from chexreason.data.sampling import Draw, draw_samples, random_order
 from chexreason.labels.catalog import CHEXPERT14
 
-LABELS = list(CHEXPERT14.labels)
+_LABELS = list(CHEXPERT14.labels)
 SAMPLED = ("sft", "rl")
 
 
@@ -77,7 +77,7 @@ class PaperSelection:
         pool = self._pool(seen, dataset)
         val = self._validation(pool, dataset)
         rest = pool[~pool["patient_id"].isin(val["patient_id"])]
-        positive = rest[LABELS].to_numpy(dtype=np.float64) == 1.0  # [N, 14]
+        positive = rest[_LABELS].to_numpy(dtype=np.float64) == 1.0  # [N, 14]
         sizes = {name: n for name in SAMPLED if (n := getattr(self, name))}
         try:
             draw = draw_samples(
@@ -111,7 +111,7 @@ class PaperSelection:
         if unknown:
             have = ", ".join(f"{split} {n:,}" for split, n in counts.items()) or "none"
             raise ManifestError(f"'{dataset}' has no image in split {', '.join(unknown)} to select; its splits: {have}")
-        pool = seen[seen["split"].isin(list(self.pool_splits)) & seen[LABELS].notna().any(axis=1)]
+        pool = seen[seen["split"].isin(list(self.pool_splits)) & seen[_LABELS].notna().any(axis=1)]
         exam = pool["exam_id"] if "exam_id" in pool else pd.Series("", index=pool.index)
         exam = exam.where(exam != "", pool["study_id"])  # without an exam, an image is one by itself
         shuffled = random_order(pool["study_id"].tolist(), self.seed)
@@ -143,12 +143,12 @@ class PaperSelection:
 
     def _warnings(self, pool: pd.DataFrame, sizes: Mapping[str, int], draw: Draw) -> list[str]:
         """One a label and sample that stays under ``min_share``, with the achieved share and why."""
-        available = (pool[LABELS] == 1.0).sum()
-        absent = [label for label in LABELS if self.min_share and not available[label]]
+        available = (pool[_LABELS] == 1.0).sum()
+        absent = [label for label in _LABELS if self.min_share and not available[label]]
         warnings = [f"0.0% of every sample: no image of the pool is positive for {', '.join(absent)}"] if absent else []
         search = "no draw brings all labels nearer" if draw.optimal else "the search for a better draw was cut short"
         for s, (name, size) in enumerate(sizes.items()):
-            for i, label in enumerate(LABELS):
+            for i, label in enumerate(_LABELS):
                 n, wanted = int(draw.count[s, i]), math.ceil(round(self.min_share * size, 9))
                 if n >= wanted or label in absent:
                     continue
@@ -163,10 +163,10 @@ class PaperSelection:
 
 def _prevalence(rows: pd.DataFrame) -> dict[str, object]:
     """Size, and by label the positives and their share of the images (0 where there is no image)."""
-    positives = (rows[LABELS] == 1.0).sum()
+    positives = (rows[_LABELS] == 1.0).sum()
     return {
         "images": len(rows),
         "patients": int(rows["patient_id"].nunique()),
-        "positives": {label: int(positives[label]) for label in LABELS},
-        "share": {label: round(int(positives[label]) / max(len(rows), 1), 6) for label in LABELS},
+        "positives": {label: int(positives[label]) for label in _LABELS},
+        "share": {label: round(int(positives[label]) / max(len(rows), 1), 6) for label in _LABELS},
     }

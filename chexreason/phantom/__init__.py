@@ -2,7 +2,7 @@
 
 from chexreason.phantom.institution import Institution, Labelling, Rendering, institution, raw_labels
 from chexreason.phantom.patient import Patient, PhantomStudy, sample_patient
-from chexreason.phantom.render import render, sample_study
+from chexreason.phantom.render import render_film, sample_study
 from chexreason.phantom.source import PhantomSource
 
 __all__ = [
@@ -14,7 +14,7 @@ __all__ = [
     "Rendering",
     "institution",
     "raw_labels",
-    "render",
+    "render_film",
     "sample_patient",
     "sample_study",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 from chexreason.types import Sign
 
 # Children whose presence makes the parent true (CheXpert's hierarchy of observations).
-PARENTS = {
+PARENT_OF = {
     "Atelectasis": "Lung Opacity",
     "Consolidation": "Lung Opacity",
     "Edema": "Lung Opacity",
@@ -57,7 +57,7 @@ class PhantomStudy:
         """Findings plus the parent observations they imply, one sign a label, ordered by label."""
         found = {sign.label: sign for sign in self.findings}
         for child in self.findings:
-            parent = PARENTS.get(child.label)
+            parent = PARENT_OF.get(child.label)
             if parent is not None:
                 found[parent] = _merge(found.get(parent), Sign(parent, _parent_side(parent, child), child.severity))
         return tuple(found[label] for label in sorted(found))

@@ -39,7 +39,7 @@ def sample_study(rng: np.random.Generator, patient: Patient, institution: Instit
     return PhantomStudy(seed, patient, findings, view, age, patient.sex, institution.name)
 
 
-def render(study: PhantomStudy, rendering: Rendering, size: int = 160) -> NDArray[np.uint8]:
+def render_film(study: PhantomStudy, rendering: Rendering, size: int = 160) -> NDArray[np.uint8]:
     """Film [size, size] uint8 of ``study``; bit-equal for equal arguments.
 
     Each sign draws from its own generator, so adding one leaves the others where they are. Raises ValueError below

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from chexreason.data.manifest import conform
-from chexreason.data.prepare import prepare
+from chexreason.data.prepare import prepare_set
 from chexreason.data.sources.chexpert import CheXpertSource
 from chexreason.progress import silent
 
@@ -112,7 +112,7 @@ def test_one_message_lists_the_faults_of_all_files(chexpert_tree, tmp_path):
         groundtruth=lambda text: text.replace("patient64743", "patient64742"),
     )
     with pytest.raises(ValueError, match="kinds of fault; nothing was written") as caught:
-        prepare(CheXpertSource("chexpert", root, ["train", "test"]), tmp_path / "out")
+        prepare_set(CheXpertSource("chexpert", root, ["train", "test"]), tmp_path / "out")
     told = str(caught.value)
     assert "train.csv: 1 rows with a Path that leads out of the root: line 3" in told
     assert "train.csv: 3 rows with a mark other than" in told

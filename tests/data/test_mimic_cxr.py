@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from chexreason.data.manifest import ManifestError, conform
-from chexreason.data.prepare import prepare
+from chexreason.data.prepare import prepare_set
 from chexreason.data.sources.mimic_cxr import MIMICCXRSource
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import silent
@@ -153,7 +153,7 @@ def test_one_message_lists_the_faults_of_all_files(mimic_tree, tmp_path):
         chexpert=lambda text: text.replace("1.0,", "yes,"),
     )
     with pytest.raises(ValueError, match="kinds of fault; nothing was written") as caught:
-        prepare(MIMICCXRSource("mimic", root), tmp_path / "out")
+        prepare_set(MIMICCXRSource("mimic", root), tmp_path / "out")
     told = str(caught.value)
     assert "metadata.csv.gz: 8 rows with a subject_id that is no whole number" in told
     assert "line 2 '10000032.5', line 3 '10000032.5', line 4 '10000032.5', ..." in told
@@ -198,6 +198,6 @@ def test_provenance_is_json_and_follows_the_files(mimic_tree):
 
 def test_the_whole_set_prepares(mimic_tree, tmp_path):
     root = mimic_tree()
-    made = prepare(MIMICCXRSource("mimic", root), tmp_path / "out")
+    made = prepare_set(MIMICCXRSource("mimic", root), tmp_path / "out")
     assert made.root == root
     assert made.split_counts() == {"train": 3, "validate": 1, "test": 1}

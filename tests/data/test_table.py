@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from chexreason.data.manifest import Manifest, conform, studies
-from chexreason.data.sources.table import TableSource, any_mark
+from chexreason.data.sources.columns import any_mark
+from chexreason.data.sources.table import TableSource
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.schema import LabelSet
 from chexreason.labels.uncertainty import IGNORE

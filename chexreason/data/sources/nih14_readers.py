@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from chexreason.data.manifest import READERS
-from chexreason.data.sources.columns import Faults, VendorCsv, header_of, sha256_of
+from chexreason.data.manifest import READERS, parameters
+from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, header_of, sha256_by_name
 from chexreason.data.sources.nih14 import by_value, check_image_names, image_index, note_missing, stem
-from chexreason.data.sources.table import any_mark
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import Track
 
@@ -86,11 +85,9 @@ class NIH14ReadersSource:
         """Parameters, the crosswalk, the hashes of the csv files and the number of images found."""
         return {
             "source": "nih14_readers",
-            "name": self.name,
-            "study": self.study,
-            "allow_missing": self.allow_missing,
+            **parameters(self, "root", "csv"),
             "crosswalk": {k: v for k, v in READERS_TO_CHEXPERT.items() if k.startswith(f"{self.study}: ")},
-            "sha256": {file.name: sha256_of(file) for file in self._files()},
+            "sha256": sha256_by_name(self._files()),
             "images_found": len(image_index(self.image_root)),
         }
 
