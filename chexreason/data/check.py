@@ -38,13 +38,7 @@ class ImageFacts:
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class _Key:
-    """What must be unchanged for a recorded image to count as the one now on disk."""
-
-    path: str
-    size: int
-    mtime_ns: int
+_Key = tuple[str, int, int]  # path, size and time of change (ns): a recorded image with the same key is not read again
 
 
 def inspect_images(
@@ -83,7 +77,7 @@ def _look(path: Path, known: dict[_Key, ImageFacts]) -> tuple[ImageFacts, _Key |
     """Facts of one image, and the key to record them under where they are worth it."""
     try:
         status = path.stat()
-        key = _Key(str(path), status.st_size, status.st_mtime_ns)
+        key = (str(path), status.st_size, status.st_mtime_ns)
         if key in known:
             return replace(known[key], path=path), None
         return _facts(path, path.read_bytes()), key
@@ -108,7 +102,8 @@ def _facts(path: Path, data: bytes) -> ImageFacts:
 def _remember(file: TextIO, facts: ImageFacts, key: _Key | None) -> ImageFacts:
     if key is not None:
         known = {name: getattr(facts, name) for name in _RECORDED}
-        row = {"version": VERSION, "path": key.path, "size": key.size, "mtime_ns": key.mtime_ns, **known}
+        path, size, mtime_ns = key
+        row = {"version": VERSION, "path": path, "size": size, "mtime_ns": mtime_ns, **known}
         file.write(json.dumps(row) + "\n")
     return facts
 
@@ -124,7 +119,7 @@ def _read_record(record: Path) -> dict[_Key, ImageFacts]:
                 row = json.loads(line)
                 if row["version"] == VERSION:
                     facts = ImageFacts(Path(row["path"]), **{name: row[name] for name in _RECORDED})
-                    known[_Key(row["path"], row["size"], row["mtime_ns"])] = facts
+                    known[row["path"], row["size"], row["mtime_ns"]] = facts
             except (ValueError, KeyError, TypeError):
                 continue
     return known

@@ -51,10 +51,6 @@ class Manifest:
         """Number of studies of each split."""
         return {str(split): int(n) for split, n in self.frame["split"].value_counts(sort=False).items()}
 
-    def image_paths(self) -> list[Path]:
-        """The image file of every row, in row order."""
-        return [self.root / path for path in self.frame["path"]]
-
 
 def parameters(source: Any, *left_out: str) -> dict[str, object]:
     """The fields of the dataclass ``source`` as JSON has them, without those ``left_out``; a provenance holds them."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from chexreason.data.manifest import ManifestError
+from chexreason.data.manifest import ManifestError, parameters
 from chexreason.data.sampling import Draw, draw_samples, random_order
 from chexreason.labels.catalog import CHEXPERT14
 
@@ -65,8 +65,7 @@ class PaperSelection:
     @property
     def provenance(self) -> dict[str, object]:
         """Every parameter."""
-        lists = {"views": list(self.views) if self.views is not None else None, "pool_splits": list(self.pool_splits)}
-        return {"selection": "paper", **asdict(self), **lists}
+        return {"selection": "paper", **parameters(self)}
 
     def apply(self, frame: pd.DataFrame, dataset: str) -> Selected:
         """The chosen rows of a conformed ``frame``, which stays unchanged, in its order.

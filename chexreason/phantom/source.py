@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from chexreason.data.manifest import parameters
 from chexreason.files import whole
 from chexreason.phantom.institution import Institution, institution, raw_labels
 from chexreason.phantom.patient import PhantomStudy, sample_patient
@@ -59,12 +60,7 @@ class PhantomSource:
         return {
             "source": "phantom",
             "renderer_version": RENDERER_VERSION,
-            "name": self.name,
-            "hospital": self.hospital,
-            "shift": self.shift,
-            "n": {split: int(count) for split, count in self.n.items()},
-            "size": self.size,
-            "seed": self.seed,
+            **parameters(self),
             "rendering": dataclasses.asdict(self.institution.rendering),
             "labelling": dataclasses.asdict(self.institution.labelling),
         }

@@ -48,7 +48,7 @@ def test_a_manifest_survives_the_disk_and_moves_with_its_folder(tmp_path):
     back = read_manifest(tmp_path / "new" / "manifest.parquet")
     pd.testing.assert_frame_equal(back.frame, conform(frame))
     assert back.provenance == {"seed": 3}
-    assert back.image_paths()[0] == tmp_path / "new" / "images" / "0.png"
+    assert back.root / back.frame["path"][0] == tmp_path / "new" / "images" / "0.png"
     assert [study.age for study in studies(back, CHEXPERT14, IGNORE, ["sft", "test"])] == [60, None, None, 0]
 
 

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chexreason.labels.catalog import CHEXPERT14
-from chexreason.phantom import Institution, PhantomStudy, institution, render_film, sample_patient, sample_study
 from chexreason.phantom.film import expose
-from chexreason.phantom.render import optical_density
+from chexreason.phantom.institution import Institution, institution
+from chexreason.phantom.patient import PhantomStudy, sample_patient
+from chexreason.phantom.render import optical_density, render_film, sample_study
 from chexreason.types import Sign
 from tools.phantom_sheet import CASES, contact_sheet
 from tools.tiny_models.phantom_stream import item, stream, truth

@@ -16,9 +16,9 @@ import torch
 
 from chexreason.files import whole
 from chexreason.labels.catalog import CHEXPERT14
-from chexreason.phantom import render_film, sample_patient, sample_study
 from chexreason.phantom.institution import INSTITUTIONS
-from chexreason.phantom.patient import PARENT_OF
+from chexreason.phantom.patient import PARENT_OF, sample_patient
+from chexreason.phantom.render import render_film, sample_study
 from tools.tiny_models.phantoms import FILM, SEED, SHARD
 
 GRID = 16  # marks are GRID x GRID

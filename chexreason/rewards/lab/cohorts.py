@@ -9,7 +9,8 @@ import torch
 
 from chexreason.labels.catalog import CHEXPERT_STUDIES, CHEXPERT_TEST
 from chexreason.labels.schema import LabelSet
-from chexreason.phantom import PhantomSource, raw_labels
+from chexreason.phantom.institution import raw_labels
+from chexreason.phantom.source import PhantomSource
 from chexreason.types import Study
 
 
