@@ -1,4 +1,4 @@
-"""The pass over all images of a data set: each file read once, decoded, fingerprinted, and remembered."""
+"""The pass over all images of a data set: it reads, decodes and fingerprints each file once and records the result."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RECORDED = ("width", "height", "mode", "sha256", "phash")
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What the pass found out about one file: ``reason`` says why it cannot be read and is "" where it can.
+    """What the pass found out about one file: ``reason`` says why the file cannot be read, "" where it can.
 
     ``width``, ``height`` (pixels) and ``mode`` (Pillow's, or "DICOM") are the file's own, before any conversion.
     """
@@ -48,7 +48,7 @@ def inspect_images(
 
     ``record`` is a JSON-lines file to which each readable image is added as soon as it is known, keyed by path, size
     and time of change: an interrupted or repeated pass reads only what is new or has changed. An image that could not
-    be read is not recorded, so that it is looked at again.
+    be read is not recorded: the next pass reads it again.
     """
     known = _read_record(record) if record else {}
     with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -63,7 +63,7 @@ def inspect_images(
 
 
 def _in_order(pool: Executor, function: Callable[[_S], _T], items: Iterable[_S], window: int) -> Iterator[_T]:
-    """Results in the order of ``items``, at most ``window`` of them under way: an interrupt waits for no more."""
+    """Results in the order of ``items``, with at most ``window`` in work: an interrupt waits for these alone."""
     queue: deque[Future[_T]] = deque()
     for item in items:
         queue.append(pool.submit(function, item))
@@ -74,7 +74,7 @@ def _in_order(pool: Executor, function: Callable[[_S], _T], items: Iterable[_S],
 
 
 def _look(path: Path, known: dict[_Key, ImageFacts]) -> tuple[ImageFacts, _Key | None]:
-    """Facts of one image, and the key to record them under where they are worth it."""
+    """Facts of one image, and the key to record them under; None where they are recorded already or unreadable."""
     try:
         status = path.stat()
         key = (str(path), status.st_size, status.st_mtime_ns)
@@ -90,7 +90,7 @@ def _look(path: Path, known: dict[_Key, ImageFacts]) -> tuple[ImageFacts, _Key |
 
 
 def _facts(path: Path, data: bytes) -> ImageFacts:
-    image = load_image(path)  # opens the file a second time, out of the cache it was just read into
+    image = load_image(path)  # opens the file again; the system still has it in memory
     try:
         with Image.open(io.BytesIO(data)) as file:
             mode, (width, height) = file.mode, file.size
@@ -109,7 +109,7 @@ def _remember(file: TextIO, facts: ImageFacts, key: _Key | None) -> ImageFacts:
 
 
 def _read_record(record: Path) -> dict[_Key, ImageFacts]:
-    """What earlier passes recorded; a line that was cut short, or of another version, is as if it were not there."""
+    """What earlier passes recorded; a line that was cut short, or that another version wrote, is ignored."""
     known: dict[_Key, ImageFacts] = {}
     if not record.is_file():
         return known

@@ -1,4 +1,4 @@
-"""The exact side of the sampler: samples that miss their label goals by as little as any samples can."""
+"""The exact part of the sampler: the samples with the least total shortfall to their label goals."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def least_shortfall(
     with the fewest positives beyond the goals, unless ``greedy`` is as good. An integer programme (HiGHS through SciPy)
     over groups of patients whose rows are alike. Of a pool of more than ``EXACT_ROWS`` rows it looks at the patients
     that ``greedy`` drew or that have a label it is short of; then nothing is proved, unless nothing is lacking. Where
-    it meets its limits, ``greedy`` stands: what is drawn must not depend on how busy a machine is. None when no draw
-    fills the samples, or none was found in time.
+    the programme meets its limits, ``greedy`` is returned: a draw must not depend on how busy the machine is. None
+    when no draw fills the samples, or none was found in time.
     """
     near = _near(marks, owner, goal, greedy)
     found, proved = _solve(marks[near], owner[near], sizes, goal)
@@ -41,7 +41,7 @@ def least_shortfall(
 
 
 def _near(marks: Bools, owner: Ints, goal: Ints, greedy: Ints | None) -> Bools:
-    """Which rows [M] the programme looks at: all of a small pool, those that matter of a large one."""
+    """Which rows [M] the programme sees: all of a small pool; of a large one, those that ``least_shortfall`` names."""
     if greedy is None or len(marks) <= EXACT_ROWS:
         return np.ones(len(marks), dtype=bool)
     short = _lacking(marks, greedy, goal).any(axis=0)  # [L]

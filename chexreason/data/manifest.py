@@ -1,4 +1,4 @@
-"""The manifest: the one table of studies, validated when written, verified when read."""
+"""The manifest: the table of the studies of one data set, validated when written and verified when read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TEXT = ("study_id", "patient_id", "dataset", "split", "path", "view", "sex")
 _REQUIRED = ("study_id", "patient_id", "dataset", "split", "path")  # text that may not be empty
 _COLUMNS = (*_TEXT, "age", *CHEXPERT14.labels)
 _OPTIONAL = ("signs", "exam_id", "sha256", "phash")  # text, "" where unknown; the two hashes are of the image file
-READERS = "readers"  # a second labelling of images of another set: neither trained on nor scored, so no boundary
+READERS = "readers"  # a second labelling of images of another set: neither trained on nor scored
 _SHOWN = 5  # offenders named in an error message
 
 

@@ -1,4 +1,4 @@
-"""Preparation of one data set: a source's rows, validated, selected, every image looked at once, one manifest last."""
+"""Preparation of one data set: its rows are validated and selected, its images are read, its manifest is written."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _KINDS, _SHOWN = 8, 3  # kinds of fault in one message, and files named of each
 class Source(Protocol):
     """Where the studies of one data set come from.
 
-    ``provenance`` is JSON-ready and tells two preparations apart (parameters, hashes of csv files). ``image_root`` is
+    ``provenance`` is JSON-ready: parameters and hashes of csv files, which no two preparations share. ``image_root`` is
     None where the images lie under the prepared folder. ``prepare`` returns the rows of a manifest; a renderer writes
     its images under ``folder``, a vendor source touches no image.
     """
@@ -77,8 +77,8 @@ def prepare_set(
 
     ``select`` chooses rows and splits before any image is read. An unreadable image stops the preparation with a list
     of what is wrong (``on_error="stop"``), or its row moves to ``quarantine.csv`` (``"quarantine"``); ``check=False``
-    opens no image, and then no hash tells two copies of one apart. ``policy`` is recorded, not applied: the manifest
-    holds raw marks. Beside the manifest lie ``ids/<split>.csv`` and, for a selection, ``selection.json`` and
+    opens no image, and then there are no hashes to find copies by. ``policy`` is recorded, not applied: the manifest
+    holds raw marks. The folder also gets ``ids/<split>.csv`` and, for a selection, ``selection.json`` and
     ``prevalence.png``. An interrupted run leaves no manifest, and the next one reads no image again that has not
     changed. Raises ManifestError on bad rows or images and OSError on a full disk.
     """
@@ -89,7 +89,7 @@ def prepare_set(
     path = folder / MANIFEST_NAME
     existing = _up_to_date(path, request)
     if existing is not None:
-        if existing.provenance.get("policy") != declared["policy"]:  # it changes no row: only what is told of them
+        if existing.provenance.get("policy") != declared["policy"]:  # the policy changes no row
             manifests.write_manifest(Manifest(existing.frame, {**existing.provenance, **declared}, existing.root), path)
             return manifests.read_manifest(path)
         return existing
@@ -117,7 +117,7 @@ def prepare_set(
 def _rows(
     source: Source, folder: Path, select: Selection | None, progress: Track
 ) -> tuple[pd.DataFrame, Mapping[str, object] | None]:
-    """The conformed rows of the set and the selection's report; a vendor source writes nothing on the way."""
+    """The conformed rows of the set and the selection's report; a vendor source writes nothing."""
     if source.image_root is None:
         folder.mkdir(parents=True, exist_ok=True)  # a renderer's images go there
     frame = manifests.conform(source.prepare(folder, progress))
@@ -167,7 +167,7 @@ def _faults(bad: Sequence[ImageFacts]) -> str:
 
 
 def _write_beside(folder: Path, frame: pd.DataFrame, report: Mapping[str, object] | None) -> None:
-    """The ids of every split and, where there was a selection, what it did, in figures and as a picture."""
+    """Writes the ids of every split and, after a selection, its report as figures and as a picture."""
     names = np.array(CHEXPERT14.labels)
     positive = frame[list(CHEXPERT14.labels)].to_numpy(dtype=np.float64) == 1.0  # [N, 14]
     ids = frame[["study_id", "patient_id", "path"]].assign(labels=["|".join(names[row]) for row in positive])
@@ -179,7 +179,7 @@ def _write_beside(folder: Path, frame: pd.DataFrame, report: Mapping[str, object
 
 
 def _clear(folder: Path) -> None:
-    """Removes what another preparation wrote: nothing stale may lie beside a manifest that is not there yet."""
+    """Removes the files of an earlier preparation, so that none remains if this one stops before its manifest."""
     beside = (MANIFEST_NAME, QUARANTINE_NAME, SELECTION_NAME, PREVALENCE_NAME)
     for stale in (*(folder / name for name in beside), *(folder / IDS_NAME).glob("*.csv")):
         stale.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""How common each label is among studies; and, in a pool and the samples drawn from it, as a picture."""
+"""The prevalence of each label among studies, and a bar chart of a pool and the samples drawn from it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def prevalence_png(report: Mapping[str, Any]) -> bytes:
 
     ``report`` is a selection's: ``pool`` and ``splits.<name>`` with ``images`` and ``share`` by label, ``min_share``.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes half a second that most commands can do without
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # the import takes half a second
     from matplotlib.figure import Figure
 
     groups = {"pool": report["pool"], **report["splits"]}

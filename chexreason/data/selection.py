@@ -1,4 +1,4 @@
-"""The paper's sets from a vendor's rows: SFT and RL by the sampler, validation at random, no patient in two of them."""
+"""The paper's sets from a vendor's rows: SFT and RL by the sampler, validation at random, disjoint by patient."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class PaperSelection:
         return frame[frame["view"].isin(list(self.views))]
 
     def _pool(self, seen: pd.DataFrame, dataset: str) -> pd.DataFrame:
-        """The rows to draw from: one of every exam, by seed; an image without any mark is one nobody labelled."""
+        """The rows to draw from: one of every exam, by seed; images without any mark are left out."""
         counts = seen["split"].value_counts()
         wanted = [*self.pool_splits, *([self.test_split] if self.test_split is not None else [])]
         unknown = [split for split in wanted if split not in counts.index]
@@ -112,7 +112,7 @@ class PaperSelection:
             raise ManifestError(f"'{dataset}' has no image in split {', '.join(unknown)} to select; its splits: {have}")
         pool = seen[seen["split"].isin(list(self.pool_splits)) & seen[_LABELS].notna().any(axis=1)]
         exam = pool["exam_id"] if "exam_id" in pool else pd.Series("", index=pool.index)
-        exam = exam.where(exam != "", pool["study_id"])  # without an exam, an image is one by itself
+        exam = exam.where(exam != "", pool["study_id"])  # an image without an exam is its own exam
         shuffled = random_order(pool["study_id"].tolist(), self.seed)
         return pool[~exam.iloc[shuffled].duplicated().reindex(pool.index)]
 

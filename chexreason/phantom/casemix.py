@@ -1,4 +1,4 @@
-"""What walks through the door: findings that occur together as disease makes them, each with side and severity."""
+"""The case mix: findings that occur together as diseases cause them, each with side and severity."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _healthy(illness: float) -> float:
 
 
 def _act(rng: np.random.Generator, found: dict[str, Sign], process: str, illness: float) -> None:
-    """Let one disease process leave its signs; ``found`` grows in place."""
+    """Add the signs of one disease process to ``found``, in place."""
     home = _SIDES[int(rng.random() < 0.53)]
     level = float(np.clip(rng.beta(1.7, 1.5) + 0.06 * illness, 0.0, 1.0))
     members = PROCESSES[process][1]

@@ -1,4 +1,4 @@
-"""Who lies in front of the detector: the lasting shape of one patient, and one visit with its findings."""
+"""The patient: the lasting shape of one chest, and one visit with its findings."""
 
 from __future__ import annotations
 

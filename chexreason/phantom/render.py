@@ -67,7 +67,7 @@ def optical_density(study: PhantomStudy, size: int) -> Field:
     density = tissue.midline(density, thorax, patient, found, study.view)
     density = _pleural(density, study, thorax, found)
     bone = tissue.skeleton(thorax, patient, found, _generator(study, CHEXPERT14.index("Fracture")))
-    density = density + bone * np.clip(4.0 * density - 0.2, 0.0, 1.0)  # no bone hangs in the air
+    density = density + bone * np.clip(4.0 * density - 0.2, 0.0, 1.0)  # no bone outside the body
     if "Support Devices" in found:
         label = "Support Devices"
         hardware = pleura.devices(thorax, found[label], _generator(study, CHEXPERT14.index(label)))

@@ -105,6 +105,6 @@ class PhantomSource:
 
 
 def _save(film: np.ndarray, path: Path) -> None:
-    """Write a grey 8-bit PNG so that a reader sees the whole file or none."""
+    """Write a grey 8-bit PNG, whole or not at all."""
     with whole(path) as temporary:
         Image.fromarray(film).save(temporary, format="PNG", compress_level=1)

@@ -36,7 +36,7 @@ class CheXpertSource:
 
     ``root`` is the release's folder or its parent: the csv's paths begin with the release's name, whatever the folder
     is called now. ``frontal_only`` leaves the lateral images out: 518 of the test set remain. ``test_csv`` names the
-    test set's labels where they do not lie there. The splits are train, val (the vendor's valid) and test.
+    test set's labels where they are in another folder. The splits are train, val (the vendor's valid) and test.
     """
 
     name: str
@@ -124,7 +124,7 @@ class CheXpertSource:
         return [self.image_root, *sorted(path for path in self.image_root.glob(_RELEASES) if path.is_dir())]
 
     def _csv(self, part: str) -> Path:
-        """The csv of ``part``; of the test set's two, the one row a study is the published truth and goes first."""
+        """The csv of ``part``; of the test set's two, groundtruth.csv is the published truth and comes first."""
         if part == "test" and self.test_csv is not None:
             if not Path(self.test_csv).is_file():
                 raise FileNotFoundError(f"no test_csv at {self.test_csv}")
@@ -151,7 +151,7 @@ class CheXpertSource:
 
 
 def _located(table: VendorCsv, key: str, part: str, pattern: str) -> pd.DataFrame:
-    """Patient, study and (of an image) view of each path; what does not fit, or leads out of the root, is a fault."""
+    """Patient, study and (of an image) view of each path; one that does not fit or leads out of the root is a fault."""
     path = table.rows[key]
     outside = path.str.fullmatch(_OUTSIDE)
     found = path.str.extract(rf"^{pattern}$")

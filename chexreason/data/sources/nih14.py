@@ -109,7 +109,7 @@ class NIH14Source:
         return lists
 
     def _in_test(self, table: pd.DataFrame, faults: Faults) -> pd.Series:
-        """Which rows [N] the vendor's test list names; what the two lists leave open or contradict is a fault."""
+        """Which rows [N] the vendor's test list names; an image in both lists or in none is a fault."""
         files, image, patient = self._lists(), table["Image Index"], table["Patient ID"]
         listed = {part: set(path.read_text(encoding="utf-8-sig").split()) for part, path in files.items()}
         in_train, in_test = by_value(image, listed["train"].__contains__), by_value(image, listed["test"].__contains__)
@@ -124,7 +124,7 @@ class NIH14Source:
         return in_test
 
     def _split(self, patient: pd.Series, in_test: pd.Series | None) -> pd.Series:
-        """The split of each row [N], by its patient's number alone, but for test where ``in_test`` [N] decides it."""
+        """The split of each row [N], by its patient's number alone; ``in_test`` [N], where given, decides on test."""
         bucket = by_value(patient, lambda p: int(hashlib.sha1(p.encode()).hexdigest(), 16) % 10)
         to_sft = by_value(patient, lambda p: _fraction(f"sft:{p}") < self.sft_share)
         train = pd.Series("rl", index=patient.index).mask(to_sft, "sft")

@@ -28,7 +28,7 @@ FOUR_FINDINGS = {
     "Nodule or mass": "Lung Lesion",
 }
 ALL_FINDINGS = {
-    "Abnormal": "No Finding",  # the other way round: a reader's "normal" is CheXpert's No Finding
+    "Abnormal": "No Finding",  # inverted: a reader's "normal" is CheXpert's No Finding
     "Atelectasis": "Atelectasis",
     "Cardiomegaly": "Cardiomegaly",
     "Effusion": "Pleural Effusion",
@@ -62,7 +62,7 @@ class NIH14ReadersSource:
     """The images of ``study`` ("four_findings" or "all_findings") under ``root``, in split ``readers``.
 
     ``csv`` names one or several label files of that study, relative to ``root`` or absolute. Images are those of
-    ``NIH14Source`` in the same folder; ``allow_missing`` does without those that are not there.
+    ``NIH14Source`` in the same folder; ``allow_missing`` leaves out the rows of absent images.
     """
 
     name: str
@@ -118,8 +118,8 @@ class NIH14ReadersSource:
         csv = VendorCsv(file, [image_column, "Patient ID", *findings], faults)
         image, patient = csv.rows[image_column], csv.whole_numbers("Patient ID").str.lstrip("0")
         check_image_names(file, image, patient, faults)
-        marks = {column: self._marks(file, csv.rows[column], faults) for column in findings}
-        blank = pd.Series(np.nan, index=image.index)
+        marks = pd.DataFrame({column: self._marks(file, csv.rows[column], faults) for column in findings})
+        about = {label: [column for column, ours in findings.items() if ours == label] for label in CHEXPERT14.labels}
         return pd.DataFrame(
             {
                 "study_id": self.name + ":" + stem(image),
@@ -128,9 +128,9 @@ class NIH14ReadersSource:
                 "split": READERS,
                 "path": by_value(stem(image), image_index(self.image_root).get),
                 "view": "",
-                "age": blank,
+                "age": np.nan,
                 "sex": "",
-                **{label: _label(label, findings, marks, blank) for label in CHEXPERT14.labels},
+                **{label: any_mark(marks[columns].to_numpy()) for label, columns in about.items()},
             }
         )
 
@@ -140,9 +140,3 @@ class NIH14ReadersSource:
         faults.add_rows(file, f"with a mark of {column.name} other than YES or NO", ~written.isin(list(MARKS)), column)
         marks = written.map(MARKS).astype("float64")
         return marks.mask(marks >= 0.0, 1.0 - marks) if column.name == OPPOSITE else marks
-
-
-def _label(label: str, findings: Mapping[str, str], marks: Mapping[str, pd.Series], blank: pd.Series) -> pd.Series:
-    """The mark of one of our labels: of the columns that speak about it, else blank."""
-    columns = [marks[column] for column, ours in findings.items() if ours == label]
-    return pd.Series(any_mark(np.column_stack(columns)), index=blank.index) if columns else blank

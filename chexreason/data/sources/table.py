@@ -16,7 +16,7 @@ from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, closest
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import Track
 
-_ROUNDED = r"\d\.\d+[eE]\+\d+"  # "1.00000E+07": a spreadsheet has thrown digits of the number away
+_ROUNDED = r"\d\.\d+[eE]\+\d+"  # "1.00000E+07": a spreadsheet has rounded the number
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class TableSource:
 
     Every row is in ``split``, or in the one its ``split_column`` names. ``label_columns`` maps our labels to the csv's
     columns (default: the columns spelled like CheXpert's labels), one or several each (``any_mark``); labels without a
-    column are blank, and ``labelled_only`` leaves out rows that have no mark at all. Patients are told apart by
-    ``patient_column`` and by ``vendor`` (default: ``name``), which copies of one vendor's images share.
+    column are blank, and ``labelled_only`` leaves out rows that have no mark at all. A patient is named by
+    ``patient_column`` and ``vendor`` (default: ``name``), which copies of one vendor's images share.
     """
 
     name: str
@@ -105,7 +105,7 @@ class TableSource:
         return path
 
     def _label_columns(self) -> dict[str, list[str]]:
-        """The columns of each label; raises ValueError where there is none to be found."""
+        """The columns of each label; raises ValueError where the csv has none."""
         if self.label_columns is not None:
             return {label: _listed(names) for label, names in self.label_columns.items()}
         header = header_of(self._csv())
@@ -119,7 +119,7 @@ class TableSource:
         return found
 
     def _paths(self, table: pd.DataFrame, faults: Faults) -> pd.Series:
-        """The path of each row without its suffix: what names a study."""
+        """The path of each row without its suffix, which names the study."""
         path = self._filled(table, self.path_column, faults)
         outside = path.map(lambda p: os.path.isabs(p) or os.path.normpath(p).split(os.sep)[0] == os.pardir)
         faults.add_rows(self._csv(), f"whose {self.path_column} leads out of {self.image_root}", outside, path)
