@@ -40,6 +40,11 @@ def least_shortfall(
     return drawn, proved and bool(near.all() or not _lacking(marks, drawn, goal).any())
 
 
+def positives_by_sample(marks: Bools, drawn: Ints, n_samples: int) -> Ints:
+    """Positives [S, L] of each sample; ``drawn`` [M] is the sample of each row of ``marks`` [M, L]."""
+    return np.array([marks[drawn == s].sum(axis=0) for s in range(n_samples)], dtype=np.int64)
+
+
 def _near(marks: Bools, owner: Ints, goal: Ints, greedy: Ints | None) -> Bools:
     """Which rows [M] the programme sees: all of a small pool; of a large one, those that ``least_shortfall`` names."""
     if greedy is None or len(marks) <= EXACT_ROWS:
@@ -132,4 +137,4 @@ def _draw(solution: Ints, groups: Mapping[Profile, list[_Rows]], n_samples: int,
 
 def _lacking(marks: Bools, drawn: Ints, goal: Ints) -> Ints:
     """Positives [S, L] missing to the goals."""
-    return np.maximum(0, goal - np.array([marks[drawn == s].sum(axis=0) for s in range(len(goal))]))
+    return np.maximum(0, goal - positives_by_sample(marks, drawn, len(goal)))

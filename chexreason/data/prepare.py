@@ -40,7 +40,7 @@ _KINDS, _SHOWN = 8, 3  # kinds of fault in one message, and files named of each
 class Source(Protocol):
     """Where the studies of one data set come from.
 
-    ``provenance`` is JSON-ready: parameters and hashes of csv files, which no two preparations share. ``image_root`` is
+    ``provenance`` is JSON-ready (parameters, hashes of csv files): equal ones mean equal rows. ``image_root`` is
     None where the images lie under the prepared folder. ``prepare`` returns the rows of a manifest; a renderer writes
     its images under ``folder``, a vendor source touches no image.
     """

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from chexreason.data.cover import Bools, Ints, least_shortfall
+from chexreason.data.cover import Bools, Ints, least_shortfall, positives_by_sample
 from chexreason.types import Study
 
 PENALTY = 4.0  # what one goal's worth of excess costs against one goal's worth of deficit
@@ -68,13 +68,13 @@ def draw_samples(
         raise ValueError(f"{asked} are asked for; the pool has {room}: ask for less or widen it")
     goal = _goals(marks, wanted, min_share)
     drawn, optimal = _greedy(marks, owner, wanted, goal, seed), True
-    if drawn is None or (_counts(marks, drawn, len(wanted)) < goal).any():
+    if drawn is None or (positives_by_sample(marks, drawn, len(wanted)) < goal).any():
         drawn, optimal = least_shortfall(marks, owner, wanted, goal, drawn)
     if drawn is None:
         raise ValueError(f"{asked} without a patient in two of them: not possible with {room}; ask for less")
     sample = np.full(len(positive), NOBODY, dtype=np.int64)
     sample[usable[order]] = drawn
-    return Draw(sample, goal, _counts(marks, drawn, len(wanted)), optimal)
+    return Draw(sample, goal, positives_by_sample(marks, drawn, len(wanted)), optimal)
 
 
 def random_order(key: Sequence[str], seed: int) -> Ints:
@@ -108,10 +108,6 @@ def _goals(marks: Bools, sizes: Sequence[int], min_share: float) -> Ints:
         goals.append(np.minimum(math.ceil(round(min_share * size, 9)), left))
         left = left - goals[-1]
     return np.array(goals, dtype=np.int64)
-
-
-def _counts(marks: Bools, drawn: Ints, n_samples: int) -> Ints:
-    return np.array([marks[drawn == s].sum(axis=0) for s in range(n_samples)], dtype=np.int64)
 
 
 def _greedy(marks: Bools, owner: Ints, sizes: Sequence[int], goal: Ints, seed: int) -> Ints | None:

@@ -90,26 +90,25 @@ class PaperSelection:
         if self.test_split is not None:
             chosen["test"] = seen[seen["split"] == self.test_split]
         kept = pd.concat([rows.assign(split=name) for name, rows in chosen.items()]).sort_index()
-        return Selected(kept.reset_index(drop=True), self._report(pool, rest, chosen, sizes, draw))
+        report = {
+            **self.provenance,
+            "pool": _prevalence(pool),
+            "splits": {name: _prevalence(rows) for name, rows in chosen.items()},
+            "proved_best": draw.optimal,
+            "warnings": self._warnings(rest, sizes, draw),
+        }
+        return Selected(kept.reset_index(drop=True), report)
 
     def _in_views(self, frame: pd.DataFrame, dataset: str) -> pd.DataFrame:
         if self.views is None:
             return frame
-        counts = frame["view"].value_counts()
-        unknown = [view for view in self.views if view not in counts.index]
-        if unknown:
-            have = ", ".join(f"{view or '(blank)'} {n:,}" for view, n in counts.items()) or "none"
-            raise ManifestError(f"'{dataset}' has no image in view {', '.join(unknown)}; its views: {have}")
+        _require(frame, dataset, "view", self.views)
         return frame[frame["view"].isin(list(self.views))]
 
     def _pool(self, seen: pd.DataFrame, dataset: str) -> pd.DataFrame:
         """The rows to draw from: one of every exam, by seed; images without any mark are left out."""
-        counts = seen["split"].value_counts()
         wanted = [*self.pool_splits, *([self.test_split] if self.test_split is not None else [])]
-        unknown = [split for split in wanted if split not in counts.index]
-        if unknown:
-            have = ", ".join(f"{split} {n:,}" for split, n in counts.items()) or "none"
-            raise ManifestError(f"'{dataset}' has no image in split {', '.join(unknown)} to select; its splits: {have}")
+        _require(seen, dataset, "split", wanted, " to select")
         pool = seen[seen["split"].isin(list(self.pool_splits)) & seen[_LABELS].notna().any(axis=1)]
         exam = pool["exam_id"] if "exam_id" in pool else pd.Series("", index=pool.index)
         exam = exam.where(exam != "", pool["study_id"])  # an image without an exam is its own exam
@@ -123,22 +122,6 @@ class PaperSelection:
                 f"{pool['patient_id'].nunique():,} patients: ask for less or widen the pool"
             )
         return pool.iloc[np.sort(random_order(pool["study_id"].tolist(), self.seed)[: self.val])]
-
-    def _report(
-        self,
-        pool: pd.DataFrame,
-        rest: pd.DataFrame,
-        chosen: Mapping[str, pd.DataFrame],
-        sizes: Mapping[str, int],
-        draw: Draw,
-    ) -> dict[str, object]:
-        return {
-            **self.provenance,
-            "pool": _prevalence(pool),
-            "splits": {name: _prevalence(rows) for name, rows in chosen.items()},
-            "proved_best": draw.optimal,
-            "warnings": self._warnings(rest, sizes, draw),
-        }
 
     def _warnings(self, pool: pd.DataFrame, sizes: Mapping[str, int], draw: Draw) -> list[str]:
         """One a label and sample that stays under ``min_share``, with the achieved share and why."""
@@ -158,6 +141,15 @@ class PaperSelection:
                     f"under the {self.min_share:.1%} aimed at: {why}"
                 )
         return warnings
+
+
+def _require(frame: pd.DataFrame, dataset: str, column: str, wanted: Sequence[str], why: str = "") -> None:
+    """Raises ManifestError where no row has one of the ``wanted`` values of ``column``."""
+    counts = frame[column].value_counts()
+    unknown = [name for name in wanted if name not in counts.index]
+    if unknown:
+        have = ", ".join(f"{name or '(blank)'} {n:,}" for name, n in counts.items()) or "none"
+        raise ManifestError(f"'{dataset}' has no image in {column} {', '.join(unknown)}{why}; its {column}s: {have}")
 
 
 def _prevalence(rows: pd.DataFrame) -> dict[str, object]:

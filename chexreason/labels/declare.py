@@ -42,16 +42,10 @@ def declare(
         lines.append(f"  never judged, so not scored: {', '.join(never)}")
     if set_aside:
         lines.append(f"  set aside by its label list {label_list}: {', '.join(set_aside)}")
-    return "\n".join([*lines, *_crosswalk_lines(crosswalk)]) + "\n"
-
-
-def _crosswalk_lines(crosswalk: Crosswalk | None) -> list[str]:
-    if crosswalk is None:
-        return ["  names: CheXpert's own, one to one"]
-    rows = crosswalk.rows()
+    lines.append(f"  names of {crosswalk.vendor}:" if crosswalk else "  names: CheXpert's own, one to one")
+    rows = crosswalk.rows() if crosswalk else []
     width = max((len(theirs) for theirs, _, _ in rows), default=0)
-    meant = [
-        f"    {theirs:<{width}} -> {ours or 'no label of its own'}{f'; makes {derived} positive' if derived else ''}"
-        for theirs, ours, derived in rows
-    ]
-    return [f"  names of {crosswalk.vendor}:", *meant]
+    for theirs, ours, derived in rows:
+        also = f"; makes {derived} positive" if derived else ""
+        lines.append(f"    {theirs:<{width}} -> {ours or 'no label of its own'}{also}")
+    return "\n".join(lines) + "\n"
