@@ -14,7 +14,7 @@ from chexreason.audit.facts import Figures, set_figures, shift
 from chexreason.audit.sheet import Cell, contact_sheet, formats
 from chexreason.audit.warnings import FAIR, FEW, LEVELS, RATIO, far_apart, worries
 from chexreason.data.credentialed import of_vendor
-from chexreason.data.leakage import KINDS, Leak
+from chexreason.data.leakage import LEAK_KINDS, Leak
 from chexreason.data.manifest import Manifest
 from chexreason.files import write_json, write_text
 from chexreason.labels.catalog import CHEXPERT14
@@ -88,7 +88,7 @@ def render(figures: Figures, cells: Sequence[Cell], licences: Sequence[str]) -> 
         licences=licences,
         labels=CHEXPERT14.labels,
         levels=LEVELS,
-        kinds=KINDS,
+        kinds=LEAK_KINDS,
         far_apart=far_apart,
         limits={"few": FEW, "ratio": RATIO, "fair": FAIR},
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from chexreason.audit.facts import ADULT, DEVICES, NORMAL, Figures
-from chexreason.data.leakage import EVALUATION, KINDS, TRAIN
+from chexreason.data.leakage import EVALUATION, LEAK_KINDS, TRAIN
 
 FEW = 5  # positives below which a label's F1 hangs on single patients
 RATIO = 3.0  # prevalence in evaluation against training
@@ -40,7 +40,7 @@ def _leaks(figures: Figures) -> Iterator[Worry]:
         between = f"{leak['one']} ({leak['sides'][0]}) and {leak['other']} ({leak['sides'][1]})"
         accepted = ", accepted by data.allow_overlap" if leak["allowed"] else ""
         level = "warn" if leak["allowed"] else "stop"
-        yield Worry(level, f"Leak: {between} share {leak['count']:,} of {KINDS[leak['kind']]}{accepted}.")
+        yield Worry(level, f"Leak: {between} share {leak['count']:,} of {LEAK_KINDS[leak['kind']]}{accepted}.")
     unseen = [name for name, s in figures["sets"].items() if s["missing"]["sha256"] == s["images"]]
     if unseen:
         yield Worry("note", f"Images of {_listed(unseen)} were not looked at: leakage was searched by patient alone.")

@@ -12,8 +12,9 @@ from sklearn.metrics import roc_auc_score
 
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.parsing import parse
-from chexreason.phantom import sample_patient, sample_study
 from chexreason.phantom.institution import INSTITUTIONS
+from chexreason.phantom.patient import sample_patient
+from chexreason.phantom.render import sample_study
 from tools.tiny_models import dialogues, shapes
 from tools.tiny_models.configs import MODELS, build_processor
 from tools.tiny_models.encode import DialogueEncoder
