@@ -6,17 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from chexreason.labels.catalog import PARENT_OF
 from chexreason.types import Sign
-
-# Children whose presence makes the parent true (CheXpert's hierarchy of observations).
-PARENT_OF = {
-    "Atelectasis": "Lung Opacity",
-    "Consolidation": "Lung Opacity",
-    "Edema": "Lung Opacity",
-    "Lung Lesion": "Lung Opacity",
-    "Pneumonia": "Lung Opacity",
-    "Cardiomegaly": "Enlarged Cardiomediastinum",
-}
 
 
 @dataclass(frozen=True, slots=True)
