@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from chexreason.data.batches import EncodePrompts, LoadImage, load_study
+from chexreason.data.batches import load_study
 from chexreason.data.cache import CHECKSUM, ImageCache, image_hash
 from chexreason.data.prompt_tensors import EncodedPrompts
 from chexreason.files import write_bytes
@@ -51,18 +51,19 @@ class FeatureCache:
     """``load`` and ``encode`` of a data loader that skip decoder, processor and vision tower for films seen before.
 
     ``load`` finds a film's image tokens in ``folder`` by the SHA-256 of its file and by ``features_key``; ``encode``
-    then needs no pixels. A batch in which one film is new is read by ``load_image`` and ``encode_images`` as without
-    the cache, and ``compute`` keeps what the tower makes of it. Images go through the tower one by one: an entry does
-    not depend on the batch it came with, so a resumed run reads or computes the bits of an uninterrupted one.
+    then needs no pixels. A batch in which one film is new is read as ``policy`` read it before (``load_film`` and
+    ``encode_films``), and ``compute`` keeps what the tower makes of it. Images go through the tower one by one: an
+    entry does not depend on the batch it came with, so a resumed run reads or computes the bits of an uninterrupted
+    one.
 
     Entries are written whole, so workers and ranks may share a folder; a damaged one is made anew. The folder is never
     emptied, and takes no more where less than ``RESERVE`` bytes would stay free. Raises ValueError where weights that
     make the features are under training.
     """
 
-    def __init__(self, folder: Path, policy: Policy, encode_images: EncodePrompts, load_image: LoadImage) -> None:
-        self.policy, self.encode_images, self.load_image = policy, encode_images, load_image
-        self.folder = Path(folder) / features_key(policy)
+    def __init__(self, folder: Path, policy: Policy) -> None:
+        self.policy, self.encode_images, self.load_image = policy, policy.encode_films, policy.load_film
+        self.folder = folder / features_key(policy)
         self._texts: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}
         self._open = self._silent = True
 
@@ -87,14 +88,12 @@ class FeatureCache:
             features=tuple(tokens.features for tokens in known),
         )
 
-    def compute(
-        self, prompts: EncodedPrompts, image_features: Callable[[EncodedPrompts], tuple[Tensor, ...]]
-    ) -> tuple[Tensor, ...]:
+    def compute(self, prompts: EncodedPrompts) -> tuple[Tensor, ...]:
         """The features of each study, one image at a time; those of known files (``prompts.images``) are kept."""
         found = []
         for row, sha256 in enumerate(prompts.images or [""] * len(prompts)):
             one = prompts.select([row])
-            (features,) = image_features(one)
+            (features,) = self.policy.image_features(one)
             found.append(features)
             if sha256:
                 self._keep(self._path(sha256), ImageTokens(features, None if one.grid is None else one.grid[0]))
@@ -142,27 +141,22 @@ class FeatureCache:
             log.info("image features are kept in %s: %.2f MiB an image, room for %d", self.folder, size, room)
 
 
-def image_reader(
-    policy: Policy, image_cache: str | None = None, feature_cache: str | None = None
-) -> tuple[EncodePrompts, LoadImage]:
-    """How a loader encodes and fetches images: from their files, resized once, or not at all where they are known.
+def cache_films(policy: Policy, image_cache: str | None, feature_cache: str | None) -> Policy:
+    """The policy, which from now on reads films through these folders (None: no cache).
 
-    ``image_cache`` and ``feature_cache`` are folders, None for no cache; the policy is told to keep new features. A
-    processor that cuts images up goes without: how many pieces a film gives is not known without its pixels.
+    With ``image_cache`` a film is resized once; with ``feature_cache`` it is read once, and its features are kept. A
+    processor that cuts images up keeps none: how many pieces a film gives is not known without its pixels.
     """
-    encode: EncodePrompts = policy.encode
-    fetch: LoadImage = load_study
+    policy.load_film, policy.encode_films, policy.compute_features = load_study, policy.encode, policy.image_features
     if image_cache is not None:
-        encode, fetch = (
-            partial(policy.encode, resized=True),
-            ImageCache(Path(image_cache), policy.resize, policy.resize_key).load,
-        )
+        policy.load_film = ImageCache(Path(image_cache), policy.resize, policy.resize_key).load
+        policy.encode_films = partial(policy.encode, resized=True)
     if feature_cache is not None and cuts_images(policy.processor.image_processor):
         log.info("no feature cache: this processor cuts images up")
     elif feature_cache is not None:
-        policy.features = FeatureCache(Path(feature_cache), policy, encode, fetch)
-        encode, fetch = policy.features.encode, policy.features.load
-    return encode, fetch
+        kept = FeatureCache(Path(feature_cache), policy)
+        policy.load_film, policy.encode_films, policy.compute_features = kept.load, kept.encode, kept.compute
+    return policy
 
 
 def features_key(policy: Policy) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torchvision
@@ -17,12 +16,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
+from chexreason.data.batches import Collate, EncodePrompts, LoadImage, load_study
 from chexreason.data.prompt_tensors import EncodedPrompts
 from chexreason.model.family import family_of
 from chexreason.model.quantised import without_new
-
-if TYPE_CHECKING:
-    from chexreason.model.features import FeatureCache
 
 # What the chat templates write by themselves, of all architectures.
 _TURNS = ("<end_of_turn>", "<end_of_utterance>", "<|im_end|>")
@@ -34,8 +31,10 @@ _MARKERS += ("<image>", "<fake_token_around_image>", "<global-img>")
 class Policy(nn.Module):
     """The model, its processor and its family.
 
-    ``source`` is the hub id or folder the base weights came from. Raises ValueError for an unsupported architecture, a
-    model without a stop token, or an image token that the tokenizer does not know.
+    ``source`` is the hub id or folder the base weights came from. ``load_film`` fetches a study's radiograph,
+    ``encode_films`` encodes what was fetched and ``compute_features`` gives the image tokens: ``model/features`` puts
+    its caches in their place. Raises ValueError for an unsupported architecture, a model without a stop token, or an
+    image token that the tokenizer does not know.
     """
 
     def __init__(self, model: nn.Module, processor: Any, source: str) -> None:
@@ -43,7 +42,9 @@ class Policy(nn.Module):
         self.model = model
         self.processor = processor
         self.source = source
-        self.features: FeatureCache | None = None
+        self.load_film: LoadImage = load_study
+        self.encode_films: EncodePrompts = self.encode
+        self.compute_features: Callable[[EncodedPrompts], tuple[Tensor, ...]] = self.image_features
         self.family = family_of(self.base.config.model_type)
         if getattr(self.base.config.get_text_config(), "final_logit_softcapping", None):
             raise ValueError(f"{source} caps its logits (final_logit_softcapping), which log-probabilities here do not")
@@ -74,6 +75,10 @@ class Policy(nn.Module):
     def pad_id(self) -> int:
         pad = self.tokenizer.pad_token_id
         return int(pad if pad is not None else self.stop_ids[0])
+
+    def collate(self) -> Collate:
+        """What makes batches for this policy: films fetched and encoded as it reads them."""
+        return Collate(self.encode_films, self.encode_answers, self.load_film)
 
     def encode(self, images: Sequence[Image.Image], texts: Sequence[str], *, resized: bool = False) -> EncodedPrompts:
         """Encode one image and one user text a study, up to where the assistant starts; padded on the left.
@@ -161,10 +166,12 @@ class Policy(nn.Module):
         """The prompts with their images encoded once, without gradient: the vision tower is frozen."""
         if prompts.features is not None:
             return prompts
-        compute = partial(self.family.image_features, self.base)
         with torch.no_grad():
-            features = compute(prompts) if self.features is None else self.features.compute(prompts, compute)
-        return replace(prompts, features=features)
+            return replace(prompts, features=self.compute_features(prompts))
+
+    def image_features(self, prompts: EncodedPrompts) -> tuple[Tensor, ...]:
+        """Projected image tokens of each study, [n_i, hidden], from the pixels."""
+        return self.family.image_features(self.base, prompts)
 
     def _check_texts(self, texts: Sequence[str], kind: str) -> None:
         for text in texts:

@@ -10,7 +10,7 @@ from torch import Tensor
 from chexreason.data.prompt_tensors import EncodedPrompts
 from chexreason.model.adapters import attach_lora
 from chexreason.model.generate import Sampling, sample
-from chexreason.model.kv import extend, prefill
+from chexreason.model.kv import advance, prefill
 from chexreason.model.logprobs import completion_scores, score_tokens
 from chexreason.model.policy import Policy, pad_right
 
@@ -203,7 +203,7 @@ def test_sampled_logp_is_of_the_distribution_drawn_from(policy, images):
     prefix = prefill(policy, prompts, GROUP)
     with torch.no_grad():
         full = torch.cat([prefix.mask, drawn.mask[:, :-1]], 1)
-        rest = extend(policy, prefix, drawn.ids[:, :-1], full, prefix.next_position)
+        rest = prefix.head(advance(policy, prefix, drawn.ids[:, :-1], full))
         logits = torch.cat([prefix.logits[:, None], rest], 1).double() / 0.8  # [N, T, V]
     probs = logits.softmax(-1)
     probs[..., policy.banned_ids] = 0

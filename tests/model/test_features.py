@@ -19,7 +19,7 @@ from chexreason.data.image import ImageError
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.model import features
 from chexreason.model.adapters import attach_lora
-from chexreason.model.features import features_key, image_reader
+from chexreason.model.features import cache_films, features_key
 from chexreason.model.logprobs import completion_scores
 from chexreason.model.predict import predict_batch
 from chexreason.types import Sample
@@ -44,14 +44,12 @@ def items(films, answer: str | None = None):
     return [(Sample(film, text, answer), 1.0) for film, text in zip(films, TEXTS, strict=False)]
 
 
-def cached(policy, folder, **kwargs) -> Collate:
-    encode, fetch = image_reader(policy, feature_cache=str(folder), **kwargs)
-    return Collate(encode, policy.encode_answers, fetch)
+def cached(policy, folder, image_cache: str | None = None) -> Collate:
+    return cache_films(policy, image_cache, str(folder)).collate()
 
 
 def plain(policy) -> Collate:
-    encode, fetch = image_reader(policy)
-    return Collate(encode, policy.encode_answers, fetch)
+    return cache_films(policy, None, None).collate()
 
 
 def entries(folder):
@@ -91,7 +89,6 @@ def test_logits_and_gradients_are_those_of_the_plain_path(policy, films, tmp_pat
     fill(policy, films, tmp_path / "cache")
     values, gradients = [], []
     for collate in (cached(policy, tmp_path / "cache"), plain(policy)):
-        policy.features = None
         batch = collate(items(films, "the heart is large"))
         assert (batch.prompts.features is None) == (collate.encode == policy.encode)
         policy.zero_grad()

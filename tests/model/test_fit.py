@@ -8,7 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from chexreason.model.adapters import CONFIG, WEIGHTS, attach_lora, base_fingerprint, merge_adapter, save_adapter
+from chexreason.model.adapters import (
+    ADAPTER_CONFIG,
+    WEIGHTS,
+    attach_lora,
+    base_fingerprint,
+    merge_adapter,
+    save_adapter,
+)
 from chexreason.model.load import load_policy
 
 pytestmark = pytest.mark.slow  # each test runs a model
@@ -48,8 +55,8 @@ def test_other_weights_of_the_same_shape_are_refused(adapter, model):
 
 
 def test_another_rank_than_the_config_says_is_refused(adapter, model):
-    config = json.loads((adapter / CONFIG).read_text())
-    (adapter / CONFIG).write_text(json.dumps(config | {"r": 8}))
+    config = json.loads((adapter / ADAPTER_CONFIG).read_text())
+    (adapter / ADAPTER_CONFIG).write_text(json.dumps(config | {"r": 8}))
     with pytest.raises(ValueError, match=r"4 weights of another rank than adapter_config.json says, e.g. .*: 4 for 8"):
         merge_adapter(model, adapter)
 
