@@ -17,6 +17,7 @@ from chexreason.labels.schema import LabelSet
 from chexreason.model.generate import SHARED_PREFIX, Engine, Sampling
 from chexreason.model.logprobs import completion_scores, study_chunks
 from chexreason.model.policy import Policy
+from chexreason.preflight.settings import dropout_rates, refuse, rollout_faults
 from chexreason.rewards.base import AcrossRanks, Reward, Stateful
 from chexreason.training.policy_module import MakeOptimizer, MakeScheduler, PolicyModule
 
@@ -61,14 +62,15 @@ class GRPOModule(PolicyModule):
         self.reward, self.objective, self.sampling = reward, objective, sampling
         self.group_size, self.micro_studies, self.max_grad_norm = group_size, micro_studies, max_grad_norm
         self.seed, self.engine = seed, engine
-        if sampling.temperature <= 0:
-            raise ValueError("phase.module.sampling.temperature=0: greedy answers of a group are all the same; use 1")
-        if getattr(policy.base, "is_gradient_checkpointing", False):
-            raise ValueError("GRPO shares prompts through the cache: set model.gradient_checkpointing=false")
-        if group_size < 2:
-            raise ValueError(f"phase.module.group_size={group_size}: a group of one has no advantage; use 2 or more")
-        if live := [n for n, m in policy.named_modules() if isinstance(m, nn.Dropout) and m.p > 0]:
-            raise ValueError(f"dropout in {live[0]}: rollout and update would disagree; set adapter.dropout=0")
+        checkpointing = bool(getattr(policy.base, "is_gradient_checkpointing", False))
+        refuse(
+            rollout_faults(
+                group_size=group_size,
+                temperature=sampling.temperature,
+                checkpointing=checkpointing,
+                dropout=dropout_rates(policy),
+            )
+        )
 
     def n_updates(self) -> int:
         """Optimiser steps of the run, which Lightning counts in steps where it is given in steps, else in rollouts."""
