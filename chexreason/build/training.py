@@ -54,8 +54,9 @@ def build_data(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: Label
         )
         for name in cfg.data.val
     }
+    reader = policy.film_reader()
     return StudyData(
-        policy.encode_films,
+        reader.encode,
         policy.encode_answers,
         train,
         val,
@@ -65,7 +66,7 @@ def build_data(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: Label
         num_workers=cfg.num_workers,
         seed=cfg.seed,
         drop_last=cfg.phase.name == "grpo",
-        load=policy.load_film,
+        load=reader.load,
     )
 
 

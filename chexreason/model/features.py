@@ -19,11 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from chexreason.data.batches import load_study
 from chexreason.data.cache import CHECKSUM, ImageCache, image_hash
 from chexreason.data.prompt_tensors import EncodedPrompts
 from chexreason.files import write_bytes
-from chexreason.model.policy import Policy, cuts_images
+from chexreason.model.policy import FilmReader, Policy, cuts_images
 from chexreason.types import Study
 
 log = logging.getLogger(__name__)
@@ -51,10 +50,9 @@ class FeatureCache:
     """``load`` and ``encode`` of a data loader that skip decoder, processor and vision tower for films seen before.
 
     ``load`` finds a film's image tokens in ``folder`` by the SHA-256 of its file and by ``features_key``; ``encode``
-    then needs no pixels. A batch in which one film is new is read as ``policy`` read it before (``load_film`` and
-    ``encode_films``), and ``compute`` keeps what the tower makes of it. Images go through the tower one by one: an
-    entry does not depend on the batch it came with, so a resumed run reads or computes the bits of an uninterrupted
-    one.
+    then needs no pixels. A batch in which one film is new is read as ``policy`` reads without the cache, and
+    ``compute`` keeps what the tower makes of it. Images go through the tower one by one: an entry does not depend on
+    the batch it came with, so a resumed run reads or computes the bits of an uninterrupted one.
 
     Entries are written whole, so workers and ranks may share a folder; a damaged one is made anew. The folder is never
     emptied, and takes no more where less than ``RESERVE`` bytes would stay free. Raises ValueError where weights that
@@ -62,7 +60,7 @@ class FeatureCache:
     """
 
     def __init__(self, folder: Path, policy: Policy) -> None:
-        self.policy, self.encode_images, self.load_image = policy, policy.encode_films, policy.load_film
+        self.policy, self.without = policy, policy.film_reader()
         self.folder = folder / features_key(policy)
         self._texts: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}
         self._open = self._silent = True
@@ -76,7 +74,7 @@ class FeatureCache:
         """Encode ``films`` as ``Policy.encode`` does their images: equal ids, and the features in place of pixels."""
         known = [film.tokens for film in films if film.tokens is not None]
         if len(known) < len(films):
-            prompts = self.encode_images([self.load_image(film.study) for film in films], texts)
+            prompts = self.without.encode([self.without.load(film.study) for film in films], texts)
             return replace(prompts, images=tuple(film.sha256 for film in films))
         rows = [self._tokenise(text, tokens.grid) for tokens, text in zip(known, texts, strict=True)]
         grids = [tokens.grid for tokens in known if tokens.grid is not None]
@@ -93,7 +91,7 @@ class FeatureCache:
         found = []
         for row, sha256 in enumerate(prompts.images or [""] * len(prompts)):
             one = prompts.select([row])
-            (features,) = self.policy.image_features(one)
+            (features,) = self.without.compute(one)
             found.append(features)
             if sha256:
                 self._keep(self._path(sha256), ImageTokens(features, None if one.grid is None else one.grid[0]))
@@ -147,15 +145,15 @@ def cache_films(policy: Policy, image_cache: str | None, feature_cache: str | No
     With ``image_cache`` a film is resized once; with ``feature_cache`` it is read once, and its features are kept. A
     processor that cuts images up keeps none: how many pieces a film gives is not known without its pixels.
     """
-    policy.load_film, policy.encode_films, policy.compute_features = load_study, policy.encode, policy.image_features
+    policy.films = None
     if image_cache is not None:
-        policy.load_film = ImageCache(Path(image_cache), policy.resize, policy.resize_key).load
-        policy.encode_films = partial(policy.encode, resized=True)
+        load = ImageCache(Path(image_cache), policy.resize, policy.resize_key).load
+        policy.films = FilmReader(load, partial(policy.encode, resized=True), policy.image_features)
     if feature_cache is not None and cuts_images(policy.processor.image_processor):
         log.info("no feature cache: this processor cuts images up")
     elif feature_cache is not None:
         kept = FeatureCache(Path(feature_cache), policy)
-        policy.load_film, policy.encode_films, policy.compute_features = kept.load, kept.encode, kept.compute
+        policy.films = FilmReader(kept.load, kept.encode, kept.compute)
     return policy
 
 

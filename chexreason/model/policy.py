@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torchvision
@@ -28,13 +28,20 @@ _MARKERS += ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pa
 _MARKERS += ("<image>", "<fake_token_around_image>", "<global-img>")
 
 
+class FilmReader(NamedTuple):
+    """How films reach a model: ``load`` fetches one, ``encode`` takes what was fetched, ``compute`` makes features."""
+
+    load: LoadImage
+    encode: EncodePrompts
+    compute: Callable[[EncodedPrompts], tuple[Tensor, ...]]
+
+
 class Policy(nn.Module):
     """The model, its processor and its family.
 
-    ``source`` is the hub id or folder the base weights came from. ``load_film`` fetches a study's radiograph,
-    ``encode_films`` encodes what was fetched and ``compute_features`` gives the image tokens: ``model/features`` puts
-    its caches in their place. Raises ValueError for an unsupported architecture, a model without a stop token, or an
-    image token that the tokenizer does not know.
+    ``source`` is the hub id or folder the base weights came from; ``films`` says how films are read, None from their
+    files each time. Raises ValueError for an unsupported architecture, a model without a stop token, or an image token
+    that the tokenizer does not know.
     """
 
     def __init__(self, model: nn.Module, processor: Any, source: str) -> None:
@@ -42,9 +49,7 @@ class Policy(nn.Module):
         self.model = model
         self.processor = processor
         self.source = source
-        self.load_film: LoadImage = load_study
-        self.encode_films: EncodePrompts = self.encode
-        self.compute_features: Callable[[EncodedPrompts], tuple[Tensor, ...]] = self.image_features
+        self.films: FilmReader | None = None
         self.family = family_of(self.base.config.model_type)
         if getattr(self.base.config.get_text_config(), "final_logit_softcapping", None):
             raise ValueError(f"{source} caps its logits (final_logit_softcapping), which log-probabilities here do not")
@@ -78,7 +83,12 @@ class Policy(nn.Module):
 
     def collate(self) -> Collate:
         """What makes batches for this policy: films fetched and encoded as it reads them."""
-        return Collate(self.encode_films, self.encode_answers, self.load_film)
+        reader = self.film_reader()
+        return Collate(reader.encode, self.encode_answers, reader.load)
+
+    def film_reader(self) -> FilmReader:
+        """``films``, or the plain way; not kept, since a policy that refers to itself would stay in memory."""
+        return self.films or FilmReader(load_study, self.encode, self.image_features)
 
     def encode(self, images: Sequence[Image.Image], texts: Sequence[str], *, resized: bool = False) -> EncodedPrompts:
         """Encode one image and one user text a study, up to where the assistant starts; padded on the left.
@@ -167,7 +177,7 @@ class Policy(nn.Module):
         if prompts.features is not None:
             return prompts
         with torch.no_grad():
-            return replace(prompts, features=self.compute_features(prompts))
+            return replace(prompts, features=self.film_reader().compute(prompts))
 
     def image_features(self, prompts: EncodedPrompts) -> tuple[Tensor, ...]:
         """Projected image tokens of each study, [n_i, hidden], from the pixels."""
