@@ -20,14 +20,15 @@ from chexreason.model.policy import Policy
 from chexreason.preflight import settings as table
 from chexreason.preflight.memory import (
     GIB,
+    STATE_BYTES,
+    STATE_BYTES_8BIT,
     MemoryPlan,
     WorstBatch,
     measure_stages,
-    optimiser_state_bytes,
     plan_stages,
 )
 from chexreason.preflight.meta_model import blank_policy, count_text_tokens, image_tokens
-from chexreason.preflight.settings import Fault
+from chexreason.preflight.settings import SettingFault
 from chexreason.prompts import render
 from chexreason.rewards.lab.earnings import degenerate_warning
 from chexreason.rewards.mix import told_prevalence
@@ -84,7 +85,7 @@ def plan(cfg: DictConfig) -> MemoryPlan:
         policy,
         worst_batch(cfg, policy),
         capacity=capacity,
-        state_bytes=optimiser_state_bytes(cfg.optim.optimizer._target_),
+        state_bytes=STATE_BYTES_8BIT if cfg.optim.optimizer._target_.endswith("8bit") else STATE_BYTES,
         quantised=bool(cfg.model.get("quantise")),
     )
     return MemoryPlan(device, capacity, stages)
@@ -154,7 +155,7 @@ def check_settings(cfg: DictConfig, samples: Sequence[Sample], policy: Policy, l
     return table.refuse(faults)
 
 
-def _of_rollout(cfg: DictConfig, policy: Policy) -> list[Fault]:
+def _of_rollout(cfg: DictConfig, policy: Policy) -> list[SettingFault]:
     module = cfg.phase.module
     return table.rollout_faults(
         group_size=module.group_size,
@@ -164,7 +165,7 @@ def _of_rollout(cfg: DictConfig, policy: Policy) -> list[Fault]:
     )
 
 
-def _of_objective(cfg: DictConfig) -> list[Fault]:
+def _of_objective(cfg: DictConfig) -> list[SettingFault]:
     objective, sampling, reward = cfg.objective, cfg.phase.module.sampling, cfg.reward
     asked = {name: objective[name] for name in ("updates_per_rollout", "normaliser", "scale", "kl_beta")}
     paid = (reward.get("weights") or {}).get("length_penalty", 1.0)  # of a hard reward, not of the members of a mix
@@ -183,13 +184,13 @@ def _of_objective(cfg: DictConfig) -> list[Fault]:
     ]
 
 
-def _of_reward(cfg: DictConfig, samples: Sequence[Sample], label_set: LabelSet) -> list[Fault]:
+def _of_reward(cfg: DictConfig, samples: Sequence[Sample], label_set: LabelSet) -> list[SettingFault]:
     """The rewards lab's warning: a policy that looks at no image out-earns an honest one."""
     studies = [sample.study for sample in samples]
     node = OmegaConf.to_container(cfg.reward, resolve=True)
     reward = make(told_prevalence(node, lambda: prevalence_of(studies, label_set)))
     text = degenerate_warning(reward, studies, label_set, samples[0].prompt, cfg.prompt.grammar)
-    return [] if text is None else [Fault(text, stops=False)]
+    return [] if text is None else [SettingFault(text, stops=False)]
 
 
 def _answer_lengths(samples: Sequence[Sample], policy: Policy) -> dict[str, int]:

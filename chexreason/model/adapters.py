@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from chexreason.model.policy import Policy
-from chexreason.model.quantised import NEW, attach_beside, precision_of
+from chexreason.model.quantised import NEW, activate_all, precision_of
 
 CARD, ADAPTER_CONFIG, WEIGHTS = "chexreason.json", "adapter_config.json", "adapter_model.safetensors"
 # The language model's attention and feed-forward projections, of both architectures; never the vision tower.
@@ -35,7 +35,8 @@ def attach_lora(policy: Policy, *, r: int = 16, alpha: int = 32, dropout: float 
     """
     config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")
     if isinstance(policy.model, PeftModel):
-        attach_beside(policy.model, config)
+        policy.model.add_adapter(NEW, config)
+        activate_all(policy.model)
     else:
         policy.model = get_peft_model(policy.base, config)
     names = [n for n, p in policy.model.named_parameters() if p.requires_grad]

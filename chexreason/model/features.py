@@ -1,4 +1,4 @@
-"""Image tokens on disk: what the frozen vision tower and projector make of a film is computed once, for all epochs."""
+"""Image tokens on disk: the frozen vision tower and projector run once a film, for all epochs."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class FeatureCache:
         return width, height
 
     def _keep(self, path: Path, tokens: ImageTokens) -> None:
-        """Adds an entry; a disk that cannot take it makes a slower run, not a failed one."""
+        """Add an entry; where the disk cannot take it, log a warning once and go on without."""
         if not self._open:
             return
         try:

@@ -32,7 +32,7 @@ class Prefix:
 
     @property
     def logits(self) -> Tensor:
-        """Of the first token, [N, V]."""
+        """The logits of the first token, [N, V]."""
         return self.head(self.state)
 
     def keep_rows(self, rows: Tensor) -> None:
@@ -62,7 +62,7 @@ def prefill(policy: Policy, prompts: EncodedPrompts, group_size: int) -> Prefix:
         input_ids=prompts.input_ids,
         attention_mask=prompts.attention_mask,
         position_ids=positions,
-        past_key_values=DynamicCache(),  # full layers: a sliding window is the mask's business, rows stay aligned
+        past_key_values=DynamicCache(),  # full layers: the mask applies a sliding window, so rows stay aligned
         use_cache=True,
         **policy.family.image_inputs(prompts),
         **policy.family.sequence_inputs(prompts.type_ids),

@@ -1,4 +1,4 @@
-"""A vision-language model with its processor: encode prompts, decode answers, know where to stop."""
+"""A vision-language model with its processor: it encodes prompts, decodes answers and knows its stop tokens."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ class Policy(nn.Module):
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """The policy without the adapter under training: what it was attached to, with the earlier adapters."""
+        """The policy without the adapter under training; earlier adapters stay."""
         if not hasattr(self.model, "disable_adapter"):
             raise RuntimeError("no adapter is attached, so the policy is its own reference")
         with without_new(self.model):

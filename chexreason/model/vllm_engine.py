@@ -1,6 +1,6 @@
-"""Rollouts drawn by vLLM on a large GPU: the adapter goes over by file, everything that enters the loss is recomputed.
+"""Rollouts drawn by vLLM on a large GPU: it reads the adapter from a file, and the loss recomputes what it needs.
 
-Written from vLLM's documentation and not exercised on a GPU by its authors: look at ``train/mismatch`` first.
+Written from vLLM's documentation and not run on a GPU by its authors: check ``train/mismatch`` first.
 """
 
 from __future__ import annotations

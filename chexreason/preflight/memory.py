@@ -1,4 +1,4 @@
-"""What a run will need, before it runs: the stages of training rehearsed without numbers, and the largest that fits."""
+"""The memory a run will need: its stages rehearsed without numbers, and the largest batch of each that fits."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from chexreason.preflight.rehearsal import MEMORY_KINDS, Rehearsal
 
 GIB = 2**30
 NF4_BITS = 4.127  # a weight: 4 bits, an 8-bit scale a block of 64, a fp32 scale of 256 scales
+# What AdamW keeps of a trainable parameter: two fp32 numbers; in 8 bits two bytes, and two fp32 maxima a block of 256.
+STATE_BYTES, STATE_BYTES_8BIT = 8.0, 2.03
 Bytes = dict[str, int]
 
 
@@ -192,7 +194,7 @@ def last_token(policy: Policy, prompts: EncodedPrompts, sampling: Sampling, grou
 def rehearse(policy: Policy, stage: Callable[[Rehearsal], None], optimiser_bytes: float) -> Bytes:
     """Peak bytes by kind of ``stage`` on a policy without weights, with gradients and optimiser state at hand.
 
-    ``optimiser_bytes`` is the state of one trainable parameter: AdamW keeps two fp32 numbers, 8.
+    ``optimiser_bytes`` is the state of one trainable parameter.
     """
     parameters = list(policy.model.parameters())
     trainable = [p for p in parameters if p.requires_grad]
@@ -222,11 +224,6 @@ def in_four_bits(policy: Policy, peak: Bytes) -> Bytes:
     packed = int(sum(w.numel() for w in frozen) * NF4_BITS / 8)
     unpacked = max(w.numel() for w in frozen) * 2
     return peak | {"weights": peak["weights"] - full + packed, "activations": peak["activations"] + unpacked}
-
-
-def optimiser_state_bytes(target: str) -> float:
-    """Bytes of state a trainable parameter costs under the AdamW named: 8 in fp32, about 2 in 8 bits."""
-    return 2.03 if target.endswith("8bit") else 8.0  # two bytes, and two fp32 maxima a block of 256
 
 
 def largest_of(sizes: Sequence[int], totals: Sequence[int], capacity: int) -> int:

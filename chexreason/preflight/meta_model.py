@@ -1,4 +1,4 @@
-"""A policy without weights and prompts without images: enough to plan a run of a model one has only the config of."""
+"""A policy without weights and prompts without images: a run is planned from the config of a model alone."""
 
 from __future__ import annotations
 

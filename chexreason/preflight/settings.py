@@ -17,14 +17,14 @@ from chexreason.model.policy import Policy
 
 
 @dataclass(frozen=True)
-class Fault:
+class SettingFault:
     """One fault of the settings, with the value, the place and the way out; ``stops`` tells an error from a warning."""
 
     text: str
     stops: bool = True
 
 
-def refuse(faults: Iterable[Fault]) -> list[str]:
+def refuse(faults: Iterable[SettingFault]) -> list[str]:
     """The warnings, to be printed; raises ValueError listing all errors at once, warnings after them."""
     found = list(faults)
     errors = [f"  {fault.text}" for fault in found if fault.stops]
@@ -35,14 +35,14 @@ def refuse(faults: Iterable[Fault]) -> list[str]:
     return warnings
 
 
-def _faults(rows: Iterable[tuple[bool, str]], *, stops: bool = True) -> list[Fault]:
+def _faults(rows: Iterable[tuple[bool, str]], *, stops: bool = True) -> list[SettingFault]:
     """The rows of a table that hold: each says whether there is a fault, and what to say of it."""
-    return [Fault(text, stops) for wrong, text in rows if wrong]
+    return [SettingFault(text, stops) for wrong, text in rows if wrong]
 
 
 def rollout_faults(
     *, group_size: int, temperature: float, checkpointing: bool, dropout: Mapping[str, float]
-) -> list[Fault]:
+) -> list[SettingFault]:
     """What makes a GRPO rollout useless or another distribution than the update's; ``dropout`` by module name."""
     live = {name: rate for name, rate in dropout.items() if rate > 0}
     example = next((f"{rate} in {name}" for name, rate in live.items()), "")
@@ -71,7 +71,7 @@ def rollout_faults(
 
 def objective_faults(
     name: str, *, updates_per_rollout: int, normaliser: str, scale: str, kl_beta: float, adapters: Sequence[str]
-) -> list[Fault]:
+) -> list[SettingFault]:
     """An objective of which a part does nothing, or is not what its name says."""
     return _faults(
         [
@@ -104,7 +104,7 @@ def completion_faults(
     min_length: int,
     length_penalty: float,
     learned: Mapping[str, int],
-) -> list[Fault]:
+) -> list[SettingFault]:
     """Completions that are drawn or cut otherwise than the loss, the reward or the SFT adapters take for granted.
 
     ``corrected`` tells an objective that corrects for truncated sampling, ``learned`` is the longest answer by adapter.
@@ -129,7 +129,7 @@ def completion_faults(
     return _faults(rows, stops=False)
 
 
-def trainer_faults(accumulate: int, gradient_clip_val: float | None) -> list[Fault]:
+def trainer_faults(accumulate: int, gradient_clip_val: float | None) -> list[SettingFault]:
     """Accumulation or clipping asked of Lightning in GRPO, whose module does both: Lightning refuses them."""
     asked = {"phase.accumulate": accumulate} if accumulate != 1 else {}
     asked |= {"phase.gradient_clip_val": gradient_clip_val} if gradient_clip_val else {}
@@ -141,7 +141,7 @@ def trainer_faults(accumulate: int, gradient_clip_val: float | None) -> list[Fau
     return _faults([(bool(asked), text)])
 
 
-def schedule_faults(n_steps: int, warmup: float) -> list[Fault]:
+def schedule_faults(n_steps: int, warmup: float) -> list[SettingFault]:
     """A schedule of ``n_steps`` whose warm-up share leaves nothing after it, or is less than a step."""
     rising = round(warmup * n_steps)
     never = (
@@ -153,17 +153,17 @@ def schedule_faults(n_steps: int, warmup: float) -> list[Fault]:
     return _faults([(rising >= n_steps, never)]) + _faults([(warmup > 0 and rising == 0, none)], stops=False)
 
 
-def label_faults(labels: Sequence[str], masks: Sequence[Sequence[bool]]) -> list[Fault]:
+def label_faults(labels: Sequence[str], masks: Sequence[Sequence[bool]]) -> list[SettingFault]:
     """Labels asked for that no training study is judged on (``masks`` by study); all of them missing is an error."""
     missing = [label for i, label in enumerate(labels) if not any(mask[i] for mask in masks)]
     text = f"{len(missing)} of {len(labels)} labels are judged in no training study: {', '.join(missing[:5])}"
     return _faults([(bool(missing), f"{text}; set labels= to what data= holds")], stops=len(missing) == len(labels))
 
 
-def answer_faults(answer_tokens: Mapping[str, int], max_new_tokens: int) -> list[Fault]:
+def answer_faults(answer_tokens: Mapping[str, int], max_new_tokens: int) -> list[SettingFault]:
     """Answers to learn, in tokens by study, of which nothing can be learned, or which could never be written."""
     if not answer_tokens:
-        return [Fault("no answer is given: the loss would be of nothing; check phase.teacher and its traces")]
+        return [SettingFault("no answer is given: the loss would be of nothing; check phase.teacher and its traces")]
     empty = [study for study, n in answer_tokens.items() if n == 0]
     nothing = f"{len(empty)} answers have no assistant token, e.g. {', '.join(empty[:3])}: the loss would be of nothing"
     long, longest = [study for study, n in answer_tokens.items() if n > max_new_tokens], max(answer_tokens.values())
@@ -186,7 +186,7 @@ def policy_faults(
     context: int,
     logits: Tensor,
     max_new_tokens: int,
-) -> list[Fault]:
+) -> list[SettingFault]:
     """A tokenizer or model that pads, stops, samples or sees otherwise than training takes for granted.
 
     ``attention_mask`` is [B, P]; ``logits`` [2, V] are those of the first answer token under two different images;
@@ -244,10 +244,10 @@ def policy_facts(policy: Policy, longest_prompt: str) -> dict[str, Any]:
     }
 
 
-def _two_images(size: int = 256) -> list[Image.Image]:
+def _two_images() -> list[Image.Image]:
     """A left and a right half in white: what a model that sees cannot take for one another."""
-    pixels = np.zeros((size, size), np.uint8)
-    pixels[:, : size // 2] = 255
+    pixels = np.zeros((256, 256), np.uint8)
+    pixels[:, :128] = 255
     return [Image.fromarray(p).convert("RGB") for p in (pixels, pixels[:, ::-1].copy())]
 
 

@@ -23,6 +23,7 @@ from chexreason.model.features import cache_films, features_key
 from chexreason.model.logprobs import completion_scores
 from chexreason.model.predict import predict_batch
 from chexreason.types import Sample
+from tests.support.adapters import with_lora
 
 pytestmark = pytest.mark.slow  # each test runs a model
 
@@ -80,12 +81,7 @@ def test_a_kept_film_needs_no_file_and_gives_the_ids_of_its_pixels(policy, films
 
 
 def test_logits_and_gradients_are_those_of_the_plain_path(policy, films, tmp_path):
-    attach_lora(policy, r=4, alpha=8, dropout=0.0)
-    torch.manual_seed(0)
-    for name, parameter in policy.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.05)
-    policy.train()
+    with_lora(policy).train()
     fill(policy, films, tmp_path / "cache")
     values, gradients = [], []
     for collate in (cached(policy, tmp_path / "cache"), plain(policy)):

@@ -85,7 +85,7 @@ def test_a_planted_fault_is_found_and_nothing_else(check, planted, words, stops)
     (fault,) = check(**SOUND[check] | planted)
     assert fault.stops is stops
     with pytest.raises(ValueError, match=words):
-        p.refuse([p.Fault(fault.text)])
+        p.refuse([p.SettingFault(fault.text)])
 
 
 @pytest.mark.parametrize(
@@ -103,14 +103,14 @@ def test_values_that_only_look_like_a_fault_are_let_pass(check, values):
 
 
 def test_all_errors_are_listed_once_and_warnings_are_returned():
-    errors, warning = [p.Fault("first"), p.Fault("second")], p.Fault("third", stops=False)
+    errors, warning = [p.SettingFault("first"), p.SettingFault("second")], p.SettingFault("third", stops=False)
     with pytest.raises(ValueError, match=r"2 of the settings.*\n  first\n  second\n  \(warning\) third"):
         p.refuse([errors[0], warning, errors[1]])
     assert p.refuse([warning]) == ["third"]
 
 
 def test_a_packaged_policy_sees_and_one_with_a_zero_projector_is_blind(gemma):
-    def faults() -> list[p.Fault]:
+    def faults() -> list[p.SettingFault]:
         return p.policy_faults(**p.policy_facts(gemma, "Describe."), max_new_tokens=8)
 
     assert faults() == []
