@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from chexreason import runs
 from chexreason.build.data import build_labels, build_prompt, build_samples, declaration, load_manifest, load_studies
-from chexreason.build.model import build_policy, check_card, image_reader
+from chexreason.build.model import build_policy, check_card
 from chexreason.confdir import confdir
 from chexreason.data.batches import Collate
 from chexreason.data.sampling import subset
@@ -77,8 +77,7 @@ def ready(cfg: DictConfig, prompt: Prompt, label_set: LabelSet) -> tuple[Policy,
     for folder in cfg.adapters:
         check_card(folder, prompt, label_set)
     policy = build_policy(cfg).eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    encode, load = image_reader(cfg, policy)
-    return policy, Collate(encode, policy.encode_answers, load)
+    return policy, policy.collate()
 
 
 def score_sets(found: list[Prediction], label_set: LabelSet) -> dict[str, dict[str, float]]:

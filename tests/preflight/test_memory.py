@@ -36,7 +36,7 @@ from chexreason.preflight.meta_model import (
     image_tokens,
     read_config,
 )
-from chexreason.preflight.rehearsal import KINDS, Rehearsal
+from chexreason.preflight.rehearsal import MEMORY_KINDS, Rehearsal
 
 FAMILIES = ("tiny_gemma3", "tiny_qwen2_5_vl")
 SIZES = ((2, 1, 40, 30, False), (2, 4, 40, 60, True))  # studies, group, text, answer, shared prefix
@@ -176,7 +176,7 @@ def test_checkpointing_trades_activations_away():
 
 
 def stage_of(total: int, largest: int) -> Stage:
-    return Stage("update", "phase.batch_size", 4, dict.fromkeys(KINDS, 0) | {"weights": total}, largest)
+    return Stage("update", "phase.batch_size", 4, dict.fromkeys(MEMORY_KINDS, 0) | {"weights": total}, largest)
 
 
 def test_a_plan_that_does_not_fit_names_the_setting_to_change():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 from hydra import compose, initialize_config_dir
 
-from chexreason.cli import checks, preflight
+from chexreason.cli import checks
 from chexreason.confdir import confdir
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.model.adapters import attach_lora
@@ -19,12 +21,18 @@ def composed(*overrides: str):
         return compose("preflight", list(overrides))
 
 
+def test_the_command_answers_a_call_for_help_without_torch():
+    code = "import sys, chexreason.cli.preflight; print({'torch', 'transformers'} & set(sys.modules))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout == "set()\n"
+
+
 SHORT = ("model.max_new_tokens=12", "text_tokens=20", "model.eval_batch_size=2")
 
 
 @pytest.mark.slow
 def test_a_plan_lists_the_stages_of_its_phase_and_refuses_a_device_too_small():
-    sft = preflight.plan(composed("phase=sft", *SHORT))
+    sft = checks.plan(composed("phase=sft", *SHORT))
     assert [stage.name for stage in sft.stages] == ["update", "validation"]
     assert min(stage.largest for stage in sft.stages) > 8
     sft.check()
@@ -34,14 +42,14 @@ def test_a_plan_lists_the_stages_of_its_phase_and_refuses_a_device_too_small():
 
 def test_a_gpu_that_is_absent_is_planned_for_as_the_papers(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    name, memory = preflight.device_memory(composed("trainer=gpu"))
+    name, memory = checks.device_memory(composed("trainer=gpu"))
     assert (name, memory) == ("no GPU here, so an A100 of 80 GiB", 80 * 2**30)
 
 
 @pytest.mark.slow
 def test_what_vllm_takes_is_no_room_for_training():
-    shared, alone = (preflight.plan(composed("phase=grpo", *SHORT, *more)) for more in ((), ("rollout=vllm",)))
-    whole = preflight.device_memory(composed())[1]
+    shared, alone = (checks.plan(composed("phase=grpo", *SHORT, *more)) for more in ((), ("rollout=vllm",)))
+    whole = checks.device_memory(composed())[1]
     assert [stage.name for stage in alone.stages] == ["update", "validation"] == [s.name for s in shared.stages[1:]]
     assert shared.capacity - alone.capacity == pytest.approx(0.4 * whole, abs=1)
     assert "less the 40% of it that vLLM" in alone.table()
@@ -79,6 +87,7 @@ PLANTED = {
     "short": (["model.max_new_tokens=64"], "learned answers of up to 96", False),
     "base": (["adapters=[]"], "pulls towards the base model", False),
     "greedy": ([f"{SAMPLING}.temperature=0"], "give every group one answer", True),
+    "group": (["phase.module.group_size=1"], "a group of one has no advantage", True),
     "checkpointing": (["model.gradient_checkpointing=true"], "drops the cache", True),
     "accumulate": (["phase.accumulate=2"], "the module accumulates and clips by itself", True),
     "clip value": (["phase.gradient_clip_val=1"], "the module accumulates and clips by itself", True),
