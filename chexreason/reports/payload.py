@@ -90,7 +90,7 @@ def finite(node: Any) -> Any:
 def _arm_figures(rows: Sequence[Prediction], labels: Sequence[str], sample: Replicates) -> Figures:
     found = intervals(sample)
     pred, truth, mask = counts(rows, labels)
-    hits = confusion(pred, truth, mask).sum(dim=0)  # [3, L]
+    hits = confusion(pred, truth, mask).sum(axis=0)  # [3, L]
     per_label = {
         label: {
             "f1": _plain(found[f"f1/{label}"]),

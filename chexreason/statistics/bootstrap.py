@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from chexreason.statistics.metrics import averages, confusion, jaccard, precision_recall_f1
+from chexreason.statistics.metrics import FloatArray, averages, confusion, jaccard_overlap, precision_recall_f1
 from chexreason.statistics.predictions import counts
 from chexreason.types import Prediction
 
@@ -36,7 +34,7 @@ class Replicates:
     studies: Mapping[str, str]
     seed: int
     value: Mapping[str, float]
-    draws: Mapping[str, Tensor]
+    draws: Mapping[str, FloatArray]
 
     @property
     def n_patients(self) -> int:
@@ -55,9 +53,9 @@ def replicates(
     if not predictions:
         raise ValueError("no predictions to resample; is the data set empty in predictions.jsonl?")
     totals = patient_totals(predictions, labels)  # [P, 3 L + 3]
-    sums = [totals.sum(dim=0, keepdim=True)]
+    sums = [totals.sum(axis=0, keepdims=True)]
     sums += [weights @ totals for weights in patient_weights(len(totals), n_resamples, seed)]  # [size, 3 L + 3] each
-    values = statistics(torch.cat(sums), labels)
+    values = statistics(np.concatenate(sums), labels)
     return Replicates(
         studies={p.study_id: p.patient_id for p in predictions},
         seed=seed,
@@ -66,14 +64,14 @@ def replicates(
     )
 
 
-def patient_weights(n_patients: int, n_resamples: int, seed: int) -> Iterator[Tensor]:
+def patient_weights(n_patients: int, n_resamples: int, seed: int) -> Iterator[FloatArray]:
     """How often each patient is drawn, ``n_resamples`` rows [P] in blocks; the same seed gives the same rows."""
     rng = np.random.default_rng(seed)
     for start in range(0, n_resamples, _CHUNK):
         size = min(_CHUNK, n_resamples - start)
         picks = rng.integers(n_patients, size=(size, n_patients)) + n_patients * np.arange(size)[:, None]
         weights = np.bincount(picks.ravel(), minlength=size * n_patients).reshape(size, n_patients)
-        yield torch.from_numpy(weights).double()
+        yield weights.astype(np.float64)
 
 
 def intervals(sample: Replicates, level: float = 0.95) -> dict[str, Interval]:
@@ -90,7 +88,7 @@ def intervals(sample: Replicates, level: float = 0.95) -> dict[str, Interval]:
     }
 
 
-def _interval(name: str, value: float, draws: Tensor, n_patients: int, level: float) -> Interval:
+def _interval(name: str, value: float, draws: FloatArray, n_patients: int, level: float) -> Interval:
     measure = name.removeprefix("macro_").partition("/")[0]
     if measure == "ece":
         return Interval(value, float("nan"), float("nan"))
@@ -142,25 +140,28 @@ def seed_mean(samples: Sequence[Replicates]) -> Replicates:
         studies=first.studies,
         seed=first.seed,
         value={name: sum(sample.value[name] for sample in samples) / len(samples) for name in first.value},
-        draws={name: torch.stack([sample.draws[name] for sample in samples]).mean(dim=0) for name in first.draws},
+        draws={name: np.mean([sample.draws[name] for sample in samples], axis=0) for name in first.draws},
     )
 
 
-def patient_totals(predictions: Sequence[Prediction], labels: Sequence[str]) -> Tensor:
+def patient_totals(predictions: Sequence[Prediction], labels: Sequence[str]) -> FloatArray:
     """Sums of each patient [P, 3 L + 3]: tp, fp, fn a label, studies, Jaccard, failures; patients in sorted order."""
     patients = {patient: row for row, patient in enumerate(sorted({p.patient_id for p in predictions}))}
     hits = confusion(*counts(predictions, labels))  # [N, 3, L]
-    failed = torch.tensor([p.broken is not None for p in predictions]).double()  # [N]
-    overlap = jaccard(hits) * (1 - failed)  # an unusable answer earns nothing, even where nothing was to be found
-    rows = torch.cat([hits.flatten(1).double(), torch.stack([torch.ones_like(failed), overlap, failed], 1)], 1)
-    owner = torch.tensor([patients[p.patient_id] for p in predictions])
-    return torch.zeros(len(patients), rows.shape[1], dtype=torch.float64).index_add(0, owner, rows)
+    failed = np.array([p.broken is not None for p in predictions], dtype=np.float64)  # [N]
+    overlap = jaccard_overlap(hits) * (
+        1 - failed
+    )  # an unusable answer earns nothing, even where nothing was to be found
+    rows = np.column_stack([hits.reshape(len(hits), -1), np.ones_like(failed), overlap, failed])
+    totals = np.zeros((len(patients), rows.shape[1]))
+    np.add.at(totals, [patients[p.patient_id] for p in predictions], rows)
+    return totals
 
 
-def statistics(sums: Tensor, labels: Sequence[str]) -> dict[str, Tensor]:
+def statistics(sums: FloatArray, labels: Sequence[str]) -> dict[str, FloatArray]:
     """Statistics [R] by name of summed rows [R, 3 L + 3]."""
     hits = sums[:, :-3].reshape(len(sums), 3, len(labels))  # [R, 3, L]
-    mean = averages(hits, torch.ones(len(labels), dtype=torch.bool))
+    mean = averages(hits, np.ones(len(labels), dtype=bool))
     mean["jaccard"], mean["fail_rate"] = sums[:, -2] / sums[:, -3], sums[:, -1] / sums[:, -3]
     f1 = precision_recall_f1(hits)[2]
     values = {name: mean[name] for name in STATISTICS + PRECISION_RECALL}
@@ -174,10 +175,10 @@ def certain_interval(value: float, n_patients: int, level: float = 0.95) -> Inte
     return Interval(value, 0.0, reach) if value == 0 else Interval(value, 1 - reach, 1.0)
 
 
-def percentile_interval(value: float, draws: Tensor, n_patients: int, level: float = 0.95) -> Interval:
+def percentile_interval(value: float, draws: FloatArray, n_patients: int, level: float = 0.95) -> Interval:
     """``value`` with the middle ``level`` of its ``draws`` [R], NaN draws left out; bounds are NaN for one patient."""
-    if n_patients < 2 or not len(draws):
+    if n_patients < 2 or np.isnan(draws).all():
         return Interval(value, float("nan"), float("nan"))
     tail = (1 - level) / 2
-    low, high = draws.nanquantile(torch.tensor([tail, 1 - tail], dtype=draws.dtype)).tolist()
+    low, high = np.nanquantile(draws, (tail, 1 - tail)).tolist()
     return Interval(value, low, high)

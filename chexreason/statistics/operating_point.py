@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from chexreason.statistics.bootstrap import Interval, Replicates, check_paired, percentile_interval, replicates
+from chexreason.statistics.metrics import BoolArray, FloatArray
 from chexreason.statistics.predictions import counts
 from chexreason.statistics.ranking import check_scores
 from chexreason.types import Prediction
@@ -54,7 +53,7 @@ def split_change(before: Refit, after: Refit, statistic: str = "macro_f1") -> Sp
 
 
 def refit(
-    scores: Tensor,
+    scores: FloatArray,
     predictions: Sequence[Prediction],
     labels: Sequence[str],
     *,
@@ -72,7 +71,7 @@ def refit(
     """
     check_scores(scores, predictions, labels)
     _, truth, mask = counts(predictions, labels)
-    chosen = torch.zeros_like(truth)
+    chosen = np.zeros_like(truth)
     for inside, fitted_on in _folds([p.patient_id for p in predictions], n_folds, fit_patients, seed):
         for i in range(len(labels)):
             known = fitted_on & mask[:, i]
@@ -86,25 +85,24 @@ def refit(
     )
 
 
-def best_threshold(scores: Tensor, truth: Tensor) -> float:
+def best_threshold(scores: FloatArray, truth: BoolArray) -> float:
     """The cut of scores [N] (label given where score >= cut) with the best F1 on truth [N] (bool).
 
     Half way between two neighbouring scores; of equal F1 the highest, ``NEVER`` without a positive.
     """
-    if not bool(truth.any()):
+    if not truth.any():
         return NEVER
-    levels, group = torch.unique(-scores, return_inverse=True)  # ascending in -score
-    hits = torch.zeros(2, len(levels), dtype=torch.float64)
-    hits[0].index_add_(0, group, truth.double())
-    hits[1].index_add_(0, group, torch.ones(len(scores), dtype=torch.float64))
-    found, given = hits.cumsum(dim=1)  # [K] each
+    levels, group = np.unique(-scores, return_inverse=True)  # ascending in -score
+    found, given = np.bincount(group, weights=truth).cumsum(), np.bincount(group).cumsum()  # [K] each
     best = int((2 * found / (given + truth.sum())).argmax())  # the first of equals
     if best + 1 == len(levels):
         return ALWAYS
     return float(-levels[best] - levels[best + 1]) / 2
 
 
-def _folds(patients: Sequence[str], n_folds: int, fit_patients: int | None, seed: int) -> list[tuple[Tensor, Tensor]]:
+def _folds(
+    patients: Sequence[str], n_folds: int, fit_patients: int | None, seed: int
+) -> list[tuple[BoolArray, BoolArray]]:
     """(rows of the fold, rows its thresholds are fitted on), bool [N] each; a patient is on one side only."""
     names = sorted(set(patients))
     if len(names) < n_folds:
@@ -118,9 +116,9 @@ def _folds(patients: Sequence[str], n_folds: int, fit_patients: int | None, seed
     return folds
 
 
-def _among(patients: Sequence[str], chosen: set[str]) -> Tensor:
-    return torch.tensor([patient in chosen for patient in patients])
+def _among(patients: Sequence[str], chosen: set[str]) -> BoolArray:
+    return np.array([patient in chosen for patient in patients], dtype=bool)
 
 
-def _difference(a: Replicates, b: Replicates, statistic: str) -> tuple[float, Tensor]:
+def _difference(a: Replicates, b: Replicates, statistic: str) -> tuple[float, FloatArray]:
     return b.value[statistic] - a.value[statistic], b.draws[statistic] - a.draws[statistic]

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from chexreason.labels.schema import LabelSet
 from chexreason.statistics.bootstrap import (
@@ -23,6 +22,7 @@ from chexreason.statistics.bootstrap import (
     statistics,
 )
 from chexreason.statistics.comparable import set_facts
+from chexreason.statistics.metrics import FloatArray, ratio
 from chexreason.statistics.permutation import holm, paired_permutation
 from chexreason.statistics.predictions import datasets, evaluated_labels
 from chexreason.types import Prediction
@@ -94,7 +94,7 @@ def transfer_report(
         for arm, seeds in rows.items():
             samples[arm][name] = seed_mean([replicates(by_set[name], labels, n_resamples, seed) for by_set in seeds])
         totals = {
-            arm: torch.cat([patient_totals(by_set[name], labels) for by_set in seeds], dim=1)  # [P, S (3 L + 3)]
+            arm: np.concatenate([patient_totals(by_set[name], labels) for by_set in seeds], axis=1)  # [P, S (3 L + 3)]
             for arm, seeds in rows.items()
         }
         for a, b in combinations(arms, 2):
@@ -128,14 +128,17 @@ def _check_sets(rows: Mapping[str, Sequence[Mapping[str, object]]], sets: Sequen
         )
 
 
-def _p_value(a: Tensor, b: Tensor, labels: Sequence[str], statistic: str, n_permutations: int, seed: int) -> float:
+def _p_value(
+    a: FloatArray, b: FloatArray, labels: Sequence[str], statistic: str, n_permutations: int, seed: int
+) -> float:
     if a.shape != b.shape:
         return math.nan
     width = 3 * len(labels) + 3
 
-    def over_seeds(sums: Tensor) -> Tensor:
-        parts = [statistics(part, labels)[statistic] for part in torch.split(sums, width, dim=1)]
-        return torch.stack(parts).mean(dim=0)  # [R]
+    def over_seeds(sums: FloatArray) -> FloatArray:
+        parts = [statistics(part, labels)[statistic] for part in np.split(sums, sums.shape[1] // width, axis=1)]
+        mean: FloatArray = np.mean(parts, axis=0)  # [R]
+        return mean
 
     return paired_permutation(a, b, over_seeds, n_permutations, seed)
 
@@ -143,7 +146,7 @@ def _p_value(a: Tensor, b: Tensor, labels: Sequence[str], statistic: str, n_perm
 def _retained(a: Replicates, b: Replicates, statistic: str) -> Interval:
     before, after = a.value[statistic], b.value[statistic]
     value = after / before if before > 0 else math.nan
-    draws = torch.where(a.draws[statistic] > 0, b.draws[statistic] / a.draws[statistic], math.nan)  # [R]
+    draws = ratio(b.draws[statistic], a.draws[statistic])  # [R]
     return percentile_interval(value, draws, a.n_patients)
 
 
@@ -155,7 +158,7 @@ def _gap(a: Mapping[str, Replicates], b: Mapping[str, Replicates], home: str, aw
         draws.append(b[name].draws[statistic] - a[name].draws[statistic])
     # One seed draws the same row numbers for both sets: shifted by one, the draws are independent.
     n_patients = min(a[home].n_patients, a[away].n_patients)
-    return percentile_interval(values[1] - values[0], draws[1].roll(1) - draws[0], n_patients)
+    return percentile_interval(values[1] - values[0], np.roll(draws[1], 1) - draws[0], n_patients)
 
 
 def _score(sample: Replicates, statistic: str) -> Interval:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from chexreason.statistics.bootstrap import PRECISION_RECALL, STATISTICS
-from chexreason.statistics.metrics import averages, confusion, jaccard, precision_recall_f1
+from chexreason.statistics.metrics import BoolArray, averages, confusion, jaccard_overlap, precision_recall_f1
 
 EXPLAINED = {
     "nothing": "predicts no label",
@@ -37,8 +36,8 @@ def best_constant(prevalence: Mapping[str, float]) -> tuple[str, ...]:
 
 
 def trivial_rows(
-    truth: Tensor,
-    mask: Tensor,
+    truth: BoolArray,
+    mask: BoolArray,
     labels: Sequence[str],
     prevalence: Mapping[str, float],
     n_draws: int = 200,
@@ -54,22 +53,24 @@ def trivial_rows(
         constants["best_constant"] = best_constant(prevalence)
     rows = {}
     for name, answer in constants.items():
-        chosen = torch.tensor([label in answer for label in labels], dtype=torch.bool)
-        rows[name] = _score(chosen.expand_as(truth)[None], truth, mask, labels)
+        chosen = np.array([label in answer for label in labels], dtype=bool)
+        rows[name] = _score(np.broadcast_to(chosen, truth.shape)[None], truth, mask, labels)
     if prevalence:
-        p = torch.tensor([prevalence.get(label, 0.0) for label in labels])
-        noise = torch.rand((n_draws, *truth.shape), generator=torch.Generator().manual_seed(seed))
+        p = np.array([prevalence.get(label, 0.0) for label in labels], dtype=np.float32)
+        # The draws of torch.rand: MT19937 as torch seeds it, 24 bits of each raw number.
+        bits = np.random.RandomState(seed).randint(2**24, size=(n_draws, *truth.shape), dtype=np.uint32)
+        noise = bits.astype(np.float32) / np.float32(2**24)  # in [0, 1)
         rows["prior"] = _score(noise < p, truth, mask, labels)
     return rows
 
 
-def _score(pred: Tensor, truth: Tensor, mask: Tensor, labels: Sequence[str]) -> dict[str, float]:
+def _score(pred: BoolArray, truth: BoolArray, mask: BoolArray, labels: Sequence[str]) -> dict[str, float]:
     """Mean score over draws of ``pred`` [D, N, L]."""
-    each = confusion(pred, truth.expand_as(pred), mask.expand_as(pred))  # [D, N, 3, L]
-    hits = each.sum(dim=1)  # [D, 3, L]
-    mean = averages(hits, torch.ones(len(labels), dtype=torch.bool))
-    mean["jaccard"] = jaccard(each).mean(dim=1)
-    mean["fail_rate"] = torch.zeros(len(pred), dtype=torch.float64)
+    each = confusion(pred, truth, mask)  # [D, N, 3, L]
+    hits = each.sum(axis=1)  # [D, 3, L]
+    mean = averages(hits, np.ones(len(labels), dtype=bool))
+    mean["jaccard"] = jaccard_overlap(each).mean(axis=1)
+    mean["fail_rate"] = np.zeros(len(pred))
     f1 = precision_recall_f1(hits)[2]
     values = {name: mean[name] for name in STATISTICS + PRECISION_RECALL}
     values |= {f"f1/{name}": f1[:, i] for i, name in enumerate(labels)}
