@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from chexreason.statistics.bootstrap import Replicates, patient_weights
+from chexreason.statistics.bootstrap import Replicates, as_replicates, owners, patient_weights
 from chexreason.statistics.metrics import BoolArray, FloatArray, ratio
 from chexreason.statistics.predictions import counts
 from chexreason.statistics.score_files import SCORE_KINDS
@@ -57,10 +57,10 @@ def ranking_replicates(
     with np.errstate(over="ignore"):  # exp of a large number is infinite, and its probability 0
         probabilities = 1 / (1 + np.exp(-scores)) if kind == "log_odds" else scores
     _, truth, mask = counts(predictions, labels)
-    patients = {patient: row for row, patient in enumerate(sorted({p.patient_id for p in predictions}))}
-    owner = np.array([patients[p.patient_id] for p in predictions])  # [N]
-    weights = [np.ones((1, len(patients))), *patient_weights(len(patients), n_resamples, seed)]
-    draws: dict[str, FloatArray] = {}
+    owner = owners(predictions)  # [N]
+    n_patients = int(owner.max()) + 1
+    weights = [np.ones((1, n_patients)), *patient_weights(n_patients, n_resamples, seed)]
+    found: dict[str, FloatArray] = {}
     for name, measure in {**RANKING, **CALIBRATION}.items():
         values = scores if name in RANKING else probabilities
         columns = []
@@ -68,16 +68,11 @@ def ranking_replicates(
             judged = mask[:, i]
             parts = [measure(values[judged, i], truth[judged, i], part[:, owner[judged]]) for part in weights]
             columns.append(np.concatenate(parts))  # [1 + R]
-            draws[f"{name}/{label}"] = columns[-1]
+            found[f"{name}/{label}"] = columns[-1]
         each = np.stack(columns)  # [L, 1 + R]
         defined = ~np.isnan(each) & ~np.isnan(each[:, :1])
-        draws[f"macro_{name}"] = ratio(np.where(defined, each, 0.0).sum(axis=0), defined.sum(axis=0))
-    return Replicates(
-        studies={p.study_id: p.patient_id for p in predictions},
-        seed=seed,
-        value={name: float(column[0]) for name, column in draws.items()},
-        draws={name: column[1:] for name, column in draws.items()},
-    )
+        found[f"macro_{name}"] = ratio(np.where(defined, each, 0.0).sum(axis=0), defined.sum(axis=0))
+    return as_replicates(found, predictions, seed)
 
 
 def check_scores(scores: FloatArray, predictions: Sequence[Prediction], labels: Sequence[str]) -> None:

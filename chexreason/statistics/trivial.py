@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from chexreason.statistics.bootstrap import PRECISION_RECALL, STATISTICS
-from chexreason.statistics.metrics import BoolArray, averages, confusion, jaccard_overlap, precision_recall_f1
+from chexreason.statistics.bootstrap import statistics
+from chexreason.statistics.metrics import BoolArray, confusion, jaccard_overlap
 
-EXPLAINED = {
+TRIVIAL_ANSWERS = {
     "nothing": "predicts no label",
     "all_labels": "answers every label for every image",
     "best_constant": "the one label set with the best micro-F1 on the training labels",
@@ -17,7 +17,7 @@ EXPLAINED = {
 }
 
 
-def best_constant(prevalence: Mapping[str, float]) -> tuple[str, ...]:
+def best_constant_answer(prevalence: Mapping[str, float]) -> tuple[str, ...]:
     """The constant answer with the highest micro-F1 on the training labels, most prevalent label first.
 
     For a constant set S micro-F1 is 2 sum_S(p) / (|S| + sum_all(p)) when every label is judged equally often, so of
@@ -50,7 +50,7 @@ def trivial_rows(
     """
     constants: dict[str, Sequence[str]] = {"nothing": (), "all_labels": labels}
     if prevalence:
-        constants["best_constant"] = best_constant(prevalence)
+        constants["best_constant"] = best_constant_answer(prevalence)
     rows = {}
     for name, answer in constants.items():
         chosen = np.array([label in answer for label in labels], dtype=bool)
@@ -67,11 +67,7 @@ def trivial_rows(
 def _score(pred: BoolArray, truth: BoolArray, mask: BoolArray, labels: Sequence[str]) -> dict[str, float]:
     """Mean score over draws of ``pred`` [D, N, L]."""
     each = confusion(pred, truth, mask)  # [D, N, 3, L]
-    hits = each.sum(axis=1)  # [D, 3, L]
-    mean = averages(hits, np.ones(len(labels), dtype=bool))
-    mean["jaccard"] = jaccard_overlap(each).mean(axis=1)
-    mean["fail_rate"] = np.zeros(len(pred))
-    f1 = precision_recall_f1(hits)[2]
-    values = {name: mean[name] for name in STATISTICS + PRECISION_RECALL}
-    values |= {f"f1/{name}": f1[:, i] for i, name in enumerate(labels)}
-    return {name: float(value.mean()) for name, value in values.items()}
+    studies, failed = np.full(len(pred), len(truth)), np.zeros(len(pred))
+    hits = each.sum(axis=1).reshape(len(pred), -1)  # [D, 3 L]
+    sums = np.column_stack([hits, studies, jaccard_overlap(each).sum(axis=1), failed])  # [D, 3 L + 3]
+    return {name: float(value.mean()) for name, value in statistics(sums, labels).items()}

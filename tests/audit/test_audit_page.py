@@ -13,7 +13,7 @@ from PIL import Image
 
 from chexreason.audit.audit_page import write_audit
 from chexreason.audit.facts import set_figures, shift
-from chexreason.audit.sheet import draw
+from chexreason.audit.sheet import drawn_rows
 from chexreason.audit.warnings import far_apart, worries
 from chexreason.data.leakage import Leak
 from chexreason.data.manifest import Manifest, conform
@@ -242,9 +242,9 @@ def test_an_image_that_cannot_be_read_leaves_a_note(root, tmp_path):
 def test_the_draw_depends_on_the_seed_and_not_on_the_order_of_rows(root):
     frame = manifest("a", root, 50).frame
     shuffled = frame.sample(frac=1, random_state=1).reset_index(drop=True)
-    assert draw(frame, 5, 0)["study_id"].tolist() == draw(shuffled, 5, 0)["study_id"].tolist()
-    assert draw(frame, 5, 0)["study_id"].tolist() != draw(frame, 5, 1)["study_id"].tolist()
-    assert len(draw(frame, 99, 0)) == 50
+    assert drawn_rows(frame, 5, 0)["study_id"].tolist() == drawn_rows(shuffled, 5, 0)["study_id"].tolist()
+    assert drawn_rows(frame, 5, 0)["study_id"].tolist() != drawn_rows(frame, 5, 1)["study_id"].tolist()
+    assert len(drawn_rows(frame, 99, 0)) == 50
 
 
 def test_the_same_data_give_the_same_bytes_and_stay_unchanged(root, tmp_path):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chexreason.labels.catalog import CHEXPERT14
-from chexreason.statistics.trivial import best_constant, trivial_rows
+from chexreason.statistics.trivial import best_constant_answer, trivial_rows
 
 # Positives among the 500 studies of the published CheXpert test labels.
 CHEXPERT_TEST = {
@@ -43,7 +43,7 @@ def test_best_constant_beats_every_other_set(positives: dict[str, int]) -> None:
         return 2 * hit / (len(chosen) + sum(prevalence.values())) if chosen else 0.0
 
     every = [subset for size in range(len(prevalence) + 1) for subset in combinations(prevalence, size)]
-    assert micro_f1(best_constant(prevalence)) == pytest.approx(max(map(micro_f1, every)))
+    assert micro_f1(best_constant_answer(prevalence)) == pytest.approx(max(map(micro_f1, every)))
 
 
 def test_the_constant_and_the_prior_come_from_training_not_from_the_scored_set() -> None:
