@@ -43,6 +43,10 @@ class Replicates:
         """Number of resampled units."""
         return len(set(self.studies.values()))
 
+    def percentiles(self, name: str, level: float = 0.95) -> Interval:
+        """The value of a statistic with its percentile interval."""
+        return percentile_interval(self.value[name], self.draws[name], self.n_patients, level)
+
 
 def replicates(
     predictions: Sequence[Prediction], labels: Sequence[str], n_resamples: int = 10_000, seed: int = 0
@@ -101,21 +105,16 @@ def intervals(sample: Replicates, level: float = 0.95) -> dict[str, Interval]:
     rises even more and has none. A fail rate of 0 or 1 has Wilson's interval, over patients. Bounds are NaN where
     there is none: one patient, or no spread in the draws, which does not make a figure certain.
     """
-    return {
-        name: _interval(name, value, sample.draws[name], sample.n_patients, level)
-        for name, value in sample.value.items()
-    }
+    return {name: _interval(sample, name, level) for name in sample.value}
 
 
-def _interval(name: str, value: float, draws: FloatArray, n_patients: int, level: float) -> Interval:
-    measure = name.removeprefix("macro_").partition("/")[0]
-    if measure == "ece":
-        return Interval(value, float("nan"), float("nan"))
+def _interval(sample: Replicates, name: str, level: float) -> Interval:
+    value, measure = sample.value[name], name.removeprefix("macro_").partition("/")[0]
     if name == "fail_rate" and value in (0.0, 1.0):
-        return Interval(value, *wilson(round(value * n_patients), n_patients, level))
-    found = percentile_interval(value, draws, n_patients, level)
-    if found.high - found.low < _SAME:
-        return Interval(value, float("nan"), float("nan"))
+        return Interval(value, *wilson(round(value * sample.n_patients), sample.n_patients, level))
+    found = sample.percentiles(name, level)
+    if measure == "ece" or found.high - found.low < _SAME:
+        return Interval(value, math.nan, math.nan)
     if measure == "average_precision":
         return Interval(value, max(2 * value - found.high, 0.0), min(2 * value - found.low, 1.0))
     return found
@@ -126,11 +125,19 @@ def paired(a: Replicates, b: Replicates, level: float = 0.95) -> dict[str, Inter
 
     Raises ValueError when the two arms were not evaluated on the same studies or not resampled alike.
     """
+    change = difference(a, b)
+    return {name: change.percentiles(name, level) for name in change.value}
+
+
+def difference(a: Replicates, b: Replicates) -> Replicates:
+    """Every statistic of b minus that of a, on the data and on each common resample; refuses as ``paired``."""
     check_paired(a, b)
-    return {
-        name: percentile_interval(b.value[name] - a.value[name], b.draws[name] - a.draws[name], a.n_patients, level)
-        for name in a.value
-    }
+    return Replicates(
+        studies=a.studies,
+        seed=a.seed,
+        value={name: b.value[name] - a.value[name] for name in a.value},
+        draws={name: b.draws[name] - a.draws[name] for name in a.draws},
+    )
 
 
 def check_paired(a: Replicates, b: Replicates) -> None:
@@ -205,7 +212,7 @@ def wilson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
 def percentile_interval(value: float, draws: FloatArray, n_patients: int, level: float = 0.95) -> Interval:
     """``value`` with the middle ``level`` of its ``draws`` [R], NaN draws left out; bounds are NaN for one patient."""
     if n_patients < 2 or np.isnan(draws).all():
-        return Interval(value, float("nan"), float("nan"))
+        return Interval(value, math.nan, math.nan)
     tail = (1 - level) / 2
     low, high = np.nanquantile(draws, (tail, 1 - tail)).tolist()
     return Interval(value, low, high)

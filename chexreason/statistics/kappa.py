@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from chexreason.statistics.bootstrap import kind_weights, wilson
@@ -61,8 +62,8 @@ def kappa_interval(
 
 
 def kappa(
-    first: Sequence[Hashable],
-    second: Sequence[Hashable],
+    first: Sequence[str],
+    second: Sequence[str],
     patients: Sequence[str],
     n_resamples: int = 10_000,
     seed: int = 0,
@@ -74,13 +75,12 @@ def kappa(
     """
     if not len(first) == len(second) == len(patients) > 0:
         raise ValueError(f"two readers of the same traces, at least one: {len(first)}, {len(second)}, {len(patients)}")
-    code = {verdict: i for i, verdict in enumerate(dict.fromkeys([*first, *second]))}
-    owner = {patient: i for i, patient in enumerate(dict.fromkeys(patients))}
-    tables = np.zeros((len(owner), len(code), len(code)))  # [P, K, K]
-    for a, b, patient in zip(first, second, patients, strict=True):
-        tables[owner[patient], code[a], code[b]] += 1
+    codes, verdicts = pd.factorize(np.array([*first, *second], dtype=object))
+    owner, names = pd.factorize(np.array(patients, dtype=object))  # numbered as they come: the draws depend on it
+    tables = np.zeros((len(names), len(verdicts), len(verdicts)))  # [P, K, K]
+    np.add.at(tables, (owner, *np.split(codes, 2)), 1)
     total = tables.sum(axis=0)
-    each = np.ones(len(owner), dtype=np.int64)
+    each = np.ones(len(names), dtype=np.int64)
     low, high = kappa_interval(tables, each, n_resamples, np.random.default_rng(seed))
     return Kappa(
         value=_known(float(cohen_kappa(total))),
@@ -88,7 +88,7 @@ def kappa(
         high=_known(high),
         observed=float(np.trace(total) / total.sum()),
         n=len(first),
-        n_patients=len(owner),
+        n_patients=len(names),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from chexreason.statistics.bootstrap import Interval, Replicates, check_paired, percentile_interval, replicates
+from chexreason.statistics.bootstrap import Interval, Replicates, difference, replicates
 from chexreason.statistics.metrics import BoolArray, FloatArray
 from chexreason.statistics.predictions import counts
 from chexreason.statistics.ranking import check_scores
@@ -44,12 +44,8 @@ def split_change(before: Refit, after: Refit, statistic: str = "macro_f1") -> Sp
     neither profits from its prevalence of answers. ``operating_point`` is the rest: the change of what each arm's own
     answers lose (or gain) against its re-fitted ones. Raises ValueError when the arms saw different studies.
     """
-    check_paired(before.own, after.own)
-    own = _difference(before.own, after.own, statistic)
-    ranking = _difference(before.refitted, after.refitted, statistic)
-    rest = (own[0] - ranking[0], own[1] - ranking[1])
-    n = before.own.n_patients
-    return Split(*(percentile_interval(value, draws, n) for value, draws in (own, ranking, rest)))
+    own, ranking = difference(before.own, after.own), difference(before.refitted, after.refitted)
+    return Split(*(change.percentiles(statistic) for change in (own, ranking, difference(ranking, own))))
 
 
 def refit(
@@ -111,14 +107,6 @@ def _folds(
     folds = []
     for k in range(n_folds):
         inside = set(order[k::n_folds])
-        others = [name for name in order if name not in inside][:fit_patients]
-        folds.append((_among(patients, inside), _among(patients, set(others))))
+        others = set([name for name in order if name not in inside][:fit_patients])
+        folds.append((np.array([p in inside for p in patients]), np.array([p in others for p in patients])))
     return folds
-
-
-def _among(patients: Sequence[str], chosen: set[str]) -> BoolArray:
-    return np.array([patient in chosen for patient in patients], dtype=bool)
-
-
-def _difference(a: Replicates, b: Replicates, statistic: str) -> tuple[float, FloatArray]:
-    return b.value[statistic] - a.value[statistic], b.draws[statistic] - a.draws[statistic]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -23,17 +24,10 @@ _WAY_OUT = "delete the file and run the evaluation of this arm again"
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
     """Writes one JSON object a line; raises ValueError when a study occurs twice (a padded distributed sampler)."""
-    seen: set[str] = set()
-    lines = []
-    for prediction in predictions:
-        if prediction.study_id in seen:
-            raise ValueError(
-                f"study '{prediction.study_id}' is predicted twice; keep one prediction a study for {path}"
-            )
-        seen.add(prediction.study_id)
-        row = {f.name: getattr(prediction, f.name) for f in fields(prediction)}
-        lines.append(json.dumps(row, ensure_ascii=True) + "\n")
-    write_text(path, "".join(lines))
+    predictions = list(predictions)
+    if twice := [study for study, n in Counter(p.study_id for p in predictions).items() if n > 1]:
+        raise ValueError(f"study '{twice[0]}' is predicted twice; keep one prediction a study for {path}")
+    write_text(path, "".join(json.dumps(asdict(p), ensure_ascii=True) + "\n" for p in predictions))
 
 
 def read_predictions(path: Path) -> list[Prediction]:

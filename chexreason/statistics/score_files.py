@@ -25,11 +25,8 @@ def score_rows(predictions: Sequence[Prediction], kind: str, labels: Sequence[st
     """One row a study of scores ``values`` [N, L] of ``kind``; raises ValueError on a wrong kind or shape."""
     if kind not in SCORE_KINDS or values.shape != (len(predictions), len(labels)):
         raise ValueError(f"{kind} scores {tuple(values.shape)} of {len(predictions)} studies, {len(labels)} labels")
-    frame = pd.DataFrame(np.asarray(values, dtype=np.float64), columns=list(labels))
-    frame.insert(0, "kind", kind)
-    frame.insert(0, "dataset", [p.dataset for p in predictions])
-    frame.insert(0, "study_id", [p.study_id for p in predictions])
-    return frame
+    keys = pd.DataFrame([(p.study_id, p.dataset, kind) for p in predictions], columns=list(_KEYS))
+    return pd.concat([keys, pd.DataFrame(np.asarray(values, dtype=np.float64), columns=list(labels))], axis=1)
 
 
 def write_scores(path: Path, frame: pd.DataFrame) -> None:

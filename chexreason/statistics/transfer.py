@@ -13,8 +13,8 @@ from chexreason.labels.schema import LabelSet
 from chexreason.statistics.bootstrap import (
     Interval,
     Replicates,
+    difference,
     intervals,
-    paired,
     patient_totals,
     percentile_interval,
     replicates,
@@ -88,31 +88,30 @@ def transfer_report(
     sets = [home, *away]
     _check_sets(rows, sets)
     samples: dict[str, dict[str, Replicates]] = {arm: {} for arm in arms}
+    moved: dict[tuple[str, str, str], Replicates] = {}
     changes: dict[tuple[str, str, str], Change] = {}
     for name in sets:
         labels = evaluated_labels([p for seeds in rows.values() for by_set in seeds for p in by_set[name]], label_set)
         for arm, seeds in rows.items():
             samples[arm][name] = seed_mean([replicates(by_set[name], labels, n_resamples, seed) for by_set in seeds])
         totals = {
-            arm: np.concatenate([patient_totals(by_set[name], labels) for by_set in seeds], axis=1)  # [P, S (3 L + 3)]
+            arm: np.stack([patient_totals(by_set[name], labels) for by_set in seeds], axis=1)  # [P, S, 3 L + 3]
             for arm, seeds in rows.items()
         }
         for a, b in combinations(arms, 2):
-            difference = paired(samples[a][name], samples[b][name])[statistic]
+            moved[a, b, name] = difference(samples[a][name], samples[b][name])
             p = _p_value(totals[a], totals[b], labels, statistic, n_permutations, seed)
             retained = _retained(samples[a][name], samples[b][name], statistic)
-            changes[a, b, name] = Change(difference, retained, p)
+            changes[a, b, name] = Change(moved[a, b, name].percentiles(statistic), retained, p)
     adjusted = holm([change.p for change in changes.values()])
     changes = {key: replace(change, p_holm=p) for (key, change), p in zip(changes.items(), adjusted, strict=True)}
-    steps = [
-        Transfer(
-            a, b, name, changes[a, b, home], changes[a, b, name], _gap(samples[a], samples[b], home, name, statistic)
-        )
-        for a, b in combinations(arms, 2)
-        for name in away
-    ]
+    steps = []
+    for a, b in combinations(arms, 2):
+        for name in away:
+            gap = _gap(moved[a, b, home], moved[a, b, name], statistic)
+            steps.append(Transfer(a, b, name, changes[a, b, home], changes[a, b, name], gap))
     scores = {
-        arm: {name: _score(sample, statistic) for name, sample in by_set.items()} for arm, by_set in samples.items()
+        arm: {name: intervals(sample)[statistic] for name, sample in by_set.items()} for arm, by_set in samples.items()
     }
     return TransferReport(home, statistic, tuple(steps), scores, sum(p == p for p in adjusted))
 
@@ -133,14 +132,15 @@ def _p_value(
 ) -> float:
     if a.shape != b.shape:
         return math.nan
-    width = 3 * len(labels) + 3
+    n_patients, n_seeds, width = a.shape
 
     def over_seeds(sums: FloatArray) -> FloatArray:
-        parts = [statistics(part, labels)[statistic] for part in np.split(sums, sums.shape[1] // width, axis=1)]
-        mean: FloatArray = np.mean(parts, axis=0)  # [R]
+        each = statistics(sums.reshape(-1, width), labels)[statistic]  # [R S]
+        mean: FloatArray = each.reshape(-1, n_seeds).mean(axis=1)  # [R]
         return mean
 
-    return paired_permutation(a, b, over_seeds, n_permutations, seed)
+    flat = (n_patients, n_seeds * width)
+    return paired_permutation(a.reshape(flat), b.reshape(flat), over_seeds, n_permutations, seed)
 
 
 def _retained(a: Replicates, b: Replicates, statistic: str) -> Interval:
@@ -150,16 +150,9 @@ def _retained(a: Replicates, b: Replicates, statistic: str) -> Interval:
     return percentile_interval(value, draws, a.n_patients)
 
 
-def _gap(a: Mapping[str, Replicates], b: Mapping[str, Replicates], home: str, away: str, statistic: str) -> Interval:
+def _gap(home: Replicates, away: Replicates, statistic: str) -> Interval:
     """Change away minus change at home; draws of one set must not follow the other's."""
-    values, draws = [], []
-    for name in (home, away):
-        values.append(b[name].value[statistic] - a[name].value[statistic])
-        draws.append(b[name].draws[statistic] - a[name].draws[statistic])
     # One seed draws the same row numbers for both sets: shifted by one, the draws are independent.
-    n_patients = min(a[home].n_patients, a[away].n_patients)
-    return percentile_interval(values[1] - values[0], np.roll(draws[1], 1) - draws[0], n_patients)
-
-
-def _score(sample: Replicates, statistic: str) -> Interval:
-    return intervals(sample)[statistic]
+    draws = np.roll(away.draws[statistic], 1) - home.draws[statistic]
+    n_patients = min(home.n_patients, away.n_patients)
+    return percentile_interval(away.value[statistic] - home.value[statistic], draws, n_patients)
