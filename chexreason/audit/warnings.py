@@ -41,7 +41,11 @@ def _leaks(figures: AuditFigures) -> Iterator[Worry]:
 
 
 def _few_positives(figures: AuditFigures) -> Iterator[Worry]:
-    for name, split, part in _evaluation(figures):
+    splits = [
+        (name, split) for name, figure in figures["sets"].items() for split in EVALUATION if split in figure["splits"]
+    ]
+    for name, split in splits:
+        part = figures["sets"][name]["splits"][split]
         counts = {k: v["positive"] for k, v in part["labels"].items() if v["judged"] and v["positive"] < FEW}
         if counts:
             named = ", ".join(f"{label} ({n})" for label, n in counts.items())
@@ -169,13 +173,6 @@ def _disagreement(figures: AuditFigures) -> Iterator[Worry]:
 def _kappa(one: AuditFigures) -> str:
     bounds = f" [{one['low']:.2f}, {one['high']:.2f}]" if one["low"] is not None else ""
     return f"{one['kappa']:.2f}{bounds} over {one['n']:,} images"
-
-
-def _evaluation(figures: AuditFigures) -> Iterator[tuple[str, str, AuditFigures]]:
-    for name, figure in figures["sets"].items():
-        for split in EVALUATION:
-            if split in figure["splits"]:
-                yield name, split, figure["splits"][split]
 
 
 def _scored(figure: AuditFigures) -> bool:

@@ -42,13 +42,6 @@ def test_an_absent_label_costs_the_plain_mean_and_not_the_supported_one() -> Non
     assert nothing["macro_f1"] == 0
 
 
-def test_a_label_nobody_judges_enters_no_average() -> None:
-    truth, mask = np.array([[[1, 0, 0], [0, 1, 0]], [[1, 1, 0], [1, 1, 0]]], dtype=bool)
-    scores = _scores(truth | ~mask, truth, mask)  # wrong where masked
-    assert scores["macro_f1"] == scores["micro_f1"] == 1
-    assert "f1/c" not in scores
-
-
 def test_inputs_stay_unchanged() -> None:
     arrays = np.random.default_rng(6).random((3, 12, 3)) < 0.4
     before = arrays.copy()
