@@ -17,7 +17,6 @@ PATIENTS = 100  # in an evaluation split
 VIEWS = 0.25  # between the shares of a view
 LEVELS = ("stop", "warn", "note")
 
-
 Worry = tuple[str, str]  # how grave, and one sentence: "stop" means that nothing can be concluded
 
 

@@ -131,7 +131,7 @@ def paired(a: Replicates, b: Replicates, level: float = 0.95) -> dict[str, Inter
 
 def difference(a: Replicates, b: Replicates) -> Replicates:
     """Every statistic of b minus that of a, on the data and on each common resample; refuses as ``paired``."""
-    check_paired(a, b)
+    _check_paired(a, b)
     return Replicates(
         studies=a.studies,
         seed=a.seed,
@@ -140,7 +140,7 @@ def difference(a: Replicates, b: Replicates) -> Replicates:
     )
 
 
-def check_paired(a: Replicates, b: Replicates) -> None:
+def _check_paired(a: Replicates, b: Replicates) -> None:
     """Refuse (ValueError) two samples that are not of the same studies and resampled alike."""
     if a.studies != b.studies:
         only_a, only_b = sorted(set(a.studies) - set(b.studies)), sorted(set(b.studies) - set(a.studies))
@@ -161,7 +161,7 @@ def seed_mean(samples: Sequence[Replicates]) -> Replicates:
     """
     first = samples[0]
     for other in samples[1:]:
-        check_paired(first, other)
+        _check_paired(first, other)
     return Replicates(
         studies=first.studies,
         seed=first.seed,

@@ -1,4 +1,4 @@
-"""Did an arm learn to see, or to answer at another prevalence? A change in F1 as ranking and operating point."""
+"""A change in F1 as two parts: better ranking of the studies, and another operating point (prevalence of answers)."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Split:
 
 
 def split_change(before: Refit, after: Refit, statistic: str = "macro_f1") -> Split:
-    """What of the change from one arm to another is ranking, and what is where the arms put their threshold.
+    """The change from one arm to another, split into its part by ranking and its part by the choice of thresholds.
 
-    ``ranking`` is the change between the arms once both have thresholds re-fitted by one rule: what is left when
-    neither profits from its prevalence of answers. ``operating_point`` is the rest: the change of what each arm's own
+    ``ranking`` is the change between the arms after both get thresholds re-fitted by one rule, so that neither profits
+    from its prevalence of answers. ``operating_point`` is the rest: the change in what each arm's own
     answers lose (or gain) against its re-fitted ones. Raises ValueError when the arms saw different studies.
     """
     own, ranking = difference(before.own, after.own), difference(before.refitted, after.refitted)

@@ -1,4 +1,4 @@
-"""How often chance alone would part two arms this far: patients swapped between them, and Holm's correction."""
+"""The paired permutation test of two arms, which swaps patients between them, and Holm's correction."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def paired_permutation(
     n_permutations: int = 10_000,
     seed: int = 0,
 ) -> float:
-    """Two-sided p-value of ``statistic(b) - statistic(a)``, had each patient's two answers been dealt out by a coin.
+    """Two-sided p-value of ``statistic(b) - statistic(a)`` if a coin had dealt each patient's two answers.
 
     ``a`` and ``b`` are the patient totals [P, C] of the arms, ``statistic`` maps summed totals [R, C] to [R]. Patients
     on whom the arms agree change nothing. All relabellings are tried where there are at most ``n_permutations``,

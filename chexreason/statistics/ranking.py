@@ -1,4 +1,4 @@
-"""How well scores order studies, whatever the threshold: AUROC and average precision with intervals over patients."""
+"""Ranking (AUROC, average precision) and calibration (Brier, ECE) of label scores, with intervals over patients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transfer as a number: what every pair of arms changes at home and away, and how much of it chance explains."""
+"""Transfer as a number: the change of every pair of arms at home and away, with intervals and p-values."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Arms = Mapping[str, Sequence[Sequence[Prediction]]]  # of each arm, the predicti
 
 @dataclass(frozen=True)
 class Change:
-    """What one data set says of a step from one arm to another.
+    """The change on one data set in a step from one arm to another.
 
     ``difference`` is after - before; ``retained`` is after / before, 1 where nothing is lost. ``p`` is of the paired
     permutation test, ``p_holm`` the same adjusted for the number of tests in the report; both are NaN where the arms

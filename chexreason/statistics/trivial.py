@@ -1,4 +1,4 @@
-"""Answers that need no image, scored on the same studies: what every figure has to beat."""
+"""Scores of answers that need no image, on the same studies: the floor for every other figure."""
 
 from __future__ import annotations
 
