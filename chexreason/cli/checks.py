@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from chexreason import build
+from chexreason.build.data import make
 from chexreason.data.prevalence import prevalence_of
 from chexreason.labels.schema import LabelSet
 from chexreason.model.adapters import answer_tokens
@@ -60,7 +60,7 @@ def _of_reward(cfg: DictConfig, samples: Sequence[Sample], label_set: LabelSet) 
     """The rewards lab's warning: a policy that looks at no image out-earns an honest one."""
     studies = [sample.study for sample in samples]
     node = OmegaConf.to_container(cfg.reward, resolve=True)
-    reward = build.make(told_prevalence(node, lambda: prevalence_of(studies, label_set)))
+    reward = make(told_prevalence(node, lambda: prevalence_of(studies, label_set)))
     text = degenerate_warning(reward, studies, label_set, samples[0].prompt, cfg.prompt.grammar)
     return None if text is None else preflight.Finding(text, stops=False)
 

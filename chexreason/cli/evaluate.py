@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from chexreason import build, runs
+from chexreason import runs
+from chexreason.build.data import build_labels, build_prompt, build_samples, declaration, load_manifest, load_studies
+from chexreason.build.model import build_policy, check_card, image_reader
 from chexreason.confdir import confdir
 from chexreason.data.batches import Collate
 from chexreason.data.sampling import subset
@@ -21,6 +23,7 @@ from chexreason.errors import friendly, known_choices
 from chexreason.labels.schema import LabelSet
 from chexreason.model.policy import Policy
 from chexreason.model.predict import predict_batch
+from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.progress import track
 from chexreason.prompts import Prompt
 from chexreason.quiet import quiet
@@ -44,19 +47,20 @@ def evaluate(cfg: DictConfig) -> list[Prediction]:
         if runs.is_done(run_dir):
             log.info("%s is DONE: nothing to evaluate", run_dir)
             return predictions.read_predictions(run_dir / FILE)
-        label_set, prompt = build.build_labels(cfg), build.build_prompt(cfg)
+        label_set, prompt = build_labels(cfg), build_prompt(cfg)
         policy, collate = ready(cfg, prompt, label_set)
+        answer_format = AnswerFormat(label_set, Grammar.of(prompt.grammar))
         found: list[Prediction] = []
         for name in cfg.data.test:
-            declared = build.declaration(cfg, name, build.load_manifest(cfg, name))
+            declared = declaration(cfg, name, load_manifest(cfg, name))
             origin = {field: declared[field] for field in ("policy", "data_sha256")}
-            studies = subset(build.load_studies(cfg, name, (cfg.split,), label_set), cfg.limit, cfg.seed)
-            samples = build.build_samples(studies, prompt, label_set, None)
+            studies = subset(load_studies(cfg, name, (cfg.split,), label_set), cfg.limit, cfg.seed)
+            samples = build_samples(studies, prompt, label_set, None)
             batches = [samples[i : i + cfg.batch_size] for i in range(0, len(samples), cfg.batch_size)]
             progress = partial(track, description=f"{cfg.arm} on {name}, batches of {cfg.batch_size}")
             for chunk in progress(batches, len(batches)):
                 batch = collate([(sample, 0.0) for sample in chunk]).to(policy.device)
-                answers = predict_batch(policy, batch, label_set, prompt.grammar, cfg.max_new_tokens)
+                answers = predict_batch(policy, batch, answer_format, cfg.max_new_tokens)
                 found += [replace(answer, **origin) for answer in answers]
         predictions.write_predictions(run_dir / FILE, found)
         scores = score_sets(found, label_set)
@@ -73,9 +77,9 @@ def ready(cfg: DictConfig, prompt: Prompt, label_set: LabelSet) -> tuple[Policy,
     quiet()
     L.seed_everything(cfg.seed, verbose=False)
     for folder in cfg.adapters:
-        build.check_card(folder, prompt, label_set)
-    policy = build.build_policy(cfg).eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    encode, load = build.image_reader(cfg, policy)
+        check_card(folder, prompt, label_set)
+    policy = build_policy(cfg).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    encode, load = image_reader(cfg, policy)
     return policy, Collate(encode, policy.encode_answers, load)
 
 
@@ -94,7 +98,7 @@ def score_sets(found: list[Prediction], label_set: LabelSet) -> dict[str, dict[s
 @friendly(runs.RunError, ValueError, KeyError, OSError)
 def main(cfg: DictConfig) -> None:
     """Evaluate and print the headline figures of each set."""
-    found, label_set = evaluate(cfg), build.build_labels(cfg)
+    found, label_set = evaluate(cfg), build_labels(cfg)
     facts = set_facts({cfg.arm: found}, label_set)
     for name, values in score_sets(found, label_set).items():
         wanted = ("macro_f1", "macro_f1_supported", "micro_f1", "fail_rate")

@@ -12,7 +12,9 @@ import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from chexreason import build
+from chexreason.build.data import build_labels, build_prompt
+from chexreason.build.model import build_policy
+from chexreason.build.training import build_data
 from chexreason.cli.checks import check_settings
 from chexreason.confdir import confdir
 from chexreason.data.prompt_tensors import EncodedPrompts
@@ -64,7 +66,7 @@ class Shapes:
 
 def shapes(cfg: DictConfig, policy: Policy) -> Shapes:
     """What the config says about the worst batch; the prompt is counted where the tokenizer is at hand."""
-    words = render(build.build_prompt(cfg), build.build_labels(cfg))
+    words = render(build_prompt(cfg), build_labels(cfg))
     image, grpo = image_tokens(policy.base.config, cfg.model.get("max_pixels")), cfg.phase.name == "grpo"
     return Shapes(
         text=cfg.get("text_tokens") or count_text_tokens(cfg.model.source, words) or 400,
@@ -203,9 +205,9 @@ def before_training(cfg: DictConfig, samples: Sequence[Sample], policy: Policy, 
 
 
 def _print_settings(cfg: DictConfig) -> None:
-    label_set, prompt = build.build_labels(cfg), build.build_prompt(cfg)
-    policy = build.build_policy(cfg)
-    data = build.build_data(cfg, policy, prompt, label_set)
+    label_set, prompt = build_labels(cfg), build_prompt(cfg)
+    policy = build_policy(cfg)
+    data = build_data(cfg, policy, prompt, label_set)
     attach_lora(policy, **OmegaConf.to_container(cfg.adapter, resolve=True))
     warnings = check_settings(cfg, data.train_samples, policy, label_set)
     print("settings:" if warnings else "settings: no fault found")
@@ -226,7 +228,7 @@ def main(cfg: DictConfig) -> None:
     planned.check()
     if cfg.measure:
         bare = OmegaConf.merge(cfg, {"adapters": []})  # adapters merged before training change no shape
-        policy = build.build_policy(bare).to("cuda" if torch.cuda.is_available() else "cpu")
+        policy = build_policy(bare).to("cuda" if torch.cuda.is_available() else "cpu")
         attach_lora(policy, **OmegaConf.to_container(cfg.adapter, resolve=True))
         policy.model.train()
         for name, peak in measure(cfg, policy).items():

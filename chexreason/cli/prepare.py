@@ -9,8 +9,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from chexreason import build
 from chexreason.audit.audit_page import PAGE_NAME, write_audit
+from chexreason.build.data import build_manifests, declaration, set_policy
 from chexreason.confdir import confdir
 from chexreason.data.leakage import Leak, LeakageError, check_leaks, find_leaks
 from chexreason.data.manifest import Manifest, ManifestError
@@ -25,7 +25,7 @@ def prepare(cfg: DictConfig) -> dict[str, Manifest]:
 
     An overlap between two sets passes where ``data.allow_overlap`` names the pair.
     """
-    prepared = build.build_manifests(cfg, on_error=cfg.on_error, workers=cfg.workers, check=cfg.check)
+    prepared = build_manifests(cfg, on_error=cfg.on_error, workers=cfg.workers, check=cfg.check)
     frames = {name: manifest.frame for name, manifest in prepared.items()}
     allowed = [list(pair) for pair in cfg.data.get("allow_overlap") or ()]
     try:
@@ -47,7 +47,7 @@ def audit(cfg: DictConfig, prepared: Mapping[str, Manifest], leaks: Sequence[Lea
     nodes = cfg.data.sets
     write_audit(
         prepared,
-        {name: build.set_policy(cfg, name) for name in prepared},
+        {name: set_policy(cfg, name) for name in prepared},
         folder,
         title=f"Data audit: {cfg.data.name}",
         home=cfg.data.home,
@@ -55,7 +55,7 @@ def audit(cfg: DictConfig, prepared: Mapping[str, Manifest], leaks: Sequence[Lea
         leaks=leaks,
         credentialed=list(cfg.data.get("credentialed") or ()),
         label_lists={name: label_set(nodes[name].label_list) for name in prepared if nodes[name].get("label_list")},
-        declared={name: build.declaration(cfg, name, manifest)["text"] for name, manifest in prepared.items()},
+        declared={name: declaration(cfg, name, manifest)["text"] for name, manifest in prepared.items()},
         attributions=[Path(path) for path in cfg.data.attributions],
     )
     log.info("audit page: %s", folder / PAGE_NAME)
@@ -74,7 +74,7 @@ def main(cfg: DictConfig) -> None:
     """Prepare every set of ``data=`` and say what it holds and what its labels mean."""
     for name, manifest in prepare(cfg).items():
         log.info("%s", describe(name, manifest))
-        log.info("%s", build.declaration(cfg, name, manifest)["text"].rstrip())
+        log.info("%s", declaration(cfg, name, manifest)["text"].rstrip())
     if not cfg.check:
         log.warning("check=false: no image was opened, so leakage was guarded by patient, not by picture")
 

@@ -10,7 +10,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from chexreason import build
+from chexreason.build.data import build_labels, declaration, load_manifest, training_prevalence
 from chexreason.confdir import confdir
 from chexreason.errors import friendly, known_choices
 from chexreason.reports.report import build_report
@@ -33,14 +33,14 @@ def report(cfg: DictConfig) -> dict[str, Any]:
                 f"{path} is missing: run `python -m chexreason.cli.evaluate name={cfg.name} arm={arm}` first, "
                 f"or leave the arm out with arms=[...]"
             )
-    label_set = build.build_labels(cfg)
+    label_set = build_labels(cfg)
     runs = {arm: Path(folder) for arm, folder in cfg.runs.items() if (Path(folder) / "metrics.csv").is_file()}
     return build_report(
         arms,
         study,
         title=cfg.title,
         label_set=label_set,
-        train_prevalence=build.training_prevalence(cfg, label_set),
+        train_prevalence=training_prevalence(cfg, label_set),
         curves={arm: folder / "metrics.csv" for arm, folder in runs.items()},
         stages=_stages(study, runs, list(arms)),
         attributions=[Path(path) for path in cfg.data.attributions],
@@ -51,7 +51,7 @@ def report(cfg: DictConfig) -> dict[str, Any]:
         credentialed=list(cfg.data.get("credentialed") or ()),
         allow_export=cfg.allow_export,
         notes=_notes(cfg, runs),
-        declarations={name: build.declaration(cfg, name, build.load_manifest(cfg, name)) for name in cfg.data.test},
+        declarations={name: declaration(cfg, name, load_manifest(cfg, name)) for name in cfg.data.test},
     )
 
 
@@ -65,7 +65,7 @@ def _stages(study: Path, runs: dict[str, Path], arms: list[str]) -> list[dict[st
 def _notes(cfg: DictConfig, runs: dict[str, Path]) -> dict[str, str]:
     notes = {"data": str(cfg.data.name), "answered with": str(cfg.labels.name)}
     for name in cfg.data.sets:
-        notes[f"set {name}"] = f"{build.load_manifest(cfg, name).provenance.get('studies')} studies prepared"
+        notes[f"set {name}"] = f"{load_manifest(cfg, name).provenance.get('studies')} studies prepared"
     for arm, folder in runs.items():
         notes[f"config of {arm}"] = str(folder / CONFIG)
         if (signs := folder / COLLAPSE).is_file():

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from chexreason import build
+from chexreason.build.data import build_labels, build_prompt, load_studies, make
 from chexreason.confdir import confdir
 from chexreason.data.prevalence import prevalence_of
 from chexreason.errors import friendly, known_choices
@@ -49,7 +49,7 @@ def rewards(cfg: DictConfig, studies: Sequence[Study], label_set: LabelSet) -> d
         )
     prevalence = prevalence_of(studies, label_set)
     nodes = {name: OmegaConf.to_container(cfg.rewards[name], resolve=True) for name in chosen}
-    return {name: build.make(told_prevalence(node, lambda: prevalence)) for name, node in nodes.items()}
+    return {name: make(told_prevalence(node, lambda: prevalence)) for name, node in nodes.items()}
 
 
 def cohort(cfg: DictConfig, label_set: LabelSet) -> list[Study]:
@@ -59,14 +59,14 @@ def cohort(cfg: DictConfig, label_set: LabelSet) -> list[Study]:
     if cfg.studies == "chexpert":
         return chexpert_cohort(label_set, cfg.seed)
     if cfg.studies == "prepared":
-        found = build.load_studies(cfg, cfg.data.home, (cfg.split,), label_set)
+        found = load_studies(cfg, cfg.data.home, (cfg.split,), label_set)
         return [study for study in found if any(study.target)]  # as in training
     raise ValueError(f"studies={cfg.studies}: choose phantom, chexpert or prepared")
 
 
 def adversarial(cfg: DictConfig) -> dict[str, Any]:
     """What each policy earns under each reward, and its F1; ``reward`` -> rows, degenerate ones marked."""
-    label_set, prompt = build.build_labels(cfg), build.build_prompt(cfg)
+    label_set, prompt = build_labels(cfg), build_prompt(cfg)
     studies = cohort(cfg, label_set)
     levels = sorted({*map(float, cfg.honest), lab.BAR})
     how = {"honest": levels, "n_tokens": cfg.n_tokens, "seed": cfg.seed}
@@ -97,7 +97,7 @@ def _agreement(rows: Sequence[Row]) -> dict[str, float | None]:
 
 def scored_file(cfg: DictConfig) -> dict[str, Any]:
     """Mean, parts and rank correlation with F1 of each reward on the answers of ``cfg.completions``, by data set."""
-    label_set, grammar, path = build.build_labels(cfg), cfg.prompt.grammar, Path(cfg.completions)
+    label_set, grammar, path = build_labels(cfg), cfg.prompt.grammar, Path(cfg.completions)
     if is_predictions(path):
         answers = of_predictions(predictions.read_predictions(path), label_set, grammar)
     else:

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
 
-from chexreason import build, runs
+from chexreason import runs
+from chexreason.build.data import build_labels, build_prompt, build_samples, load_studies
 from chexreason.cli.evaluate import ready
 from chexreason.confdir import confdir
 from chexreason.data.batches import Batch
@@ -22,7 +23,7 @@ from chexreason.model.generate import Sampling, sample
 from chexreason.model.label_scores import label_log_odds
 from chexreason.model.policy import Policy
 from chexreason.model.predict import read_completions
-from chexreason.parsing import parse
+from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.progress import track
 from chexreason.statistics import predictions
 from chexreason.statistics.score_files import (
@@ -52,18 +53,19 @@ def score_labels(cfg: DictConfig) -> pd.DataFrame:
                 check_made_for(made_for, answers, run_dir)
             log.info("%s is DONE: nothing to score", run_dir)
             return read_scores(run_dir / FILE)
-        label_set, prompt = build.build_labels(cfg), build.build_prompt(cfg)
+        label_set, prompt = build_labels(cfg), build_prompt(cfg)
         predicted, sha256 = predictions.read_predictions(answers), answers_sha256(answers)
         policy, collate = ready(cfg, prompt, label_set)
+        answer_format = AnswerFormat(label_set, Grammar.of(prompt.grammar))
         frames = []
         for name, found in predictions.datasets(predicted).items():
-            samples = build.build_samples(_studies(cfg, name, found, label_set), prompt, label_set, None)
+            samples = build_samples(_studies(cfg, name, found, label_set), prompt, label_set, None)
             pairs = list(zip(found, samples, strict=True))
             chunks = [pairs[i : i + cfg.batch_size] for i in range(0, len(pairs), cfg.batch_size)]
             progress = partial(track, description=f"{cfg.arm} label scores on {name}, batches of {cfg.batch_size}")
             for chunk in progress(chunks, len(chunks)):
                 batch = collate([(sample, 0.0) for _, sample in chunk]).to(policy.device)
-                frames += _scores(cfg, policy, batch, [answer for answer, _ in chunk], label_set, prompt.grammar)
+                frames += _scores(cfg, policy, batch, [answer for answer, _ in chunk], answer_format)
         frame = pd.concat(frames, ignore_index=True)
         write_scores(run_dir / FILE, frame)
         runs.mark_done(run_dir, {"rows": len(frame), MADE_FOR: sha256})
@@ -72,18 +74,18 @@ def score_labels(cfg: DictConfig) -> pd.DataFrame:
 
 def _studies(cfg: DictConfig, name: str, found: Sequence[Prediction], label_set: LabelSet) -> list[Study]:
     """The studies that were predicted, in that order."""
-    known = {study.study_id: study for study in build.load_studies(cfg, name, (cfg.split,), label_set)}
+    known = {study.study_id: study for study in load_studies(cfg, name, (cfg.split,), label_set)}
     if lost := [p.study_id for p in found if p.study_id not in known]:
         raise KeyError(f"{len(lost)} predicted studies are not in {name}/{cfg.split}, e.g. {lost[0]}: evaluate again")
     return [known[p.study_id] for p in found]
 
 
 def _scores(
-    cfg: DictConfig, policy: Policy, batch: Batch, found: Sequence[Prediction], label_set: LabelSet, grammar: str
+    cfg: DictConfig, policy: Policy, batch: Batch, found: Sequence[Prediction], answer_format: AnswerFormat
 ) -> list[pd.DataFrame]:
     prompts = policy.with_features(batch.prompts)
-    answers = [parse(answer.text, label_set, grammar) for answer in found]
-    odds = label_log_odds(policy, prompts, answers, label_set, grammar)
+    label_set, answers = answer_format.label_set, [answer_format.parse(answer.text) for answer in found]
+    odds = label_log_odds(policy, prompts, answers, answer_format)
     frames = [score_rows(found, "log_odds", list(label_set), odds.numpy())]
     if cfg.samples:
         studies = [item.study for item in batch.samples]
@@ -91,7 +93,7 @@ def _scores(
         drawn = sample(
             policy, prompts, Sampling(cfg.max_new_tokens, cfg.temperature), group_size=cfg.samples, keys=keys
         )
-        completions = read_completions(policy, drawn, studies, label_set, grammar)
+        completions = read_completions(policy, drawn, studies, answer_format)
         named = np.array([label_set.encode(completion.parsed.labels) for completion in completions])  # [N * K, L]
         often = named.reshape(len(studies), cfg.samples, -1).mean(axis=1)  # [N, L]
         frames.append(score_rows(found, "frequency", list(label_set), often))

@@ -12,7 +12,7 @@ import hydra
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
-from chexreason import build
+from chexreason.build.data import build_labels, training_prevalence
 from chexreason.confdir import confdir
 from chexreason.data.prepare import MANIFEST_NAME
 from chexreason.errors import did_you_mean, friendly, known_choices
@@ -73,7 +73,7 @@ def _table(cfg: DictConfig, name: str, out: Path) -> None:
     rows = sweep_rows(name)
     runs = {row: seeds for row, cell in rows.items() if (seeds := predictions_of(cfg, cell))}
     write_table(
-        name, runs, out, dataset=_dataset(cfg, name), label_set=build.build_labels(cfg), prevalence=_prevalence(cfg),
+        name, runs, out, dataset=_dataset(cfg, name), label_set=build_labels(cfg), prevalence=_prevalence(cfg),
         origins={row: origin_of(cfg, rows[row]) for row in runs}, n_resamples=cfg.n_resamples, seed=cfg.seed,
     )  # fmt: skip
     shown = _shown([cell for row, cell in rows.items() if row not in runs])
@@ -104,7 +104,7 @@ def _transfer(cfg: DictConfig, out: Path) -> None:
         return
     lacking = _lacking(cfg, arms)
     said = write_transfer(
-        arms, out, home=home, away=away, label_set=build.build_labels(cfg),
+        arms, out, home=home, away=away, label_set=build_labels(cfg),
         origins=_origins(cfg, arms), not_run=lacking,
         n_resamples=cfg.n_resamples, n_permutations=cfg.n_permutations, seed=cfg.seed,
     )  # fmt: skip
@@ -127,7 +127,7 @@ def _ranking(cfg: DictConfig, out: Path) -> None:
         return
     lacking = _lacking(cfg, arms)
     write_ranking(
-        arms, out, sets=list(cfg.data.test), label_set=build.build_labels(cfg), kind=cfg.scores,
+        arms, out, sets=list(cfg.data.test), label_set=build_labels(cfg), kind=cfg.scores,
         origins=_origins(cfg, arms), not_run=lacking, fit_patients=cfg.fit_patients,
         n_resamples=min(cfg.n_resamples, _RANKING_RESAMPLES), seed=cfg.seed,
     )  # fmt: skip
@@ -225,7 +225,7 @@ def _prevalence(cfg: DictConfig) -> dict[str, float]:
     """The training prevalences, which `best_constant` and `prior` need; none where that set is not prepared here."""
     if not (Path(cfg.data.folder) / cfg.data.home / MANIFEST_NAME).is_file():
         return {}
-    return build.training_prevalence(cfg, build.build_labels(cfg))
+    return training_prevalence(cfg, build_labels(cfg))
 
 
 def _sweep(name: str) -> Any:

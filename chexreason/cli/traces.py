@@ -9,7 +9,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from chexreason import build
+from chexreason.build.data import build_labels, build_prompt, load_studies, make
 from chexreason.confdir import confdir
 from chexreason.data.manifest import ManifestError
 from chexreason.data.sampling import subset
@@ -39,7 +39,7 @@ def traces(cfg: DictConfig) -> dict[str, Any]:
     how many of the studies asked about have neither an accepted trace nor used up their attempts. Raises ExportError
     before anything is sent where credentialed studies would leave the machine.
     """
-    label_set, folder = build.build_labels(cfg), Path(cfg.folder)
+    label_set, folder = build_labels(cfg), Path(cfg.folder)
     studies, unaskable = _studies(cfg, label_set)
     task, limits = _task(cfg, label_set, studies), Limits(**OmegaConf.to_container(cfg.limits, resolve=True))
     with open_store(folder / DATABASE_NAME) as store:
@@ -59,18 +59,18 @@ def traces(cfg: DictConfig) -> dict[str, Any]:
 
 def _studies(cfg: DictConfig, label_set: LabelSet) -> tuple[list[Study], int]:
     """The studies to ask about, and how many have labels that no answer fits."""
-    found = build.load_studies(cfg, cfg.set, list(cfg.splits), label_set)
+    found = load_studies(cfg, cfg.set, list(cfg.splits), label_set)
     answerable = [study for study in found if TemplateTeacher().can_write(study, label_set)]
     return subset(answerable, cfg.limit, cfg.seed), len(found) - len(answerable)
 
 
 def _task(cfg: DictConfig, label_set: LabelSet, studies: list[Study]) -> Task:
-    teacher = build.make(cfg.teacher, _convert_="all")
+    teacher = make(cfg.teacher, _convert_="all")
     credentialed = list(cfg.data.get("credentialed") or ())
     return Task(
         teacher=teacher,
         instruction=Instruction(**OmegaConf.to_container(cfg.traces, resolve=True)),
-        prompt=build.build_prompt(cfg),
+        prompt=build_prompt(cfg),
         label_set=label_set,
         agreement=check_export(studies, teacher.endpoint, credentialed, cfg.data.allow_export),
         side=cfg.image_side,

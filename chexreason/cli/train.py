@@ -11,7 +11,10 @@ import lightning as L
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from chexreason import build, runs
+from chexreason import runs
+from chexreason.build.data import build_labels, build_prompt
+from chexreason.build.model import adapter_card, build_policy
+from chexreason.build.training import build_data, build_module, build_trainer
 from chexreason.cli.preflight import before_training
 from chexreason.confdir import confdir
 from chexreason.errors import friendly, known_choices
@@ -42,13 +45,13 @@ def train(cfg: DictConfig) -> tuple[dict[str, float | None], dict[str, Any]]:
             return done, {}
         quiet()
         L.seed_everything(cfg.seed, workers=True, verbose=False)
-        label_set, prompt = build.build_labels(cfg), build.build_prompt(cfg)
-        policy = build.build_policy(cfg)
-        data = build.build_data(cfg, policy, prompt, label_set)
-        module = build.build_module(cfg, policy, prompt, label_set)
+        label_set, prompt = build_labels(cfg), build_prompt(cfg)
+        policy = build_policy(cfg)
+        data = build_data(cfg, policy, prompt, label_set)
+        module = build_module(cfg, policy, prompt, label_set)
         learned = {"answer_tokens": max([*data.answer_lengths, *map(answer_tokens, cfg.adapters)])}
-        card = build.adapter_card(cfg, prompt, label_set) | learned
-        trainer = build.build_trainer(cfg, run_dir, card, label_set)
+        card = adapter_card(cfg, prompt, label_set) | learned
+        trainer = build_trainer(cfg, run_dir, card, label_set)
         if first:
             before_training(cfg, data.train_samples, policy, label_set)
         checkpoint = run_dir / "checkpoints" / "last.ckpt"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from chexreason import build
+from chexreason.build.data import build_manifests
 from chexreason.confdir import confdir
 
 pytestmark = pytest.mark.slow
@@ -29,7 +29,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("out")
     with initialize_config_dir(confdir(), version_base="1.3"):
         cfg = compose("prepare", [f"paths.out={folder}", *SMALL, "audit=false"])
-    build.build_manifests(cfg, on_error="stop", workers=1)
+    build_manifests(cfg, on_error="stop", workers=1)
     return folder
 
 

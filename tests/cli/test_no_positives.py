@@ -12,7 +12,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from chexreason import build, runs
+from chexreason import runs
+from chexreason.build.data import build_manifests
 from chexreason.cli import report
 from chexreason.cli.evaluate import evaluate
 from chexreason.cli.train import train
@@ -44,7 +45,7 @@ def paths(tmp_path_factory) -> tuple[str, str]:
     out = tmp_path_factory.mktemp("out")
     paths = (f"paths.out={out}", f"paths.data={out}")
     cfg = configured("prepare", *paths)
-    away = build.build_manifests(cfg, on_error="stop", workers=1)["phantom_b"]
+    away = build_manifests(cfg, on_error="stop", workers=1)["phantom_b"]
     frame = away.frame.assign(**{label: away.frame[label].clip(upper=0) for label in CHEXPERT14.labels})
     path = Path(cfg.data.folder) / "phantom_b" / MANIFEST_NAME
     manifest.write(manifest.Manifest(frame, away.provenance, away.root), path)

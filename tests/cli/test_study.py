@@ -16,7 +16,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from chexreason import build
+from chexreason.build.data import build_manifests
 from chexreason.cli.evaluate import evaluate
 from chexreason.cli.report import report
 from chexreason.cli.scores import score_labels
@@ -37,7 +37,7 @@ SMALL = (
 @pytest.fixture(scope="module")
 def out(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("out")
-    build.build_manifests(configured("prepare", folder), on_error="stop", workers=1)
+    build_manifests(configured("prepare", folder), on_error="stop", workers=1)
     return folder
 
 

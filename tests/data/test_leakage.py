@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from chexreason.build import build_data, check_training
+from chexreason.build.data import check_training
+from chexreason.build.training import build_data
 from chexreason.data.check import inspect_images
 from chexreason.data.leakage import RADIUS, LeakageError, check_leaks, find_leaks
 from chexreason.data.manifest import Manifest, ManifestError, write

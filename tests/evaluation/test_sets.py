@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from chexreason import build
+from chexreason.build.data import declaration, load_manifest, load_studies
 from chexreason.data.manifest import Manifest, content_hash, write
 from chexreason.labels.catalog import CHEXPERT14, NIH9
 
@@ -33,7 +33,7 @@ def _config(folder: Path, **options: object) -> DictConfig:
 
 
 def _read(cfg: DictConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    (study,) = build.load_studies(cfg, "nih", ("test",), CHEXPERT14)
+    (study,) = load_studies(cfg, "nih", ("test",), CHEXPERT14)
     return CHEXPERT14.decode(study.target), CHEXPERT14.decode(study.mask)
 
 
@@ -55,8 +55,8 @@ def test_a_label_list_restricts_what_is_scored(tmp_path) -> None:
 
 def test_the_declaration_carries_policy_data_and_words(tmp_path) -> None:
     cfg = _config(tmp_path, label_list="nih9")
-    manifest = build.load_manifest(cfg, "nih")
-    found = build.declaration(cfg, "nih", manifest)
+    manifest = load_manifest(cfg, "nih")
+    found = declaration(cfg, "nih", manifest)
     assert found["policy"] == "ones: uncertain=positive, blank=masked"
     assert found["data_sha256"] == content_hash(manifest.frame)[:16]
     for words in ("scored on 9 of 14", "Infiltration       -> no label", "never judged, so not scored: Fracture\n"):
@@ -65,4 +65,4 @@ def test_the_declaration_carries_policy_data_and_words(tmp_path) -> None:
 
 def test_a_set_that_is_not_there_is_named(tmp_path) -> None:
     with pytest.raises(KeyError, match="data set 'mimic' is not in data=d; it has: nih"):
-        build.load_manifest(_config(tmp_path), "mimic")
+        load_manifest(_config(tmp_path), "mimic")

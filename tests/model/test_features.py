@@ -22,6 +22,7 @@ from chexreason.model.adapters import attach_lora
 from chexreason.model.features import features_key, image_reader
 from chexreason.model.logprobs import completion_scores
 from chexreason.model.predict import predict_batch
+from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.types import Sample
 
 pytestmark = pytest.mark.slow  # each test runs a model
@@ -248,7 +249,7 @@ def test_both_caches_together(policy, films, tmp_path):
 
 def test_predictions_are_the_same(gemma, films, tmp_path):
     predicted = [
-        predict_batch(gemma, collate(items(films)), CHEXPERT14, "think_solution", 4)
+        predict_batch(gemma, collate(items(films)), AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION), 4)
         for collate in (plain(gemma), *[cached(gemma, tmp_path / "cache")] * 2)
     ]
     assert predicted[0] == predicted[1] == predicted[2]

@@ -11,7 +11,8 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from hydra import compose, initialize_config_dir
 
-from chexreason import build
+from chexreason.build.data import make
+from chexreason.build.model import build_policy
 from chexreason.confdir import confdir
 from chexreason.model.adapters import attach_lora, merged, read_card, save_adapter
 from chexreason.model.load import load_policy
@@ -131,9 +132,9 @@ def test_the_two_configs_load_and_train(images):
         32,
         0.01,
     )
-    policy = build.build_policy(cfg)
+    policy = build_policy(cfg)
     attach_lora(policy, r=cfg.adapter.r, alpha=cfg.adapter.alpha, dropout=0.0)
-    optimizer = build.make(cfg.optim.optimizer)([p for p in policy.parameters() if p.requires_grad])
+    optimizer = make(cfg.optim.optimizer)([p for p in policy.parameters() if p.requires_grad])
     assert isinstance(optimizer, bitsandbytes.optim.AdamW8bit)
     before = logp(policy, images).sum().detach()
     for _ in range(2):

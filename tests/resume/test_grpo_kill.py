@@ -15,7 +15,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from chexreason import build
+from chexreason.build.data import build_manifests
 from chexreason.cli.train import train
 from chexreason.confdir import confdir
 from chexreason.grpo.module import GRPOModule
@@ -154,7 +154,7 @@ def data(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("data")
     with initialize_config_dir(confdir(), version_base="1.3"):
         cfg = compose("prepare", [*SETS, f"paths.out={out}", f"paths.data={out}"])
-    build.build_manifests(cfg, on_error="stop", workers=1)
+    build_manifests(cfg, on_error="stop", workers=1)
     return out
 
 

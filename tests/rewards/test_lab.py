@@ -184,13 +184,13 @@ def test_chexperts_counts_are_met_label_by_label_and_normal_goes_with_nothing_bu
 def test_the_phantom_cohort_is_the_prepared_data(tmp_path) -> None:
     from hydra import compose, initialize_config_dir
 
-    from chexreason import build
+    from chexreason.build.data import build_manifests, load_studies
     from chexreason.confdir import confdir
 
     sizes = ["data.sets.phantom_a.source.n={rl: 12}", "data.sets.phantom_b.source.n={val: 1}", "data.size=48"]
     with initialize_config_dir(confdir(), version_base="1.3"):
         cfg = compose("prepare", [f"paths.out={tmp_path}", *sizes])
-    build.build_manifests(cfg, on_error="stop", workers=1)
-    prepared = build.load_studies(cfg, "phantom_a", ("rl",), CHEXPERT14)
+    build_manifests(cfg, on_error="stop", workers=1)
+    prepared = load_studies(cfg, "phantom_a", ("rl",), CHEXPERT14)
     useful = [(s.study_id, s.patient_id, s.target, s.mask) for s in prepared if any(s.target)]
     assert useful == [(s.study_id, s.patient_id, s.target, s.mask) for s in phantom_cohort(CHEXPERT14, n=12)]

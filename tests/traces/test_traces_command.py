@@ -29,16 +29,16 @@ def composed(config: str, *overrides: str) -> DictConfig:
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory) -> Path:
-    from chexreason import build
+    from chexreason.build.data import build_manifests
 
     folder = tmp_path_factory.mktemp("out")
-    build.build_manifests(composed("prepare", f"paths.out={folder}", *SMALL), on_error="stop", workers=1)
+    build_manifests(composed("prepare", f"paths.out={folder}", *SMALL), on_error="stop", workers=1)
     return folder
 
 
 @pytest.mark.parametrize("arm", ["free_reasoning", "reasoning_narrative", "reasoning_a"])
 def test_traces_are_made_once_and_train_the_arm(arm, out) -> None:
-    from chexreason import build
+    from chexreason.build.data import build_labels, build_prompt, build_samples, load_studies, make
     from chexreason.cli.traces import traces
     from chexreason.traces.answer_faults import check_answers
 
@@ -53,9 +53,9 @@ def test_traces_are_made_once_and_train_the_arm(arm, out) -> None:
     teacher = "answers@phase.teacher=traces"
     file = f"phase.teacher.file={cfg.folder}/traces.jsonl"
     train = composed("train", f"paths.out={out}", f"prompt={arm}", teacher, file, *SMALL)
-    label_set, prompt = build.build_labels(train), build.build_prompt(train)
-    studies = build.load_studies(train, "phantom_a", ("sft", "val"), label_set)
-    samples = build.build_samples(studies, prompt, label_set, build.make(train.phase.teacher))
+    label_set, prompt = build_labels(train), build_prompt(train)
+    studies = load_studies(train, "phantom_a", ("sft", "val"), label_set)
+    samples = build_samples(studies, prompt, label_set, make(train.phase.teacher))
     assert len(samples) == report["accepted"]
     check_answers(samples, label_set, prompt.grammar)
 

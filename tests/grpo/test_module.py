@@ -45,9 +45,8 @@ def test_in_bfloat16_the_first_update_is_not_clipped_for_rounding(studies, tmp_p
     """There the sampling loop's log-probabilities are others, by more than a sequence ratio's clip is wide."""
     policy = load_policy("tiny:tiny_gemma3", dtype="bfloat16")
     attach_lora(policy, r=4, alpha=8, dropout=0.0)
-    module = t.grpo(policy)
-    module.sampling, policy.banned_ids = Sampling(24, temperature=1.3), []
-    module.objective = dataclasses.replace(t.SPEC, ratio_level="sequence", clip_low=3e-4, clip_high=4e-4)
+    objective = dataclasses.replace(t.SPEC, ratio_level="sequence", clip_low=3e-4, clip_high=4e-4)
+    module, policy.banned_ids = t.grpo(policy, sampling=Sampling(24, temperature=1.3), objective=objective), []
     logged, original = [], module._update
     module._update = lambda *given: logged.append(dict(original(*given))) or logged[-1]
     trainer = t.fit(module, t.grpo_data(policy, studies), tmp_path, max_steps=2, max_epochs=-1)
@@ -107,8 +106,7 @@ class Constant(t.ManyEs):
 
 def test_groups_without_a_difference_are_left_out_where_the_objective_says_so(studies, tmp_path):
     policy = t.policy_with_lora()
-    module = t.grpo(policy, reward=Constant())
-    module.objective = dataclasses.replace(t.SPEC, zero_variance="mask")
+    module = t.grpo(policy, reward=Constant(), objective=dataclasses.replace(t.SPEC, zero_variance="mask"))
     module.make_optimizer = lambda p: torch.optim.SGD(p, lr=1.0)
     before, logged, original = t.weights(module), [], module._update
     module._update = lambda *given: logged.append(dict(original(*given))) or logged[-1]
@@ -129,8 +127,9 @@ class FlatAfterTheFirst(t.ManyEs):
 @pytest.mark.parametrize("n_steps", [2, 4])
 def test_what_no_token_shows_has_no_value_and_not_that_of_the_rollout_before(studies, tmp_path, n_steps):
     policy = t.policy_with_lora()
-    module = t.grpo(policy, reward=FlatAfterTheFirst())
-    module.objective = dataclasses.replace(t.SPEC, zero_variance="mask", dual_clip=3.0)
+    module = t.grpo(
+        policy, reward=FlatAfterTheFirst(), objective=dataclasses.replace(t.SPEC, zero_variance="mask", dual_clip=3.0)
+    )
     trainer = t.fit(module, t.grpo_data(policy, studies), tmp_path, max_steps=n_steps, max_epochs=-1)
     known = n_steps == 2
     for name in ("ratio", "mismatch", "kl", "clip_fraction", "clip_fraction_dual"):
@@ -155,8 +154,7 @@ def test_grpo_raises_the_reward_it_is_given(studies, tmp_path):
     policy, reward = t.policy_with_lora(), t.ManyEs()
     letters = policy.tokenizer.convert_tokens_to_ids(list("abcdefgh"))
     policy.banned_ids = sorted(set(range(len(policy.tokenizer))) - set(letters))  # few actions: learnt in few steps
-    module = t.grpo(policy, reward=reward, group_size=8)
-    module.objective = dataclasses.replace(t.SPEC, kl_beta=0.0)
+    module = t.grpo(policy, reward=reward, group_size=8, objective=dataclasses.replace(t.SPEC, kl_beta=0.0))
     t.fit(module, t.grpo_data(policy, studies), tmp_path, max_steps=30, max_epochs=-1)
     means = [sum(t.count("e") for t in texts) / len(texts) for texts in reward.seen]
     assert sum(means[-5:]) / 5 > sum(means[:5]) / 5 + 1, means
@@ -182,7 +180,7 @@ def whole_run(studies, tmp_path_factory):
 def test_a_resumed_grpo_run_ends_with_the_same_weights(studies, whole_run, tmp_path, stop_after):
     whole, folder = whole_run
     again = grpo_run(studies, tmp_path, ckpt_path=folder / f"{stop_after}.ckpt")
-    assert again.reward.seen == whole.reward.seen[stop_after + 1 :]
+    assert again.spec.reward.seen == whole.spec.reward.seen[stop_after + 1 :]
     t.assert_same(t.weights(whole), t.weights(again))
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from omegaconf import OmegaConf
 
-from chexreason import build
+from chexreason.build.training import build_trainer
 from chexreason.confdir import confdir
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.training.callbacks.adapter_export import AdapterExport
@@ -198,7 +198,7 @@ def test_a_monitor_alone_says_how_a_run_chooses_and_stops(rule, tmp_path):
     def trainer(*overrides):
         with initialize_config_dir(confdir(), version_base="1.3"):
             cfg = compose("train", ["phase=sft", *overrides])
-        return build.build_trainer(cfg, tmp_path, {}, CHEXPERT14)
+        return build_trainer(cfg, tmp_path, {}, CHEXPERT14)
 
     monitor = f"phase.monitor=val/{rule}/macro_f1"
     for overrides, mode in ((), "min"), ((monitor,), "max"):

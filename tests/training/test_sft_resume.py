@@ -14,6 +14,7 @@ from chexreason.labels.catalog import CHEXPERT14
 from chexreason.model.adapters import attach_lora
 from chexreason.model.generate import key_seed
 from chexreason.model.load import load_policy
+from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.training.callbacks.adapter_export import AdapterExport
 from chexreason.training.callbacks.checkpoint import ResumePoint
 from chexreason.training.datamodule import StudyData
@@ -48,8 +49,7 @@ def run(studies, folder: Path, *, kill: KillAt | None = None, **stopping):
     attach_lora(policy, r=4, alpha=8, dropout=0.3, targets=TARGETS)
     module = SFTModule(
         policy,
-        CHEXPERT14,
-        "think_solution",
+        AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION),
         make_optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2),
         make_scheduler=lambda o, n: torch.optim.lr_scheduler.LambdaLR(o, lambda step: 1 - step / (2 * n)),
         max_new_tokens=1,

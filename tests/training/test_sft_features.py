@@ -14,6 +14,7 @@ from chexreason.labels.catalog import CHEXPERT14
 from chexreason.model.adapters import attach_lora
 from chexreason.model.features import image_reader
 from chexreason.model.load import load_policy
+from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.training.callbacks.checkpoint import ResumePoint
 from chexreason.training.datamodule import StudyData
 from chexreason.training.sft import SFTModule
@@ -45,8 +46,7 @@ def run(studies, folder: Path, cache: Path | None, model: str, kill: int | None 
     attach_lora(policy, r=4, alpha=8, dropout=0.3, targets=TARGETS)
     module = SFTModule(
         policy,
-        CHEXPERT14,
-        "think_solution",
+        AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION),
         make_optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2),
         make_scheduler=lambda o, n: torch.optim.lr_scheduler.LambdaLR(o, lambda step: 1.0),
         max_new_tokens=1,

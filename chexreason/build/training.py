@@ -1,0 +1,155 @@
+"""From a training config to Lightning's objects: data module, module, reward, trainer with callbacks and loggers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+
+from chexreason.build.data import build_samples, check_training, load_studies, make, training_prevalence
+from chexreason.build.model import image_reader
+from chexreason.data.leakage import TRAIN
+from chexreason.data.sampling import subset
+from chexreason.labels.schema import LabelSet
+from chexreason.model.adapters import attach_lora
+from chexreason.model.policy import Policy
+from chexreason.parsing import AnswerFormat, Grammar
+from chexreason.prompts import Prompt
+from chexreason.rewards.mix import told_prevalence
+from chexreason.runs import COLLAPSE
+from chexreason.traces.answer_faults import check_answers
+from chexreason.training.callbacks.adapter_export import AdapterExport
+from chexreason.training.callbacks.checkpoint import ResumePoint
+from chexreason.training.callbacks.collapse_watch import CollapseWatch
+from chexreason.training.callbacks.label_f1 import LabelF1Callback
+from chexreason.training.callbacks.loggers import csv_logger, wandb_logger
+from chexreason.training.callbacks.reward_log import RewardLog
+from chexreason.training.callbacks.samples import SampleLog
+from chexreason.training.callbacks.transfer_rules import TransferRules, monitor_mode
+from chexreason.training.callbacks.wandb_run import WandbRun
+from chexreason.training.datamodule import StudyData
+from chexreason.training.policy_module import PolicyModule
+
+
+def build_data(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: LabelSet) -> StudyData:
+    """Training samples of the phase's split and the validation sets; only the home set validates with answers.
+
+    Raises ValueError where the split is not one to train on, LeakageError where a sample is also one to evaluate on.
+    """
+    if cfg.phase.split not in TRAIN:
+        raise ValueError(f"phase.split={cfg.phase.split} is not for training; train on one of: {', '.join(TRAIN)}")
+    teacher = make(cfg.phase.teacher)
+    studies = load_studies(cfg, cfg.data.home, (cfg.phase.split,), label_set)
+    # Without a positive label there is no valid answer to learn, and nonsense would earn a full reward.
+    useful = [study for study in studies if any(study.target)]
+    train = build_samples(subset(useful, cfg.phase.limit, cfg.seed), prompt, label_set, teacher)
+    check_answers(train, label_set, prompt.grammar)
+    check_training(cfg, train)
+    val = {
+        name: build_samples(
+            load_studies(cfg, name, ("val",), label_set), prompt, label_set, teacher if name == cfg.data.home else None
+        )
+        for name in cfg.data.val
+    }
+    encode, load = image_reader(cfg, policy)
+    return StudyData(
+        encode,
+        policy.encode_answers,
+        train,
+        val,
+        batch_size=cfg.phase.batch_size,
+        eval_batch_size=cfg.model.eval_batch_size,
+        accumulate=cfg.phase.accumulate,
+        num_workers=cfg.num_workers,
+        seed=cfg.seed,
+        drop_last=cfg.phase.name == "grpo",
+        load=load,
+    )
+
+
+def build_module(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: LabelSet) -> PolicyModule:
+    """Attach the adapter and wrap the policy in its phase's module."""
+    attach_lora(policy, **OmegaConf.to_container(cfg.adapter, resolve=True))
+    extra: dict[str, Any] = {}
+    if cfg.phase.name == "grpo":
+        extra = {"reward": build_reward(cfg, label_set), "objective": make(cfg.objective), "seed": cfg.seed}
+    module: PolicyModule = make(
+        cfg.phase.module,
+        policy=policy,
+        answer_format=AnswerFormat(label_set, Grammar.of(prompt.grammar)),
+        make_optimizer=make(cfg.optim.optimizer),
+        make_scheduler=make(cfg.optim.scheduler),
+        max_new_tokens=cfg.model.max_new_tokens,
+        _convert_="object",
+        **extra,
+    )
+    # from_pretrained returns a model in evaluation mode and Lightning keeps modes: dropout would stay off
+    return module.train()
+
+
+def build_reward(cfg: DictConfig, label_set: LabelSet) -> Any:
+    """The reward, told the training prevalence where it prices labels by it."""
+    node = OmegaConf.to_container(cfg.reward, resolve=True)
+    return make(told_prevalence(node, lambda: training_prevalence(cfg, label_set)))
+
+
+def build_trainer(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], label_set: LabelSet) -> L.Trainer:
+    """Lightning's Trainer with this run's length, callbacks and loggers."""
+    phase = cfg.phase
+    every_epoch = phase.val_check_interval is None
+    return make(
+        cfg.trainer,
+        max_epochs=phase.max_epochs if "max_epochs" in phase else -1,
+        max_steps=_max_steps(cfg),
+        accumulate_grad_batches=phase.accumulate,
+        gradient_clip_val=phase.gradient_clip_val,
+        val_check_interval=None if every_epoch else phase.val_check_interval,
+        check_val_every_n_epoch=1 if every_epoch else None,
+        enable_progress_bar=cfg.callbacks.progress,
+        callbacks=_callbacks(cfg, run_dir, card, label_set),
+        logger=_loggers(cfg, run_dir),
+        default_root_dir=str(run_dir),
+        _convert_="object",
+    )
+
+
+def _max_steps(cfg: DictConfig) -> int:
+    if "max_steps" in cfg.phase:
+        return int(cfg.phase.max_steps)
+    # Lightning counts optimiser steps; a rollout makes several
+    return int(cfg.phase.rollouts * cfg.objective.updates_per_rollout) if "rollouts" in cfg.phase else -1
+
+
+def _callbacks(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], label_set: LabelSet) -> list[L.Callback]:
+    monitor, mode = cfg.phase.monitor, monitor_mode(cfg.phase.monitor, cfg.phase.mode)
+    callbacks: list[L.Callback] = [
+        LabelF1Callback(label_set),
+        TransferRules(cfg.data.home, monitor, **cfg.callbacks.transfer),
+        AdapterExport(str(run_dir / "adapter"), monitor, mode, card, list(cfg.adapters)),
+        SampleLog(str(run_dir / "samples.jsonl"), cfg.callbacks.samples),
+        ResumePoint(run_dir / "checkpoints" / "last.ckpt", cfg.callbacks.checkpoint_every),
+    ]
+    if cfg.phase.name == "grpo":
+        callbacks += [RewardLog(run_dir), CollapseWatch(run_dir / COLLAPSE, **cfg.callbacks.collapse)]
+    if (node := cfg.logger.wandb) is not None:
+        shown = {key: node[key] for key in ("media", "allow_export")}
+        callbacks.append(WandbRun(node.completions, **shown, credentialed=cfg.data.get("credentialed") or ()))
+    if cfg.phase.patience is not None:
+        callbacks.append(EarlyStopping(monitor, mode=mode, patience=cfg.phase.patience))
+    if cfg.callbacks.progress:
+        callbacks.append(RichProgressBar())
+    return callbacks
+
+
+def _loggers(cfg: DictConfig, run_dir: Path) -> list[Logger]:
+    if cfg.logger.wandb is None:
+        return [csv_logger(run_dir)]
+    node, name = cfg.logger.wandb, f"{cfg.name}/{cfg.arm}/seed{cfg.seed}"
+    config = OmegaConf.to_container(cfg, resolve=True)
+    chosen = {key: node[key] for key in ("project", "entity", "group", "offline")}
+    return [csv_logger(run_dir), wandb_logger(run_dir, **chosen, name=name, config=config)]
