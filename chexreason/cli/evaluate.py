@@ -9,6 +9,7 @@ from pathlib import Path
 
 import hydra
 import lightning as L
+import numpy as np
 import torch
 from omegaconf import DictConfig
 
@@ -27,8 +28,9 @@ from chexreason.progress import track
 from chexreason.prompts import Prompt
 from chexreason.quiet import quiet
 from chexreason.reports.payload import finite
-from chexreason.statistics import metrics, predictions
+from chexreason.statistics import predictions
 from chexreason.statistics.comparable import basis, set_facts
+from chexreason.statistics.metrics import confusion, label_f1
 from chexreason.types import Prediction
 
 log = logging.getLogger(__name__)
@@ -44,7 +46,7 @@ def evaluate(cfg: DictConfig) -> list[Prediction]:
     with runs.open_run(run_dir, cfg):
         if runs.is_done(run_dir):
             log.info("%s is DONE: nothing to evaluate", run_dir)
-            return predictions.read(run_dir / FILE)
+            return predictions.read_predictions(run_dir / FILE)
         label_set, prompt = build_labels(cfg), build_prompt(cfg)
         policy, collate = ready(cfg, prompt, label_set)
         answer_format = AnswerFormat(label_set, Grammar.of(prompt.grammar))
@@ -60,7 +62,7 @@ def evaluate(cfg: DictConfig) -> list[Prediction]:
                 batch = collate([(sample, 0.0) for sample in chunk]).to(policy.device)
                 answers = predict_batch(policy, batch, answer_format, cfg.max_new_tokens)
                 found += [replace(answer, **origin) for answer in answers]
-        predictions.write(run_dir / FILE, found)
+        predictions.write_predictions(run_dir / FILE, found)
         scores = score_sets(found, label_set)
         runs.write_json(run_dir / "metrics.json", finite(scores))
         runs.mark_done(run_dir, {"studies": len(found)})
@@ -84,10 +86,9 @@ def score_sets(found: list[Prediction], label_set: LabelSet) -> dict[str, dict[s
     """Averages, fail rate and per-label F1 of each data set."""
     scores = {}
     for name, rows in predictions.datasets(found).items():
-        metric = metrics.LabelF1(label_set.labels)
-        failed = torch.tensor([row.broken is not None for row in rows])
-        metric.update(*predictions.counts(rows, label_set.labels), failed, [row.study_id for row in rows])
-        scores[name] = {k: float(v) for k, v in metric.compute().items()}
+        pred, truth, mask = predictions.counts(rows, label_set.labels)
+        failed = np.array([row.broken is not None for row in rows], dtype=bool)
+        scores[name] = label_f1(confusion(pred, truth, mask), mask, failed, label_set.labels)
     return scores
 
 

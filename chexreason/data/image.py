@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,18 @@ def load_image(path: Path) -> Image.Image:
         raise ImageError(path, "no such file") from None
     except Exception as error:  # decoders raise many types on damaged bytes: SyntaxError, struct.error, zlib.error
         raise ImageError(path, str(error) or type(error).__name__) from error
+
+
+def jpeg_thumbnail(path: Path, side: int, quality: int, resample: int = Image.Resampling.BICUBIC) -> bytes:
+    """The radiograph at ``path`` as a grey JPEG of at most ``side`` pixels a side; nothing but its pixels is passed on.
+
+    Raises ImageError where the file cannot be read.
+    """
+    image = load_image(path).convert("L")
+    image.thumbnail((side, side), resample)
+    file = io.BytesIO()
+    image.save(file, format="JPEG", quality=quality)
+    return file.getvalue()
 
 
 def _rgb(image: Image.Image) -> Image.Image:

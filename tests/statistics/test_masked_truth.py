@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from chexreason.labels.schema import LabelSet
 from chexreason.labels.uncertainty import IGNORE, ONES, POSITIVES_ONLY, ZEROS, LabelPolicy, resolve
 from chexreason.model.predict import to_prediction
 from chexreason.statistics.bootstrap import replicates
-from chexreason.statistics.metrics import LabelF1, confusion
-from chexreason.statistics.predictions import counts, evaluated_labels, read, write
+from chexreason.statistics.metrics import confusion, label_f1
+from chexreason.statistics.predictions import counts, evaluated_labels, read_predictions, write_predictions
 from chexreason.types import Completion, Parsed, Prediction, Study
 
 LABELS = LabelSet("three", ("Edema", "Pneumonia", "Fracture"))
@@ -30,15 +29,13 @@ def _scored(policy: LabelPolicy, answer: tuple[str, ...], folder: Path) -> list[
     for i in range(4):
         study = Study(f"s{i}", f"p{i}", "set", Path("x"), tuple(target[i].tolist()), tuple(mask[i].tolist()))
         rows.append(to_prediction(study, Completion(f"s{i}", "", Parsed(answer), 1), LABELS))
-    write(folder / "predictions.jsonl", rows)
-    return read(folder / "predictions.jsonl")
+    write_predictions(folder / "predictions.jsonl", rows)
+    return read_predictions(folder / "predictions.jsonl")
 
 
 def _f1(rows: list[Prediction]) -> dict[str, float]:
-    metric = LabelF1(LABELS.labels)
-    failed = torch.zeros(len(rows), dtype=torch.bool)
-    metric.update(*counts(rows, LABELS.labels), failed, [row.study_id for row in rows])
-    return {name: value.item() for name, value in metric.compute().items()}
+    pred, truth, mask = counts(rows, LABELS.labels)
+    return label_f1(confusion(pred, truth, mask), mask, np.zeros(len(rows), dtype=bool), LABELS.labels)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +52,7 @@ def test_answering_everything_costs_what_is_known_to_be_absent(policy, tp, fp, t
 
 @pytest.mark.parametrize(("policy", "missed"), [(IGNORE, 1), (ZEROS, 1), (ONES, 2), (POSITIVES_ONLY, 1)])
 def test_answering_nothing_misses_what_is_known_to_be_present(policy, missed, tmp_path) -> None:
-    hits = confusion(*counts(_scored(policy, (), tmp_path), LABELS.labels)).sum(dim=0)  # [3, L]
+    hits = confusion(*counts(_scored(policy, (), tmp_path), LABELS.labels)).sum(axis=0)  # [3, L]
     assert hits[:, :2].tolist() == [[0, 0], [0, 0], [missed, missed]]
 
 

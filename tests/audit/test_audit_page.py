@@ -13,7 +13,7 @@ from PIL import Image
 
 from chexreason.audit.audit_page import write_audit
 from chexreason.audit.facts import set_figures, shift
-from chexreason.audit.sheet import draw
+from chexreason.audit.sheet import drawn_rows
 from chexreason.audit.warnings import far_apart, worries
 from chexreason.data.leakage import Leak
 from chexreason.data.manifest import Manifest, conform
@@ -48,10 +48,6 @@ def root(tmp_path) -> Path:
     for i in range(6):
         Image.fromarray(np.full((8, 12), 20 * i, dtype=np.uint8)).save(folder / f"{i}.png")
     return folder
-
-
-def said(figures, name: str) -> list[str]:
-    return [worry["text"] for worry in figures["worries"] if name in worry["text"]]
 
 
 def test_counts_marks_and_masks_are_those_counted_by_hand(root):
@@ -122,10 +118,9 @@ def test_prevalence_is_far_apart_only_where_there_are_enough_positives(few, rati
 
 
 def test_a_clean_audit_of_large_sets_worries_about_nothing(root):
-    a = manifest("a", root, 600, sha256=[str(i) for i in range(600)], **dict.fromkeys(CHEXPERT14.labels, 1.0))
-    a = Manifest(a.frame.assign(**{"No Finding": np.arange(600) % 4 == 3}), a.provenance, root)
-    a.frame.loc[a.frame["No Finding"], [label for label in CHEXPERT14.labels if label != "No Finding"]] = 0.0
-    a = Manifest(conform(a.frame.assign(**{"No Finding": a.frame["No Finding"].astype(float)})), {}, root)
+    normal = np.arange(600) % 4 == 3
+    labels = {label: (normal == (label == "No Finding")).astype(float) for label in CHEXPERT14.labels}
+    a = manifest("a", root, 600, sha256=[str(i) for i in range(600)], **labels)
     figures = {"home": "a", "sets": {"a": set_figures(a, IGNORE) | {"formats": {"unreadable": 0}}}}
     figures |= {"shift": shift(figures["sets"], "a"), "leaks": [], "agreement": []}
     assert worries(figures) == []
@@ -159,32 +154,6 @@ def test_the_page_says_what_to_worry_about_the_gravest_first(root, tmp_path):
     assert page.index("share 3 of the same patients") < page.index("have no positive label")
 
 
-def test_the_json_holds_every_figure_and_is_strict(root, tmp_path):
-    figures = write_audit({"a": manifest("a", root)}, {"a": IGNORE}, tmp_path, agreement=[("a", "a")])
-    text = (tmp_path / "audit.json").read_text()
-    assert json.loads(text) == json.loads(json.dumps(figures))
-    assert "NaN" not in text
-    assert figures["sets"]["a"]["policy"] == asdict(IGNORE)
-    assert figures["sets"]["a"]["provenance"]["source"] == "test"
-    assert figures["sets"]["a"]["formats"] == {"drawn": 6, "unreadable": 0, "formats": {"PNG L 12x8": 6}}
-
-
-def test_the_page_is_self_contained_and_escapes_what_data_say(root, tmp_path):
-    a = manifest("a", root, view=NASTY, study_id=[f"a:{i}{NASTY}" for i in range(6)])
-    a = Manifest(a.frame, {"source": NASTY, "nested": {NASTY: [NASTY]}}, root)
-    licence = tmp_path / "LICENCE"
-    licence.write_text(NASTY)
-    write_audit(
-        {"a": a}, {"a": IGNORE}, tmp_path, title=NASTY, declared={"a": NASTY}, attributions=[licence], n_images=2
-    )
-    page = (tmp_path / "audit.html").read_text()
-    assert "<script" not in page
-    assert page.count("&lt;script&gt;") >= 7
-    assert not re.search(r'(?:src|href)="(?!data:|#)', page)
-    assert len(re.findall(r'<img src="data:image/jpeg', page)) == 2
-    assert "default-src 'none'" in page
-
-
 class _Balance(HTMLParser):
     """Checks that every element that must be closed is closed, in order."""
 
@@ -202,10 +171,20 @@ class _Balance(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_is_well_formed_and_every_link_has_its_target(root, tmp_path):
-    sets = {"a": manifest("a", root), "b": manifest("b", root, age=None)}
-    write_audit(sets, dict.fromkeys(sets, IGNORE), tmp_path, agreement=[("a", "b")], leaks=[])
+def test_the_page_is_well_formed_self_contained_and_escapes_what_data_say(root, tmp_path):
+    a = manifest("a", root, view=NASTY, study_id=[f"a:{i}{NASTY}" for i in range(6)])
+    a = Manifest(a.frame, {"source": NASTY, "nested": {NASTY: [NASTY]}}, root)
+    sets = {"a": a, "b": manifest("b", root, age=None)}
+    licence = tmp_path / "LICENCE"
+    licence.write_text(NASTY)
+    more = {"title": NASTY, "declared": {"a": NASTY}, "attributions": [licence], "leaks": []}
+    write_audit(sets, dict.fromkeys(sets, IGNORE), tmp_path, agreement=[("a", "b")], n_images=2, **more)
     page = (tmp_path / "audit.html").read_text()
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") >= 7
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page)
+    assert len(re.findall(r'<img src="data:image/jpeg', page)) == 2
+    assert "default-src 'none'" in page
     parser = _Balance()
     parser.feed(page)
     assert parser.open == []
@@ -222,39 +201,39 @@ def test_credentialed_sets_show_neither_picture_nor_identifier(root, tmp_path):
     assert "No picture and no identifier of secret" in written
     write_audit(sets, dict.fromkeys(sets, IGNORE), tmp_path, leaks=[leak])
     assert re.search(r"secret:p?\d", (tmp_path / "audit.html").read_text())
-
-
-def test_a_vendors_patients_are_withheld_whatever_their_set_is_called(root, tmp_path):
-    films = manifest("films", root)
-    films.frame["patient_id"] = "mimic:" + films.frame["patient_id"]
-    figures = write_audit({"films": films}, {"films": IGNORE}, tmp_path)
-    assert figures["withheld"] == ["films"]
-    assert "No picture and no identifier of films" in (tmp_path / "audit.html").read_text()
+    sets["secret"].frame["patient_id"] = "mimic:" + sets["secret"].frame["patient_id"]  # of a credentialed vendor
+    assert write_audit(sets, dict.fromkeys(sets, IGNORE), tmp_path)["withheld"] == ["secret"]
 
 
 def test_an_image_that_cannot_be_read_leaves_a_note(root, tmp_path):
     (root / "3.png").write_bytes(b"no image")
     figures = write_audit({"a": manifest("a", root)}, {"a": IGNORE}, tmp_path)
-    assert "a: 1 of 6 image files drawn could not be opened." in said(figures, "a:")
+    assert "a: 1 of 6 image files drawn could not be opened." in [worry["text"] for worry in figures["worries"]]
     assert (tmp_path / "audit.html").read_text().count('class="noimg"') == 1
 
 
 def test_the_draw_depends_on_the_seed_and_not_on_the_order_of_rows(root):
     frame = manifest("a", root, 50).frame
     shuffled = frame.sample(frac=1, random_state=1).reset_index(drop=True)
-    assert draw(frame, 5, 0)["study_id"].tolist() == draw(shuffled, 5, 0)["study_id"].tolist()
-    assert draw(frame, 5, 0)["study_id"].tolist() != draw(frame, 5, 1)["study_id"].tolist()
-    assert len(draw(frame, 99, 0)) == 50
+    assert drawn_rows(frame, 5, 0)["study_id"].tolist() == drawn_rows(shuffled, 5, 0)["study_id"].tolist()
+    assert drawn_rows(frame, 5, 0)["study_id"].tolist() != drawn_rows(frame, 5, 1)["study_id"].tolist()
+    assert len(drawn_rows(frame, 99, 0)) == 50
 
 
-def test_the_same_data_give_the_same_bytes_and_stay_unchanged(root, tmp_path):
+def test_the_json_is_strict_and_the_same_data_give_the_same_bytes(root, tmp_path):
     sets = {"a": manifest("a", root, Edema=[1, 0, 1, 0, -1, NAN])}
     before = sets["a"].frame.copy(deep=True)
     for folder in ("one", "two"):
-        write_audit(sets, {"a": IGNORE}, tmp_path / folder, agreement=[("a", "a")], seed=3)
+        figures = write_audit(sets, {"a": IGNORE}, tmp_path / folder, agreement=[("a", "a")], seed=3)
     for name in ("audit.html", "audit.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     pd.testing.assert_frame_equal(sets["a"].frame, before)
+    text = (tmp_path / "one" / "audit.json").read_text()
+    assert json.loads(text) == json.loads(json.dumps(figures))
+    assert "NaN" not in text
+    assert figures["sets"]["a"]["policy"] == asdict(IGNORE)
+    assert figures["sets"]["a"]["provenance"]["source"] == "test"
+    assert figures["sets"]["a"]["formats"] == {"drawn": 6, "unreadable": 0, "formats": {"PNG L 12x8": 6}}
 
 
 def test_an_unknown_set_is_refused_before_anything_is_written(root, tmp_path):

@@ -3,8 +3,8 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,14 +15,14 @@ from chexreason.types import Prediction
 LABELS = ("Edema", "Fracture")
 
 
-def _set(n: int = 300, noise: float = 0.5, seed: int = 0) -> tuple[torch.Tensor, list[Prediction]]:
+def _set(n: int = 300, noise: float = 0.5, seed: int = 0) -> tuple[np.ndarray, list[Prediction]]:
     """Scores that rank by truth plus noise, with the answers of a cut at 0.5; a third of the labels are positive."""
-    truth = torch.rand(n, 2, generator=torch.Generator().manual_seed(1)) < 0.33
-    scores = truth + noise * torch.randn(n, 2, generator=torch.Generator().manual_seed(seed))
-    return scores.double(), _answers(truth, scores > 0.5)
+    truth = np.random.default_rng(1).random((n, 2)) < 0.33
+    scores = truth + noise * np.random.default_rng(seed).standard_normal((n, 2))
+    return scores, _answers(truth, scores > 0.5)
 
 
-def _answers(truth: torch.Tensor, given_: torch.Tensor) -> list[Prediction]:
+def _answers(truth: np.ndarray, given_: np.ndarray) -> list[Prediction]:
     def named(row: list[bool]) -> tuple[str, ...]:
         return tuple(label for label, on in zip(LABELS, row, strict=True) if on)
 
@@ -30,14 +30,14 @@ def _answers(truth: torch.Tensor, given_: torch.Tensor) -> list[Prediction]:
     return [Prediction(f"s{i}", f"p{i // 2}", "set", "", named(b), named(a), LABELS) for i, (a, b) in enumerate(pairs)]
 
 
-def _f1(truth: torch.Tensor, given_: torch.Tensor) -> float:
-    return float(2 * (truth & given_).sum() / (truth.sum() + given_.sum()).clamp(min=1))
+def _f1(truth: np.ndarray, given_: np.ndarray) -> float:
+    return float(2 * (truth & given_).sum() / max(truth.sum() + given_.sum(), 1))
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=15))
 def test_the_threshold_is_the_best_of_all(rows: list[tuple[int, bool]]) -> None:
-    scores, truth = torch.tensor([r[0] / 5 for r in rows]), torch.tensor([r[1] for r in rows])
+    scores, truth = np.array([r[0] / 5 for r in rows]), np.array([r[1] for r in rows])
     levels = sorted({r[0] / 5 for r in rows})
     cuts = [ALWAYS, *((a + b) / 2 for a, b in pairwise(levels)), NEVER]
     found = best_threshold(scores, truth)
@@ -73,18 +73,18 @@ def test_a_monotone_change_of_the_scores_changes_no_cut() -> None:
 
 def test_no_study_is_cut_at_a_threshold_fitted_on_its_patient() -> None:
     """The only positive patient's fold has thresholds of patients without a positive: its label is never given."""
-    truth = torch.zeros(10, 2, dtype=torch.bool)
+    truth = np.zeros((10, 2), dtype=bool)
     truth[:2] = True  # two studies of patient p0
-    point = refit(truth.double(), _answers(truth, truth), LABELS, fit_patients=None, n_resamples=5)
+    point = refit(truth.astype(float), _answers(truth, truth), LABELS, fit_patients=None, n_resamples=5)
     assert point.own.value["macro_f1"] == 1
     assert point.refitted.value["macro_f1"] == 0
 
 
 def test_scores_that_mean_nothing_do_not_beat_answering_every_label() -> None:
-    truth = torch.rand(200, 2, generator=torch.Generator().manual_seed(1)) < 0.33
-    scores = torch.rand(200, 2, generator=torch.Generator().manual_seed(2)).double()
+    truth = np.random.default_rng(1).random((200, 2)) < 0.33
+    scores = np.random.default_rng(2).random((200, 2))
     point = refit(scores, _answers(truth, truth), LABELS, n_resamples=5)
-    p = truth.double().mean(0)
+    p = truth.mean(axis=0)
     assert point.refitted.value["macro_f1"] <= float((2 * p / (1 + p)).mean()) + 0.03
 
 
