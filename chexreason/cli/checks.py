@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from chexreason import build
 from chexreason.data.prevalence import prevalence_of
@@ -14,7 +14,6 @@ from chexreason.model.adapters import answer_tokens
 from chexreason.model.policy import Policy
 from chexreason.preflight import settings as preflight
 from chexreason.rewards.lab.earnings import degenerate_warning
-from chexreason.rewards.mix import told_prevalence
 from chexreason.types import Sample
 
 
@@ -59,8 +58,7 @@ def _of_training(
 def _of_reward(cfg: DictConfig, samples: Sequence[Sample], label_set: LabelSet) -> preflight.Finding | None:
     """The rewards lab's warning: a policy that looks at no image out-earns an honest one."""
     studies = [sample.study for sample in samples]
-    node = OmegaConf.to_container(cfg.reward, resolve=True)
-    reward = build.make(told_prevalence(node, lambda: prevalence_of(studies, label_set)))
+    reward = build.build_reward(cfg.reward, lambda: prevalence_of(studies, label_set))
     text = degenerate_warning(reward, studies, label_set, samples[0].prompt, cfg.prompt.grammar)
     return None if text is None else preflight.Finding(text, stops=False)
 

@@ -11,7 +11,7 @@ from chexreason.labels.schema import LabelSet
 from chexreason.rewards.base import named_weights
 from chexreason.types import Completion, Study
 
-PARTS = ("valid", "extras")
+_PARTS = ("valid", "extras")
 
 
 class FormatReward:
@@ -25,14 +25,14 @@ class FormatReward:
         if most < 0:
             raise ValueError(f"most={most}: charge 0 or more extras of an answer")
         self.most = most
-        self.weights = named_weights("FormatReward", PARTS, weights)
+        self.weights = named_weights("FormatReward", _PARTS, weights)
 
     def __call__(
         self, completions: Sequence[Completion], studies: Sequence[Study], label_set: LabelSet
     ) -> dict[str, Tensor]:
         """Parts ``valid`` [N], 0 or 1, and ``extras`` [N] in -most..0."""
         rows = [self._row(completion) for completion in completions]
-        return dict(zip(PARTS, torch.tensor(rows).reshape(-1, len(PARTS)).unbind(1), strict=True))
+        return dict(zip(_PARTS, torch.tensor(rows).reshape(-1, len(_PARTS)).unbind(1), strict=True))
 
     def _row(self, completion: Completion) -> tuple[float, float]:
         parsed = completion.parsed

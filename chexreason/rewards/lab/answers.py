@@ -12,9 +12,9 @@ from chexreason.labels.schema import LabelSet
 from chexreason.parsing import parse
 from chexreason.types import Completion, Prediction, Study
 
-KEYS = {"text", "labels", "tokens", "labelled", "study_id", "patient_id"}
-REQUIRED = {"text", "labels"}
-SHOWN = 3  # examples of each kind of fault
+_KEYS = {"text", "labels", "tokens", "labelled", "study_id", "patient_id"}
+_REQUIRED = {"text", "labels"}
+_SHOWN = 3  # examples of each kind of fault
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,9 @@ def of_predictions(found: Sequence[Prediction], label_set: LabelSet, grammar: st
     changed = [p.study_id for p, c in pairs if (p.predicted, p.broken) != (_judged(c, p), c.parsed.broken)]
     if changed:
         raise ValueError(
-            f"{len(changed)} of {len(found)} answers, e.g. of {', '.join(changed[:SHOWN])}, read differently than when "
-            f"they were predicted (grammar '{grammar}', labels '{label_set.name}'): set prompt= and labels= as then"
+            f"{len(changed)} of {len(found)} answers, e.g. of {', '.join(changed[:_SHOWN])}, read differently than "
+            f"when they were predicted (grammar '{grammar}', labels '{label_set.name}'): "
+            "set prompt= and labels= as then"
         )
     studies = (_study(p.study_id, p.patient_id, p.dataset, p.truth, p.labelled, label_set) for p in found)
     return Answers(completions, tuple(studies))
@@ -74,7 +75,8 @@ def read_answers(path: Path, label_set: LabelSet, grammar: str, n_tokens: int) -
             rows.append((number, row))
     if faults:
         listed = "\n".join(
-            f"  {kind}: {len(lines)} lines, e.g. {', '.join(map(str, lines[:SHOWN]))}" for kind, lines in faults.items()
+            f"  {kind}: {len(lines)} lines, e.g. {', '.join(map(str, lines[:_SHOWN]))}"
+            for kind, lines in faults.items()
         )
         raise ValueError(f"{path} cannot be scored; write one JSON object a line with text and labels:\n{listed}")
     if not rows:
@@ -113,10 +115,10 @@ def _faults(row: Any, label_set: LabelSet) -> Iterator[str]:
     if not isinstance(row, Mapping):
         yield "not a JSON object"
         return
-    for name in sorted(REQUIRED - set(row)):
+    for name in sorted(_REQUIRED - set(row)):
         yield f"no field '{name}'"
-    for name in sorted(set(row) - KEYS):
-        yield f"unknown field '{name}' (known: {', '.join(sorted(KEYS))})"
+    for name in sorted(set(row) - _KEYS):
+        yield f"unknown field '{name}' (known: {', '.join(sorted(_KEYS))})"
     if not isinstance(row.get("text", ""), str):
         yield "'text' is not text"
     if type(row.get("tokens", 0)) is not int or row.get("tokens", 0) < 0:
