@@ -1,4 +1,4 @@
-"""What a teacher is told: the words live in conf/traces/<arm>.yaml; this file fills them and shrinks the image."""
+"""What a teacher is told: the words of conf/teacher_instruction/<arm>.yaml filled in, and the image shrunk."""
 
 from __future__ import annotations
 
@@ -44,10 +44,11 @@ class Instruction:
             found = {part[1] for part in Formatter().parse(getattr(self, field)) if part[1] is not None}
             if found != wanted:
                 raise ValueError(
-                    f"traces={self.name}: {field} must hold exactly {sorted(wanted)}, found {sorted(found)}"
+                    f"teacher_instruction={self.name}: {field} must hold exactly {sorted(wanted)}, "
+                    f"found {sorted(found)}"
                 )
         if not 0 < self.min_words <= self.max_words:
-            raise ValueError(f"traces={self.name}: min_words={self.min_words}, max_words={self.max_words}")
+            raise ValueError(f"teacher_instruction={self.name}: min_words={self.min_words}, max_words={self.max_words}")
 
     @property
     def words(self) -> tuple[int, int]:

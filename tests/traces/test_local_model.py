@@ -61,7 +61,7 @@ def test_a_local_model_is_asked_and_its_answers_are_judged(server, tmp_path) -> 
         Study(f"mimic:{i}", f"mimic:{i}", "mimic", tmp_path / "film.png", CHEXPERT14.encode([label]), (True,) * 14)
         for i, label in enumerate(("Edema", "Fracture"))
     ]
-    words = Instruction(**yaml.safe_load((ROOT / "conf" / "traces" / "free_reasoning.yaml").read_text()))
+    words = Instruction(**yaml.safe_load((ROOT / "conf" / "teacher_instruction" / "free_reasoning.yaml").read_text()))
     teacher = OpenAITeacher(str(MODEL), server, Tariff(), {"max_tokens": 60, "temperature": 0.7})
     task = Task(teacher, words, load_prompt("free_reasoning", ROOT / "conf" / "prompt"), CHEXPERT14)
     limits = Limits(concurrency=1, attempts=2)

@@ -29,7 +29,7 @@ from tests.support import scripted_server as s
 pytestmark = pytest.mark.slow
 TEACHERS = {"openai": (OpenAITeacher, "/v1"), "gemini": (GeminiTeacher, "")}
 CONF = Path(__file__).parents[2] / "conf"
-ARM = Instruction(**yaml.safe_load((CONF / "traces" / "free_reasoning.yaml").read_text()))
+ARM = Instruction(**yaml.safe_load((CONF / "teacher_instruction" / "free_reasoning.yaml").read_text()))
 TEXT = "These findings apply to it: Edema, Fracture.\n"
 
 

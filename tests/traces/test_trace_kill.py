@@ -58,7 +58,7 @@ DRIVER = """
         die_in(point)
     tariff = Tariff(1.0, 1.0)
     teacher = OpenAITeacher("m", url + "/v1", tariff)
-    words = Instruction(**yaml.safe_load((conf / "traces" / "free_reasoning.yaml").read_text()))
+    words = Instruction(**yaml.safe_load((conf / "teacher_instruction" / "free_reasoning.yaml").read_text()))
     task = Task(teacher, words, load_prompt("free_reasoning", conf / "prompt"), CHEXPERT14)
     with open_store(folder / "t.db") as store:
         store.begin(task.identity, studies, CHEXPERT14)
