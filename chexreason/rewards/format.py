@@ -1,4 +1,4 @@
-"""A reward for the answer format alone: what a mix adds to one that looks at the labels only."""
+"""A reward for the answer format alone, to be mixed with one for the labels. Short because a reward is a file."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _PARTS = ("valid", "extras")
 
 
 class FormatReward:
-    """``valid`` is 1 for an output that obeys the answer format; ``extras`` is -1 for each thing too much in it.
+    """``valid`` is 1 for an output that obeys the answer format; ``extras`` is -1 for each extra item in it.
 
-    Too much are labels outside the label set, repeated labels and blocks of text outside the format; at most ``most``
-    of them are charged. An output that is not valid has no extras.
+    Extra items are labels outside the label set, repeated labels and blocks of text outside the format. At most
+    ``most`` of them are charged. An output that is not valid has no extras.
     """
 
     def __init__(self, most: int = 4, weights: Mapping[str, float] | None = None) -> None:

@@ -19,7 +19,7 @@ class HardReward:
     """Jaccard overlap J, or J - ``length_penalty`` below ``min_length`` tokens; 0 when the output is not valid.
 
     ``unknown="ignore"`` drops labels outside the label set, as the paper does; "penalise" counts each as a false
-    positive. Two edges of the paper's rule to know: under "ignore", unknown labels alone fully match a study where
+    positive. The paper's rule has two edge cases: under "ignore", unknown labels alone fully match a study where
     nothing is true (keep such studies out of training, or penalise); and an invalid output (0) outscores a short and
     wholly wrong one (-``length_penalty``).
     Source: Berger et al. 2025, hard reward; the size of the penalty and the unit of length are this project's choice.

@@ -16,7 +16,7 @@ class MixReward:
     """The sum of ``weights[name]`` times each of ``rewards``; weight 0 makes all parts of one metrics.
 
     The part ``jaccard`` of the reward called ``hard`` is the part ``hard/jaccard`` of the mix, its weight the product
-    of the two. Every reward looks at every completion, so one that remembers does so at weight 0 too.
+    of the two. Every reward scores every completion; a reward with a memory therefore remembers at weight 0 too.
     Raises ValueError without a reward and on a weight for none of them.
     """
 

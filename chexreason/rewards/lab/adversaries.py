@@ -1,4 +1,4 @@
-"""Policies to try a reward on: answers that look at nothing, and honest ones with a known share of errors."""
+"""Strategies to test a reward with: answers that ignore the image, and honest ones with a known share of errors."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ ADVERSARIES = {
 
 
 def listing(items: Sequence[str], grammar: str) -> str:
-    """An answer that lists ``items`` whatever they are: where ``format_answer`` refuses, a policy does not."""
+    """An answer that lists ``items`` whatever they are, those too that ``format_answer`` refuses."""
     blocks = BLOCKS[Grammar.of(grammar)]
     inside = {"think": "The film was read."}
     return "\n".join(f"<{block}>{inside.get(block, ', '.join(items))}</{block}>" for block in blocks)
 
 
 def constant_texts(prevalence: Mapping[str, float], prompt: str, grammar: str) -> dict[str, str]:
-    """The text each degenerate policy answers every study with, by its name in ``ADVERSARIES``.
+    """The one text with which each degenerate strategy answers all studies, by its name in ``ADVERSARIES``.
 
     ``prevalence`` maps the labels, in their order, to their share of the studies; ``prompt`` is what the model reads.
     """

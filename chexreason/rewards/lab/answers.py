@@ -54,7 +54,7 @@ def of_predictions(found: Sequence[Prediction], label_set: LabelSet, grammar: st
             f"when they were predicted (grammar '{grammar}', labels '{label_set.name}'): "
             "set prompt= and labels= as then"
         )
-    studies = (_study(p.study_id, p.patient_id, p.dataset, p.truth, p.labelled, label_set) for p in found)
+    studies = (study_of(p.study_id, p.patient_id, p.dataset, p.truth, p.labelled, label_set) for p in found)
     return Answers(completions, tuple(studies))
 
 
@@ -87,7 +87,7 @@ def read_answers(path: Path, label_set: LabelSet, grammar: str, n_tokens: int) -
         owner = str(row.get("patient_id", study_id))
         judged = row.get("labelled", label_set.labels)
         completions.append(_completion(study_id, row["text"], row.get("tokens", n_tokens), label_set, grammar))
-        studies.append(_study(study_id, owner, path.stem, row["labels"], judged, label_set))
+        studies.append(study_of(study_id, owner, path.stem, row["labels"], judged, label_set))
     return Answers(tuple(completions), tuple(studies))
 
 
@@ -148,9 +148,10 @@ def _completion(study_id: str, text: str, n_tokens: int, label_set: LabelSet, gr
     return Completion(study_id, text, parse(text, label_set, grammar), n_tokens)
 
 
-def _study(
+def study_of(
     study_id: str, patient_id: str, dataset: str, truth: Sequence[str], judged: Iterable[str], label_set: LabelSet
 ) -> Study:
+    """A study without an image: true are the labels of ``truth`` that are among ``judged``."""
     known = set(judged)
     target = label_set.encode(label for label in truth if label in known)
     return Study(study_id, patient_id, dataset, Path(), target, tuple(label in known for label in label_set))

@@ -1,6 +1,6 @@
-"""The rewards lab: what a reward pays to answers that are given, to policies that look at nothing and to honest ones.
+"""The rewards lab: what a reward pays to given answers, to strategies that ignore the image and to honest ones.
 
-Everything here scores copies: a reward that is being trained with does not notice.
+All functions score with a copy of the reward: the state of a reward in training does not change.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def earn(
 ) -> Earnings:
     """What ``reward`` pays, to ``ROLLOUT`` completions at a time; the reward itself is unchanged.
 
-    ``settled`` shows a reward with a memory ``WARM_UP`` calls before: what a policy earns that has always been so.
+    With ``settled``, a reward with a memory first scores ``WARM_UP`` calls of the same strategy: the result is then
+    what the strategy earns in the long run.
     """
     reward = copy.deepcopy(reward)
     chunks = [slice(i, i + ROLLOUT) for i in range(0, len(completions), ROLLOUT)]
@@ -111,9 +112,9 @@ def strategies(
     n_tokens: int = PAPER_TOKENS,
     seed: int = 0,
 ) -> list[Strategy]:
-    """The degenerate policies, ``best_constant`` excepted, and honest ones of the F1 asked for, on every study.
+    """The degenerate strategies except ``best_constant``, and honest ones of the given F1, each on every study.
 
-    Everything but the empty text counts as ``n_tokens`` long: a policy that looks at nothing can write at length.
+    Every text but the empty one counts as ``n_tokens`` long: a strategy that ignores the image can write at length.
     """
     prevalence = prevalence_of(studies, label_set)
     generator = torch.Generator().manual_seed(seed)
@@ -161,7 +162,7 @@ def constant_strategy(
     grammar: str,
     n_tokens: int = PAPER_TOKENS,
 ) -> Strategy:
-    """The policy that lists ``labels`` for every study."""
+    """The strategy that lists ``labels`` for every study."""
     text = adversaries.listing(labels, grammar)
     return Strategy(name, _completions([text] * len(studies), studies, label_set, grammar, n_tokens))
 
@@ -169,7 +170,7 @@ def constant_strategy(
 def degenerate_warning(
     reward: Reward, studies: Sequence[Study], label_set: LabelSet, prompt: str, grammar: str
 ) -> str | None:
-    """The degenerate policies that out-earn honest answers of F1 0.5 on (some of) ``studies``, or None.
+    """The degenerate strategies that earn more than honest answers of F1 0.5 on (some of) ``studies``, or None.
 
     Takes a few seconds and leaves the reward as it was.
     """
@@ -191,7 +192,7 @@ def degenerate_warning(
 
 
 def honest_name(f1: float) -> str:
-    """What the policy of honest answers of this F1 is called."""
+    """The name of the strategy of honest answers of this F1."""
     return f"F1 {f1:g}"
 
 
