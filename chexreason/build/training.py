@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+from hydra.utils import get_object
 from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
@@ -19,7 +21,7 @@ from chexreason.model.adapters import attach_lora
 from chexreason.model.policy import Policy
 from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.prompts import Prompt
-from chexreason.rewards.mix import told_prevalence
+from chexreason.rewards.base import Reward
 from chexreason.runs import COLLAPSE
 from chexreason.traces.answer_faults import check_answers
 from chexreason.training.callbacks.adapter_export import AdapterExport
@@ -76,7 +78,8 @@ def build_module(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: Lab
     attach_lora(policy, **OmegaConf.to_container(cfg.adapter, resolve=True))
     extra: dict[str, Any] = {}
     if cfg.phase.name == "grpo":
-        extra = {"reward": build_reward(cfg, label_set), "objective": make(cfg.objective), "seed": cfg.seed}
+        reward = build_reward(cfg.reward, lambda: training_prevalence(cfg, label_set))
+        extra = {"reward": reward, "objective": make(cfg.objective), "seed": cfg.seed}
     module: PolicyModule = make(
         cfg.phase.module,
         policy=policy,
@@ -91,10 +94,21 @@ def build_module(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: Lab
     return module.train()
 
 
-def build_reward(cfg: DictConfig, label_set: LabelSet) -> Any:
-    """The reward, told the training prevalence where it prices labels by it."""
-    node = OmegaConf.to_container(cfg.reward, resolve=True)
-    return make(told_prevalence(node, lambda: training_prevalence(cfg, label_set)))
+def build_reward(node: DictConfig, prevalence: Callable[[], Mapping[str, float]]) -> Reward:
+    """The reward of a config; each constructor in it that takes ``prevalence`` gets it, by label, unless it is given.
+
+    ``prevalence`` is called only where a constructor takes it.
+    """
+    reward: Reward = make(_with_prevalence(OmegaConf.to_container(node, resolve=True), prevalence))
+    return reward
+
+
+def _with_prevalence(node: Any, prevalence: Callable[[], Mapping[str, float]]) -> Any:
+    if not isinstance(node, dict):
+        return node
+    filled = {key: _with_prevalence(value, prevalence) for key, value in node.items()}
+    takes = signature(get_object(node["_target_"])).parameters if "_target_" in node else {}
+    return {"prevalence": dict(prevalence()), **filled} if "prevalence" in takes.keys() - node.keys() else filled
 
 
 def build_trainer(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], label_set: LabelSet) -> L.Trainer:

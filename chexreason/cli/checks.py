@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from chexreason.build.data import build_labels, build_prompt, make
+from chexreason.build.data import build_labels, build_prompt
 from chexreason.build.model import build_policy
-from chexreason.build.training import build_data
+from chexreason.build.training import build_data, build_reward
 from chexreason.data.prevalence import prevalence_of
 from chexreason.labels.schema import LabelSet
 from chexreason.model.adapters import answer_tokens, attach_lora
@@ -31,7 +31,6 @@ from chexreason.preflight.meta_model import blank_policy, count_text_tokens, ima
 from chexreason.preflight.settings import SettingFault
 from chexreason.prompts import render
 from chexreason.rewards.lab.earnings import degenerate_warning
-from chexreason.rewards.mix import told_prevalence
 from chexreason.types import Sample
 
 log = logging.getLogger(__name__)
@@ -187,8 +186,7 @@ def _of_objective(cfg: DictConfig) -> list[SettingFault]:
 def _of_reward(cfg: DictConfig, samples: Sequence[Sample], label_set: LabelSet) -> list[SettingFault]:
     """The rewards lab's warning: a policy that looks at no image out-earns an honest one."""
     studies = [sample.study for sample in samples]
-    node = OmegaConf.to_container(cfg.reward, resolve=True)
-    reward = make(told_prevalence(node, lambda: prevalence_of(studies, label_set)))
+    reward = build_reward(cfg.reward, lambda: prevalence_of(studies, label_set))
     text = degenerate_warning(reward, studies, label_set, samples[0].prompt, cfg.prompt.grammar)
     return [] if text is None else [SettingFault(text, stops=False)]
 

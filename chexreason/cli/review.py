@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from chexreason.confdir import confdir
 from chexreason.data.credentialed import held_sets, named_agreement
-from chexreason.errors import friendly
+from chexreason.errors import friendly, known_choices
 from chexreason.labels.catalog import label_set
 from chexreason.parsing import Grammar
 from chexreason.prompts import load_prompt
@@ -89,6 +89,7 @@ def _check_host(cfg: DictConfig, traces: Sequence[Trace]) -> None:
                 cfg.host, f"; allowed by: {allowed}" if guarded else "")  # fmt: skip
 
 
+@known_choices
 @hydra.main(version_base="1.3", config_path=confdir(), config_name="review")
 @friendly(ValueError, KeyError, OSError)
 def main(cfg: DictConfig) -> None:

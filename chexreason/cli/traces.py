@@ -69,7 +69,7 @@ def _task(cfg: DictConfig, label_set: LabelSet, studies: list[Study]) -> Task:
     credentialed = list(cfg.data.get("credentialed") or ())
     return Task(
         teacher=teacher,
-        instruction=Instruction(**OmegaConf.to_container(cfg.traces, resolve=True)),
+        instruction=Instruction(**OmegaConf.to_container(cfg.teacher_instruction, resolve=True)),
         prompt=build_prompt(cfg),
         label_set=label_set,
         agreement=check_export(studies, teacher.endpoint, credentialed, cfg.data.allow_export),

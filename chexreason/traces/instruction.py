@@ -1,4 +1,4 @@
-"""The instruction to a teacher: conf/traces/<arm>.yaml holds the words, this file fills them and shrinks the image."""
+"""The instruction to a teacher: the words of conf/teacher_instruction/<arm>.yaml filled in, and the image shrunk."""
 
 from __future__ import annotations
 
@@ -42,10 +42,11 @@ class Instruction:
             found = {part[1] for part in Formatter().parse(getattr(self, field)) if part[1] is not None}
             if found != wanted:
                 raise ValueError(
-                    f"traces={self.name}: {field} must hold exactly {sorted(wanted)}, found {sorted(found)}"
+                    f"teacher_instruction={self.name}: {field} must hold exactly {sorted(wanted)}, "
+                    f"found {sorted(found)}"
                 )
         if not 0 < self.min_words <= self.max_words:
-            raise ValueError(f"traces={self.name}: min_words={self.min_words}, max_words={self.max_words}")
+            raise ValueError(f"teacher_instruction={self.name}: min_words={self.min_words}, max_words={self.max_words}")
 
     @property
     def words(self) -> tuple[int, int]:

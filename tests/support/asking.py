@@ -21,7 +21,7 @@ from chexreason.types import Study
 from tests.support import scripted_server as s
 
 CONF = Path(__file__).parents[2] / "conf"
-ARM = Instruction(**yaml.safe_load((CONF / "traces" / "free_reasoning.yaml").read_text()))
+ARM = Instruction(**yaml.safe_load((CONF / "teacher_instruction" / "free_reasoning.yaml").read_text()))
 QUICK = Limits(concurrency=4, seconds=5.0, pause=0.001, longest_pause=0.01, retries=4, give_up=3)
 PRICED = Tariff(1.0, 10.0, image_tokens=500, max_tokens=1000)
 DISEASES = [label for label in CHEXPERT14 if label != "No Finding"]

@@ -37,7 +37,7 @@ STUDIES = [
 
 
 def task(arm: str = "free_reasoning", seed: int = 0) -> Task:
-    words = Instruction(**yaml.safe_load((CONF / "traces" / f"{arm}.yaml").read_text()))
+    words = Instruction(**yaml.safe_load((CONF / "teacher_instruction" / f"{arm}.yaml").read_text()))
     return Task(OfflineTeacher(seed), words, load_prompt(arm, CONF / "prompt"), CHEXPERT14)
 
 
