@@ -78,7 +78,8 @@ def test_the_config_stops_at_the_door(path):
 
 
 def test_only_build_instantiates():
-    assert [name(p) for p in FILES if any(m.startswith("hydra.utils") for m in imports(p))] == ["build/data.py"]
+    users = [name(p) for p in FILES if any(m.startswith("hydra.utils") for m in imports(p))]
+    assert {user.partition("/")[0] for user in users} == {"build"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)

@@ -11,7 +11,7 @@ import pytest
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from chexreason.build import build_reward
+from chexreason.build.training import build_reward
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.rewards.base import score
 from chexreason.rewards.nuanced import NuancedReward
