@@ -12,19 +12,19 @@ from typing import TypeVar
 
 from chexreason.confdir import confdir
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
-def friendly(*kinds: type[BaseException]) -> Callable[[Callable[..., T]], Callable[..., T]]:
+def friendly(*kinds: type[BaseException]) -> Callable[[Callable[..., _T]], Callable[..., _T]]:
     """A command whose errors of these kinds end as ``error: message`` and exit status 1.
 
     With CHEXREASON_TRACEBACK=1 the traceback is shown as well. Ctrl-C ends with status 130 and says that the same
     command continues.
     """
 
-    def decorate(command: Callable[..., T]) -> Callable[..., T]:
+    def decorate(command: Callable[..., _T]) -> Callable[..., _T]:
         @functools.wraps(command)
-        def run(*args: object, **kwargs: object) -> T:
+        def run(*args: object, **kwargs: object) -> _T:
             try:
                 return command(*args, **kwargs)
             except KeyboardInterrupt:
@@ -70,11 +70,11 @@ def unknown_choices(arguments: Sequence[str]) -> list[str]:
     return faults
 
 
-def known_choices(command: Callable[..., T]) -> Callable[..., T]:
+def known_choices(command: Callable[..., _T]) -> Callable[..., _T]:
     """A Hydra command that stops before Hydra does on a choice that does not exist, naming the closest one."""
 
     @functools.wraps(command)
-    def run(*args: object, **kwargs: object) -> T:
+    def run(*args: object, **kwargs: object) -> _T:
         if faults := unknown_choices(sys.argv[1:]):
             print("error: " + "\n       ".join(faults), file=sys.stderr)
             raise SystemExit(1)

@@ -1,0 +1,70 @@
+"""From a sweep's config to its jobs: every cell at every seed, composed as its command will compose it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from chexreason.confdir import confdir
+from chexreason.errors import unknown_choices
+from chexreason.runs import DONE, digest_in
+from chexreason.sweep.cells import PREPARE, Cell, CellError, wanted
+from chexreason.sweep.launch import Job
+
+
+def cells_of(cfg: DictConfig) -> list[Cell]:
+    """The cells ``cfg.sweep`` wants and what they need, needs first; raises CellError listing its faults."""
+    return wanted(OmegaConf.to_container(cfg.sweep, resolve=True))
+
+
+def jobs_of(cfg: DictConfig, cells: Sequence[Cell]) -> list[Job]:
+    """Every cell at every seed, its config composed and hashed; raises CellError listing what does not compose."""
+    seeds = list(cfg.seeds or cfg.sweep.get("seeds") or [0])
+    jobs, faults = [], []
+    # inside @hydra.main Hydra is ready, and knows the search paths it was given
+    ready = GlobalHydra.instance().is_initialized()
+    with nullcontext() if ready else initialize_config_dir(confdir(), version_base="1.3"):
+        for cell in cells:
+            for seed in seeds if cell.name != PREPARE else seeds[:1]:
+                try:
+                    jobs.append(_job(cfg, cell, int(seed)))
+                except (HydraException, OmegaConfBaseException, CellError) as error:
+                    faults.append(f"{cell.name}: {str(error).splitlines()[0]}")
+    if faults:
+        raise CellError(f"{len(faults)} cells of this sweep do not compose:\n  " + "\n  ".join(faults))
+    return jobs
+
+
+def _job(cfg: DictConfig, cell: Cell, seed: int) -> Job:
+    study = Path(cfg.paths.out) / cfg.name
+    arguments = [*cell.arguments(study, seed), *cfg.extra[cell.verb], f"name={cfg.name}"]
+    arguments += [] if cell.verb == "prepare" else [f"scale={cfg.scale}"]
+    if unknown := unknown_choices(arguments):
+        raise CellError("; ".join(unknown))
+    arguments += [f"paths.{key}={_quoted(value)}" for key, value in cfg.paths.items() if value is not None]
+    composed = compose(cell.verb, arguments)
+    run_dir = cell.run_dir(study, seed)
+    name = cell.name if cell.verb == "prepare" else f"{cell.name}/seed{seed}"
+    data = Path(cfg.paths.data) / composed.data.name / composed.data.home
+    return Job(
+        name,
+        digest_in(run_dir, composed),
+        composed.phase.name if cell.verb == "train" else cell.verb,
+        (sys.executable, "-m", f"chexreason.cli.{cell.verb}", *arguments),
+        run_dir,
+        data / "manifest.parquet" if cell.verb == "prepare" else run_dir / DONE,
+        study / "logs" / f"{name.replace('/', '-')}.log",
+        tuple(need if need == PREPARE else f"{need}/seed{seed}" for need in cell.needs),
+    )
+
+
+def _quoted(value: object) -> str:
+    return "'" + str(value).replace("'", "\\'") + "'"
