@@ -25,6 +25,7 @@ from chexreason.renames import current
 
 DONE, LOCK, CONFIG, STAGE, ATTEMPTS = "DONE", "LOCK", "config.yaml", "stage.json", "attempts.jsonl"
 PREDICTIONS, METRICS, SCORES = "predictions.jsonl", "metrics.json", "scores.parquet"
+CHECKPOINT = "checkpoints/last.ckpt"
 COLLAPSE = "collapse.json"  # the signs of mode collapse that were reported
 STOPPED = "stopped"  # in DONE: why the collapse watch ended the run early
 ADAPTERS = "adapters_sha256"  # in CONFIG: a run belongs to the weights it began with, not to the folder they lay in

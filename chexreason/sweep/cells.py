@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from chexreason.errors import did_you_mean
+from chexreason.runs import PREDICTIONS
 
 VERBS = ("prepare", "train", "evaluate", "scores")
 FOLDERS = {"train": "", "evaluate": "eval", "scores": "scores"}  # of a study
@@ -56,7 +57,7 @@ class Cell:
             folder = study / self.adapter / f"seed{seed}" / "adapter" / self.checkpoint
             given.append(f"adapters=['{folder}']")
         if self.verb == "scores":  # an experiment puts an evaluation's run in its own place
-            answers = study / FOLDERS["evaluate"] / self.arm / f"seed{seed}" / "predictions.jsonl"
+            answers = study / FOLDERS["evaluate"] / self.arm / f"seed{seed}" / PREDICTIONS
             given += [f"predictions='{answers}'", f"run_dir='{self.run_dir(study, seed)}'"]
         return given
 
