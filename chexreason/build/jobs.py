@@ -15,9 +15,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from chexreason.confdir import confdir
 from chexreason.errors import unknown_choices
-from chexreason.runs import DONE, digest_in
+from chexreason.runs import DONE, attempts, digest_in, settings
 from chexreason.sweep.cells import PREPARE, Cell, CellError, wanted
 from chexreason.sweep.launch import Job
+from chexreason.sweep.old_ledger import digest_then
 
 
 def cells_of(cfg: DictConfig) -> list[Cell]:
@@ -56,7 +57,7 @@ def _job(cfg: DictConfig, cell: Cell, seed: int) -> Job:
     data = Path(cfg.paths.data) / composed.data.name / composed.data.home
     return Job(
         name,
-        digest_in(run_dir, composed),
+        _digest(cell, run_dir, composed),
         composed.phase.name if cell.verb == "train" else cell.verb,
         (sys.executable, "-m", f"chexreason.cli.{cell.verb}", *arguments),
         run_dir,
@@ -64,6 +65,15 @@ def _job(cfg: DictConfig, cell: Cell, seed: int) -> Job:
         study / "logs" / f"{name.replace('/', '-')}.log",
         tuple(need if need == PREPARE else f"{need}/seed{seed}" for need in cell.needs),
     )
+
+
+def _digest(cell: Cell, run_dir: Path, composed: DictConfig) -> str:
+    """The digest of a cell's config, or the one by which its attempts know it since an earlier version."""
+    if cell.verb == "prepare":
+        then = digest_then(settings(OmegaConf.to_container(composed, resolve=False)))
+        if any(event["digest"] == then for event in attempts(run_dir)):
+            return then
+    return digest_in(run_dir, composed)
 
 
 def _quoted(value: object) -> str:

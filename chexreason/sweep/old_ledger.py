@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from chexreason.files import write_text
+from chexreason.renames import MOVED
 from chexreason.runs import ATTEMPTS, read_events
 from chexreason.sweep.launch import only_sweep
 
@@ -36,3 +40,10 @@ def convert_ledger(study: Path) -> None:
                 write_text(folder / ATTEMPTS, "".join(line + "\n" for line in lines))
         path.rename(path.with_name("ledger.jsonl.converted"))
     log.info("%s: its runs now keep their own attempts.jsonl; renamed to ledger.jsonl.converted", path)
+
+
+def digest_then(settings: Mapping[str, Any]) -> str:
+    """The digest of a prepare cell in an old ledger, whose run keeps no config to compare."""
+    names = {now: then for then, now in MOVED.items()}
+    before = {key: names.get(value, value) if isinstance(value, str) else value for key, value in settings.items()}
+    return hashlib.sha256(json.dumps(["prepare", before], sort_keys=True, default=str).encode()).hexdigest()[:16]

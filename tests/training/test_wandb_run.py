@@ -17,7 +17,7 @@ from wandb.proto import wandb_internal_pb2 as proto
 
 from chexreason.data.credentialed import ExportError
 from chexreason.training.callbacks.loggers import wandb_logger
-from chexreason.training.callbacks.wandb_run import COLUMNS, WandbRun
+from chexreason.training.callbacks.wandb_run import TABLE_COLUMNS, WandbRun
 from chexreason.types import Prediction
 
 MIMIC = {"mimic", "chexpert"}
@@ -138,7 +138,7 @@ def test_an_offline_run_holds_axes_summaries_group_and_answers(tmp_path):
     seen = {row["trainer/global_step"]: row["val/a/macro_f1"] for row in history if "val/a/macro_f1" in row}
     assert list(seen.values()) == pytest.approx([0.5, 0.4])
     first, second = tables(tmp_path)
-    assert first["columns"] == list(COLUMNS)
+    assert first["columns"] == list(TABLE_COLUMNS)
     assert [row[1:3] for row in first["data"]] == [["a", "a0"], ["a", "a1"], ["b", "b0"]]
     assert [row[2] for row in second["data"]] == [row[2] for row in first["data"]]  # the same studies each time
     assert (first["data"][0][0], second["data"][0][0]) == tuple(seen)  # and at the figures' steps
@@ -163,7 +163,7 @@ def test_credentialed_answers_stay_here_and_pictures_need_the_agreement(tmp_path
     assert wandb.run is None  # the failed run is over: the next job of this process begins its own
     run(tmp_path / "allowed", rows, credentialed=MIMIC, media=True, allow_export=AGREEMENT)
     table = tables(tmp_path / "allowed")[0]
-    assert table["columns"] == [*COLUMNS, "image"]
+    assert table["columns"] == [*TABLE_COLUMNS, "image"]
     kept = [entry.path for r in records(tmp_path / "allowed") for entry in r.artifact.manifest.contents]
     assert any(path.startswith("media/images/") for path in kept), kept  # the table itself only names them
     assert not [r for r in records(tmp_path / "held") if r.artifact.manifest.contents]
