@@ -31,7 +31,7 @@ STOPPED = "stopped"  # in DONE: why the collapse watch ended the run early
 ADAPTERS = "adapters_sha256"  # in CONFIG: a run belongs to the weights it began with, not to the folder they lay in
 STATES = ("running", "done", "failed", "cut", "preempted")  # of a line of ATTEMPTS
 # In the environment: the run directory of this process, where whoever started it records its attempts.
-RECORDED = "CHEXREASON_RECORDED"
+ATTEMPT_OF = "CHEXREASON_ATTEMPT_OF"
 # Settings that may change between a run and its continuation: they do not change what is computed.
 _FREE = ("paths", "logger", "callbacks.progress", "run_dir", "num_workers")
 
@@ -185,7 +185,7 @@ def open_run(run_dir: str | Path, cfg: DictConfig) -> Iterator[Path]:
         write_text(folder / CONFIG, OmegaConf.to_yaml(_check_config(folder, cfg)))
         start = time.monotonic()
         earlier = _earlier_seconds(folder)
-        recorded = is_done(folder) or os.environ.get(RECORDED) == str(folder.resolve())
+        recorded = is_done(folder) or os.environ.get(ATTEMPT_OF) == str(folder.resolve())
         try:
             with nullcontext() if recorded else _attempt(folder, digest(cfg)):
                 yield folder

@@ -74,7 +74,7 @@ def evaluate(cfg: DictConfig) -> list[Prediction]:
 
 
 def ready(cfg: DictConfig, prompt: Prompt, label_set: LabelSet) -> tuple[Policy, Collate]:
-    """The policy of an arm in evaluation mode on its device, and what makes its batches; random numbers are seeded.
+    """The policy of an arm in evaluation mode on its device, and its collator; seeds the random numbers.
 
     Raises ValueError when an adapter was trained with another prompt or label set.
     """

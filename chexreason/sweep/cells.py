@@ -39,11 +39,11 @@ class Cell:
 
     @property
     def arm(self) -> str:
-        """What the command calls it."""
+        """The value of ``arm=`` in its command."""
         return self.of or self.name
 
     def run_dir(self, study: Path, seed: int) -> Path:
-        """Where the cell's run is, as the commands put it."""
+        """The directory of the cell's run; the study's own for a prepare cell, whose data several studies may share."""
         if self.verb == "prepare":
             return study
         return study / FOLDERS[self.verb] / self.arm / f"seed{seed}"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from chexreason.files import locked
-from chexreason.runs import ATTEMPTS, RECORDED, RunError, attempts, record_attempt
+from chexreason.runs import ATTEMPT_OF, ATTEMPTS, RunError, attempts, record_attempt
 
 _PATIENCE = 15.0  # seconds a process has to end after Ctrl-C before it is killed; its run resumes either way
 _PR_SET_PDEATHSIG = 1
@@ -140,7 +140,7 @@ class _Process:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={"OMP_NUM_THREADS": str(threads), **os.environ, RECORDED: str(job.run_dir.resolve())},
+                env={"OMP_NUM_THREADS": str(threads), **os.environ, ATTEMPT_OF: str(job.run_dir.resolve())},
                 start_new_session=True,  # so that Ctrl-C reaches it once, from here
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )

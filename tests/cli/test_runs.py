@@ -141,7 +141,7 @@ def test_a_run_records_its_attempts(tmp_path):
 
 
 def test_whoever_started_a_run_records_its_attempts(tmp_path, monkeypatch):
-    monkeypatch.setenv(runs.RECORDED, str(tmp_path / "cell"))
+    monkeypatch.setenv(runs.ATTEMPT_OF, str(tmp_path / "cell"))
     assert recorded(tmp_path / "cell") == []
     assert [event["state"] for event in recorded(tmp_path / "another")] == ["running", "failed"]
 
