@@ -18,6 +18,8 @@ MOVED = {
     "chexreason.policy.generate.Sampling": "chexreason.model.generate.Sampling",
     "chexreason.policy.load.load_policy": "chexreason.model.load.load_policy",
     "chexreason.policy.vllm_engine.VllmEngine": "chexreason.model.vllm_engine.VllmEngine",
+    "chexreason.traces.gemini_teacher.GeminiTeacher": "chexreason.traces.openai_teacher.OpenAITeacher",
+    "chexreason.traces.offline_teacher.OfflineTeacher": "chexreason.traces.template.OfflineTeacher",
 }
 # Dotted keys: the old name and the new one; keys newer than some stored runs and what their absence means; keys that
 # are gone and what a user does now.

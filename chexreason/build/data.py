@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from chexreason.data import manifest as manifests
 from chexreason.data.leakage import EVALUATION, check_leaks
-from chexreason.data.prepare import MANIFEST_NAME, prepare
+from chexreason.data.prepare import MANIFEST_NAME, prepare_set
 from chexreason.data.prevalence import prevalence_of
 from chexreason.labels.catalog import CHEXPERT14, restrict
 from chexreason.labels.crosswalk import crosswalk_of
@@ -52,7 +52,7 @@ def build_manifests(
         source = make(node.source, _convert_="all")
         if source.name != name:  # rows, prefixes and the page would carry another name than the config
             raise ValueError(f"set '{name}' of data={cfg.data.name} has a source called '{source.name}': name it alike")
-        prepared[name] = prepare(
+        prepared[name] = prepare_set(
             source,
             Path(cfg.data.folder) / name,
             on_error,
@@ -82,7 +82,7 @@ def load_manifest(cfg: DictConfig, name: str) -> manifests.Manifest:
 @lru_cache(maxsize=16)
 def _read(path: Path, modified: int) -> manifests.Manifest:
     """A manifest as it stood when it was last ``modified`` (ns); whoever needs another frame copies it."""
-    return manifests.read(path)
+    return manifests.read_manifest(path)
 
 
 def load_studies(cfg: DictConfig, name: str, splits: Sequence[str], label_set: LabelSet) -> list[Study]:

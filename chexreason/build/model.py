@@ -1,28 +1,23 @@
-"""From the model half of a config to objects: the policy, how its images are read, the card of its adapter."""
+"""From the model half of a config to objects: the policy, and the card of its adapter."""
 
 from __future__ import annotations
 
 from omegaconf import DictConfig, OmegaConf
 
 from chexreason.build.data import make, set_policy
-from chexreason.data.batches import EncodePrompts, LoadImage
 from chexreason.labels.schema import LabelSet
-from chexreason.model import features
 from chexreason.model.adapters import read_card
+from chexreason.model.features import cache_films
 from chexreason.model.policy import Policy
 from chexreason.prompts import Prompt, render
 
 
 def build_policy(cfg: DictConfig) -> Policy:
-    """The base model with ``cfg.adapters`` merged, on the device Lightning would choose."""
+    """The base model with ``cfg.adapters`` merged, on the CPU; it reads films through the caches of ``cfg.paths``."""
     own = ("eval_batch_size", "max_new_tokens")
     node = OmegaConf.create({k: v for k, v in cfg.model.items() if k not in own})
-    return make(node, adapters=list(cfg.adapters))
-
-
-def image_reader(cfg: DictConfig, policy: Policy) -> tuple[EncodePrompts, LoadImage]:
-    """How images are fetched and encoded: from their files, resized once, or not at all where they are known."""
-    return features.image_reader(policy, cfg.paths.image_cache, cfg.paths.feature_cache)
+    policy = make(node, adapters=list(cfg.adapters))
+    return cache_films(policy, cfg.paths.image_cache, cfg.paths.feature_cache)
 
 
 def adapter_card(cfg: DictConfig, prompt: Prompt, label_set: LabelSet) -> dict[str, object]:

@@ -12,7 +12,6 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from chexreason.build.data import build_samples, check_training, load_studies, make, training_prevalence
-from chexreason.build.model import image_reader
 from chexreason.data.leakage import TRAIN
 from chexreason.data.sampling import subset
 from chexreason.labels.schema import LabelSet
@@ -56,9 +55,9 @@ def build_data(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: Label
         )
         for name in cfg.data.val
     }
-    encode, load = image_reader(cfg, policy)
+    reader = policy.film_reader()
     return StudyData(
-        encode,
+        reader.encode,
         policy.encode_answers,
         train,
         val,
@@ -68,7 +67,7 @@ def build_data(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: Label
         num_workers=cfg.num_workers,
         seed=cfg.seed,
         drop_last=cfg.phase.name == "grpo",
-        load=load,
+        load=reader.load,
     )
 
 

@@ -50,7 +50,7 @@ def evaluate(cfg: DictConfig) -> list[Prediction]:
     with runs.open_run(run_dir, cfg):
         if runs.is_done(run_dir):
             log.info("%s is DONE: nothing to evaluate", run_dir)
-            return predictions.read(run_dir / runs.PREDICTIONS)
+            return predictions.read_predictions(run_dir / runs.PREDICTIONS)
         label_set, prompt = build_labels(cfg), build_prompt(cfg)
         policy, collate = ready(cfg, prompt, label_set)
         answer_format = AnswerFormat(label_set, Grammar.of(prompt.grammar))
@@ -66,7 +66,7 @@ def evaluate(cfg: DictConfig) -> list[Prediction]:
                 batch = collate([(sample, 0.0) for sample in chunk]).to(policy.device)
                 answers = predict_batch(policy, batch, answer_format, cfg.max_new_tokens)
                 found += [replace(answer, **origin) for answer in answers]
-        predictions.write(run_dir / runs.PREDICTIONS, found)
+        predictions.write_predictions(run_dir / runs.PREDICTIONS, found)
         scores = score_sets(found, label_set)
         write_json(run_dir / runs.METRICS, finite(scores))
         runs.mark_done(run_dir, {"studies": len(found)})
@@ -81,8 +81,7 @@ def ready(cfg: DictConfig, prompt: Prompt, label_set: LabelSet) -> tuple[Policy,
     import lightning as L
     import torch
 
-    from chexreason.build.model import build_policy, check_card, image_reader
-    from chexreason.data.batches import Collate
+    from chexreason.build.model import build_policy, check_card
     from chexreason.quiet import quiet
 
     quiet()
@@ -90,22 +89,21 @@ def ready(cfg: DictConfig, prompt: Prompt, label_set: LabelSet) -> tuple[Policy,
     for folder in cfg.adapters:
         check_card(folder, prompt, label_set)
     policy = build_policy(cfg).eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    encode, load = image_reader(cfg, policy)
-    return policy, Collate(encode, policy.encode_answers, load)
+    return policy, policy.collate()
 
 
 def score_sets(found: list[Prediction], label_set: LabelSet) -> dict[str, dict[str, float]]:
     """Averages, fail rate and per-label F1 of each data set."""
-    import torch
+    import numpy as np
 
-    from chexreason.statistics import metrics, predictions
+    from chexreason.statistics import predictions
+    from chexreason.statistics.metrics import confusion, label_f1
 
     scores = {}
     for name, rows in predictions.datasets(found).items():
-        metric = metrics.LabelF1(label_set.labels)
-        failed = torch.tensor([row.broken is not None for row in rows])
-        metric.update(*predictions.counts(rows, label_set.labels), failed, [row.study_id for row in rows])
-        scores[name] = {k: float(v) for k, v in metric.compute().items()}
+        pred, truth, mask = predictions.counts(rows, label_set.labels)
+        failed = np.array([row.broken is not None for row in rows], dtype=bool)
+        scores[name] = label_f1(confusion(pred, truth, mask), mask, failed, label_set.labels)
     return scores
 
 

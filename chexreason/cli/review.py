@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from omegaconf import DictConfig
@@ -15,14 +15,13 @@ from chexreason.errors import friendly
 
 if TYPE_CHECKING:
     from chexreason.review.server import ReviewServer
-    from chexreason.review.summary import Figures
     from chexreason.traces.trace import Trace
 
 log = logging.getLogger(__name__)
 _STORE = "review.sqlite"
 
 
-def review(cfg: DictConfig) -> Figures:
+def review(cfg: DictConfig) -> dict[str, Any]:
     """Serve the review until Ctrl-C (unless ``serve=false``), then write its results; returns its figures.
 
     Raises ValueError on a host that the traces must not be shown to, and what reading and storing raise.
@@ -99,9 +98,9 @@ def _check_host(cfg: DictConfig, traces: Sequence[Trace]) -> None:
 @friendly(ValueError, KeyError, OSError)
 def main(cfg: DictConfig) -> None:
     """Serve the review, then say what it found and where the results are."""
-    from chexreason.review.summary import sentences
+    from chexreason.review.summary import headlines
 
-    for sentence in sentences(review(cfg)):
+    for sentence in headlines(review(cfg)):
         log.info("%s", sentence)
     log.info("results: %s", Path(cfg.paths.out) / cfg.name)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -98,7 +99,7 @@ def scored_file(cfg: DictConfig) -> dict[str, Any]:
     """Mean, parts and rank correlation with F1 of each reward on the answers of ``cfg.completions``, by data set."""
     label_set, grammar, path = build_labels(cfg), cfg.prompt.grammar, Path(cfg.completions)
     if is_predictions(path):
-        answers = of_predictions(predictions.read(path), label_set, grammar)
+        answers = of_predictions(predictions.read_predictions(path), label_set, grammar)
     else:
         answers = read_answers(path, label_set, grammar, cfg.n_tokens)
     rows = []
@@ -126,9 +127,9 @@ def _answers_row(reward: Reward, own: Answers, label_set: LabelSet, n_resamples:
 def _label_f1(completions: Sequence[Completion], studies: Sequence[Study], label_set: LabelSet) -> dict[str, float]:
     """Macro and micro F1 over the labels that some study judges, as every table of the house scores them."""
     pairs = [scored_labels(c, s, label_set) for c, s in zip(completions, studies, strict=True)]
-    truth = torch.tensor([label_set.encode(true) for true, _ in pairs], dtype=torch.bool)  # [N, L]
-    pred = torch.tensor([label_set.encode(named) for _, named in pairs], dtype=torch.bool)  # [N, L]
-    mask = torch.tensor([study.mask for study in studies])  # [N, L]
+    truth = np.array([label_set.encode(true) for true, _ in pairs], dtype=bool)  # [N, L]
+    pred = np.array([label_set.encode(named) for _, named in pairs], dtype=bool)  # [N, L]
+    mask = np.array([study.mask for study in studies], dtype=bool)  # [N, L]
     means = averages(confusion(pred, truth, mask).sum(0), mask.any(0))
     return {name: float(means[name]) for name in ("macro_f1", "micro_f1")}
 

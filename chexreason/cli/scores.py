@@ -40,17 +40,17 @@ def score_labels(cfg: DictConfig) -> pd.DataFrame:
     from chexreason.cli.evaluate import ready
     from chexreason.parsing import AnswerFormat, Grammar
     from chexreason.statistics import predictions
-    from chexreason.statistics import score_files as label_scores
+    from chexreason.statistics.score_files import MADE_FOR, answers_sha256, check_made_for, read_scores, write_scores
 
     run_dir, answers = Path(cfg.run_dir), Path(cfg.predictions)
     with runs.open_run(run_dir, cfg):
         if runs.is_done(run_dir):
-            if (made_for := runs.read_done(run_dir).get(label_scores.MADE_FOR)) and answers.is_file():
-                label_scores.check_answers(made_for, answers, run_dir)
+            if (made_for := runs.read_done(run_dir).get(MADE_FOR)) and answers.is_file():
+                check_made_for(made_for, answers, run_dir)
             log.info("%s is DONE: nothing to score", run_dir)
-            return label_scores.read(run_dir / runs.SCORES)
+            return read_scores(run_dir / runs.SCORES)
         label_set, prompt = build_labels(cfg), build_prompt(cfg)
-        predicted, sha256 = predictions.read(answers), label_scores.answers_sha256(answers)
+        predicted, sha256 = predictions.read_predictions(answers), answers_sha256(answers)
         policy, collate = ready(cfg, prompt, label_set)
         answer_format = AnswerFormat(label_set, Grammar.of(prompt.grammar))
         frames = []
@@ -63,8 +63,8 @@ def score_labels(cfg: DictConfig) -> pd.DataFrame:
                 batch = collate([(sample, 0.0) for _, sample in chunk]).to(policy.device)
                 frames += _scores(cfg, policy, batch, [answer for answer, _ in chunk], answer_format)
         frame = pd.concat(frames, ignore_index=True)
-        label_scores.write(run_dir / runs.SCORES, frame)
-        runs.mark_done(run_dir, {"rows": len(frame), label_scores.MADE_FOR: sha256})
+        write_scores(run_dir / runs.SCORES, frame)
+        runs.mark_done(run_dir, {"rows": len(frame), MADE_FOR: sha256})
         return frame
 
 
@@ -81,17 +81,17 @@ def _studies(cfg: DictConfig, name: str, found: Sequence[Prediction], label_set:
 def _scores(
     cfg: DictConfig, policy: Policy, batch: Batch, found: Sequence[Prediction], answer_format: AnswerFormat
 ) -> list[pd.DataFrame]:
-    import torch
+    import numpy as np
 
     from chexreason.model.generate import Sampling, sample
     from chexreason.model.label_scores import label_log_odds
     from chexreason.model.predict import read_completions
-    from chexreason.statistics import score_files as label_scores
+    from chexreason.statistics.score_files import score_rows
 
     prompts = policy.with_features(batch.prompts)
     label_set, answers = answer_format.label_set, [answer_format.parse(answer.text) for answer in found]
     odds = label_log_odds(policy, prompts, answers, answer_format)
-    frames = [label_scores.rows(found, "log_odds", list(label_set), odds)]
+    frames = [score_rows(found, "log_odds", list(label_set), odds.numpy())]
     if cfg.samples:
         studies = [item.study for item in batch.samples]
         keys = [(cfg.seed, "scores", study.study_id, k) for study in studies for k in range(cfg.samples)]
@@ -99,9 +99,9 @@ def _scores(
             policy, prompts, Sampling(cfg.max_new_tokens, cfg.temperature), group_size=cfg.samples, keys=keys
         )
         completions = read_completions(policy, drawn, studies, answer_format)
-        named = torch.tensor([label_set.encode(completion.parsed.labels) for completion in completions])  # [N * K, L]
-        often = named.double().reshape(len(studies), cfg.samples, -1).mean(1)  # [N, L]
-        frames.append(label_scores.rows(found, "frequency", list(label_set), often))
+        named = np.array([label_set.encode(completion.parsed.labels) for completion in completions])  # [N * K, L]
+        often = named.reshape(len(studies), cfg.samples, -1).mean(axis=1)  # [N, L]
+        frames.append(score_rows(found, "frequency", list(label_set), often))
     return frames
 
 

@@ -17,8 +17,7 @@ from chexreason.traces.store import StoreError, TraceStore, open_store
 if TYPE_CHECKING:
     from chexreason.labels.schema import LabelSet
     from chexreason.traces.budget import Budget
-    from chexreason.traces.collect import Limits
-    from chexreason.traces.task import Task
+    from chexreason.traces.task import Limits, Task
     from chexreason.types import Study
 
 log = logging.getLogger(__name__)
@@ -35,9 +34,8 @@ def traces(cfg: DictConfig) -> dict[str, Any]:
     from chexreason.build.data import build_labels
     from chexreason.traces.acceptance import acceptance, as_markdown
     from chexreason.traces.budget import Budget
-    from chexreason.traces.collect import Limits
     from chexreason.traces.export import export
-    from chexreason.traces.task import judge_again
+    from chexreason.traces.task import Limits, judge_again
 
     label_set, folder = build_labels(cfg), Path(cfg.folder)
     studies, unaskable = _studies(cfg, label_set)
@@ -89,31 +87,19 @@ def _task(cfg: DictConfig, label_set: LabelSet, studies: list[Study]) -> Task:
 
 def _ask(task: Task, store: TraceStore, studies: list[Study], limits: Limits, budget: Budget) -> str:
     """Log what the studies still to ask about will cost, and ask; returns why it stopped early, or an empty string."""
+    from chexreason.progress import Meter
     from chexreason.traces.budget import estimate
-    from chexreason.traces.collect import collect
-    from chexreason.traces.instruction import compose
-    from chexreason.traces.meter import Meter
+    from chexreason.traces.collect import collect_traces
 
     to_ask = _to_ask(store, studies, limits)
     log.info("%d of %d studies need no answer any more", len(studies) - len(to_ask), len(studies))
     if not to_ask:
         return ""
-    teacher = task.teacher
-    forecast = estimate(
-        len(to_ask),
-        compose(task.instruction, to_ask[0], task.prompt, task.label_set),
-        teacher.tariff,
-        teacher.sees_image,
-        task.instruction.words,
-        attempts=limits.attempts,
-        concurrency=limits.concurrency,
-        per_minute=limits.per_minute,
-        measured=store.typical(),
-    )
-    if teacher.endpoint:
+    if task.teacher.endpoint:
+        forecast = estimate(task, limits, to_ask, store.typical())
         log.info("%s; budget %.2f USD, %.2f spent", forecast, budget.limit, budget.spent)
-    with Meter(len(to_ask)) as meter:
-        return collect(task, store, to_ask, limits, budget, meter)
+    with Meter(len(to_ask), "traces") as meter:
+        return collect_traces(task, store, to_ask, limits, budget, meter)
 
 
 def _to_ask(store: TraceStore, studies: list[Study], limits: Limits) -> list[Study]:
@@ -130,7 +116,7 @@ def main(cfg: DictConfig) -> None:
     from chexreason.traces.acceptance import as_markdown
     from chexreason.traces.export import JSONL_NAME
 
-    for library in ("httpx2", "openai", "google_genai"):  # a line a request each
+    for library in ("httpx2", "openai"):  # a line a request each
         logging.getLogger(library).setLevel(logging.WARNING)
     report = traces(cfg)
     print(as_markdown(report))

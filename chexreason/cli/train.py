@@ -32,7 +32,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float | None], dict[str, Any]]:
     from chexreason.build.data import build_labels, build_prompt
     from chexreason.build.model import adapter_card, build_policy
     from chexreason.build.training import build_data, build_module, build_trainer
-    from chexreason.cli.preflight import before_training
+    from chexreason.cli.checks import before_training
     from chexreason.model.adapters import answer_tokens
     from chexreason.quiet import quiet
     from chexreason.reports.payload import finite

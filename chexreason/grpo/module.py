@@ -18,6 +18,7 @@ from chexreason.model.generate import SHARED_PREFIX, Engine, Sampling
 from chexreason.model.logprobs import completion_scores, study_chunks
 from chexreason.model.policy import Policy
 from chexreason.parsing import AnswerFormat
+from chexreason.preflight.settings import dropout_rates, refuse, rollout_faults
 from chexreason.rewards.base import AcrossRanks, Reward, Stateful
 from chexreason.training.policy_module import MakeOptimizer, MakeScheduler, PolicyModule
 
@@ -60,14 +61,14 @@ class GRPOModule(PolicyModule):
         self.automatic_optimization = False
         self.spec = RolloutSpec(answer_format, sampling, group_size, reward, objective, seed, micro_studies, engine)
         self.max_grad_norm = max_grad_norm
-        if sampling.temperature <= 0:
-            raise ValueError("phase.module.sampling.temperature=0: greedy answers of a group are all the same; use 1")
-        if getattr(policy.base, "is_gradient_checkpointing", False):
-            raise ValueError("GRPO shares prompts through the cache: set model.gradient_checkpointing=false")
-        if group_size < 2:
-            raise ValueError(f"phase.module.group_size={group_size}: a group of one has no advantage; use 2 or more")
-        if live := [n for n, m in policy.named_modules() if isinstance(m, nn.Dropout) and m.p > 0]:
-            raise ValueError(f"dropout in {live[0]}: rollout and update would disagree; set adapter.dropout=0")
+        refuse(
+            rollout_faults(
+                group_size=group_size,
+                temperature=sampling.temperature,
+                checkpointing=bool(getattr(policy.base, "is_gradient_checkpointing", False)),
+                dropout=dropout_rates(policy),
+            )
+        )
 
     def n_updates(self) -> int:
         """Optimiser steps of the run, which Lightning counts in steps where it is given in steps, else in rollouts."""

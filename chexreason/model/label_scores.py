@@ -1,4 +1,4 @@
-"""How sure a policy is of each label: the odds of its answer with the label against the same answer without it."""
+"""Label log-odds: the likelihood of the policy's answer with a label, against the same answer without it."""
 
 from __future__ import annotations
 

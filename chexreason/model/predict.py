@@ -1,4 +1,4 @@
-"""From a batch to scored answers: the one path that validation during training and final evaluation share."""
+"""From a batch to parsed answers: the one path of validation during training and of the final evaluation."""
 
 from __future__ import annotations
 

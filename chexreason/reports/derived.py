@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from chexreason.labels.published import CHEXPERT_STUDIES, CHEXPERT_TEST
+from chexreason.labels.catalog import CHEXPERT_STUDIES, CHEXPERT_TEST
 from chexreason.reports.printed import MACRO, Printed, printed
 from chexreason.reports.tables import Cell, Table
 

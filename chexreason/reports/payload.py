@@ -14,7 +14,7 @@ from chexreason.statistics.bootstrap import STATISTICS, Interval, Replicates, in
 from chexreason.statistics.comparable import set_facts
 from chexreason.statistics.metrics import confusion
 from chexreason.statistics.predictions import counts, datasets, evaluated_labels
-from chexreason.statistics.trivial import best_constant, trivial_rows
+from chexreason.statistics.trivial import best_constant_answer, trivial_rows
 from chexreason.types import Prediction
 
 Figures = dict[str, Any]
@@ -51,7 +51,7 @@ def study_figures(
         common = [name for name in samples[a] if name in samples[b]]
         figures["paired"][f"{a}__{b}"] = {name: _pair_figures(samples[a][name], samples[b][name]) for name in common}
     constants = {"all_labels": label_set.labels} | (
-        {"best_constant": best_constant(train_prevalence)} if train_prevalence else {}
+        {"best_constant": best_constant_answer(train_prevalence)} if train_prevalence else {}
     )
     for row, answer in constants.items():
         for arm, predictions in arms.items():
@@ -90,7 +90,7 @@ def finite(node: Any) -> Any:
 def _arm_figures(rows: Sequence[Prediction], labels: Sequence[str], sample: Replicates) -> Figures:
     found = intervals(sample)
     pred, truth, mask = counts(rows, labels)
-    hits = confusion(pred, truth, mask).sum(dim=0)  # [3, L]
+    hits = confusion(pred, truth, mask).sum(axis=0)  # [3, L]
     per_label = {
         label: {
             "f1": _plain(found[f"f1/{label}"]),

@@ -26,7 +26,7 @@ from chexreason.reports.tables import (
     stage_table,
 )
 from chexreason.statistics.bootstrap import STATISTICS
-from chexreason.statistics.trivial import EXPLAINED
+from chexreason.statistics.trivial import TRIVIAL_ANSWERS
 
 _HERE = Path(__file__).parent
 
@@ -71,7 +71,7 @@ def render(
         withheld=sorted(withheld),
         attributions=attributions,
         stages=stage_table(figures["stages"]),
-        trivial=EXPLAINED,
+        trivial=TRIVIAL_ANSWERS,
         below=BELOW,
     )
 

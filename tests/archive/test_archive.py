@@ -94,6 +94,19 @@ def test_a_table_is_rebuilt_to_the_byte_and_its_sweep_starts_nothing(archive: Pa
     assert "started" not in said
 
 
+def test_every_table_and_page_is_rebuilt_to_the_byte(archive: Path, tmp_path: Path) -> None:
+    """Tables 1 to 6, figures' data, transfer and ranking: each cell of the paper in a few steps."""
+    work = shutil.copytree(archive / "few", tmp_path / "few")
+    results = work / "few_out" / "few" / "results"
+    before = {path.name: path.read_bytes() for path in results.iterdir()}
+    shutil.rmtree(results)
+    few = ("paths.out=few_out", "name=few", "scale=tiny", "table=all", "n_resamples=50", "n_permutations=50")
+    run("tables", *few, cwd=work)
+    after = {path.name: path.read_bytes() for path in results.iterdir() if path.name in before}
+    assert sorted(after) == sorted(before)
+    assert [name for name in before if after[name] != before[name]] == []
+
+
 @pytest.mark.parametrize("phase", HALVES)
 def test_a_killed_run_ends_as_the_whole_one(archive: Path, tmp_path: Path, phase: str) -> None:
     """To the byte where this machine computes as the one that wrote the archive: a fresh run tells."""

@@ -15,7 +15,7 @@ from chexreason.reports.paper_tables import write_ranking
 from chexreason.reports.provenance import Origin
 from chexreason.reports.ranking_page import see, step_table
 from chexreason.statistics.predictions import datasets
-from chexreason.statistics.score_files import rows as score_rows
+from chexreason.statistics.score_files import score_rows
 from chexreason.types import Prediction
 
 SETS = ("phantom_a", "phantom_b")

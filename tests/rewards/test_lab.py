@@ -10,8 +10,7 @@ import torch
 from scipy.stats import spearmanr
 
 from chexreason.data.prevalence import prevalence_of
-from chexreason.labels.catalog import CHEXPERT14
-from chexreason.labels.published import CHEXPERT_TEST
+from chexreason.labels.catalog import CHEXPERT14, CHEXPERT_TEST
 from chexreason.rewards.base import score
 from chexreason.rewards.collapse import CollapseWindow
 from chexreason.rewards.hard import HardReward

@@ -12,7 +12,7 @@ import torch
 from chexreason.data import batches
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.model.adapters import attach_lora
-from chexreason.model.features import image_reader
+from chexreason.model.features import cache_films
 from chexreason.model.load import load_policy
 from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.training.callbacks.checkpoint import ResumePoint
@@ -53,8 +53,9 @@ def run(studies, folder: Path, cache: Path | None, model: str, kill: int | None 
         seed=7,
     ).train()
     samples = [Sample(s, "Describe.", a) for s, a in zip(studies, ANSWERS, strict=True)]
-    encode, fetch = image_reader(policy, feature_cache=cache and str(cache))
-    data = StudyData(encode, policy.encode_answers, samples, {}, batch_size=2, eval_batch_size=2, load=fetch)
+    reader = cache_films(policy, None, cache and str(cache)).film_reader()
+    sizes = {"batch_size": 2, "eval_batch_size": 2}
+    data = StudyData(reader.encode, policy.encode_answers, samples, {}, load=reader.load, **sizes)
     point = folder / "last.ckpt"
     callbacks = [*([] if kill is None else [KillAt(kill)]), ResumePoint(point, 1)]
     options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}

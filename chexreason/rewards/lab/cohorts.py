@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from chexreason.labels.published import CHEXPERT_STUDIES, CHEXPERT_TEST
+from chexreason.labels.catalog import CHEXPERT_STUDIES, CHEXPERT_TEST
 from chexreason.labels.schema import LabelSet
-from chexreason.phantom import PhantomSource, raw_labels
+from chexreason.phantom.institution import raw_labels
+from chexreason.phantom.source import PhantomSource
 from chexreason.types import Study
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from chexreason.labels.schema import LabelSet
 from chexreason.parsing import parse
 from chexreason.rewards.base import Reward, Stateful, named_weights, score, scored_labels
 from chexreason.rewards.lab import adversaries
+from chexreason.statistics.bootstrap import patient_weights
 from chexreason.types import Completion, Study
 
 ROLLOUT = 32  # completions a call: the paper's 8 studies of 4
@@ -89,11 +91,11 @@ def rank_correlation(
     ``owners`` [N] are resampled, each with all its rows: answers about one patient are not independent.
     """
     _, codes = np.unique(np.asarray(owners), return_inverse=True)  # [N]
-    rng, n_owners = np.random.default_rng(seed), int(codes.max()) + 1
+    n_owners = int(codes.max()) + 1
     columns = [np.unique(x.double().numpy(), return_inverse=True)[1] for x in (a, b)]  # [N] each
     draws = []
-    for _ in range(n_resamples if n_owners > 1 else 0):
-        times = np.bincount(rng.integers(n_owners, size=n_owners), minlength=n_owners)[codes]  # [N]
+    for weights in chain.from_iterable(patient_weights(n_owners, n_resamples if n_owners > 1 else 0, seed)):
+        times = weights[codes]  # [N]
         draws.append(_correlation(_ranks(columns[0], times), _ranks(columns[1], times), times))
     value = _correlation(rankdata(columns[0]), rankdata(columns[1]), np.ones(len(codes)))
     defined = [draw for draw in draws if not np.isnan(draw)]

@@ -14,10 +14,10 @@ class ResumePoint(Checkpoint):
     """Replaces ``path`` by the state of the run, every ``every`` optimiser steps or as soon as possible after them.
 
     A checkpoint is written only after an optimiser step has finished, and its validation too where one follows. Early
-    stopping and the choice of the best adapter belong to that validation, and a resumed run does not repeat it. The end
-    of an epoch is used only in a run whose length is given in epochs: in one given in steps, Lightning would resume with
-    an epoch of one batch. The end of training is not used: a run that finds itself finished does no more work, so it
-    resumes from the checkpoint before and repeats its last steps.
+    stopping and the choice of the best adapter belong to that validation, and a resumed run does not repeat it. The
+    end of an epoch is used only in a run whose length is given in epochs: in one given in steps, Lightning would resume
+    with an epoch of one batch. The end of training is not used: a run that finds itself finished does no more work, so
+    it resumes from the checkpoint before and repeats its last steps.
 
     A kill loses the steps since the last checkpoint, and the same command repeats them. Lightning logs a batch only
     after its callbacks. Its figures are therefore kept in the checkpoint, and a resumed run logs them first.
