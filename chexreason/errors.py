@@ -13,20 +13,20 @@ from typing import TypeVar
 
 from chexreason.confdir import choices, command_help, confdir
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 RENAMED_GROUPS = {"answers": "sft_answers", "traces": "teacher_instruction"}  # old name of a folder of conf/: new one
 
 
-def friendly(*kinds: type[BaseException]) -> Callable[[Callable[..., T]], Callable[..., T]]:
+def friendly(*kinds: type[BaseException]) -> Callable[[Callable[..., _T]], Callable[..., _T]]:
     """A command whose errors of these kinds end as ``error: message`` and exit status 1.
 
     With CHEXREASON_TRACEBACK=1 the traceback is shown as well. Ctrl-C ends with status 130 and says that the same
     command continues.
     """
 
-    def decorate(command: Callable[..., T]) -> Callable[..., T]:
+    def decorate(command: Callable[..., _T]) -> Callable[..., _T]:
         @functools.wraps(command)
-        def run(*args: object, **kwargs: object) -> T:
+        def run(*args: object, **kwargs: object) -> _T:
             try:
                 return command(*args, **kwargs)
             except KeyboardInterrupt:
@@ -77,7 +77,7 @@ def unknown_choices(arguments: Sequence[str]) -> list[str]:
     return faults
 
 
-def known_choices(command: Callable[..., T]) -> Callable[..., T]:
+def known_choices(command: Callable[..., _T]) -> Callable[..., _T]:
     """A Hydra command that stops before Hydra does on a choice that does not exist, naming the closest one.
 
     ``--help`` prints the command's config, where each setting is described.
@@ -85,7 +85,7 @@ def known_choices(command: Callable[..., T]) -> Callable[..., T]:
     name = Path(inspect.unwrap(command).__code__.co_filename).stem
 
     @functools.wraps(command)
-    def run(*args: object, **kwargs: object) -> T:
+    def run(*args: object, **kwargs: object) -> _T:
         if {"--help", "-h"} & set(sys.argv[1:]):
             print(command_help(name))
             raise SystemExit(0)

@@ -1,7 +1,8 @@
-"""Atomic writes: a reader sees the old file or the whole new one, never a part."""
+"""Files that several processes share: atomic writes, of which a reader never sees a part, and locks."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import tempfile
@@ -42,3 +43,14 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: object) -> None:
     """Write strict JSON; raises ValueError on NaN or infinity, which no strict reader takes."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+@contextmanager
+def locked(path: Path, refusal: Exception) -> Iterator[None]:
+    """Hold a lock file until the block or the process ends; raises ``refusal`` where another process holds it."""
+    with path.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise refusal from None
+        yield

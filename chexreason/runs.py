@@ -1,31 +1,37 @@
-"""Run directories: one owner at a time, a DONE marker, the config that made it, what each stage cost."""
+"""Run directories: layout, one owner at a time, the config that made the run, every attempt at it, the DONE marker."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
+import math
 import os
 import resource
+import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
-from chexreason.files import write_json, write_text
+from chexreason.files import locked, write_json, write_text
 from chexreason.renames import current
 
-DONE, LOCK, CONFIG, STAGE = "DONE", "LOCK", "config.yaml", "stage.json"
-COLLAPSE = "collapse.json"  # signs of mode collapse, as they were told
-STOPPED = "stopped"  # in DONE: why a run was ended before its time by what watches it
+DONE, LOCK, CONFIG, STAGE, ATTEMPTS = "DONE", "LOCK", "config.yaml", "stage.json", "attempts.jsonl"
+PREDICTIONS, METRICS, SCORES = "predictions.jsonl", "metrics.json", "scores.parquet"
+CHECKPOINT = "checkpoints/last.ckpt"
+COLLAPSE = "collapse.json"  # the signs of mode collapse that were reported
+STOPPED = "stopped"  # in DONE: why the collapse watch ended the run early
 ADAPTERS = "adapters_sha256"  # in CONFIG: a run belongs to the weights it began with, not to the folder they lay in
+STATES = ("running", "done", "failed", "cut", "preempted")  # of a line of ATTEMPTS
+# In the environment: the run directory of this process, where whoever started it records its attempts.
+ATTEMPT_OF = "CHEXREASON_ATTEMPT_OF"
 # Settings that may change between a run and its continuation: they do not change what is computed.
 _FREE = ("paths", "logger", "callbacks.progress", "run_dir", "num_workers")
 
@@ -35,7 +41,7 @@ _LAUNCH = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"
 
 
 class RunError(RuntimeError):
-    """A run directory cannot be used as asked; the message names the directory and the way out."""
+    """A run directory or a study's folder cannot be used as asked; the message names it and the way out."""
 
 
 def is_done(run_dir: str | Path) -> bool:
@@ -54,6 +60,74 @@ def read_done(run_dir: str | Path) -> dict[str, Any]:
     return result
 
 
+def attempts(run_dir: str | Path) -> list[dict[str, Any]]:
+    """The starts and ends of a run, oldest first, as ``record_attempt`` wrote them; other lines are left out."""
+    return read_events(Path(run_dir) / ATTEMPTS)
+
+
+def record_attempt(run_dir: str | Path, digest: str, state: str, **facts: Any) -> None:
+    """Append a start ("running") or an end (another of STATES) to ATTEMPTS, on the disk before this returns.
+
+    The line holds ``time`` (s since 1970), ``state``, ``digest`` (of the run's config), ``host``, ``pid``, ``job_id``
+    (SLURM's, or null) and ``facts``; at an end these are ``seconds``, ``status`` or ``signal``, and ``error``. A last
+    line that a kill left unfinished is removed first.
+    """
+    own = {"host": socket.gethostname(), "pid": os.getpid(), "job_id": os.environ.get("SLURM_JOB_ID")}
+    event = {"time": time.time(), "state": state, "digest": digest, **own, **facts}
+    path = Path(run_dir) / ATTEMPTS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        file.seek(0)
+        last = file.read().split(b"\n")[-1]
+        if last and _event(last) is None:
+            file.truncate(file.tell() - len(last))
+        elif last:  # its line end alone is missing
+            file.write(b"\n")
+        file.write(json.dumps(event).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file that are attempts, in order; none where there is no file."""
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    return [event for event in map(_event, lines) if event is not None]
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(event, dict) or event.get("state") not in STATES or not isinstance(event.get("digest"), str):
+        return None
+    numbers = (event.get("time"), event.get("seconds", 0.0))
+    return event if all(isinstance(n, float) and math.isfinite(n) for n in numbers) else None
+
+
+def digest(cfg: DictConfig) -> str:
+    """Hash of what a config computes, unresolved: the same on every machine, whether the data are there or not."""
+    computed = settings(OmegaConf.to_container(cfg, resolve=False))  # type: ignore[arg-type]
+    return hashlib.sha256(json.dumps(computed, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def digest_in(run_dir: str | Path, cfg: DictConfig) -> str:
+    """The digest of ``cfg``, or the one it had when an earlier version finished the run that this directory holds."""
+    own = digest(cfg)
+    ends = [event["digest"] for event in attempts(run_dir) if event["state"] == "done"]
+    return ends[-1] if ends and ends[-1] != own and _holds(Path(run_dir), cfg) else own
+
+
+def _holds(folder: Path, cfg: DictConfig) -> bool:
+    """True where the directory's stored config computes what ``cfg`` does."""
+    try:
+        now: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    except OmegaConfBaseException:  # the data are not on this machine
+        return False
+    before = _stored(folder)
+    return before is not None and not _changes({**before, ADAPTERS: None}, {**now, ADAPTERS: None})
+
+
 def is_first_rank() -> bool:
     """True in the one process of a run that writes its directory; known before there is a trainer to ask."""
     return all(os.environ.get(name, "0") == "0" for name in _RANKS)
@@ -61,10 +135,14 @@ def is_first_rank() -> bool:
 
 @contextmanager
 def launching() -> Iterator[None]:
-    """Lets Lightning start this job again once a further rank, and hands on a process that can do so for another job.
+    """Let Lightning start the further ranks of this job, and leave the process fit to train the next job of a sweep.
 
-    Of a sweep it would start the whole command again: the ranks get this job's overrides and directory instead.
+    Lightning starts a rank by repeating the command line of this process. In a multirun that line is the whole sweep,
+    so it is replaced by one that runs the current job alone, in its directory. At the end the command line, the
+    environment variables that Lightning sets and the process group are put back.
     """
+    import torch.distributed as dist
+
     environment, arguments = {name: os.environ.get(name) for name in _LAUNCH}, sys.argv
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         sys.argv = [sys.argv[0], *_single_job()]
@@ -83,17 +161,18 @@ def _single_job() -> list[str]:
     """Arguments that run the current job of a sweep alone, in its own directory."""
     job = HydraConfig.get()
     with read_write(job), open_dict(job):
-        job.run.dir = job.runtime.output_dir  # where Lightning tells a rank to run
+        job.run.dir = job.runtime.output_dir  # where Lightning lets a rank run
     searched = [f"--config-dir={s.path}" for s in job.runtime.config_sources if s.provider == "command-line"]
     return [*searched, f"--config-name={job.job.config_name}", *job.overrides.task]
 
 
 @contextmanager
 def open_run(run_dir: str | Path, cfg: DictConfig) -> Iterator[Path]:
-    """Hold a run directory: lock it, check that its config is this one, time the stage.
+    """Hold a run directory: lock it, check that its config is this one, record the attempt, time the stage.
 
-    The lock goes with the process, so a killed run never blocks its own resume. Raises RunError when another process
-    holds the directory, or when it was begun with another config or adapter. Further ranks of a run only check these.
+    The lock ends with the process, so a killed run never blocks its own resume. Raises RunError when another process
+    holds the directory, or when it was begun with another config or adapter. The further ranks of a run only check the
+    config.
     """
     folder = Path(run_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,31 +180,48 @@ def open_run(run_dir: str | Path, cfg: DictConfig) -> Iterator[Path]:
         _check_config(folder, cfg)
         yield folder
         return
-    with (folder / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(f"{folder} is in use by another run: wait for it, or choose another name=") from None
+    refusal = RunError(f"{folder} is in use by another run: wait for it, or choose another name=")
+    with locked(folder / LOCK, refusal):
         write_text(folder / CONFIG, OmegaConf.to_yaml(_check_config(folder, cfg)))
         start = time.monotonic()
         earlier = _earlier_seconds(folder)
+        recorded = is_done(folder) or os.environ.get(ATTEMPT_OF) == str(folder.resolve())
         try:
-            yield folder
+            with nullcontext() if recorded else _attempt(folder, digest(cfg)):
+                yield folder
         finally:
             stage = {"name": folder.name, "seconds": earlier + time.monotonic() - start, "peak_rss_bytes": _peak_rss()}
             write_json(folder / STAGE, stage)
 
 
+@contextmanager
+def _attempt(folder: Path, own: str) -> Iterator[None]:
+    """Record the start and the end of what the block does."""
+    record_attempt(folder, own, "running")
+    start, state, facts = time.monotonic(), "failed", {"status": 1, "error": f"ended without {folder / DONE}"}
+    try:
+        yield
+        if is_done(folder):
+            state, facts = "done", {"status": 0}
+    except KeyboardInterrupt:
+        state, facts = "cut", {"status": 130}
+        raise
+    except BaseException as error:
+        facts["error"] = "".join(str(error).splitlines()[-1:]) or type(error).__name__
+        raise
+    finally:
+        record_attempt(folder, own, state, seconds=time.monotonic() - start, **facts)
+
+
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config computes, as dotted keys: without what may change between a run and its continuation.
+    """What a config computes, as dotted keys in today's names: without what may change when a run is continued.
 
     Paths under ``paths.out`` begin with ``${paths.out}``, so that a study that was moved, or whose folder is spelled in
-    another way, is the same study. Names are today's, whichever version wrote the config.
+    another way, is the same study.
     """
     out = (config.get("paths") or {}).get("out")
     place = None if out is None else os.path.normpath(out)
-    named = current(_flat(config))
-    return {key: _placed(value, place) for key, value in named.items() if not key.startswith(_FREE)}
+    return {k: _placed(value, place) for k, value in current(_flat(config)).items() if not k.startswith(_FREE)}
 
 
 def _placed(value: Any, out: str | None) -> Any:
@@ -144,22 +240,34 @@ def _check_config(folder: Path, cfg: DictConfig) -> dict[str, Any]:
     now: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     hashes = [_adapter_sha256(adapter) for adapter in now.get("adapters") or []]
     now[ADAPTERS] = hashes if all(hashes) else None
-    path = folder / CONFIG
-    if not path.is_file():
+    before = _stored(folder)
+    if before is None:
         return now
-    before: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[assignment]
     if before.get(ADAPTERS) is None and is_done(folder):
         now[ADAPTERS] = None  # done before they were recorded: nothing to compare, and nothing to claim
     before[ADAPTERS], now[ADAPTERS] = (
         before.get(ADAPTERS) or now[ADAPTERS],
         now[ADAPTERS] or before.get(ADAPTERS),  # removed since: what was made with them stands
     )
-    old, new = settings(before), settings(now)
-    if changed := [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]:
-        shown = "; ".join(f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in changed[:5])
-        more = f" (+{len(changed) - 5} more)" if len(changed) > 5 else ""
-        raise RunError(f"{folder} holds a run with another config: {shown}{more}. Choose another name= or remove it")
+    if changes := _changes(before, now):
+        more = f" (+{len(changes) - 5} more)" if len(changes) > 5 else ""
+        raise RunError(
+            f"{folder} holds a run with another config: {'; '.join(changes[:5])}{more}. "
+            "Choose another name= or remove it"
+        )
     return now
+
+
+def _stored(folder: Path) -> dict[str, Any] | None:
+    path = folder / CONFIG
+    return OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else None  # type: ignore[return-value]
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Sequence[str]:
+    """``key: old -> new`` of each setting in which two configs differ."""
+    old, new = settings(before), settings(now)
+    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    return [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in changed]
 
 
 def _adapter_sha256(folder: str) -> str | None:

@@ -22,7 +22,7 @@ from chexreason.model.policy import Policy
 from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.prompts import Prompt
 from chexreason.rewards.base import Reward
-from chexreason.runs import COLLAPSE
+from chexreason.runs import CHECKPOINT, COLLAPSE
 from chexreason.traces.answer_faults import check_answers
 from chexreason.training.callbacks.adapter_export import AdapterExport
 from chexreason.training.callbacks.checkpoint import ResumePoint
@@ -145,7 +145,7 @@ def _callbacks(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], label
         TransferRules(cfg.data.home, monitor, **cfg.callbacks.transfer),
         AdapterExport(str(run_dir / "adapter"), monitor, mode, card, list(cfg.adapters)),
         SampleLog(str(run_dir / "samples.jsonl"), cfg.callbacks.samples),
-        ResumePoint(run_dir / "checkpoints" / "last.ckpt", cfg.callbacks.checkpoint_every),
+        ResumePoint(run_dir / CHECKPOINT, cfg.callbacks.checkpoint_every),
     ]
     if cfg.phase.name == "grpo":
         callbacks += [RewardLog(run_dir), CollapseWatch(run_dir / COLLAPSE, **cfg.callbacks.collapse)]

@@ -6,35 +6,25 @@ import logging
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
-import lightning as L
-import numpy as np
-import torch
 from omegaconf import DictConfig
 
 from chexreason import runs
-from chexreason.build.data import build_labels, build_prompt, build_samples, declaration, load_manifest, load_studies
-from chexreason.build.model import build_policy, check_card
 from chexreason.confdir import confdir
-from chexreason.data.batches import Collate
-from chexreason.data.sampling import subset
 from chexreason.errors import friendly, known_choices
-from chexreason.labels.schema import LabelSet
-from chexreason.model.policy import Policy
-from chexreason.model.predict import predict_batch
-from chexreason.parsing import AnswerFormat, Grammar
+from chexreason.files import write_json
 from chexreason.progress import track
-from chexreason.prompts import Prompt
-from chexreason.quiet import quiet
-from chexreason.reports.payload import finite
-from chexreason.statistics import predictions
-from chexreason.statistics.comparable import basis, set_facts
-from chexreason.statistics.metrics import confusion, label_f1
-from chexreason.types import Prediction
+
+if TYPE_CHECKING:
+    from chexreason.data.batches import Collate
+    from chexreason.labels.schema import LabelSet
+    from chexreason.model.policy import Policy
+    from chexreason.prompts import Prompt
+    from chexreason.types import Prediction
 
 log = logging.getLogger(__name__)
-FILE = "predictions.jsonl"
 
 
 def evaluate(cfg: DictConfig) -> list[Prediction]:
@@ -42,11 +32,25 @@ def evaluate(cfg: DictConfig) -> list[Prediction]:
 
     Raises ValueError when an adapter was trained with another prompt or label set.
     """
+    from chexreason.build.data import (
+        build_labels,
+        build_prompt,
+        build_samples,
+        declaration,
+        load_manifest,
+        load_studies,
+    )
+    from chexreason.data.sampling import subset
+    from chexreason.model.predict import predict_batch
+    from chexreason.parsing import AnswerFormat, Grammar
+    from chexreason.reports.payload import finite
+    from chexreason.statistics import predictions
+
     run_dir = Path(cfg.run_dir)
     with runs.open_run(run_dir, cfg):
         if runs.is_done(run_dir):
             log.info("%s is DONE: nothing to evaluate", run_dir)
-            return predictions.read_predictions(run_dir / FILE)
+            return predictions.read_predictions(run_dir / runs.PREDICTIONS)
         label_set, prompt = build_labels(cfg), build_prompt(cfg)
         policy, collate = ready(cfg, prompt, label_set)
         answer_format = AnswerFormat(label_set, Grammar.of(prompt.grammar))
@@ -62,18 +66,24 @@ def evaluate(cfg: DictConfig) -> list[Prediction]:
                 batch = collate([(sample, 0.0) for sample in chunk]).to(policy.device)
                 answers = predict_batch(policy, batch, answer_format, cfg.max_new_tokens)
                 found += [replace(answer, **origin) for answer in answers]
-        predictions.write_predictions(run_dir / FILE, found)
+        predictions.write_predictions(run_dir / runs.PREDICTIONS, found)
         scores = score_sets(found, label_set)
-        runs.write_json(run_dir / "metrics.json", finite(scores))
+        write_json(run_dir / runs.METRICS, finite(scores))
         runs.mark_done(run_dir, {"studies": len(found)})
         return found
 
 
 def ready(cfg: DictConfig, prompt: Prompt, label_set: LabelSet) -> tuple[Policy, Collate]:
-    """The policy of an arm in evaluation mode on its device, and what makes its batches; random numbers are seeded.
+    """The policy of an arm in evaluation mode on its device, and its collator; seeds the random numbers.
 
     Raises ValueError when an adapter was trained with another prompt or label set.
     """
+    import lightning as L
+    import torch
+
+    from chexreason.build.model import build_policy, check_card
+    from chexreason.quiet import quiet
+
     quiet()
     L.seed_everything(cfg.seed, verbose=False)
     for folder in cfg.adapters:
@@ -84,6 +94,11 @@ def ready(cfg: DictConfig, prompt: Prompt, label_set: LabelSet) -> tuple[Policy,
 
 def score_sets(found: list[Prediction], label_set: LabelSet) -> dict[str, dict[str, float]]:
     """Averages, fail rate and per-label F1 of each data set."""
+    import numpy as np
+
+    from chexreason.statistics import predictions
+    from chexreason.statistics.metrics import confusion, label_f1
+
     scores = {}
     for name, rows in predictions.datasets(found).items():
         pred, truth, mask = predictions.counts(rows, label_set.labels)
@@ -97,6 +112,9 @@ def score_sets(found: list[Prediction], label_set: LabelSet) -> dict[str, dict[s
 @friendly(runs.RunError, ValueError, KeyError, OSError)
 def main(cfg: DictConfig) -> None:
     """Evaluate and print the headline figures of each set."""
+    from chexreason.build.data import build_labels
+    from chexreason.statistics.comparable import basis, set_facts
+
     found, label_set = evaluate(cfg), build_labels(cfg)
     facts = set_facts({cfg.arm: found}, label_set)
     for name, values in score_sets(found, label_set).items():

@@ -5,17 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from omegaconf import DictConfig
 
-from chexreason.audit.audit_page import PAGE_NAME, write_audit
-from chexreason.build.data import build_manifests, declaration, set_policy
 from chexreason.confdir import confdir
-from chexreason.data.leakage import Leak, LeakageError, check_leaks, find_leaks
-from chexreason.data.manifest import Manifest, ManifestError
 from chexreason.errors import friendly, known_choices
-from chexreason.labels.catalog import label_set
+
+if TYPE_CHECKING:
+    from chexreason.data.leakage import Leak
+    from chexreason.data.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,9 @@ def prepare(cfg: DictConfig) -> dict[str, Manifest]:
 
     An overlap between two sets passes where ``data.allow_overlap`` names the pair.
     """
+    from chexreason.build.data import build_manifests
+    from chexreason.data.leakage import LeakageError, check_leaks, find_leaks
+
     prepared = build_manifests(cfg, on_error=cfg.on_error, workers=cfg.workers, check=cfg.check)
     frames = {name: manifest.frame for name, manifest in prepared.items()}
     allowed = [list(pair) for pair in cfg.data.get("allow_overlap") or ()]
@@ -41,6 +44,10 @@ def prepare(cfg: DictConfig) -> dict[str, Manifest]:
 
 def audit(cfg: DictConfig, prepared: Mapping[str, Manifest], leaks: Sequence[Leak]) -> None:
     """The audit page of the prepared sets under ``paths.out/name``, unless ``audit=false``."""
+    from chexreason.audit.audit_page import PAGE_NAME, write_audit
+    from chexreason.build.data import declaration, set_policy
+    from chexreason.labels.catalog import label_set
+
     if not cfg.audit:
         return
     folder = Path(cfg.paths.out) / cfg.name
@@ -69,9 +76,11 @@ def describe(name: str, manifest: Manifest) -> str:
 
 @known_choices
 @hydra.main(version_base="1.3", config_path=confdir(), config_name="prepare")
-@friendly(ManifestError, OSError, ValueError, KeyError)
+@friendly(OSError, ValueError, KeyError)  # a ManifestError is a ValueError
 def main(cfg: DictConfig) -> None:
     """Prepare every set of ``data=`` and say what it holds and what its labels mean."""
+    from chexreason.build.data import declaration
+
     for name, manifest in prepare(cfg).items():
         log.info("%s", describe(name, manifest))
         log.info("%s", declaration(cfg, name, manifest)["text"].rstrip())

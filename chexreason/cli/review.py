@@ -5,27 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from omegaconf import DictConfig
 
 from chexreason.confdir import confdir
-from chexreason.data.credentialed import held_sets, named_agreement
 from chexreason.errors import friendly, known_choices
-from chexreason.labels.catalog import label_set
-from chexreason.parsing import Grammar
-from chexreason.prompts import load_prompt
-from chexreason.review.desk import Desk
-from chexreason.review.journal import ReviewStore
-from chexreason.review.reviewed_traces import export_review
-from chexreason.review.server import ReviewServer
-from chexreason.review.summary import headlines
-from chexreason.traces.endpoint import is_loopback_host
-from chexreason.traces.trace import Trace, read_traces
+
+if TYPE_CHECKING:
+    from chexreason.review.server import ReviewServer
+    from chexreason.traces.trace import Trace
 
 log = logging.getLogger(__name__)
-STORE = "review.sqlite"
+_STORE = "review.sqlite"
 
 
 def review(cfg: DictConfig) -> dict[str, Any]:
@@ -33,10 +26,19 @@ def review(cfg: DictConfig) -> dict[str, Any]:
 
     Raises ValueError on a host that the traces must not be shown to, and what reading and storing raise.
     """
+    from chexreason.labels.catalog import label_set
+    from chexreason.parsing import Grammar
+    from chexreason.prompts import load_prompt
+    from chexreason.review.desk import Desk
+    from chexreason.review.journal import ReviewStore
+    from chexreason.review.reviewed_traces import export_review
+    from chexreason.review.server import ReviewServer
+    from chexreason.traces.trace import read_traces
+
     traces, folder = read_traces(Path(cfg.file)), Path(cfg.paths.out) / cfg.name
     readers = _readers(cfg)
     _check_host(cfg, traces)
-    store = ReviewStore(folder / STORE)
+    store = ReviewStore(folder / _STORE)
     sample = store.sample(traces, cfg.n, cfg.seed)
     prompts = Path(confdir()) / "prompt"
     grammars = {trace.prompt: Grammar.of(load_prompt(trace.prompt, prompts).grammar) for trace in sample}
@@ -73,6 +75,9 @@ def _readers(cfg: DictConfig) -> list[str]:
 
 def _check_host(cfg: DictConfig, traces: Sequence[Trace]) -> None:
     """Refuses (ValueError) a host that the traces must not be shown to; warns of any but this machine."""
+    from chexreason.data.credentialed import held_sets, named_agreement
+    from chexreason.traces.endpoint import is_loopback_host
+
     if not cfg.serve or is_loopback_host(cfg.host):
         return
     if cfg.host in {"", "0.0.0.0", "::"}:
@@ -94,6 +99,8 @@ def _check_host(cfg: DictConfig, traces: Sequence[Trace]) -> None:
 @friendly(ValueError, KeyError, OSError)
 def main(cfg: DictConfig) -> None:
     """Serve the review, then say what it found and where the results are."""
+    from chexreason.review.summary import headlines
+
     for sentence in headlines(review(cfg)):
         log.info("%s", sentence)
     log.info("results: %s", Path(cfg.paths.out) / cfg.name)

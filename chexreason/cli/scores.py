@@ -6,38 +6,26 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
-import numpy as np
-import pandas as pd
 from omegaconf import DictConfig
 
 from chexreason import runs
-from chexreason.build.data import build_labels, build_prompt, build_samples, load_studies
-from chexreason.cli.evaluate import ready
 from chexreason.confdir import confdir
-from chexreason.data.batches import Batch
 from chexreason.errors import friendly, known_choices
-from chexreason.labels.schema import LabelSet
-from chexreason.model.generate import Sampling, sample
-from chexreason.model.label_scores import label_log_odds
-from chexreason.model.policy import Policy
-from chexreason.model.predict import read_completions
-from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.progress import track
-from chexreason.statistics import predictions
-from chexreason.statistics.score_files import (
-    MADE_FOR,
-    answers_sha256,
-    check_made_for,
-    read_scores,
-    score_rows,
-    write_scores,
-)
-from chexreason.types import Prediction, Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from chexreason.data.batches import Batch
+    from chexreason.labels.schema import LabelSet
+    from chexreason.model.policy import Policy
+    from chexreason.parsing import AnswerFormat
+    from chexreason.types import Prediction, Study
 
 log = logging.getLogger(__name__)
-FILE = "scores.parquet"
 
 
 def score_labels(cfg: DictConfig) -> pd.DataFrame:
@@ -46,13 +34,21 @@ def score_labels(cfg: DictConfig) -> pd.DataFrame:
     Raises ValueError when an adapter was trained with another prompt or label set, and when the arm was answered anew
     since it was scored; KeyError when a predicted study is no longer in the data.
     """
+    import pandas as pd
+
+    from chexreason.build.data import build_labels, build_prompt, build_samples
+    from chexreason.cli.evaluate import ready
+    from chexreason.parsing import AnswerFormat, Grammar
+    from chexreason.statistics import predictions
+    from chexreason.statistics.score_files import MADE_FOR, answers_sha256, check_made_for, read_scores, write_scores
+
     run_dir, answers = Path(cfg.run_dir), Path(cfg.predictions)
     with runs.open_run(run_dir, cfg):
         if runs.is_done(run_dir):
             if (made_for := runs.read_done(run_dir).get(MADE_FOR)) and answers.is_file():
                 check_made_for(made_for, answers, run_dir)
             log.info("%s is DONE: nothing to score", run_dir)
-            return read_scores(run_dir / FILE)
+            return read_scores(run_dir / runs.SCORES)
         label_set, prompt = build_labels(cfg), build_prompt(cfg)
         predicted, sha256 = predictions.read_predictions(answers), answers_sha256(answers)
         policy, collate = ready(cfg, prompt, label_set)
@@ -67,13 +63,15 @@ def score_labels(cfg: DictConfig) -> pd.DataFrame:
                 batch = collate([(sample, 0.0) for _, sample in chunk]).to(policy.device)
                 frames += _scores(cfg, policy, batch, [answer for answer, _ in chunk], answer_format)
         frame = pd.concat(frames, ignore_index=True)
-        write_scores(run_dir / FILE, frame)
+        write_scores(run_dir / runs.SCORES, frame)
         runs.mark_done(run_dir, {"rows": len(frame), MADE_FOR: sha256})
         return frame
 
 
 def _studies(cfg: DictConfig, name: str, found: Sequence[Prediction], label_set: LabelSet) -> list[Study]:
     """The studies that were predicted, in that order."""
+    from chexreason.build.data import load_studies
+
     known = {study.study_id: study for study in load_studies(cfg, name, (cfg.split,), label_set)}
     if lost := [p.study_id for p in found if p.study_id not in known]:
         raise KeyError(f"{len(lost)} predicted studies are not in {name}/{cfg.split}, e.g. {lost[0]}: evaluate again")
@@ -83,6 +81,13 @@ def _studies(cfg: DictConfig, name: str, found: Sequence[Prediction], label_set:
 def _scores(
     cfg: DictConfig, policy: Policy, batch: Batch, found: Sequence[Prediction], answer_format: AnswerFormat
 ) -> list[pd.DataFrame]:
+    import numpy as np
+
+    from chexreason.model.generate import Sampling, sample
+    from chexreason.model.label_scores import label_log_odds
+    from chexreason.model.predict import read_completions
+    from chexreason.statistics.score_files import score_rows
+
     prompts = policy.with_features(batch.prompts)
     label_set, answers = answer_format.label_set, [answer_format.parse(answer.text) for answer in found]
     odds = label_log_odds(policy, prompts, answers, answer_format)
@@ -106,7 +111,7 @@ def _scores(
 def main(cfg: DictConfig) -> None:
     """Score the labels of an arm and say where they lie."""
     frame = score_labels(cfg)
-    log.info("%d rows of label scores in %s", len(frame), Path(cfg.run_dir) / FILE)
+    log.info("%d rows of label scores in %s", len(frame), Path(cfg.run_dir) / runs.SCORES)
 
 
 if __name__ == "__main__":

@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from chexreason.build.data import build_labels, build_prompt, load_studies, make
 from chexreason.confdir import confdir
-from chexreason.data.manifest import ManifestError
-from chexreason.data.sampling import subset
 from chexreason.errors import friendly, known_choices
 from chexreason.files import write_json, write_text
-from chexreason.labels.schema import LabelSet
-from chexreason.progress import Meter
-from chexreason.traces.acceptance import acceptance, as_markdown
-from chexreason.traces.budget import Budget, estimate
-from chexreason.traces.collect import collect_traces
-from chexreason.traces.endpoint import check_export
-from chexreason.traces.export import JSONL_NAME, export
-from chexreason.traces.instruction import Instruction
 from chexreason.traces.store import StoreError, TraceStore, open_store
-from chexreason.traces.task import Limits, Task, judge_again
-from chexreason.traces.template import TemplateTeacher
-from chexreason.types import Study
+
+if TYPE_CHECKING:
+    from chexreason.labels.schema import LabelSet
+    from chexreason.traces.budget import Budget
+    from chexreason.traces.task import Limits, Task
+    from chexreason.types import Study
 
 log = logging.getLogger(__name__)
 DATABASE_NAME, REPORT_NAME = "traces.db", "acceptance"
@@ -39,6 +31,12 @@ def traces(cfg: DictConfig) -> dict[str, Any]:
     how many of the studies asked about have neither an accepted trace nor used up their attempts. Raises ExportError
     before anything is sent where credentialed studies would leave the machine.
     """
+    from chexreason.build.data import build_labels
+    from chexreason.traces.acceptance import acceptance, as_markdown
+    from chexreason.traces.budget import Budget
+    from chexreason.traces.export import export
+    from chexreason.traces.task import Limits, judge_again
+
     label_set, folder = build_labels(cfg), Path(cfg.folder)
     studies, unaskable = _studies(cfg, label_set)
     task, limits = _task(cfg, label_set, studies), Limits(**OmegaConf.to_container(cfg.limits, resolve=True))
@@ -59,12 +57,21 @@ def traces(cfg: DictConfig) -> dict[str, Any]:
 
 def _studies(cfg: DictConfig, label_set: LabelSet) -> tuple[list[Study], int]:
     """The studies to ask about, and how many have labels that no answer fits."""
+    from chexreason.build.data import load_studies
+    from chexreason.data.sampling import subset
+    from chexreason.traces.template import TemplateTeacher
+
     found = load_studies(cfg, cfg.set, list(cfg.splits), label_set)
     answerable = [study for study in found if TemplateTeacher().can_write(study, label_set)]
     return subset(answerable, cfg.limit, cfg.seed), len(found) - len(answerable)
 
 
 def _task(cfg: DictConfig, label_set: LabelSet, studies: list[Study]) -> Task:
+    from chexreason.build.data import build_prompt, make
+    from chexreason.traces.endpoint import check_export
+    from chexreason.traces.instruction import Instruction
+    from chexreason.traces.task import Task
+
     teacher = make(cfg.teacher, _convert_="all")
     credentialed = list(cfg.data.get("credentialed") or ())
     return Task(
@@ -79,7 +86,11 @@ def _task(cfg: DictConfig, label_set: LabelSet, studies: list[Study]) -> Task:
 
 
 def _ask(task: Task, store: TraceStore, studies: list[Study], limits: Limits, budget: Budget) -> str:
-    """Says what it will take, and asks."""
+    """Log what the studies still to ask about will cost, and ask; returns why it stopped early, or an empty string."""
+    from chexreason.progress import Meter
+    from chexreason.traces.budget import estimate
+    from chexreason.traces.collect import collect_traces
+
     to_ask = _to_ask(store, studies, limits)
     log.info("%d of %d studies need no answer any more", len(studies) - len(to_ask), len(studies))
     if not to_ask:
@@ -99,9 +110,12 @@ def _to_ask(store: TraceStore, studies: list[Study], limits: Limits) -> list[Stu
 
 @known_choices
 @hydra.main(version_base="1.3", config_path=confdir(), config_name="traces")
-@friendly(StoreError, ManifestError, OSError, ValueError, KeyError, ModuleNotFoundError)
+@friendly(StoreError, OSError, ValueError, KeyError, ModuleNotFoundError)
 def main(cfg: DictConfig) -> None:
     """Ask, verify, export, and say what came of it."""
+    from chexreason.traces.acceptance import as_markdown
+    from chexreason.traces.export import JSONL_NAME
+
     for library in ("httpx2", "openai"):  # a line a request each
         logging.getLogger(library).setLevel(logging.WARNING)
     report = traces(cfg)

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
-import lightning as L
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 from chexreason import runs
-from chexreason.build.data import build_labels, build_prompt
-from chexreason.build.model import adapter_card, build_policy
-from chexreason.build.training import build_data, build_module, build_trainer
-from chexreason.cli.checks import before_training
 from chexreason.confdir import confdir
 from chexreason.errors import friendly, known_choices
-from chexreason.model.adapters import answer_tokens
-from chexreason.quiet import quiet
-from chexreason.reports.payload import finite
-from chexreason.training.callbacks.collapse_watch import CollapseWatch
-from chexreason.training.callbacks.loggers import merge_attempts
+
+if TYPE_CHECKING:
+    import lightning as L
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +27,17 @@ def train(cfg: DictConfig) -> tuple[dict[str, float | None], dict[str, Any]]:
     directory is in use or holds another config. On several ranks each of them runs this; the first one checks, writes
     and speaks for all.
     """
+    import lightning as L
+
+    from chexreason.build.data import build_labels, build_prompt
+    from chexreason.build.model import adapter_card, build_policy
+    from chexreason.build.training import build_data, build_module, build_trainer
+    from chexreason.cli.checks import before_training
+    from chexreason.model.adapters import answer_tokens
+    from chexreason.quiet import quiet
+    from chexreason.reports.payload import finite
+    from chexreason.training.callbacks.loggers import merge_attempts
+
     run_dir, first = Path(cfg.run_dir), runs.is_first_rank()
     if not first:
         logging.getLogger().setLevel(logging.WARNING)
@@ -54,7 +58,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float | None], dict[str, Any]]:
         trainer = build_trainer(cfg, run_dir, card, label_set)
         if first:
             before_training(cfg, data.train_samples, policy, label_set)
-        checkpoint = run_dir / "checkpoints" / "last.ckpt"
+        checkpoint = run_dir / runs.CHECKPOINT
         if checkpoint.is_file():
             log.info("resuming from %s", checkpoint)
         with runs.launching():
@@ -68,6 +72,8 @@ def train(cfg: DictConfig) -> tuple[dict[str, float | None], dict[str, Any]]:
 
 def _stopped(trainer: L.Trainer) -> dict[str, str]:
     """The reason for which the collapse watch ended the run, to stand in DONE; empty where it made all its steps."""
+    from chexreason.training.callbacks.collapse_watch import CollapseWatch
+
     if -1 < trainer.max_steps <= trainer.global_step:
         return {}
     callbacks = trainer.callbacks  # type: ignore[attr-defined]

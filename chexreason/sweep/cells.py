@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 from chexreason.errors import did_you_mean
+from chexreason.runs import PREDICTIONS
 
 VERBS = ("prepare", "train", "evaluate", "scores")
 FOLDERS = {"train": "", "evaluate": "eval", "scores": "scores"}  # of a study
@@ -37,11 +39,11 @@ class Cell:
 
     @property
     def arm(self) -> str:
-        """What the command calls it."""
+        """The value of ``arm=`` in its command."""
         return self.of or self.name
 
     def run_dir(self, study: Path, seed: int) -> Path:
-        """Where the cell's run is, as the commands put it."""
+        """The directory of the cell's run; the study's own for a prepare cell, whose data several studies may share."""
         if self.verb == "prepare":
             return study
         return study / FOLDERS[self.verb] / self.arm / f"seed{seed}"
@@ -55,7 +57,7 @@ class Cell:
             folder = study / self.adapter / f"seed{seed}" / "adapter" / self.checkpoint
             given.append(f"adapters=['{folder}']")
         if self.verb == "scores":  # an experiment puts an evaluation's run in its own place
-            answers = study / FOLDERS["evaluate"] / self.arm / f"seed{seed}" / "predictions.jsonl"
+            answers = study / FOLDERS["evaluate"] / self.arm / f"seed{seed}" / PREDICTIONS
             given += [f"predictions='{answers}'", f"run_dir='{self.run_dir(study, seed)}'"]
         return given
 
@@ -80,7 +82,11 @@ def read_cells(raw: Mapping[str, Mapping[str, Any]]) -> dict[str, Cell]:
             tuple(needs),
             of,
         )
-    faults = faults or [f"{' needs '.join(cycle)}: a cycle" for cycle in _cycles(cells)]
+    if not faults:
+        try:
+            TopologicalSorter({name: cell.needs for name, cell in cells.items()}).prepare()
+        except CycleError as error:  # its second argument names each cell before the one that needs it
+            faults = [f"{' needs '.join(reversed(error.args[1]))}: a cycle"]
     if faults:
         raise CellError(f"{len(faults)} faults in the sweep's cells:\n  " + "\n  ".join(faults))
     return cells
@@ -106,24 +112,6 @@ def _faults(name: str, node: Mapping[str, Any], raw: Mapping[str, Mapping[str, A
     return faults + [
         f"{name}: needs {need}, which is no cell{did_you_mean(need, raw)}" for need in needed if need not in raw
     ]
-
-
-def _cycles(cells: Mapping[str, Cell]) -> list[list[str]]:
-    """One cycle of the graph as the names along it, or none."""
-    finished: set[str] = set()
-
-    def walk(name: str, path: list[str]) -> list[str] | None:
-        if name in path:
-            return [*path[path.index(name) :], name]
-        if name in finished:
-            return None
-        for need in cells[name].needs:
-            if found := walk(need, [*path, name]):
-                return found
-        finished.add(name)
-        return None
-
-    return [found for found in (walk(name, []) for name in cells) if found][:1]
 
 
 def ordered(cells: Mapping[str, Cell], targets: Iterable[str]) -> list[Cell]:

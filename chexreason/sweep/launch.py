@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chexreason.sweep.ledger import BLOCKED, CUT, DONE, FAILED, RUNNING, Ledger
+from chexreason.files import locked
+from chexreason.runs import ATTEMPT_OF, ATTEMPTS, RunError, attempts, record_attempt
 
-PATIENCE = 15.0  # seconds a process has to end after Ctrl-C before it is killed; its run resumes either way
-PR_SET_PDEATHSIG = 1
+_PATIENCE = 15.0  # seconds a process has to end after Ctrl-C before it is killed; its run resumes either way
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,6 @@ class Job:
     name: str
     digest: str
     kind: str
-    seed: int
     command: tuple[str, ...]
     run_dir: Path
     proof: Path
@@ -39,140 +39,152 @@ class Job:
     needs: tuple[str, ...] = ()
 
 
-def states_of(jobs: Sequence[Job], ledger: Ledger, attempts: int) -> dict[str, str]:
-    """Each job's "done", "failed" (as often as allowed), "cut" (started and never ended), or "waiting".
+@contextmanager
+def only_sweep(study: Path) -> Iterator[None]:
+    """Hold a study's folder; the lock ends with the process. Raises RunError where another sweep has it."""
+    study.mkdir(parents=True, exist_ok=True)
+    refusal = RunError(f"{study} is in use by another sweep: wait for it, or choose another name=")
+    with locked(study / "SWEEP.lock", refusal):
+        yield
 
-    Needs come before what needs them. A job is done where its run directory was last filled under its own digest, and
-    after everything it needs was: otherwise its command runs again, and finds its run unchanged or says what is not.
+
+def states_of(jobs: Sequence[Job], limit: int) -> dict[str, str]:
+    """Each job's "done", "failed" (``limit`` times), "blocked" by one that failed, "cut" (never ended), or "waiting".
+
+    ``jobs`` are in the order of their needs. A job is done where its run directory was last filled under its own
+    digest, and after everything it needs was made: otherwise its command runs again, and finds its run unchanged or
+    says what is not.
     """
     states: dict[str, str] = {}
+    made: dict[str, float] = {}  # s since 1970
     for job in jobs:
-        last, end = ledger.last(job.digest).get("state"), ledger.done(job.name)
-        own = last == DONE and end.get("digest") == job.digest and job.proof.exists()
-        if own and all(states[need] == DONE and ledger.done(need)["time"] <= end["time"] for need in job.needs):
-            states[job.name] = DONE
-        elif ledger.failures(job.digest) >= attempts and job.run_dir.exists():  # removing it is what an error may ask
-            states[job.name] = FAILED
+        needs = {states[need] for need in job.needs}
+        events = attempts(job.run_dir)
+        own = [event["state"] for event in events if event["digest"] == job.digest]
+        end: dict[str, Any] = next((event for event in events[::-1] if event["state"] == "done"), {})
+        filled = own[-1:] == ["done"] and end["digest"] == job.digest and job.proof.exists()
+        if filled and needs <= {"done"} and all(made[need] <= end["time"] for need in job.needs):
+            states[job.name] = "done"
+            made[job.name] = min(end["time"], job.proof.stat().st_mtime)  # a command that finds it done makes nothing
+        elif needs & {"failed", "blocked"}:
+            states[job.name] = "blocked"
+        elif failures(job) >= limit:
+            states[job.name] = "failed"
         else:
-            states[job.name] = CUT if last in (RUNNING, CUT) else "waiting"
+            states[job.name] = "cut" if own and own[-1] not in ("done", "failed") else "waiting"
     return states
 
 
-class Launcher:
-    """Runs jobs ``slots`` at a time and writes what happens to the ledger; ``say`` is told each start and end.
+def failures(job: Job) -> int:
+    """How often a job failed under its config since it was last done."""
+    states = [event["state"] for event in attempts(job.run_dir) if event["digest"] == job.digest]
+    since = len(states) - states[::-1].index("done") if "done" in states else 0
+    return states[since:].count("failed")
 
-    Raises ValueError when ``slots`` is below 1.
+
+def last_error(job: Job) -> str:
+    """Why a job failed the last time; empty where it never did."""
+    return next((str(event.get("error")) for event in attempts(job.run_dir)[::-1] if event["state"] == "failed"), "")
+
+
+def seconds_of(study: Path) -> dict[str, float]:
+    """Mean seconds of the finished runs of a study by kind, all attempts at a run together."""
+    spent: dict[str, list[float]] = {}
+    for path in (study / ATTEMPTS, *study.glob(f"*/seed*/{ATTEMPTS}"), *study.glob(f"*/*/seed*/{ATTEMPTS}")):
+        events = attempts(path.parent)
+        if events and events[-1]["state"] == "done":
+            seconds = sum(event.get("seconds", 0.0) for event in events)
+            spent.setdefault(events[-1].get("kind", ""), []).append(seconds)
+    return {kind: sum(each) / len(each) for kind, each in spent.items()}
+
+
+def launch(jobs: Sequence[Job], *, slots: int, limit: int, say: Callable[[str], None]) -> dict[str, str]:
+    """Run what is not done, ``slots`` at a time, ``limit`` failures each; returns "done", "failed" or "blocked" by job.
+
+    ``say`` is called with a line about each start and end. On Ctrl-C the running processes are asked to stop and are
+    waited for, and KeyboardInterrupt passes on. Raises ValueError when ``slots`` is below 1.
     """
+    if slots < 1:
+        raise ValueError(f"jobs={slots}: one process at a time is the least")
+    running: dict[str, _Process] = {}
+    try:
+        while True:
+            states = states_of(jobs, limit)
+            for job in jobs:
+                ready = states[job.name] in ("waiting", "cut") and all(states[need] == "done" for need in job.needs)
+                if ready and job.name not in running and len(running) < slots:
+                    say(f"{job.name}: {'resumed' if states[job.name] == 'cut' else 'started'}")
+                    running[job.name] = _Process(job, max(1, (os.cpu_count() or 1) // slots))
+            if not running:
+                return states
+            while not (ended := [name for name, process in running.items() if process.popen.poll() is not None]):
+                time.sleep(0.05)
+            for name in ended:
+                say(running[name].end(limit))
+                del running[name]
+    except KeyboardInterrupt:
+        _stop(list(running.values()), say)
+        raise
 
-    def __init__(self, ledger: Ledger, *, slots: int, attempts: int, say: Callable[[str], None]) -> None:
-        if slots < 1:
-            raise ValueError(f"jobs={slots}: one process at a time is the least")
-        self.ledger, self.slots, self.attempts, self.say = ledger, slots, attempts, say
-        self.running: dict[str, tuple[Job, subprocess.Popen[bytes], float]] = {}
-        self.states: dict[str, str] = {}
 
-    def run(self, jobs: Sequence[Job]) -> dict[str, str]:
-        """Run what is not done, in order; returns each job's state: "done", "failed" or "blocked".
+class _Process:
+    """A job's process, from its start to the record of its end."""
 
-        On Ctrl-C the running processes are told to stop and are waited for, and KeyboardInterrupt passes on.
-        """
-        self.states = states_of(jobs, self.ledger, self.attempts)
-        todo = [job for job in jobs if self.states[job.name] not in (DONE, FAILED)]
-        try:
-            while todo or self.running:
-                todo = self._start_ready(self._without_blocked(todo))
-                todo += self._collect()
-                time.sleep(0.05 if self.running else 0.0)
-        except KeyboardInterrupt:
-            self._stop()
-            raise
-        return self.states
-
-    def _without_blocked(self, todo: list[Job]) -> list[Job]:
-        kept = []
-        for job in todo:
-            broken = [need for need in job.needs if self.states.get(need) in (FAILED, BLOCKED)]
-            if broken:
-                self.states[job.name] = BLOCKED
-                self._record(job, BLOCKED, error=f"needs {', '.join(broken)}")
-            else:
-                kept.append(job)
-        return kept
-
-    def _start_ready(self, todo: list[Job]) -> list[Job]:
-        waiting = []
-        for job in todo:
-            ready = all(self.states.get(need) == DONE for need in job.needs)
-            if ready and len(self.running) < self.slots:
-                self._start(job)
-            else:
-                waiting.append(job)
-        return waiting
-
-    def _start(self, job: Job) -> None:
+    def __init__(self, job: Job, threads: int) -> None:
+        self.job, self.start = job, time.monotonic()
+        self.record("running")
         job.log.parent.mkdir(parents=True, exist_ok=True)
-        self.say(f"{job.name}: {'resumed' if self.states[job.name] == CUT else 'started'}")
-        self._record(job, RUNNING)
-        threads = str(max(1, (os.cpu_count() or 1) // self.slots))
         with job.log.open("ab") as log:
-            process = subprocess.Popen(
+            self.popen = subprocess.Popen(
                 job.command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={"OMP_NUM_THREADS": threads, **os.environ},
+                env={"OMP_NUM_THREADS": str(threads), **os.environ, ATTEMPT_OF: str(job.run_dir.resolve())},
                 start_new_session=True,  # so that Ctrl-C reaches it once, from here
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
-        self.running[job.name] = (job, process, time.monotonic())
 
-    def _collect(self) -> list[Job]:
-        """Take in the processes that ended; returns the jobs to try again."""
-        again = []
-        for name, (job, process, start) in list(self.running.items()):
-            if process.poll() is None:
-                continue
-            del self.running[name]
-            seconds = time.monotonic() - start
-            if process.returncode == 0 and job.proof.exists():
-                self.states[name] = DONE
-                self._record(job, DONE, seconds=seconds, metrics=_metrics(job))
-                self.say(f"{name}: done in {seconds:.0f} s")
-                continue
-            error = _reason(job, process.returncode)
-            self._record(job, FAILED, seconds=seconds, error=error)
-            retry = self.ledger.failures(job.digest) < self.attempts
-            self.states[name] = "waiting" if retry else FAILED
-            again += [job] if retry else []
-            self.say(f"{name}: failed{', tried again' if retry else ''}: {error}")
-        return again
+    def record(self, state: str, **facts: object) -> None:
+        job = self.job
+        if state != "running":
+            status = self.popen.returncode
+            how = {"status": status} if status >= 0 else {"signal": -status}
+            facts |= {"pid": self.popen.pid, "seconds": time.monotonic() - self.start, **how}
+        record_attempt(job.run_dir, job.digest, state, cell=job.name, kind=job.kind, log=str(job.log), **facts)
 
-    def _stop(self) -> None:
-        for job, process, _ in self.running.values():
-            self.say(f"{job.name}: stopping")
-            _signal(process, signal.SIGINT)
-        deadline = time.monotonic() + PATIENCE
-        for job, process, start in self.running.values():
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                _signal(process, signal.SIGKILL)
-                process.wait()
-            self._record(job, CUT, seconds=time.monotonic() - start)
+    def end(self, limit: int) -> str:
+        """Record how the process ended; returns a line that says it."""
+        job, status = self.job, self.popen.returncode
+        if status == 0 and job.proof.exists():
+            self.record("done")
+            return f"{job.name}: done in {time.monotonic() - self.start:.0f} s"
+        error = _reason(job, status)
+        self.record("failed", error=error)
+        return f"{job.name}: failed{', tried again' if failures(job) < limit else ''}: {error}"
 
-    def _record(self, job: Job, state: str, **facts: Any) -> None:
-        where = {"job": job.name, "kind": job.kind, "seed": job.seed, "run_dir": str(job.run_dir), "log": str(job.log)}
-        self.ledger.record(job.digest, state, **where, **facts)
+    def signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.popen.pid, number)
+
+
+def _stop(running: Sequence[_Process], say: Callable[[str], None]) -> None:
+    for process in running:
+        say(f"{process.job.name}: stopping")
+        process.signal(signal.SIGINT)
+    deadline = time.monotonic() + _PATIENCE
+    for process in running:
+        try:
+            process.popen.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.signal(signal.SIGKILL)
+            process.popen.wait()
+        process.record("cut")
 
 
 def _die_with_parent() -> None:
     """In the child: be killed when the sweep dies, so that its run is free for the sweep that continues."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _signal(process: subprocess.Popen[bytes], number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _reason(job: Job, status: int) -> str:
@@ -184,14 +196,3 @@ def _reason(job: Job, status: int) -> str:
     lines = [line.strip() for line in job.log.read_bytes()[-20_000:].decode(errors="replace").splitlines()]
     errors = [line for line in lines if line.startswith("error:")] or [line for line in lines if line]
     return f"exit status {status}" + (f": {errors[-1][:300]}" if errors else "")
-
-
-def _metrics(job: Job) -> Mapping[str, Any]:
-    """The figures a run left: those of an evaluation by set, else what its DONE marker holds."""
-    path = job.run_dir / "metrics.json"
-    if path.is_file():
-        wanted = ("macro_f1", "micro_f1", "fail_rate")
-        sets = json.loads(path.read_text())
-        return {f"{name}/{key}": values[key] for name, values in sets.items() for key in wanted if key in values}
-    text = job.proof.read_text() if job.proof.name == "DONE" else ""
-    return json.loads(text) if text.startswith("{") else {}

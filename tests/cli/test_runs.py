@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from chexreason import runs
@@ -106,6 +109,96 @@ def test_seconds_add_up_over_attempts(tmp_path):
     stage = json.loads((tmp_path / runs.STAGE).read_text())
     assert 0.1 <= stage["seconds"] < 5
     assert stage["peak_rss_bytes"] > 1e6
+
+
+def recorded(run_dir: Path, *, body=lambda: None) -> list[dict]:
+    with runs.open_run(run_dir, CFG):
+        body()
+    return runs.attempts(run_dir)
+
+
+def test_a_run_records_its_attempts(tmp_path):
+    def fail(error: BaseException) -> None:
+        raise error
+
+    for error, state, facts in (
+        (OSError("first line\nno room"), "failed", {"status": 1, "error": "no room"}),
+        (KeyboardInterrupt(), "cut", {"status": 130}),
+        (SystemExit(3), "failed", {"status": 1, "error": "3"}),
+    ):
+        with pytest.raises(type(error)):
+            recorded(tmp_path, body=lambda error=error: fail(error))
+        start, end = runs.attempts(tmp_path)[-2:]
+        assert (start["state"], end["state"], start["pid"]) == ("running", state, os.getpid())
+        assert end["seconds"] <= end["time"] - start["time"] + 1
+        assert {"host", "job_id", "digest"} <= start.keys()
+        assert {key: end[key] for key in facts} == facts
+    assert recorded(tmp_path)[-1]["error"] == f"ended without {tmp_path}/DONE"
+    events = recorded(tmp_path, body=lambda: runs.mark_done(tmp_path, {}))
+    assert [event["state"] for event in events[-2:]] == ["running", "done"]
+    assert {event["digest"] for event in events} == {runs.digest(CFG)}
+    assert recorded(tmp_path) == events  # there was nothing to do
+
+
+def test_whoever_started_a_run_records_its_attempts(tmp_path, monkeypatch):
+    monkeypatch.setenv(runs.ATTEMPT_OF, str(tmp_path / "cell"))
+    assert recorded(tmp_path / "cell") == []
+    assert [event["state"] for event in recorded(tmp_path / "another")] == ["running", "failed"]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from(runs.STATES), min_size=1, max_size=6), st.floats(0, 1))
+def test_a_file_cut_anywhere_loses_at_most_its_last_line(tmp_path_factory, states, share):
+    folder = tmp_path_factory.mktemp("run")
+    for state in states:
+        runs.record_attempt(folder, "a", state)
+    path = folder / runs.ATTEMPTS
+    whole = path.read_bytes()
+    cut = whole[: round(share * len(whole))]
+    path.write_bytes(cut)
+    kept = [line for line in whole.split(b"\n") if line and line in cut.split(b"\n")]  # its end of line may be missing
+    assert [event["state"] for event in runs.attempts(folder)] == states[: len(kept)]
+    assert len(kept) >= cut.count(b"\n")
+    runs.record_attempt(folder, "a", "done")
+    assert [json.loads(line)["state"] for line in path.read_text().splitlines()] == [*states[: len(kept)], "done"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"digest": "b", "state": "done", "time": 1.0, "seconds": null}',
+        '{"digest": "b", "state": "done", "time": 1.0, "seconds": NaN}',
+        '{"digest": "b", "state": "done", "time": NaN}',
+        '{"digest": "b", "state": "perhaps", "time": 1.0}',
+        '{"digest": ["b"], "state": "done", "time": 1.0}',
+        '{"digest": "b", "sta',
+        "[1]",
+        "\xff",
+        "[" * 100_000,
+    ],
+)
+def test_a_line_that_is_no_attempt_is_left_out(tmp_path, line):
+    runs.record_attempt(tmp_path, "a", "running")
+    with (tmp_path / runs.ATTEMPTS).open("a") as file:
+        file.write(line + "\n")
+    runs.record_attempt(tmp_path, "a", "done")
+    assert [event["state"] for event in runs.attempts(tmp_path)] == ["running", "done"]
+
+
+def test_a_run_of_an_earlier_version_is_the_same_run(tmp_path):
+    now = OmegaConf.create(
+        {"model": {"_target_": "chexreason.model.load.load_policy"}, "root": "${oc.env:NOT_THERE,x}"}
+    )
+    before = {"model": {"_target_": "chexreason.policy.load.load_policy"}, "root": "x", runs.ADAPTERS: []}
+    OmegaConf.save(before, tmp_path / runs.CONFIG)
+    assert runs.digest_in(tmp_path, now) == runs.digest(now)
+    runs.record_attempt(tmp_path, "as-it-was", "done")
+    assert runs.digest_in(tmp_path, now) == "as-it-was"
+    with runs.open_run(tmp_path, now):
+        pass
+    for other in ({"root": "y"}, {"root": "${oc.env:NOT_THERE}"}):
+        changed = OmegaConf.merge(now, other)
+        assert runs.digest_in(tmp_path, changed) == runs.digest(changed)
 
 
 def test_done_is_written_last_and_read_back(tmp_path):

@@ -15,12 +15,13 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from chexreason.cli.sweep import cells_of, costs, jobs_of, show_end, show_plan
+from chexreason.build.jobs import cells_of, jobs_of
+from chexreason.cli.sweep import costs, show_end, show_plan
 from chexreason.confdir import confdir
 from chexreason.errors import known_choices, unknown_choices
+from chexreason.runs import attempts, record_attempt
 from chexreason.sweep.cells import Cell, CellError
-from chexreason.sweep.launch import Job, Launcher
-from chexreason.sweep.ledger import Ledger
+from chexreason.sweep.launch import Job, launch
 
 ROOT = Path(confdir())
 SWEEPS = sorted(path.stem for path in (ROOT / "sweep").glob("*.yaml"))
@@ -141,12 +142,11 @@ def test_a_plan_prices_what_is_left_and_writes_nothing(tmp_path, capsys):
     assert [job.kind for job in jobs] == ["prepare", "sft", "sft", "grpo", "grpo"]
     assert jobs[4].needs == ("prepare", "sft_medgemma_free_reasoning/seed1")
     assert jobs[1].digest != jobs[2].digest
-    show_plan(cfg, jobs, Ledger(tmp_path / "ledger.jsonl"))
+    show_plan(cfg, jobs)
     assert "0 of 5 done; the rest takes about" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
-    ledger = Ledger(tmp_path / "ledger.jsonl")
-    ledger.record(jobs[1].digest, "done", kind="sft", seconds=30.0)
-    assert costs(cfg, jobs, ledger)[jobs[2].name] == 30.0  # as it took here
+    record_attempt(jobs[1].run_dir, jobs[1].digest, "done", kind="sft", seconds=30.0)
+    assert costs(cfg, jobs)[jobs[2].name] == 30.0  # as it took here
     moved = configured("sweep=fig2", "paths.out=elsewhere", "seeds=[0,1]")
     assert [job.digest for job in jobs_of(moved, cells_of(moved))] == [job.digest for job in jobs]
     changed = configured("sweep=fig2", f"paths.out={tmp_path}", 'extra.train=["phase.lr=1"]')
@@ -157,23 +157,13 @@ def test_a_plan_prices_what_is_left_and_writes_nothing(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_cell_is_another_where_one_it_needs_is():
-    def digests(*overrides: str) -> dict[str, str]:
-        cfg = configured("sweep=table4", *overrides)
-        return {job.name: job.digest for job in jobs_of(cfg, cells_of(cfg))}
-
-    before, after = digests(), digests('extra.train=["phase.lr=1"]')
-    assert {name for name in before if before[name] == after[name]} == {"prepare"}  # the evaluations too
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in BEYOND if name != "ranking"])
 def test_make_lists_an_ablation_with_its_cells_and_cost(name, tmp_path):
     spent = {}
     for scale in ("tiny", "paper"):
-        cfg = configured(f"sweep={name}", f"scale={scale}")
+        cfg = configured(f"sweep={name}", f"scale={scale}", f"paths.out={tmp_path}")
         jobs = jobs_of(cfg, cells_of(cfg))
-        spent[scale] = sum(costs(cfg, jobs, Ledger(tmp_path / "none")).values())
+        spent[scale] = sum(costs(cfg, jobs).values())
     cost = f"({len(jobs)} cells: tiny {spent['tiny'] / 60:.0f} min; paper {spent['paper'] / 3600:.0f} h, a guess)"
     lines = (ROOT.parent / "Makefile").read_text().splitlines()
     assert [line.endswith(cost) for line in lines if line.startswith(f"ablation_{name}:")] == [True], cost
@@ -216,12 +206,11 @@ def test_the_end_shows_what_failed_with_its_log(tmp_path, capsys):
     def job(name: str, status: int, *needs: str) -> Job:
         done = tmp_path / f"{name}.done"
         command = ("sh", "-c", f"touch {done}; exit {status}")
-        return Job(name, name, "sft", 0, command, tmp_path, done, tmp_path / f"{name}.log", needs)
+        return Job(name, name, "sft", command, tmp_path / name, done, tmp_path / f"{name}.log", needs)
 
     jobs = [job("good", 0), job("bad[red]", 3), job("after", 0, "bad[red]")]
-    ledger = Ledger(tmp_path / "ledger.jsonl")
-    states = Launcher(ledger, slots=1, attempts=1, say=print).run(jobs)
-    assert show_end(jobs, states, ledger) == 2
+    states = launch(jobs, slots=1, limit=1, say=print)
+    assert show_end(jobs, states) == 2
     shown = capsys.readouterr()
     assert f"FAILED bad[red]: exit status 3\n    log: {tmp_path}/bad[red].log\n" in shown.err
     assert "BLOCKED after: needs bad[red]\n" in shown.err
@@ -251,9 +240,28 @@ def test_a_row_of_table_2_from_nothing_and_again(tmp_path):
     scored = tmp_path / "t2" / "eval" / "medgemma_only_label" / "seed0"
     assert {"predictions.jsonl", "metrics.json", "DONE"} <= {path.name for path in scored.iterdir()}
     assert len((scored / "predictions.jsonl").read_text().splitlines()) == 4
-    events = [json.loads(line) for line in (tmp_path / "t2" / "ledger.jsonl").read_text().splitlines()]
-    assert [event["state"] for event in events] == ["running", "done"] * 3
-    assert "phantom_a/macro_f1" in events[-1]["metrics"]
+    run_dirs = [tmp_path / "t2", tmp_path / "t2" / "sft_medgemma_only_label" / "seed0", scored]
+    assert [[event["state"] for event in attempts(run_dir)] for run_dir in run_dirs] == [["running", "done"]] * 3
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert "started" not in again.stdout
+    as_an_earlier_version_left_it(tmp_path / "t2", run_dirs)
+    converted = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert [line.split("] - ")[-1] for line in converted.stdout.splitlines() if "started" in line] == [
+        "prepare: started"
+    ]
+    assert (tmp_path / "t2" / "ledger.jsonl.converted").is_file()
+
+
+def as_an_earlier_version_left_it(study: Path, run_dirs: list[Path]) -> None:
+    """One ledger in place of the attempts, digests that are no longer computed, and targets under their old names."""
+    with (study / "ledger.jsonl").open("w") as ledger:
+        for run_dir in run_dirs:
+            for event in attempts(run_dir):
+                ledger.write(
+                    json.dumps(event | {"digest": f"old-{run_dir.parent.name}", "run_dir": str(run_dir)}) + "\n"
+                )
+            (run_dir / "attempts.jsonl").unlink()
+            if (config := run_dir / "config.yaml").is_file():
+                text = config.read_text().replace("chexreason.model.load", "chexreason.policy.load")
+                config.write_text(text.replace("chexreason.phantom.", "chexreason.data.sources.phantom."))

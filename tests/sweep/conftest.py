@@ -19,6 +19,6 @@ def job(tmp_path: Path) -> Callable[..., Job]:
         run_dir.mkdir(exist_ok=True)
         done = run_dir / "DONE"
         command = ("sh", "-c", f"DONE={done}; RUNS={tmp_path}/runs.txt; {script}")
-        return Job(name, f"hash-{name}", "fake", 0, command, run_dir, done, tmp_path / "logs" / f"{name}.log", needs)
+        return Job(name, f"hash-{name}", "fake", command, run_dir, done, tmp_path / "logs" / f"{name}.log", needs)
 
     return make

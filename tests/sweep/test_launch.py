@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import signal
@@ -12,61 +13,91 @@ from pathlib import Path
 
 import pytest
 
-from chexreason.sweep.launch import Launcher, states_of
-from chexreason.sweep.ledger import Ledger
+from chexreason.runs import RunError, attempts, record_attempt
+from chexreason.sweep.launch import failures, last_error, launch, only_sweep, seconds_of, states_of
 
 WORK = "test -f $DONE || { sleep 0.15; basename $(dirname $DONE) >> $RUNS; echo {} > $DONE; }"
 
 
-def launched(tmp_path, jobs, slots=1, attempts=2):
+def launched(jobs, slots=1, limit=2):
     said: list[str] = []
-    ledger = Ledger(tmp_path / "ledger.jsonl")
-    states = Launcher(ledger, slots=slots, attempts=attempts, say=said.append).run(jobs)
-    return states, said, ledger
+    return launch(jobs, slots=slots, limit=limit, say=said.append), said
+
+
+def finished(*jobs, state="done"):
+    for job in jobs:
+        job.proof.write_text("{}")
+        record_attempt(job.run_dir, job.digest, state)
 
 
 @pytest.mark.slow
 def test_jobs_run_after_what_they_need_and_only_once(tmp_path, job):
-    chain = [
-        job("a", "echo a >> $RUNS; echo '{\"f1\": 0.5}' > $DONE"),
-        job("b", "echo b >> $RUNS; echo {} > $DONE", "a"),
-    ]
-    states, said, ledger = launched(tmp_path, chain, slots=2)
+    chain = [job("a", "echo a >> $RUNS; echo {} > $DONE"), job("b", "echo b >> $RUNS; echo {} > $DONE", "a")]
+    states, said = launched(chain, slots=2)
     assert states == {"a": "done", "b": "done"}
     assert (tmp_path / "runs.txt").read_text() == "a\nb\n"
-    assert ledger.last("hash-a")["metrics"] == {"f1": 0.5}
     assert [line.split(":")[0] for line in said] == ["a", "a", "b", "b"]
-    assert launched(tmp_path, chain)[1] == []  # all skipped
-    (tmp_path / "a" / "DONE").unlink()  # its run was deleted: the ledger alone proves nothing
-    again = launched(tmp_path, chain)[1]
+    assert launched(chain)[1] == []  # all skipped
+    (tmp_path / "a" / "DONE").unlink()  # its run was deleted: its attempts alone prove nothing
+    again = launched(chain)[1]
     assert [line for line in again if "started" in line] == ["a: started", "b: started"]  # b was made from a
-    assert launched(tmp_path, chain)[1] == []
+    assert launched(chain)[1] == []
 
 
 def test_what_was_made_before_its_need_is_not_done(tmp_path, job):
-    chain, ledger = [job("a"), job("b", "echo {} > $DONE", "a")], Ledger(tmp_path / "ledger.jsonl")
-    for one in chain:
-        one.proof.write_text("{}")
-        ledger.record(one.digest, "done", job=one.name)
-    assert states_of(chain, ledger, 2) == {"a": "done", "b": "done"}
-    ledger.record("hash-a", "done", job="a")  # trained again, and the sweep was stopped before b
-    assert states_of(chain, ledger, 2) == {"a": "done", "b": "waiting"}
-    ledger.record("hash-b", "done", job="b")
-    assert states_of(chain, ledger, 2) == {"a": "done", "b": "done"}
-    (tmp_path / "a" / "DONE").unlink()
-    assert states_of(chain, ledger, 2) == {"a": "waiting", "b": "waiting"}
+    chain = a, b = [job("a"), job("b", "echo {} > $DONE", "a")]
+    finished(a, b)
+    assert states_of(chain, 2) == {"a": "done", "b": "done"}
+    record_attempt(a.run_dir, a.digest, "done")  # the command was given again, and found it finished
+    assert states_of(chain, 2) == {"a": "done", "b": "done"}
+    finished(a)  # trained again, and the sweep was stopped before b
+    assert states_of(chain, 2) == {"a": "done", "b": "waiting"}
+    finished(b)
+    os.utime(a.proof)  # copied to another disk
+    assert states_of(chain, 2) == {"a": "done", "b": "done"}
+    a.proof.unlink()
+    assert states_of(chain, 2) == {"a": "waiting", "b": "waiting"}
 
 
-def test_a_marker_of_another_config_proves_nothing(tmp_path, job):
-    one, ledger = job("a"), Ledger(tmp_path / "ledger.jsonl")
-    one.proof.write_text("{}")
-    ledger.record(one.digest, "done", job="a")
-    ledger.record("hash-other", "done", job="a")  # its folder was removed and filled under another config
-    assert states_of([one], ledger, 2) == {"a": "waiting"}
-    ledger.record(one.digest, "failed", job="a", error="holds a run with another config")
-    assert states_of([one], ledger, 1) == {"a": "failed"}
+def test_a_marker_of_another_config_proves_nothing(job):
+    one = job("a")
+    finished(one)
+    record_attempt(one.run_dir, "hash-other", "done")  # its folder was removed and filled under another config
+    assert states_of([one], 2) == {"a": "waiting"}
+    record_attempt(one.run_dir, one.digest, "failed", error="holds a run with another config")
+    assert states_of([one], 1) == {"a": "failed"}
     shutil.rmtree(one.run_dir)  # as the error asks
-    assert states_of([one], ledger, 1) == {"a": "waiting"}
+    assert states_of([one], 1) == {"a": "waiting"}
+
+
+@pytest.mark.parametrize(
+    ("events", "state", "failed"),
+    [
+        ([], "waiting", 0),
+        (["running"], "cut", 0),
+        (["running", "preempted"], "cut", 0),
+        (["running", "failed"], "waiting", 1),
+        (["running", "failed", "running", "failed"], "failed", 2),
+        (["failed", "failed", "done", "failed"], "waiting", 1),
+        (["failed", "running", "cut"], "cut", 1),
+        (["failed", "done"], "done", 0),
+    ],
+)
+def test_states_and_failures_come_from_the_attempts(job, events, state, failed):
+    one = job("a")
+    one.proof.write_text("{}")
+    for event in events:
+        record_attempt(one.run_dir, one.digest, event)
+    assert (states_of([one], 2)["a"], failures(one)) == (state, failed)
+
+
+def test_a_kind_costs_what_its_finished_runs_took_all_attempts_together(tmp_path):
+    for seed, states in enumerate((["failed", "cut", "done"], ["done"], ["done", "failed"])):
+        for place in ("sft", "eval/sft"):
+            for state in states:
+                folder = tmp_path / place / f"seed{seed}"
+                record_attempt(folder, "a", state, kind=place.partition("/")[0], seconds=2.0)
+    assert seconds_of(tmp_path) == {"sft": 4.0, "eval": 4.0}
 
 
 @pytest.mark.slow
@@ -78,34 +109,35 @@ def test_a_failure_blocks_what_needs_it_and_nothing_else(tmp_path, job):
         job("d"),
         job("silent", "true"),
     ]
-    states, said, ledger = launched(tmp_path, jobs)
+    states, said = launched(jobs)
     assert states == {"a": "failed", "b": "blocked", "c": "blocked", "d": "done", "silent": "failed"}
-    assert ledger.last("hash-a")["error"] == "exit status 3: error: no room"
-    assert ledger.last("hash-b")["error"] == "needs a"
-    assert "ended without" in ledger.last("hash-silent")["error"]
+    assert last_error(jobs[0]) == "exit status 3: error: no room"
+    ends = [{key: event.get(key) for key in ("state", "status", "kind", "cell")} for event in attempts(tmp_path / "a")]
+    assert ends[1::2] == [{"state": "failed", "status": 3, "kind": "fake", "cell": "a"}] * 2
+    assert attempts(tmp_path / "b") == []
+    assert "ended without" in last_error(jobs[4])
     assert sum("failed" in line for line in said) == 4  # both tried twice
     assert (tmp_path / "logs" / "a.log").read_text().count("no room") == 2
-    assert launched(tmp_path, jobs)[1] == []  # as often as allowed, over all sweeps
-    assert launched(tmp_path, [job("a"), *jobs[1:4]], attempts=3)[0] == dict.fromkeys("abcd", "done")
+    assert launched(jobs)[1] == []  # as often as allowed, over all sweeps
+    assert launched([job("a"), *jobs[1:4]], limit=3)[0] == dict.fromkeys("abcd", "done")
 
 
 def test_a_failure_that_passes_is_tried_again(tmp_path, job):
     flaky = job("a", "test -f $RUNS && echo {} > $DONE || { echo a > $RUNS; kill -9 $$; }")
-    states, said, ledger = launched(tmp_path, [flaky])
+    states, said = launched([flaky])
     assert states == {"a": "done"}
     assert said[1] == "a: failed, tried again: killed by signal 9 (out of memory?)"
-    assert ledger.failures("hash-a") == 0
+    assert [event.get("signal") for event in attempts(tmp_path / "a")] == [None, 9, None, None]
+    assert failures(flaky) == 0
 
 
 DRIVER = """
 import pickle, signal, sys
-from pathlib import Path
-from chexreason.sweep.launch import Launcher
-from chexreason.sweep.ledger import Ledger
+from chexreason.sweep.launch import launch
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it
 jobs = pickle.load(open(sys.argv[1], "rb"))
 try:
-    Launcher(Ledger(Path(sys.argv[2])), slots=2, attempts=2, say=lambda text: print(text, flush=True)).run(jobs)
+    launch(jobs, slots=2, limit=2, say=lambda text: print(text, flush=True))
 except KeyboardInterrupt:
     raise SystemExit(130)
 """
@@ -113,7 +145,7 @@ except KeyboardInterrupt:
 
 def driven(tmp_path: Path, jobs) -> subprocess.Popen:
     (tmp_path / "jobs").write_bytes(pickle.dumps(jobs))
-    command = [sys.executable, "-c", DRIVER, str(tmp_path / "jobs"), str(tmp_path / "ledger.jsonl")]
+    command = [sys.executable, "-c", DRIVER, str(tmp_path / "jobs")]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
 
@@ -154,8 +186,32 @@ def test_a_sweep_stopped_in_the_middle_ends_with_every_job_done_exactly_once(tmp
         process.send_signal(number)
         assert process.wait(20) == (130 if number == signal.SIGINT else -number)
         assert not alive_within(5, tmp_path / "j", False)
-    states = [e[-1]["state"] for e in Ledger(tmp_path / "ledger.jsonl").events.values()]
+    states = [event["state"] for one in jobs for event in attempts(one.run_dir)[-1:]]
     assert states.count("done") < len(jobs)
     assert ("cut" in states) == (number == signal.SIGINT)
-    assert launched(tmp_path, jobs)[0] == dict.fromkeys(names, "done")
+    assert launched(jobs)[0] == dict.fromkeys(names, "done")
     assert sorted((tmp_path / "runs.txt").read_text().split()) == sorted(names)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from chexreason.sweep.launch import only_sweep
+with only_sweep(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(120)
+"""
+
+
+@pytest.mark.slow
+def test_a_second_sweep_in_one_folder_is_refused_and_a_killed_one_blocks_nobody(tmp_path):
+    other = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match="in use by another sweep"), only_sweep(tmp_path):
+            pass
+    finally:
+        other.kill()
+        other.wait()
+    with only_sweep(tmp_path):
+        pass

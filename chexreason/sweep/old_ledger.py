@@ -1,0 +1,49 @@
+"""The study-wide ledger of versions before 0.2, read one last time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from chexreason.files import write_text
+from chexreason.renames import MOVED
+from chexreason.runs import ATTEMPTS, read_events
+from chexreason.sweep.launch import only_sweep
+
+_DEPTH = {"prepare": 0, "evaluate": 3, "scores": 3}  # folders between the study and a run, by kind; 2 for a training
+log = logging.getLogger(__name__)
+
+
+def convert_ledger(study: Path) -> None:
+    """Write the events of an old ``ledger.jsonl`` to the attempts of its runs; the file is then renamed.
+
+    A run keeps the digest it had, and one whose directory was removed has no history. Raises RunError where a sweep
+    has the study.
+    """
+    path = study / "ledger.jsonl"
+    if not path.is_file():
+        return
+    with only_sweep(study):
+        runs: dict[Path, list[dict[str, object]]] = {}
+        for event in read_events(path):
+            depth = _DEPTH.get(event.get("kind", ""), 2)
+            parts = Path(event.get("run_dir", "")).parts
+            runs.setdefault(study.joinpath(*parts[len(parts) - depth :]), []).append(event)
+        for folder, events in runs.items():
+            if folder.is_dir():
+                known = {json.dumps(event): event for event in (*events, *read_events(folder / ATTEMPTS))}
+                lines = sorted(known, key=lambda line: float(str(known[line]["time"])))
+                write_text(folder / ATTEMPTS, "".join(line + "\n" for line in lines))
+        path.rename(path.with_name("ledger.jsonl.converted"))
+    log.info("%s: its runs now keep their own attempts.jsonl; renamed to ledger.jsonl.converted", path)
+
+
+def digest_then(settings: Mapping[str, Any]) -> str:
+    """The digest of a prepare cell in an old ledger, whose run keeps no config to compare."""
+    names = {now: then for then, now in MOVED.items()}
+    before = {key: names.get(value, value) if isinstance(value, str) else value for key, value in settings.items()}
+    return hashlib.sha256(json.dumps(["prepare", before], sort_keys=True, default=str).encode()).hexdigest()[:16]
