@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import functools
 import os
+import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,7 @@ from PIL import Image
 
 if TYPE_CHECKING:  # pytest's controller reads this file and runs no test: torch and transformers cost it 12 s
     from chexreason.model.policy import Policy
-    from chexreason.types import Study
+    from chexreason.types import Prediction, Study
 
 FAMILIES = ("tiny_gemma3", "tiny_qwen2_5_vl")
 
@@ -69,6 +71,30 @@ def studies(tmp_path_factory: pytest.TempPathFactory, images: list[Image.Image])
         mask = (True,) * len(CHEXPERT14)
         found.append(Study(f"s{i}", f"p{i}", "set", path, CHEXPERT14.encode(labels), mask))
     return found
+
+
+@pytest.fixture
+def make_arm() -> Callable[..., list[Prediction]]:
+    """``make_arm(accuracy, n=20)``: predictions at phantom_a and phantom_b; the truth is the same for every arm."""
+
+    from chexreason.labels.catalog import CHEXPERT14, NIH9
+    from chexreason.types import Prediction
+
+    def make(accuracy: float, n: int = 20, fail_every: int = 0, text: str = "<think>x</think>") -> list[Prediction]:
+        truth_source, answer_source = random.Random(1), random.Random(accuracy)
+        predictions = []
+        for dataset, labelled in (("phantom_a", CHEXPERT14.labels), ("phantom_b", NIH9.labels)):
+            for i in range(n):
+                truth = tuple(label for label in labelled if truth_source.random() < 0.3)
+                right = {label: answer_source.random() < accuracy for label in CHEXPERT14}
+                predicted = tuple(label for label in CHEXPERT14 if (label in truth) == right[label])
+                broken = "no_solution" if fail_every and i % fail_every == 0 else None
+                study, patient = f"{dataset}:s{i}", f"{dataset}:p{i // 2}"
+                answer = () if broken else predicted
+                predictions.append(Prediction(study, patient, dataset, text, answer, truth, labelled, broken, 12))
+        return predictions
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -16,11 +16,14 @@ from chexreason.build.data import build_labels, training_prevalence
 from chexreason.confdir import confdir
 from chexreason.data.prepare import MANIFEST_NAME
 from chexreason.errors import did_you_mean, friendly, known_choices
-from chexreason.reports.curve_figure import FIGURES
+from chexreason.files import write_text
+from chexreason.reports.figures import FIGURES, draw_curves, draw_printed
 from chexreason.reports.history import Curve, read_history
-from chexreason.reports.paper_tables import write_figure, write_paper, write_ranking, write_table, write_transfer
-from chexreason.reports.printed import TITLES
+from chexreason.reports.printed import TITLES, printed_page
 from chexreason.reports.provenance import Origin
+from chexreason.reports.ranking_page import write_ranking
+from chexreason.reports.result_table import write_table
+from chexreason.reports.transfer_page import write_transfer
 from chexreason.runs import CONFIG, is_done, read_done
 from chexreason.statistics import score_files as label_scores
 from chexreason.statistics.predictions import read
@@ -65,7 +68,8 @@ def _write(cfg: DictConfig, name: str, out: Path) -> None:
     elif name == "ranking":
         _ranking(cfg, out)
     else:
-        write_paper(out)
+        write_text(out / "paper.md", printed_page())
+        draw_printed(out / "pareto_paper")
         log.info("paper: what its own tables say, %s", out / "paper.md")
 
 
@@ -92,7 +96,7 @@ def _figure(cfg: DictConfig, name: str, out: Path) -> None:
     if not runs:
         log.info("%s: not drawn, none of its runs has a metrics.csv: %s", name, ", ".join(rows.values()))
         return
-    write_figure(name, runs, out, not_run)
+    draw_curves(name, runs, out, not_run)
     log.info("%s: %d of %d runs, %s", name, len(rows) - len(not_run), len(rows), out / f"{name}.svg")
 
 

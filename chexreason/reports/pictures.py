@@ -14,7 +14,7 @@ from chexreason.data.image import ImageError, load_image
 from chexreason.files import write_bytes
 from chexreason.types import Prediction
 
-FOLDER = "images"
+_FOLDER = "images"
 _OURS = re.compile(r"[0-9a-f]{16}\.jpg")
 _SIDE = 320  # pixels
 
@@ -40,7 +40,7 @@ def data_uri(jpeg: bytes) -> str:
 
 def file_address(jpeg: bytes) -> str:
     """The picture's address relative to the page: named by its content, so that no identifier is in it."""
-    return f"{FOLDER}/{hashlib.sha256(jpeg).hexdigest()[:16]}.jpg"
+    return f"{_FOLDER}/{hashlib.sha256(jpeg).hexdigest()[:16]}.jpg"
 
 
 def write_pictures(out: Path, jpegs: Iterable[bytes]) -> None:
@@ -52,7 +52,7 @@ def write_pictures(out: Path, jpegs: Iterable[bytes]) -> None:
 def forget_pictures(out: Path, shown: Iterable[bytes]) -> None:
     """Removes the pictures that earlier reports left below ``out``, except those ``shown``; no other file."""
     kept = {Path(file_address(jpeg)).name for jpeg in shown}
-    for path in (out / FOLDER).glob("*.jpg"):
+    for path in (out / _FOLDER).glob("*.jpg"):
         if _OURS.fullmatch(path.name) and path.name not in kept:
             path.unlink()
 

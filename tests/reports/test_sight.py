@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from chexreason.labels.catalog import CHEXPERT14, NIH9
-from chexreason.reports.paper_tables import write_ranking
 from chexreason.reports.provenance import Origin
-from chexreason.reports.ranking_page import see, step_table
+from chexreason.reports.ranking_page import see, step_table, write_ranking
 from chexreason.statistics.predictions import datasets
 from chexreason.statistics.score_files import rows as score_rows
 from chexreason.types import Prediction

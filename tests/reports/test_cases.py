@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from chexreason.reports.cases import build_cases, choose
+from chexreason.reports.cases import build_cases, choose_cases
 from chexreason.types import Prediction
 
 ONE = Prediction("s", "p", "set", "text", ("Edema", "Fracture"), ("Edema", "Pneumonia"), ("Edema", "Pneumonia"))
@@ -17,18 +17,18 @@ def test_cases_cover_both_hospitals_and_every_outcome(make_arm) -> None:
     right = [replace(p, predicted=p.truth) if i % 2 else p for i, p in enumerate(make_arm(0.5, fail_every=4))]
     right = [replace(p, predicted=()) if p.broken else p for p in right]
     arms = {"sft": make_arm(0.6), "grpo": right}
-    chosen = choose(arms, 12)
+    chosen = choose_cases(arms, 12)
     assert len({study for study, _ in chosen}) == 12
     strata = Counter((study.split(":")[0], kind) for study, kind in chosen)
     assert set(strata.values()) == {2}
     assert len(strata) == 6
-    assert choose(arms, 12) == chosen
-    assert choose(arms, 12, seed=1) != chosen
+    assert choose_cases(arms, 12) == chosen
+    assert choose_cases(arms, 12, seed=1) != chosen
 
 
 def test_no_more_cases_than_studies_and_only_studies_all_arms_answered(make_arm) -> None:
     arm = make_arm(0.5, n=3)
-    assert len(choose({"a": arm, "b": arm[1:]}, 24)) == 5
+    assert len(choose_cases({"a": arm, "b": arm[1:]}, 24)) == 5
 
 
 def test_marks_are_right_wrong_and_missed_and_leave_out_what_nobody_judges() -> None:

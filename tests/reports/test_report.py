@@ -12,7 +12,7 @@ from rich.console import Console
 
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.reports.report import build_report
-from chexreason.reports.tables import long_csv, print_summary, score_table
+from chexreason.reports.study_tables import long_csv, print_summary, score_table
 from chexreason.statistics.metrics import LabelF1
 from chexreason.statistics.predictions import counts, read, write
 from chexreason.types import Prediction
@@ -181,7 +181,7 @@ def test_chart_ids_do_not_clash(study: Path) -> None:
 def test_a_figure_below_a_trivial_row_is_marked(figures: dict) -> None:
     figures["arms"]["sft"]["phantom_a"]["macro_f1"] |= {"value": 0.0001}
     figures["arms"]["grpo"]["phantom_a"]["macro_f1"] |= {"value": 0.9}
-    rows = {str(row[0]): row for row in score_table(figures, "macro_f1", {}).rows}
+    rows = {str(row[0]): row for row in score_table(figures | {"names": {}}, "macro_f1").rows}
     assert rows["sft"][1].mark == "below all_labels, best_constant, prior"
     assert rows["grpo"][1].mark == ""
     assert {"nothing", "all_labels", "best_constant", "prior"} < set(rows)
@@ -221,9 +221,3 @@ def test_arms_on_different_studies_are_refused(tmp_path: Path) -> None:
 def test_no_arm_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one arm"):
         build_report({}, tmp_path, title="t")
-
-
-def test_an_unknown_arm_in_a_pair_is_refused(tmp_path: Path) -> None:
-    write(tmp_path / "a.jsonl", [Prediction("s", "p", "set", "t", (), (), ("Edema",), None)])
-    with pytest.raises(ValueError, match="cannot pair 'a' with 'ppo': this study has the arms a"):
-        build_report({"a": tmp_path / "a.jsonl"}, tmp_path, title="t", pairs=[("a", "ppo")], n_resamples=10)
