@@ -100,6 +100,8 @@ def common_ground(
     return Ground(facts, n_studies, origins, tuple(not_run))
 
 
-def by_seed(arm: str, seeds: Mapping[int, Sequence[Prediction]]) -> dict[str, Sequence[Prediction]]:
-    """The predictions of each seed under a name that says which, where there are several."""
-    return {f"{arm} (seed {k})" if len(seeds) > 1 else arm: rows for k, rows in seeds.items()}
+def by_seed(runs: Mapping[str, Mapping[int, Sequence[Prediction]]]) -> dict[str, Sequence[Prediction]]:
+    """The predictions of each seed of ``runs`` under the run's name, which says the seed where there are several."""
+    return {
+        f"{run} (seed {k})" if len(seeds) > 1 else run: rows for run, seeds in runs.items() for k, rows in seeds.items()
+    }

@@ -14,7 +14,7 @@ import pandas as pd
 from chexreason.files import write_text
 from chexreason.labels.schema import LabelSet
 from chexreason.reports.provenance import Origins, by_seed, common_ground
-from chexreason.reports.tables import MISSING, Row, Table, csv_text, interval_cell
+from chexreason.reports.tables import MISSING, Table, TableRow, csv_text, interval_cell
 from chexreason.statistics.bootstrap import Interval, Replicates, intervals, paired, replicates, seed_mean
 from chexreason.statistics.operating_point import N_FOLDS, Refit, refit, split_change
 from chexreason.statistics.predictions import datasets, evaluated_labels
@@ -61,8 +61,7 @@ def write_ranking(
     names arms that should have been in it. Raises ValueError where arms stand on different policies, data or studies;
     nothing is written then.
     """
-    answers = {arm: dict(enumerate(rows for rows, _ in seeds)) for arm, seeds in arms.items()}
-    named = {shown: rows for arm, seeds in answers.items() for shown, rows in by_seed(arm, seeds).items()}
+    named = by_seed({arm: dict(enumerate(rows for rows, _ in seeds)) for arm, seeds in arms.items()})
     ground = common_ground(named, sets, label_set, origins or {}, not_run)
     views = [
         see(arms, name, label_set, kind=kind, fit_patients=fit_patients, n_resamples=n_resamples, seed=seed)
@@ -144,13 +143,15 @@ def see(
 def _arm_table(view: View, *notes: str) -> Table:
     """One row an arm."""
     figures = {arm: _figures(sight) if sight else {} for arm, sight in view.arms.items()}
-    rows: list[Row] = [(arm, *(interval_cell(found.get(name)) for name in _COLUMNS)) for arm, found in figures.items()]
+    rows: list[TableRow] = [
+        (arm, *(interval_cell(found.get(name)) for name in _COLUMNS)) for arm, found in figures.items()
+    ]
     return Table(f"Sight and thresholds at {view.dataset}", ("arm", *_COLUMNS.values()), rows, notes=notes)
 
 
 def step_table(view: View) -> Table:
     """One row a pair of arms (earlier before later)."""
-    rows: list[Row] = [
+    rows: list[TableRow] = [
         (f"{a} → {b}", *(interval_cell(figure, "+.3f") for figure in _step(view.arms[a], view.arms[b])))
         for a, b in combinations(view.arms, 2)
     ]

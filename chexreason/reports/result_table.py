@@ -63,7 +63,7 @@ def write_table(
     }
     answers = {run: seeds for run, seeds in answers.items() if seeds}
     known = {paper.run(run): origin for run, origin in (origins or {}).items()}
-    named = {shown: rows for run, seeds in answers.items() for shown, rows in by_seed(run, seeds).items()}
+    named = by_seed(answers)
     ground = common_ground(named, [dataset], label_set, {run: o for run, o in known.items() if run in answers})
     labels = evaluated_labels(next(iter(named.values()), ()), label_set)
     measured = {run: _measured(seeds, labels, n_resamples, seed) for run, seeds in answers.items()}

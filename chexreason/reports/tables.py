@@ -41,7 +41,7 @@ class ScoreCell:
         return " ".join(part for part in (self.text, self.interval, mark) if part)
 
 
-Row = tuple[ScoreCell | str, ...]
+TableRow = tuple[ScoreCell | str, ...]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Table:
 
     caption: str
     header: tuple[str, ...]
-    rows: Sequence[Row]
+    rows: Sequence[TableRow]
     n_trivial: int = 0
     notes: tuple[str, ...] = ()
     spans: tuple[int, ...] = ()

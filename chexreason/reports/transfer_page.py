@@ -15,7 +15,7 @@ from chexreason.reports.figures import draw_pareto
 from chexreason.reports.printed import printed_sentences
 from chexreason.reports.provenance import Ground, Origins, common_ground
 from chexreason.reports.result_table import Runs
-from chexreason.reports.tables import MISSING, STATISTIC_TITLES, Row, Table, csv_text, interval_cell
+from chexreason.reports.tables import MISSING, STATISTIC_TITLES, Table, TableRow, csv_text, interval_cell
 from chexreason.reports.verdict import transfer_sentence
 from chexreason.statistics.transfer import Change, TransferReport, transfer_report
 
@@ -56,7 +56,7 @@ def write_transfer(
 
 def _table(report: TransferReport, ground: Ground) -> Table:
     """One row a step and other data set: change at home and away with p-values, fraction retained away, gap."""
-    rows: list[Row] = [
+    rows: list[TableRow] = [
         (
             f"{step.before} → {step.after}",
             step.away_set,

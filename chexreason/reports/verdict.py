@@ -41,10 +41,9 @@ def transfer_sentence(before: str, after: str, changes: Mapping[str, Interval]) 
 
 
 def _moved(change: Interval, place: str) -> str:
-    way = _direction({"low": change.low, "high": change.high})
-    if way > 0:
+    if change.low > 0:
         return f"gains {change.value:.3f} [{change.low:.3f}, {change.high:.3f}] {place}"
-    if way < 0:
+    if change.high < 0:
         return f"loses {-change.value:.3f} [{-change.high:.3f}, {-change.low:.3f}] {place}"
     if change.low != change.low:  # NaN: nothing to resample
         return f"changes by {change.value:+.3f}, of unknown precision, {place}"

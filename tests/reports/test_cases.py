@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from chexreason.reports.cases import build_cases, choose_cases
@@ -31,15 +32,16 @@ def test_no_more_cases_than_studies_and_only_studies_all_arms_answered(make_arm)
     assert len(choose_cases({"a": arm, "b": arm[1:]}, 24)) == 5
 
 
-def test_marks_are_right_wrong_and_missed_and_leave_out_what_nobody_judges() -> None:
-    answer = build_cases({"base": [ONE]}, 1)[0].answers[0]
-    assert answer.marks == (("Edema", "hit"), ("Pneumonia", "missed"))
-
-
-def test_a_broken_answer_predicts_nothing() -> None:
-    case = build_cases({"base": [replace(ONE, broken="no_solution")]}, 1)[0]
-    assert case.kind == "failed"
-    assert case.answers[0].marks == (("Edema", "missed"), ("Pneumonia", "missed"))
+@pytest.mark.parametrize(
+    ("broken", "kind", "marks"),
+    [
+        (None, "wrong", (("Edema", "hit"), ("Pneumonia", "missed"))),  # Fracture, which nobody judges, is left out
+        ("no_solution", "failed", (("Edema", "missed"), ("Pneumonia", "missed"))),  # it predicts nothing
+    ],
+)
+def test_marks_are_right_wrong_and_missed(broken: str | None, kind: str, marks: tuple) -> None:
+    case = build_cases({"base": [replace(ONE, broken=broken)]}, 1)[0]
+    assert (case.kind, case.answers[0].marks) == (kind, marks)
 
 
 def test_images_are_scaled_and_embedded_and_missing_ones_told(tmp_path: Path) -> None:

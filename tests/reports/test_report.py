@@ -162,14 +162,23 @@ def test_a_declaration_is_not_claimed_for_files_that_do_not_record_theirs(tmp_pa
     assert "Label policy not recorded (phantom_a, 1 label, data not recorded)" in (tmp_path / "report.md").read_text()
 
 
-def test_arms_scored_under_two_policies_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"policy": "ones: x"}, r"set: label policy differs: 'zeros: .*' in a \| 'ones: x' in b"),
+        ({"study_id": "other"}, "cannot pair two arms evaluated on different studies"),
+    ],
+)
+def test_arms_that_cannot_be_compared_are_refused_and_nothing_is_written(tmp_path: Path, other, message) -> None:
     one = Prediction("s", "p", "set", "t", (), ("Edema",), ("Edema",), policy=POLICY, data_sha256=HASH)
     write(tmp_path / "a.jsonl", [one])
-    write(tmp_path / "b.jsonl", [replace(one, policy="ones: uncertain=positive, blank=masked")])
+    write(tmp_path / "b.jsonl", [replace(one, **other)])
     arms = {"a": tmp_path / "a.jsonl", "b": tmp_path / "b.jsonl"}
-    with pytest.raises(ValueError, match=r"set: label policy differs: 'zeros: .*' in a \| 'ones: .*' in b"):
+    with pytest.raises(ValueError, match=message):
         build_report(arms, tmp_path / "out", title="t", n_resamples=10)
     assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="at least one arm"):
+        build_report({}, tmp_path / "out", title="t")
 
 
 def test_chart_ids_do_not_clash(study: Path) -> None:
@@ -207,17 +216,3 @@ def test_one_patient_and_no_extras_still_make_a_report(tmp_path: Path) -> None:
     assert figures["arms"]["base"]["set"]["macro_f1"] == {"value": 0.5, "low": None, "high": None}
     assert list(figures["paired"]) == ["all_labels__base"]
     assert "[undefined]" in (tmp_path / "report.html").read_text()
-
-
-def test_arms_on_different_studies_are_refused(tmp_path: Path) -> None:
-    one = Prediction("s", "p", "set", "t", (), ("Edema",), ("Edema",), None)
-    write(tmp_path / "a.jsonl", [one])
-    write(tmp_path / "b.jsonl", [replace(one, study_id="other")])
-    with pytest.raises(ValueError, match="cannot pair two arms evaluated on different studies"):
-        build_report({"a": tmp_path / "a.jsonl", "b": tmp_path / "b.jsonl"}, tmp_path, title="t", n_resamples=10)
-    assert not (tmp_path / "report.html").exists()
-
-
-def test_no_arm_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="at least one arm"):
-        build_report({}, tmp_path, title="t")
