@@ -7,17 +7,16 @@ import re
 from collections.abc import Iterator, Mapping
 from html import escape
 from textwrap import wrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
-from chexreason.reports.figures import PALETTE, STYLE
+from chexreason.reports.figures import PALETTE, STYLE, by_step, drawing
 from chexreason.reports.history import Curve, ema
 from chexreason.reports.study_tables import data_sets
 from chexreason.statistics.comparable import label_count
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _INK = "#010203"  # replaced by currentColor, so that the page's text colour reaches the axes
 _INKED = ("axes.edgecolor", "text.color", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
@@ -43,9 +42,7 @@ def transfer_charts(figures: Mapping[str, Any]) -> Iterator[str]:
     top = max([score["high"] or score["value"] for score in scores] + [0.1])
     for name in data_sets(figures):
         floor, row = max((by_set[name]["macro_f1"], row) for row, by_set in trivial.items() if name in by_set)
-        with mpl.rc_context(_PAGE_STYLE):
-            figure = Figure(figsize=(4.4, 2.7), layout="constrained")
-            panel = figure.subplots()
+        with drawing(_PAGE_STYLE, (4.4, 2.7)) as (figure, (panel,)):
             for x, arm in enumerate(arms):
                 if name in arms[arm]:
                     _whisker(panel, x, arms[arm][name]["macro_f1"], PALETTE[x % len(PALETTE)])
@@ -69,14 +66,11 @@ def curve_charts(curves: Mapping[str, Curve], run: str, names: Mapping[str, str]
         chosen = [name for name in curves for pattern in patterns if _matches(name, pattern)]
         if not chosen:
             continue
-        with mpl.rc_context(_PAGE_STYLE):
-            figure = Figure(figsize=(3.6, 2.4), layout="constrained")
-            panel = figure.subplots()
+        with drawing(_PAGE_STYLE, (3.6, 2.4)) as (figure, (panel,)):
             for colour, name in zip(PALETTE[1:] + PALETTE[:1], chosen, strict=False):
                 _line(panel, curves[name], colour, _short(name, names))
             panel.set_title(f"{run}: {title}")
-            panel.set_xlabel("step")
-            panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            by_step(panel)
             if len(chosen) > 1:
                 panel.legend()
             yield _svg(figure, f"{title} of {run} by training step")

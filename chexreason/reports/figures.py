@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from chexreason.files import write_bytes, write_text
 from chexreason.reports.history import Curve, ema
 from chexreason.reports.printed import MACRO, printed
 from chexreason.reports.tables import csv_text
 from chexreason.statistics.bootstrap import Interval
+
+if TYPE_CHECKING:  # matplotlib is imported where something is drawn: it takes half a second that --help has not
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PALETTE = ("#7d8590", "#2f81c7", "#e0782f", "#2a9d76", "#9b6bd1", "#c7506f")  # distinct for the colour-blind too
 STYLE: dict[Any, Any] = {
@@ -62,6 +63,27 @@ FIGURES = {
 }
 
 
+@contextmanager
+def drawing(
+    style: Mapping[Any, Any], size: tuple[float, float], down: int = 1, across: int = 1
+) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure of ``size`` inches and its panels, row by row; it is drawn and saved under ``style``."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(dict(style)):
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure, figure.subplots(down, across, squeeze=False).ravel().tolist()
+
+
+def by_step(panel: Axes) -> None:
+    """Labels the horizontal axis as training steps: at most five whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    panel.set_xlabel("step")
+    panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
 def draw_curves(name: str, runs: Mapping[str, Mapping[str, Curve]], out: Path, not_run: Sequence[str] = ()) -> None:
     """Writes ``<out>/<name>.svg``, ``.png`` and ``.csv``: raw values faint, their moving average (0.95) strong.
 
@@ -74,11 +96,9 @@ def draw_curves(name: str, runs: Mapping[str, Mapping[str, Curve]], out: Path, n
     panels = [(title, column) for title, column in (*chosen.panels, *parts) if column in columns]
     if not panels:
         raise ValueError(f"{name}: none of {', '.join(runs)} logged {' or '.join(c for _, c in chosen.panels)}")
-    with mpl.rc_context(_FILE_STYLE):
-        across = min(_ACROSS, len(panels))
-        down = -(-len(panels) // across)
-        figure = Figure(figsize=(3.6 * across, 2.6 * down + 0.4), layout="constrained")
-        grid = figure.subplots(down, across, squeeze=False).ravel().tolist()
+    across = min(_ACROSS, len(panels))
+    down = -(-len(panels) // across)
+    with drawing(_FILE_STYLE, (3.6 * across, 2.6 * down + 0.4), down, across) as (figure, grid):
         for panel, (title, column) in zip(grid, panels, strict=False):
             _draw(panel, title, column, runs)
         for unused in grid[len(panels) :]:
@@ -100,9 +120,7 @@ def draw_pareto(points: Points, stem: Path, *, home: str, away: str, title: str)
     A line joins the front.
     """
     best = front(points)
-    with mpl.rc_context(_FILE_STYLE):
-        figure = Figure(figsize=(5.2, 4.2), layout="constrained")
-        panel = figure.subplots()
+    with drawing(_FILE_STYLE, (5.2, 4.2)) as (figure, (panel,)):
         joined = [(points[arm][0].value, points[arm][1].value) for arm in best]
         panel.plot(*zip(*joined, strict=True), color="#999999", linewidth=1, linestyle="--", zorder=1)
         for i, (arm, (x, y)) in enumerate(points.items()):
@@ -151,9 +169,8 @@ def _draw(panel: Axes, title: str, column: str, runs: Mapping[str, Mapping[str, 
             panel.plot(curve.steps, curve.values, color=colour, linewidth=0.7, alpha=0.3)
             panel.plot(curve.steps, ema(curve.values), color=colour, linewidth=1.6, label=run)
     panel.set_title(title, parse_math=False)
-    panel.set_xlabel("step")
     panel.ticklabel_format(axis="y", useOffset=False)
-    panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    by_step(panel)
     if len(runs) > 1:
         panel.legend()
 
