@@ -42,7 +42,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 4
 
 ABLATIONS := $(addprefix ablation_,reward group_size beta clip prompt label_policy lora_rank seeds)
 
-.PHONY: help demo prepare table1 table2 table3 table4 table5 table6 fig1 fig2 fig3 paper ranking $(ABLATIONS) traces dashboard results rewards review test-ddp test-resume bench-grpo bench-grpo-reward test test-unit test-processors test-paper test-trl lint bench-basics bench-data bench-manifests bench-probe bench-sft bench-memory format tiny-models clean
+.PHONY: help demo prepare table1 table2 table3 table4 table5 table6 fig1 fig2 fig3 paper ranking $(ABLATIONS) traces dashboard results rewards review test-archive test-ddp test-resume bench-grpo bench-grpo-reward test test-unit test-deep test-processors test-paper test-trl lint bench-basics bench-data bench-manifests bench-probe bench-sft bench-memory format tiny-models clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-21s %s\n", $$1, $$2}'
@@ -122,6 +122,9 @@ results: $(STAMP) ## tables 1-6, figures 1-3 and the transfer report from finish
 dashboard: $(STAMP) ## the W&B views and page of a study, as a dry run (chexreason.cli.dashboard push=true makes them)
 	$(PY) -m chexreason.cli.dashboard paths.out=$(OUT) scale=$(SCALE)
 
+test-archive: $(STAMP) ## runs of an earlier version: rebuilt, skipped and continued by today's code
+	$(PYTEST) tests/archive
+
 test-ddp: $(STAMP) ## two gloo ranks against one
 	$(PYTEST) tests/ddp
 
@@ -142,14 +145,17 @@ rewards: $(STAMP) ## what each reward pays to policies that look at nothing, to 
 review: $(STAMP) ## a radiologist's review of traces on this machine (FILE=traces.jsonl REVIEWERS=anna,ben)
 	$(PY) -m chexreason.cli.review paths.out=$(OUT) file=$(FILE) 'reviewers=[$(REVIEWERS)]'
 
-test: $(STAMP) ## lint, types and all tests
+test: $(STAMP) ## lint, types and the tests (the long series: test-deep)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(PYTEST)
+	$(PYTEST) -m 'not deep'
 
-test-unit: $(STAMP) ## the fast tests only
-	$(PYTEST) -m 'not slow'
+test-unit: $(STAMP) ## the fast tests only (a minute)
+	$(PYTEST) -m 'not slow and not deep'
+
+test-deep: $(STAMP) ## the long series: kills, corruptions, simulations, schedulers (before an issue closes)
+	$(PYTEST) -m deep
 
 test-paper: $(STAMP) ## every cell of the paper in a few steps, every table and figure from them (10 min)
 	OMP_NUM_THREADS=1 $(PY) tests/paper/few_steps.py

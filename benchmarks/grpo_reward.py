@@ -30,7 +30,7 @@ from chexreason.confdir import confdir
 from chexreason.data.batches import Batch
 from chexreason.files import write_json
 from chexreason.grpo.objective import ObjectiveSpec, denominator, policy_loss
-from chexreason.grpo.rollout import collect
+from chexreason.grpo.rollout import RolloutSpec, collect
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.model.adapters import TARGETS, attach_lora
 from chexreason.model.generate import Sampling, sample
@@ -38,7 +38,7 @@ from chexreason.model.load import load_policy
 from chexreason.model.logprobs import completion_scores, study_chunks
 from chexreason.model.policy import Policy
 from chexreason.model.predict import read_completions
-from chexreason.parsing import parse
+from chexreason.parsing import AnswerFormat, Grammar, parse
 from chexreason.prompts import load_prompt, render
 from chexreason.rewards.base import score
 from chexreason.rewards.hard import HardReward
@@ -53,6 +53,7 @@ SPEC = ObjectiveSpec("bench", "constant", "none", 0.15, 0.22, 0.04, "k3", "token
 REWARD = HardReward(min_length=30)
 SAMPLING = Sampling(TOKENS, TEMPERATURE, TOP_P)
 PROMPT = load_prompt("free_reasoning", Path(confdir()) / "prompt")
+ANSWER_FORMAT = AnswerFormat(CHEXPERT14, Grammar.of(PROMPT.grammar))
 TEXT = render(PROMPT, CHEXPERT14)
 
 
@@ -77,21 +78,15 @@ def ours(adapter: str, seed: int, steps: int) -> Policy:
     parameters = [p for p in policy.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0)
     order: list[int] = []
+    spec = RolloutSpec(ANSWER_FORMAT, SAMPLING, GROUP, REWARD, SPEC, seed, micro_studies=BATCH // 2)
     for step in range(steps):
         order = order or torch.randperm(STUDIES).tolist()
         chosen, order = order[:BATCH], order[BATCH:]
         rollout = collect(
             policy,
             Batch(tuple(Sample(studies[i], TEXT) for i in chosen), _encode(policy, images, chosen)),
-            sampling=SAMPLING,
-            group_size=GROUP,
-            reward=REWARD,
-            objective=SPEC,
-            label_set=CHEXPERT14,
-            grammar=PROMPT.grammar,
-            seed=seed,
-            step=step,
-            micro_studies=BATCH // 2,
+            spec,
+            step,
         )
         whole = denominator(rollout.loss_mask, SPEC, TOKENS)
         for some in study_chunks(BATCH, BATCH // 2):
@@ -172,7 +167,7 @@ def mean_reward(policy: Policy) -> float:
         rows = [studies[i] for i in some for _ in range(GROUP)]
         keys = [("after", studies[i].study_id, k) for i in some for k in range(GROUP)]
         sampled = sample(policy, _encode(policy, images, some), SAMPLING, group_size=GROUP, keys=keys)
-        found = read_completions(policy, sampled, [studies[i] for i in some], CHEXPERT14, PROMPT.grammar)
+        found = read_completions(policy, sampled, [studies[i] for i in some], ANSWER_FORMAT)
         totals.append(score(REWARD, found, rows, CHEXPERT14)[0])
     return float(torch.cat(totals).mean())
 

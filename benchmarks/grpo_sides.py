@@ -24,6 +24,7 @@ from chexreason.model.adapters import TARGETS, attach_lora
 from chexreason.model.generate import Sampling
 from chexreason.model.logprobs import completion_scores, study_chunks
 from chexreason.model.policy import Policy
+from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.preflight.memory import endless
 from chexreason.types import Completion, Sample, Study
 
@@ -99,6 +100,15 @@ def ours(case: Case) -> Side:
     blank = (0,) * len(CHEXPERT14)
     studies = [Study(f"s{i}", f"p{i}", "bench", Path(), blank, (True,) * len(blank)) for i in range(case.studies)]
     samples = tuple(Sample(study, PROMPT) for study in studies)
+    spec = rollouts.RolloutSpec(
+        AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION),
+        Sampling(case.tokens, TEMPERATURE, TOP_P),
+        group_size=case.group,
+        reward=Length(),
+        objective=SPEC,
+        seed=SEED,
+        micro_studies=1,
+    )
     pictures, n_steps = images(case.family, case.studies), 0
     engines.sample = clock.timed("rollout", engines.sample)
     rollouts.scored_by_chunks = clock.timed("reference", rollouts.scored_by_chunks)
@@ -109,15 +119,8 @@ def ours(case: Case) -> Side:
         rollout = rollouts.collect(
             policy,
             Batch(samples, policy.encode(pictures, [PROMPT] * case.studies)),
-            sampling=Sampling(case.tokens, TEMPERATURE, TOP_P),
-            group_size=case.group,
-            reward=Length(),
-            objective=SPEC,
-            label_set=CHEXPERT14,
-            grammar="think_solution",
-            seed=SEED,
-            step=n_steps,
-            micro_studies=1,
+            spec,
+            n_steps,
         )
         whole = denominator(rollout.loss_mask, SPEC, case.tokens)
         for one in study_chunks(case.studies, 1):

@@ -24,7 +24,7 @@ import pandas as pd
 from chexreason.data import manifest as manifests
 from chexreason.data.sampling import draw_samples
 from chexreason.data.selection import PaperSelection
-from chexreason.data.sources.mimic_cxr import LABELS, METADATA, SPLIT, MIMICCXRSource
+from chexreason.data.sources.mimic_cxr import LABEL_FILES, METADATA, SPLIT, MIMICCXRSource
 from chexreason.files import write_json
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import silent
@@ -71,7 +71,7 @@ def write_vendor(root: Path, n: int) -> None:
     part = np.array(["train", "validate", "test"])[np.digitize(subject % 100, (97, 98))]
     write_csv(root, SPLIT, pd.DataFrame({"dicom_id": dicom, **ids[["study_id", "subject_id"]], "split": part}))
     studies = ids.drop_duplicates().reset_index(drop=True)
-    write_csv(root, LABELS["chexpert"], pd.concat([studies, marks(len(studies), rng)], axis=1))
+    write_csv(root, LABEL_FILES["chexpert"], pd.concat([studies, marks(len(studies), rng)], axis=1))
 
 
 def build_manifest(folder: str) -> dict[str, float]:
@@ -82,7 +82,7 @@ def build_manifest(folder: str) -> dict[str, float]:
     raw = source.prepare(root / "out", silent)
     read = time.perf_counter()
     manifest = manifests.Manifest(manifests.conform(raw), source.provenance, root)
-    manifests.write(manifest, root / "out" / "manifest.parquet")
+    manifests.write_manifest(manifest, root / "out" / "manifest.parquet")
     end = time.perf_counter()
     return {"rows": len(manifest.frame), "read": read - start, "write": end - read, "all": end - start}
 

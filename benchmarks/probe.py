@@ -44,7 +44,7 @@ def features(studies: list[Study]) -> np.ndarray:
 
 def main(folder: Path) -> None:
     """Fit, score, print, write."""
-    manifest = manifests.read(folder / MANIFEST_NAME)
+    manifest = manifests.read_manifest(folder / MANIFEST_NAME)
     train = manifests.studies(manifest, CHEXPERT14, POSITIVES_ONLY, ("sft", "rl"))
     test = manifests.studies(manifest, CHEXPERT14, POSITIVES_ONLY, ("test",))
     scaler = StandardScaler().fit(x_train := features(train))

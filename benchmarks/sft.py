@@ -32,10 +32,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from benchmarks.sft_models import SIZE, TEXT, VOCABULARY, model, processor
-from chexreason.data.batches import Collate
 from chexreason.files import write_json
 from chexreason.model.adapters import TARGETS, attach_lora
-from chexreason.model.features import image_reader
+from chexreason.model.features import cache_films
 from chexreason.model.logprobs import completion_scores
 from chexreason.model.policy import Policy
 from chexreason.quiet import quiet
@@ -74,8 +73,7 @@ def ours(family: str, *, later: bool) -> Step:
     policy.train()
     optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr=1e-4, weight_decay=0.01)
     kept = Path(tempfile.mkdtemp(dir=folder()))
-    encode, fetch = image_reader(policy, feature_cache=str(kept))
-    collate = Collate(encode, policy.encode_answers, fetch)
+    collate = cache_films(policy, None, str(kept)).collate()
     studies = [Study(path.stem, path.stem, "noise", path, (), ()) for path in films()]
     items = [(Sample(study, PROMPT, ANSWER), 0.0) for study in studies]
     if later:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import difflib
 import functools
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from chexreason.confdir import confdir
+from chexreason.confdir import choices, command_help, confdir
 
 T = TypeVar("T")
+RENAMED_GROUPS = {"answers": "sft_answers", "traces": "teacher_instruction"}  # old name of a folder of conf/: new one
 
 
 def friendly(*kinds: type[BaseException]) -> Callable[[Callable[..., T]], Callable[..., T]]:
@@ -53,16 +55,21 @@ def did_you_mean(word: object, choices: Iterable[str]) -> str:
 
 
 def unknown_choices(arguments: Sequence[str]) -> list[str]:
-    """A line for each ``group=choice`` among a command's arguments that names no file under ``conf/``."""
+    """A line for each ``group=choice`` or ``group@package=choice`` of a command that names no file under ``conf/``.
+
+    A group that has another name now is answered with the command's words under the new name.
+    """
     if any(word.startswith(("--config", "-c", "hydra.searchpath", "+hydra.searchpath")) for word in arguments):
         return []  # configs of the user's own are looked for elsewhere too
     faults = []
     for word in arguments:
         group, _, value = word.lstrip("+").partition("=")
-        folder = Path(confdir()) / group
-        if not value or not group or not folder.is_dir():
+        group, at, package = group.partition("@")
+        if value and group in RENAMED_GROUPS:
+            faults.append(f"{group}= is now {RENAMED_GROUPS[group]}=: say {RENAMED_GROUPS[group]}{at}{package}={value}")
+        if not value or not group or not (Path(confdir()) / group).is_dir():
             continue
-        known = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")}
+        known = choices(group)
         for choice in value.split(","):
             if choice not in known and choice != "null" and not set(choice) & set("[]{}()$'\""):
                 shown = did_you_mean(choice, known) or f"; choose one of: {', '.join(sorted(known))}"
@@ -71,10 +78,17 @@ def unknown_choices(arguments: Sequence[str]) -> list[str]:
 
 
 def known_choices(command: Callable[..., T]) -> Callable[..., T]:
-    """A Hydra command that stops before Hydra does on a choice that does not exist, naming the closest one."""
+    """A Hydra command that stops before Hydra does on a choice that does not exist, naming the closest one.
+
+    ``--help`` prints the command's config, where each setting is described.
+    """
+    name = Path(inspect.unwrap(command).__code__.co_filename).stem
 
     @functools.wraps(command)
     def run(*args: object, **kwargs: object) -> T:
+        if {"--help", "-h"} & set(sys.argv[1:]):
+            print(command_help(name))
+            raise SystemExit(0)
         if faults := unknown_choices(sys.argv[1:]):
             print("error: " + "\n       ".join(faults), file=sys.stderr)
             raise SystemExit(1)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 
 from chexreason.labels.schema import LabelSet
@@ -44,6 +45,19 @@ BLOCKS = {
     Grammar.SOLUTION_ONLY: ("solution",),
     Grammar.THINK_ANSWER: ("think", "answer"),
 }
+
+
+@dataclass(frozen=True)
+class AnswerFormat:
+    """The labels an answer may name and the grammar it is written in: what it takes to read one."""
+
+    label_set: LabelSet
+    grammar: Grammar
+
+    def parse(self, text: str) -> Parsed:
+        """The labels of one model output; never raises, see ``parse``."""
+        return parse(text, self.label_set, self.grammar)
+
 
 # Each pattern is one character class or one anchored run, so matching is linear in the text whatever it holds.
 _SEPARATOR = re.compile(r"[,;\n\r•]")

@@ -1,4 +1,4 @@
-"""Progress of a long loop: a bar on a terminal once it takes a while, one line in the log otherwise."""
+"""Progress of a long run: a bar on a terminal once it takes a while, lines in the log elsewhere."""
 
 from __future__ import annotations
 
@@ -9,50 +9,78 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 log = logging.getLogger(__name__)
-PATIENCE = 2.0  # seconds before a bar appears: short loops should not flicker
+BAR_AFTER = 2.0  # seconds before a bar appears: short loops should not flicker
+_LINE_EVERY = 30.0  # seconds between lines of the log
+
+
+class Meter:
+    """Counts what is done of ``total``, as a context manager: ``meter(done, note)`` after each step.
+
+    On a terminal a bar appears after 2 s; elsewhere the log gets a line every 30 s and one at the end. ``note`` follows
+    the count; without one the line says the time and the rate.
+    """
+
+    def __init__(self, total: int, description: str) -> None:
+        self._total, self._description, self._done, self._note = total, description, 0, ""
+        self._start = self._last_line = time.perf_counter()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(*columns, console=Console(stderr=True)) if sys.stderr.isatty() else None
+        self._task = self._bar.add_task(description, total=total, note="") if self._bar else None
+
+    def __enter__(self) -> Meter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is None:
+            log.info("%s", self)
+        elif self._bar.live.is_started:
+            self._bar.stop()
+
+    def __call__(self, done: int, note: str = "") -> None:
+        """Shows that ``done`` are done."""
+        self._done, self._note = done, note
+        now = time.perf_counter()
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, note=note)
+            if now - self._start > BAR_AFTER:
+                self._bar.start()
+        elif now - self._last_line > _LINE_EVERY:
+            self._last_line = now
+            log.info("%s", self)
+
+    def __str__(self) -> str:
+        seconds = time.perf_counter() - self._start
+        note = self._note or f"in {seconds:.1f} s ({self._done / max(seconds, 1e-9):.1f}/s)"
+        return f"{self._description}: {self._done} of {self._total} {note}"
 
 
 class Track(Protocol):
     """What a long-running function takes as ``progress``: wraps an iterable of known length, passes its items on."""
 
-    def __call__(self, iterable: Iterable[T], total: int, /) -> Iterable[T]: ...
+    def __call__(self, iterable: Iterable[_T], total: int, /) -> Iterable[_T]: ...
 
 
-def silent(iterable: Iterable[T], total: int) -> Iterable[T]:
+def silent(iterable: Iterable[_T], total: int) -> Iterable[_T]:
     """Passes ``iterable`` on and shows nothing."""
     return iterable
 
 
-def track(iterable: Iterable[T], total: int, description: str = "items") -> Iterator[T]:
-    """Yields the items of ``iterable``; shows a bar on a terminal after 2 s, logs count and rate at the end elsewhere.
+def track(iterable: Iterable[_T], total: int, description: str = "items") -> Iterator[_T]:
+    """Yields the items of ``iterable`` and shows how far the loop is.
 
     Bind ``description`` with ``functools.partial`` to obtain a ``Track``.
     """
-    start = time.perf_counter()
-    terminal = sys.stderr.isatty()
-    bar, task, done = None, TaskID(0), 0
-    try:
-        for item in iterable:
+    with Meter(total, description) as meter:
+        for done, item in enumerate(iterable, start=1):
             yield item
-            done += 1
-            if terminal and bar is None and time.perf_counter() - start > PATIENCE:
-                bar = _bar()
-                task = bar.add_task(description, total=total)
-                bar.start()
-            if bar is not None:
-                bar.update(task, completed=done)
-    finally:
-        if bar is not None:
-            bar.stop()
-        seconds = time.perf_counter() - start
-        if not terminal:
-            log.info("%s: %d of %d in %.1f s (%.1f/s)", description, done, total, seconds, done / max(seconds, 1e-9))
-
-
-def _bar() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))
+            meter(done)

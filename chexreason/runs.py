@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from chexreason.files import write_json, write_text
+from chexreason.renames import current
 
 DONE, LOCK, CONFIG, STAGE = "DONE", "LOCK", "config.yaml", "stage.json"
 COLLAPSE = "collapse.json"  # signs of mode collapse, as they were told
@@ -119,11 +120,12 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a config computes, as dotted keys: without what may change between a run and its continuation.
 
     Paths under ``paths.out`` begin with ``${paths.out}``, so that a study that was moved, or whose folder is spelled in
-    another way, is the same study.
+    another way, is the same study. Names are today's, whichever version wrote the config.
     """
     out = (config.get("paths") or {}).get("out")
     place = None if out is None else os.path.normpath(out)
-    return {key: _placed(value, place) for key, value in _flat(config).items() if not key.startswith(_FREE)}
+    named = current(_flat(config))
+    return {key: _placed(value, place) for key, value in named.items() if not key.startswith(_FREE)}
 
 
 def _placed(value: Any, out: str | None) -> Any:

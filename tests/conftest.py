@@ -6,6 +6,7 @@ import copy
 import functools
 import os
 import random
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,21 @@ from PIL import Image
 if TYPE_CHECKING:  # pytest's controller reads this file and runs no test: torch and transformers cost it 12 s
     from chexreason.model.policy import Policy
     from chexreason.types import Prediction, Study
+
+_SECONDS: Counter[str] = Counter()  # of each test file, set-up included
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _SECONDS[report.nodeid.partition("::")[0]] += report.duration
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The seconds of every test file, the longest first: what a run spends its time on."""
+    terminalreporter.section("seconds by file")
+    for file, seconds in _SECONDS.most_common():
+        if seconds >= 1:
+            terminalreporter.write_line(f"{seconds:8.1f} {file}")
+
 
 FAMILIES = ("tiny_gemma3", "tiny_qwen2_5_vl")
 

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from chexreason import progress
-from chexreason.progress import silent, track
+from chexreason.progress import Meter, silent, track
 
 
 def test_items_pass_through_and_the_rate_is_logged(caplog, monkeypatch):
@@ -14,6 +14,13 @@ def test_items_pass_through_and_the_rate_is_logged(caplog, monkeypatch):
         assert list(track(range(5), 5, "films")) == [0, 1, 2, 3, 4]
     assert "films: 5 of 5 in" in caplog.text
     assert list(silent([1, 2], 2)) == [1, 2]
+
+
+def test_a_note_takes_the_place_of_the_rate(caplog, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
+    with caplog.at_level(logging.INFO), Meter(5, "traces") as meter:
+        meter(2, "accepted, 3 answers/min, 0.10 USD")
+    assert [record.getMessage() for record in caplog.records] == ["traces: 2 of 5 accepted, 3 answers/min, 0.10 USD"]
 
 
 def test_an_error_inside_the_loop_still_ends_it(caplog, monkeypatch):
@@ -31,7 +38,7 @@ def test_an_error_inside_the_loop_still_ends_it(caplog, monkeypatch):
 @pytest.mark.parametrize(("patience", "shown"), [(1e9, False), (-1.0, True)])
 def test_a_terminal_gets_a_bar_only_when_it_takes_long(caplog, capsys, monkeypatch, patience, shown):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    monkeypatch.setattr(progress, "PATIENCE", patience)
+    monkeypatch.setattr(progress, "BAR_AFTER", patience)
     assert list(track(range(3), 3, "films")) == [0, 1, 2]
     assert ("films" in capsys.readouterr().err) is shown
     assert "films" not in caplog.text

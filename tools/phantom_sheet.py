@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from chexreason.files import whole
 from chexreason.phantom.institution import INSTITUTIONS, Institution
 from chexreason.phantom.patient import PhantomStudy, sample_patient
-from chexreason.phantom.render import render
+from chexreason.phantom.render import render_film
 from chexreason.types import Sign
 
 # What each cell shows, in reading order: the normal chest first, then every other label once.
@@ -48,7 +48,7 @@ def contact_sheet(size: int = 192, seed: int = 6) -> Image.Image:
         pen.text((x + 2, y), f"{label} ({side})" if side else label, fill=235, font=font)
         for row, (hospital, view) in enumerate((("a", "PA"), ("b", "AP"))):
             place = INSTITUTIONS[hospital]
-            film = render(_study(place, view, label, side, severity, seed + i), place.rendering, size)
+            film = render_film(_study(place, view, label, side, severity, seed + i), place.rendering, size)
             sheet.paste(Image.fromarray(film), (x, y + CAPTION + row * cell))
             corner = (x + 3, y + CAPTION + row * cell + size - 17)
             pen.rectangle((corner, (corner[0] + 14, corner[1] + 14)), fill=24)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, Template
+from jinja2 import Environment, FileSystemLoader
 
 from chexreason.audit.agreement import agreement as compare
-from chexreason.audit.facts import Figures, set_figures, shift
-from chexreason.audit.sheet import Cell, contact_sheet, formats
-from chexreason.audit.warnings import FAIR, FEW, LEVELS, RATIO, far_apart, worries
+from chexreason.audit.facts import AuditFigures, set_figures, shift
+from chexreason.audit.sheet import Picture, contact_sheet, formats
+from chexreason.audit.warnings import FAIR, FEW, RATIO, far_apart, worries
 from chexreason.data.credentialed import of_vendor
-from chexreason.data.leakage import KINDS, Leak
+from chexreason.data.leakage import LEAK_KINDS, Leak
 from chexreason.data.manifest import Manifest
 from chexreason.files import write_json, write_text
 from chexreason.labels.catalog import CHEXPERT14
@@ -22,6 +21,7 @@ from chexreason.labels.schema import LabelSet
 from chexreason.labels.uncertainty import LabelPolicy
 
 PAGE_NAME, FIGURES_NAME = "audit.html", "audit.json"
+_TEMPLATE = "audit.html.j2"
 
 
 def write_audit(
@@ -40,7 +40,7 @@ def write_audit(
     n_images: int = 24,
     n_resamples: int = 2000,
     seed: int = 0,
-) -> Figures:
+) -> AuditFigures:
     """Writes audit.html and audit.json into ``folder`` and returns what the JSON holds.
 
     ``manifests`` and ``policies`` are by set; ``home`` (default: the first) is the set trained on. ``agreement`` names
@@ -53,7 +53,7 @@ def write_audit(
     _check_names(manifests, {home, *credentialed, *lists, *(name for pair in agreement for name in pair)})
     vendors = {name for name, manifest in manifests.items() if manifest.frame["patient_id"].map(of_vendor).any()}
     credentialed = {*credentialed, *vendors}
-    figures: Figures = {
+    figures: AuditFigures = {
         "title": title,
         "home": home,
         "seed": seed,
@@ -71,36 +71,29 @@ def write_audit(
         "withheld": sorted(credentialed),
     }
     figures["shift"] = shift(figures["sets"], home)
-    figures["worries"] = [asdict(worry) for worry in worries(figures)]
+    figures["worries"] = worries(figures)
     shown = {name: manifest for name, manifest in manifests.items() if name not in credentialed}
-    cells = contact_sheet(shown, n_images, seed)
+    pictures = contact_sheet(shown, n_images, seed)
     licences = [Path(path).read_text(encoding="utf-8") for path in attributions]
     write_json(folder / FIGURES_NAME, figures)
-    write_text(folder / PAGE_NAME, render(figures, cells, licences))
+    write_text(folder / PAGE_NAME, _render(figures, pictures, licences))
     return figures
 
 
-def render(figures: Figures, cells: Sequence[Cell], licences: Sequence[str]) -> str:
+def _render(figures: AuditFigures, pictures: Sequence[Picture], licences: Sequence[str]) -> str:
     """The page as HTML: self-contained, without scripts, every text from the data escaped."""
-    return _template().render(
+    # Autoescape for every name: select_autoescape() would leave a ".j2" template unescaped.
+    loader = FileSystemLoader(Path(__file__).parent)
+    template = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(_TEMPLATE)
+    return template.render(
         figures=figures,
-        cells=cells,
+        pictures=pictures,
         licences=licences,
         labels=CHEXPERT14.labels,
-        levels=LEVELS,
-        kinds=KINDS,
+        kinds=LEAK_KINDS,
         far_apart=far_apart,
         limits={"few": FEW, "ratio": RATIO, "fair": FAIR},
     )
-
-
-@cache
-def _template() -> Template:
-    # Autoescape for every name: select_autoescape() would leave a ".j2" template unescaped.
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("audit.html.j2")
 
 
 def _check_names(manifests: Mapping[str, Manifest], named: Collection[str]) -> None:
@@ -109,7 +102,7 @@ def _check_names(manifests: Mapping[str, Manifest], named: Collection[str]) -> N
         raise ValueError(f"the audit has no set called {', '.join(unknown)}; it has: {', '.join(manifests) or 'none'}")
 
 
-def _leak(leak: Leak, credentialed: Collection[str]) -> Figures:
+def _leak(leak: Leak, credentialed: Collection[str]) -> AuditFigures:
     """A leak as the JSON holds it; identifiers of credentialed patients stay out."""
     hidden = {leak.one, leak.other} & set(credentialed)
     return asdict(leak) | {"sides": list(leak.sides), "examples": [] if hidden else list(leak.examples)}

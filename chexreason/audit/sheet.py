@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from chexreason.data.image import ImageError, load_image
+from chexreason.data.image import ImageError, jpeg_thumbnail
 from chexreason.data.manifest import Manifest
 from chexreason.labels.catalog import CHEXPERT14
 
@@ -25,7 +24,7 @@ _QUALITY = 80
 
 
 @dataclass(frozen=True)
-class Cell:
+class Picture:
     """One picture of the contact sheet; ``image`` is a data URI, or "" and ``note`` says why there is none."""
 
     study_id: str
@@ -35,19 +34,19 @@ class Cell:
     note: str
 
 
-def contact_sheet(manifests: Mapping[str, Manifest], n: int, seed: int) -> list[Cell]:
+def contact_sheet(manifests: Mapping[str, Manifest], n: int, seed: int) -> list[Picture]:
     """At most ``n`` rows in all, as many of each set as it has and its share allows, whatever the order of rows."""
-    cells: list[Cell] = []
+    pictures: list[Picture] = []
     for place, manifest in enumerate(manifests.values()):
-        share = (n - len(cells)) // (len(manifests) - place)
-        drawn = draw(manifest.frame, share, seed)
-        cells += [_cell(manifest, drawn.iloc[i]) for i in range(len(drawn))]
-    return cells
+        share = (n - len(pictures)) // (len(manifests) - place)
+        drawn = drawn_rows(manifest.frame, share, seed)
+        pictures += [_picture(manifest, drawn.iloc[i]) for i in range(len(drawn))]
+    return pictures
 
 
 def formats(manifest: Manifest, seed: int) -> dict[str, Any]:
     """Size, mode and file type of up to ``N_HEADERS`` images, from their headers alone."""
-    rows = draw(manifest.frame, N_HEADERS, seed)
+    rows = drawn_rows(manifest.frame, N_HEADERS, seed)
     counts = Counter(_format(manifest.root / path) for path in rows["path"])
     unreadable = counts.pop("", 0)
     common = dict(counts.most_common(N_FORMATS))
@@ -55,32 +54,24 @@ def formats(manifest: Manifest, seed: int) -> dict[str, Any]:
     return {"drawn": len(rows), "unreadable": unreadable, "formats": common | ({"other": rest} if rest else {})}
 
 
-def draw(frame: pd.DataFrame, n: int, seed: int) -> pd.DataFrame:
+def drawn_rows(frame: pd.DataFrame, n: int, seed: int) -> pd.DataFrame:
     """At most ``n`` rows without replacement, in the order of ``study_id``."""
     chosen = np.random.default_rng(seed).permutation(len(frame))[:n]
     ranked = frame["study_id"].to_numpy(dtype=object).argsort(kind="stable")  # the same draw for shuffled rows
     return frame.iloc[ranked[np.sort(chosen)]]
 
 
-def _cell(manifest: Manifest, row: pd.Series) -> Cell:
-    image, note = _embedded(manifest.root / row["path"])
+def _picture(manifest: Manifest, row: pd.Series) -> Picture:
+    try:
+        jpeg = jpeg_thumbnail(manifest.root / row["path"], _SIDE, _QUALITY)
+        image, note = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode(), ""
+    except ImageError as error:
+        image, note = "", error.why
     age = "" if pd.isna(row["age"]) else f"{int(row['age'])} y"
     caption = " · ".join(part for part in (row["split"], row["view"], age, row["sex"]) if part)
     labels = tuple(label for label in CHEXPERT14.labels if row[label] == 1.0)
     uncertain = tuple(f"{label}?" for label in CHEXPERT14.labels if row[label] == -1.0)
-    return Cell(row["study_id"], caption, labels + uncertain, image, note)
-
-
-def _embedded(path: Path) -> tuple[str, str]:
-    """A data URI of the image scaled to ``_SIDE`` pixels, or the reason why there is none."""
-    try:
-        image = load_image(path).convert("L")
-    except ImageError as error:
-        return "", error.why
-    image.thumbnail((_SIDE, _SIDE))
-    file = io.BytesIO()
-    image.save(file, format="JPEG", quality=_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode(), ""
+    return Picture(row["study_id"], caption, labels + uncertain, image, note)
 
 
 def _format(path: Path) -> str:

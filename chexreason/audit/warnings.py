@@ -1,12 +1,11 @@
-"""What is worth worrying about first: rules over the audit's figures, each with the figures that made it speak."""
+"""Warnings about prepared sets: rules over the audit's figures, each with the figures that it rests on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
-from chexreason.audit.facts import ADULT, DEVICES, NORMAL, Figures
-from chexreason.data.leakage import EVALUATION, KINDS, TRAIN
+from chexreason.audit.facts import ADULT, DEVICES, AuditFigures
+from chexreason.data.leakage import EVALUATION, LEAK_KINDS, TRAIN
 
 FEW = 5  # positives below which a label's F1 hangs on single patients
 RATIO = 3.0  # prevalence in evaluation against training
@@ -18,195 +17,156 @@ PATIENTS = 100  # in an evaluation split
 VIEWS = 0.25  # between the shares of a view
 LEVELS = ("stop", "warn", "note")
 
-
-@dataclass(frozen=True)
-class Worry:
-    """One sentence with its weight: "stop" (nothing can be concluded), "warn" or "note"."""
-
-    level: str
-    text: str
+Worry = tuple[str, str]  # how grave, and one sentence: "stop" means that nothing can be concluded
 
 
-def worries(figures: Figures) -> list[Worry]:
-    """All worries about the audit ``figures``, the gravest first."""
-    found = [worry for rule in RULES for worry in rule(figures)]
-    return sorted(found, key=lambda worry: LEVELS.index(worry.level))
+def worries(figures: AuditFigures) -> list[dict[str, str]]:
+    """``level`` and ``text`` of every warning about the audit ``figures``, the gravest first."""
+
+    def of_sets(*rules: Callable[[AuditFigures, str, AuditFigures], Iterator[Worry]]) -> list[Worry]:
+        return [w for rule in rules for name, own in figures["sets"].items() for w in rule(figures, name, own)]
+
+    found = [
+        *_leaks(figures),
+        *of_sets(_few_positives, _prevalence, _never_judged, _ages, _views),
+        *_disagreement(figures),
+        *of_sets(_consistency, _policy, _rare_in_training),
+    ]
+    return [{"level": level, "text": text} for level, text in sorted(found, key=lambda worry: LEVELS.index(worry[0]))]
 
 
-def _leaks(figures: Figures) -> Iterator[Worry]:
-    if figures["leaks"] is None:
-        yield Worry("warn", "The leakage guard was not run.")
-    for leak in figures["leaks"] or ():
-        between = f"{leak['one']} ({leak['sides'][0]}) and {leak['other']} ({leak['sides'][1]})"
-        accepted = ", accepted by data.allow_overlap" if leak["allowed"] else ""
-        level = "warn" if leak["allowed"] else "stop"
-        yield Worry(level, f"Leak: {between} share {leak['count']:,} of {KINDS[leak['kind']]}{accepted}.")
-    unseen = [name for name, s in figures["sets"].items() if s["missing"]["sha256"] == s["images"]]
-    if unseen:
-        yield Worry("note", f"Images of {_listed(unseen)} were not looked at: leakage was searched by patient alone.")
-
-
-def _few_positives(figures: Figures) -> Iterator[Worry]:
-    for name, split, part in _evaluation(figures):
-        counts = {k: v["positive"] for k, v in part["labels"].items() if v["judged"] and v["positive"] < FEW}
-        if counts:
-            named = ", ".join(f"{label} ({n})" for label, n in counts.items())
-            text = f"{name}, {split}: fewer than {FEW} positive images of {named}. Their F1 hangs on single patients."
-            yield Worry("warn", text)
-        if part["patients"] < PATIENTS:
-            yield Worry("note", f"{name}, {split}: only {part['patients']} patients; expect wide intervals.")
-
-
-def _rare_in_training(figures: Figures) -> Iterator[Worry]:
-    for split, part in figures["sets"][figures["home"]]["splits"].items():
-        if split in TRAIN:
-            rare = {k: v["prevalence"] for k, v in part["labels"].items() if v["judged"]}
-            named = ", ".join(f"{label} {share:.1%}" for label, share in rare.items() if share < PAPER_SHARE)
-            if named:
-                yield Worry("note", f"{figures['home']}, {split}: below the paper's {PAPER_SHARE:.0%} share: {named}.")
-            if part["without_positive"]:
-                share = part["without_positive"] / part["images"]
-                text = f"{part['without_positive']:,} images ({share:.0%}) have no positive label"
-                yield Worry("note", f"{figures['home']}, {split}: {text}; training leaves them out.")
-
-
-def _never_judged(figures: Figures) -> Iterator[Worry]:
-    judged = {name: _judged(s) for name, s in figures["sets"].items()}
-    at_home = judged[figures["home"]]
-    for name, figure in figures["sets"].items():
-        never = [label for label in figure["labels"] if label not in judged[name]]
-        if never and _scored(figure):
-            n = len(figure["labels"])
-            yield Worry("warn", f"{name} is scored on {n - len(never)} of {n} labels; masked there: {_listed(never)}.")
-        unseen = [label for label in judged[name] if label not in at_home]
-        if unseen and _scored(figure):
-            yield Worry("warn", f"{name} scores labels that {figures['home']} never teaches: {_listed(unseen)}.")
-
-
-def _prevalence(figures: Figures) -> Iterator[Worry]:
-    shift = figures["shift"]
-    for name, there in shift["evaluation"].items():
-        far = [
-            f"{label} {shift['labels'][label]['prevalence']:.1%} → {new['prevalence']:.1%}"
-            for label, new in there["labels"].items()
-            if far_apart(shift["labels"][label], new)
-        ]
-        if far:
-            where = f"training at {shift['home']} and {name}, {there['split']}"
-            yield Worry("warn", f"Prevalence differs more than {RATIO:g}-fold between {where}: {', '.join(far)}.")
-
-
-def far_apart(base: Figures, there: Figures) -> bool:
+def far_apart(base: AuditFigures, there: AuditFigures) -> bool:
     """True when two prevalences of at least ``FEW`` positives each differ more than ``RATIO``-fold."""
     enough = min(base["positive"], there["positive"]) >= FEW
     return enough and not 1 / RATIO <= there["ratio"] <= RATIO
 
 
-def _ages(figures: Figures) -> Iterator[Worry]:
-    home = figures["sets"][figures["home"]]["ages"]
-    for name, figure in figures["sets"].items():
-        ages = figure["ages"]
-        if not ages["known"] and _scored(figure):
-            yield Worry("note", f"{name}: no age is known; the data do not say whether its patients are children.")
-        if ages["known"] and home["known"] and abs(ages["median"] - home["median"]) > YEARS:
-            medians = f"{ages['median']:.0f} years at {name}, {home['median']:.0f} at {figures['home']}"
-            under = f"under {ADULT}: {ages['minors']:.0%} and {home['minors']:.0%}"
-            yield Worry("warn", f"Another age group: median {medians} ({under}).")
+def _leaks(figures: AuditFigures) -> Iterator[Worry]:
+    if figures["leaks"] is None:
+        yield "warn", "The leakage guard was not run."
+    for leak in figures["leaks"] or ():
+        between = f"{leak['one']} ({leak['sides'][0]}) and {leak['other']} ({leak['sides'][1]})"
+        accepted = ", accepted by data.allow_overlap" if leak["allowed"] else ""
+        level = "warn" if leak["allowed"] else "stop"
+        yield level, f"Leak: {between} share {leak['count']:,} of {LEAK_KINDS[leak['kind']]}{accepted}."
+    unseen = [name for name, own in figures["sets"].items() if own["missing"]["sha256"] == own["images"]]
+    if unseen:
+        yield "note", f"Images of {', '.join(unseen)} were not looked at: leakage was searched by patient alone."
 
 
-def _views(figures: Figures) -> Iterator[Worry]:
+def _few_positives(figures: AuditFigures, name: str, own: AuditFigures) -> Iterator[Worry]:
+    for split in _scored_splits(own):
+        part = own["splits"][split]
+        counts = {k: v["positive"] for k, v in part["labels"].items() if v["judged"] and v["positive"] < FEW}
+        if counts:
+            named = ", ".join(f"{label} ({n})" for label, n in counts.items())
+            text = f"{name}, {split}: fewer than {FEW} positive images of {named}. Their F1 hangs on single patients."
+            yield "warn", text
+        if part["patients"] < PATIENTS:
+            yield "note", f"{name}, {split}: only {part['patients']} patients; expect wide intervals."
+
+
+def _prevalence(figures: AuditFigures, name: str, own: AuditFigures) -> Iterator[Worry]:
+    shift = figures["shift"]
+    there = shift["evaluation"].get(name, {"labels": {}})
+    far = [
+        f"{label} {shift['labels'][label]['prevalence']:.1%} → {new['prevalence']:.1%}"
+        for label, new in there["labels"].items()
+        if far_apart(shift["labels"][label], new)
+    ]
+    if far:
+        where = f"training at {shift['home']} and {name}, {there['split']}"
+        yield "warn", f"Prevalence differs more than {RATIO:g}-fold between {where}: {', '.join(far)}."
+
+
+def _never_judged(figures: AuditFigures, name: str, own: AuditFigures) -> Iterator[Worry]:
+    judged, n = _judged(own), len(own["labels"])
+    taught = _judged(figures["sets"][figures["home"]])
+    never = [label for label in own["labels"] if label not in judged]
+    if never and _scored_splits(own):
+        yield "warn", f"{name} is scored on {n - len(never)} of {n} labels; masked there: {', '.join(never)}."
+    unseen = [label for label in judged if label not in taught]
+    if unseen and _scored_splits(own):
+        yield "warn", f"{name} scores labels that {figures['home']} never teaches: {', '.join(unseen)}."
+
+
+def _ages(figures: AuditFigures, name: str, own: AuditFigures) -> Iterator[Worry]:
+    home, ages = figures["sets"][figures["home"]]["ages"], own["ages"]
+    if not ages["known"] and _scored_splits(own):
+        yield "note", f"{name}: no age is known; the data do not say whether its patients are children."
+    if ages["known"] and home["known"] and abs(ages["median"] - home["median"]) > YEARS:
+        medians = f"{ages['median']:.0f} years at {name}, {home['median']:.0f} at {figures['home']}"
+        under = f"under {ADULT}: {ages['minors']:.0%} and {home['minors']:.0%}"
+        yield "warn", f"Another age group: median {medians} ({under})."
+
+
+def _views(figures: AuditFigures, name: str, own: AuditFigures) -> Iterator[Worry]:
+    if not _scored_splits(own):
+        return
     home = figures["sets"][figures["home"]]
-    for name, figure in figures["sets"].items():
-        if not _scored(figure):
-            continue
-        shares = {
-            view: (figure["views"].get(view, 0) / figure["images"], home["views"].get(view, 0) / home["images"])
-            for view in {**figure["views"], **home["views"]}
-            if view != "unknown"
-        }
-        other = [f"{view} {a:.0%} ({b:.0%})" for view, (a, b) in shares.items() if abs(a - b) >= VIEWS]
-        if figure["views"].get("unknown") == figure["images"]:
-            yield Worry("note", f"{name}: no view is known.")
-        elif other:
-            yield Worry("warn", f"Another mix of views at {name} (in brackets: {figures['home']}): {', '.join(other)}.")
+    shares = {
+        view: (own["views"].get(view, 0) / own["images"], home["views"].get(view, 0) / home["images"])
+        for view in {**own["views"], **home["views"]}
+        if view != "unknown"
+    }
+    other = [f"{view} {a:.0%} ({b:.0%})" for view, (a, b) in shares.items() if abs(a - b) >= VIEWS]
+    if own["views"].get("unknown") == own["images"]:
+        yield "note", f"{name}: no view is known."
+    elif other:
+        yield "warn", f"Another mix of views at {name} (in brackets: {figures['home']}): {', '.join(other)}."
 
 
-def _policy(figures: Figures) -> Iterator[Worry]:
-    for name, figure in figures["sets"].items():
-        raw = [figure["labels"][label]["raw"] for label in _judged(figure)]
-        blank, uncertain = sum(r["blank"] for r in raw), sum(r["uncertain"] for r in raw)
-        negative = sum(figure["labels"][label]["negative"] for label in _judged(figure))
-        policy = figure["policy"]
-        if blank and policy["blank"] == "negative":
-            text = f"{blank / negative:.0%} of the negatives are blanks that policy '{policy['name']}' reads as absent"
-            yield Worry("note" if blank < negative / 2 else "warn", f"{name}: {text}.")
-        if uncertain:
-            text = f"{uncertain:,} marks are uncertain; policy '{policy['name']}' takes them as {policy['uncertain']}"
-            yield Worry("note", f"{name}: {text}.")
-
-
-def _consistency(figures: Figures) -> Iterator[Worry]:
-    for name, figure in figures["sets"].items():
-        if figure["contradictions"]:
-            text = f"{figure['contradictions']:,} images are positive in {NORMAL} and in a disease ({DEVICES} aside)"
-            yield Worry("warn", f"{name}: {text}.")
-        if figure["repeated_images"]:
-            yield Worry(
-                "warn", f"{name}: {figure['repeated_images']:,} image files repeat an earlier one byte by byte."
-            )
-        pictures = figure["formats"]
-        if pictures["unreadable"]:
-            text = f"{pictures['unreadable']} of {pictures['drawn']} image files drawn could not be opened"
-            yield Worry("warn", f"{name}: {text}.")
-
-
-def _disagreement(figures: Figures) -> Iterator[Worry]:
+def _disagreement(figures: AuditFigures) -> Iterator[Worry]:
     for pair in figures["agreement"]:
         between = f"{pair['first']} and {pair['second']}"
         if not pair["images"]:
-            yield Worry("warn", f"{between} share no image: their labels cannot be compared.")
-        poor = [
-            f"{label} {_kappa(one)}"
-            for label, one in pair["labels"].items()
-            if one["n"] >= COMPARED and one["kappa"] is not None and one["kappa"] <= FAIR
-        ]
+            yield "warn", f"{between} share no image: their labels cannot be compared."
+        poor = []
+        for label, one in pair["labels"].items():
+            if one["n"] >= COMPARED and one["kappa"] is not None and one["kappa"] <= FAIR:
+                bounds = f" [{one['low']:.2f}, {one['high']:.2f}]" if one["low"] is not None else ""
+                poor.append(f"{label} {one['kappa']:.2f}{bounds} over {one['n']:,} images")
         if poor:
-            yield Worry("warn", f"{between} agree poorly (kappa at most {FAIR:g}) on {'; '.join(poor)}.")
+            yield "warn", f"{between} agree poorly (kappa at most {FAIR:g}) on {'; '.join(poor)}."
 
 
-def _kappa(one: Figures) -> str:
-    bounds = f" [{one['low']:.2f}, {one['high']:.2f}]" if one["low"] is not None else ""
-    return f"{one['kappa']:.2f}{bounds} over {one['n']:,} images"
+def _consistency(figures: AuditFigures, name: str, own: AuditFigures) -> Iterator[Worry]:
+    files = own["formats"]
+    if n := own["contradictions"]:
+        yield "warn", f"{name}: {n:,} images are positive in No Finding and in a disease ({DEVICES} aside)."
+    if n := own["repeated_images"]:
+        yield "warn", f"{name}: {n:,} image files repeat an earlier one byte by byte."
+    if n := files["unreadable"]:
+        yield "warn", f"{name}: {n} of {files['drawn']} image files drawn could not be opened."
 
 
-def _evaluation(figures: Figures) -> Iterator[tuple[str, str, Figures]]:
-    for name, figure in figures["sets"].items():
-        for split in EVALUATION:
-            if split in figure["splits"]:
-                yield name, split, figure["splits"][split]
+def _policy(figures: AuditFigures, name: str, own: AuditFigures) -> Iterator[Worry]:
+    labels, policy = [own["labels"][label] for label in _judged(own)], own["policy"]
+    blank, uncertain = (sum(label["raw"][mark] for label in labels) for mark in ("blank", "uncertain"))
+    negative = sum(label["negative"] for label in labels)
+    if blank and policy["blank"] == "negative":
+        text = f"{blank / negative:.0%} of the negatives are blanks that policy '{policy['name']}' reads as absent"
+        yield "note" if blank < negative / 2 else "warn", f"{name}: {text}."
+    if uncertain:
+        text = f"{uncertain:,} marks are uncertain; policy '{policy['name']}' takes them as {policy['uncertain']}"
+        yield "note", f"{name}: {text}."
 
 
-def _scored(figure: Figures) -> bool:
-    return any(split in figure["splits"] for split in EVALUATION)
+def _rare_in_training(figures: AuditFigures, name: str, own: AuditFigures) -> Iterator[Worry]:
+    for split in (split for split in own["splits"] if split in TRAIN and name == figures["home"]):
+        part = own["splits"][split]
+        rare = {k: v["prevalence"] for k, v in part["labels"].items() if v["judged"]}
+        named = ", ".join(f"{label} {share:.1%}" for label, share in rare.items() if share < PAPER_SHARE)
+        if named:
+            yield "note", f"{name}, {split}: below the paper's {PAPER_SHARE:.0%} share: {named}."
+        if n := part["without_positive"]:
+            text = f"{n:,} images ({n / part['images']:.0%}) have no positive label"
+            yield "note", f"{name}, {split}: {text}; training leaves them out."
 
 
-def _judged(figure: Figures) -> list[str]:
-    return [label for label, counts in figure["labels"].items() if counts["judged"]]
+def _scored_splits(own: AuditFigures) -> list[str]:
+    return [split for split in EVALUATION if split in own["splits"]]
 
 
-def _listed(names: list[str]) -> str:
-    return ", ".join(names)
-
-
-RULES = (
-    _leaks,
-    _few_positives,
-    _prevalence,
-    _never_judged,
-    _ages,
-    _views,
-    _disagreement,
-    _consistency,
-    _policy,
-    _rare_in_training,
-)
+def _judged(own: AuditFigures) -> list[str]:
+    return [label for label, counts in own["labels"].items() if counts["judged"]]

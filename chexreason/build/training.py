@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+from hydra.utils import get_object
 from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from chexreason.build.data import build_samples, check_training, load_studies, make, training_prevalence
-from chexreason.build.model import image_reader
 from chexreason.data.leakage import TRAIN
 from chexreason.data.sampling import subset
 from chexreason.labels.schema import LabelSet
 from chexreason.model.adapters import attach_lora
 from chexreason.model.policy import Policy
+from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.prompts import Prompt
-from chexreason.rewards.mix import told_prevalence
+from chexreason.rewards.base import Reward
 from chexreason.runs import COLLAPSE
 from chexreason.traces.answer_faults import check_answers
 from chexreason.training.callbacks.adapter_export import AdapterExport
@@ -55,9 +57,9 @@ def build_data(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: Label
         )
         for name in cfg.data.val
     }
-    encode, load = image_reader(cfg, policy)
+    reader = policy.film_reader()
     return StudyData(
-        encode,
+        reader.encode,
         policy.encode_answers,
         train,
         val,
@@ -67,7 +69,7 @@ def build_data(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: Label
         num_workers=cfg.num_workers,
         seed=cfg.seed,
         drop_last=cfg.phase.name == "grpo",
-        load=load,
+        load=reader.load,
     )
 
 
@@ -76,12 +78,12 @@ def build_module(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: Lab
     attach_lora(policy, **OmegaConf.to_container(cfg.adapter, resolve=True))
     extra: dict[str, Any] = {}
     if cfg.phase.name == "grpo":
-        extra = {"reward": build_reward(cfg, label_set), "objective": make(cfg.objective), "seed": cfg.seed}
+        reward = build_reward(cfg.reward, lambda: training_prevalence(cfg, label_set))
+        extra = {"reward": reward, "objective": make(cfg.objective), "seed": cfg.seed}
     module: PolicyModule = make(
         cfg.phase.module,
         policy=policy,
-        label_set=label_set,
-        grammar=prompt.grammar,
+        answer_format=AnswerFormat(label_set, Grammar.of(prompt.grammar)),
         make_optimizer=make(cfg.optim.optimizer),
         make_scheduler=make(cfg.optim.scheduler),
         max_new_tokens=cfg.model.max_new_tokens,
@@ -92,10 +94,21 @@ def build_module(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: Lab
     return module.train()
 
 
-def build_reward(cfg: DictConfig, label_set: LabelSet) -> Any:
-    """The reward, told the training prevalence where it prices labels by it."""
-    node = OmegaConf.to_container(cfg.reward, resolve=True)
-    return make(told_prevalence(node, lambda: training_prevalence(cfg, label_set)))
+def build_reward(node: DictConfig, prevalence: Callable[[], Mapping[str, float]]) -> Reward:
+    """The reward of a config; each constructor in it that takes ``prevalence`` gets it, by label, unless it is given.
+
+    ``prevalence`` is called only where a constructor takes it.
+    """
+    reward: Reward = make(_with_prevalence(OmegaConf.to_container(node, resolve=True), prevalence))
+    return reward
+
+
+def _with_prevalence(node: Any, prevalence: Callable[[], Mapping[str, float]]) -> Any:
+    if not isinstance(node, dict):
+        return node
+    filled = {key: _with_prevalence(value, prevalence) for key, value in node.items()}
+    takes = signature(get_object(node["_target_"])).parameters if "_target_" in node else {}
+    return {"prevalence": dict(prevalence()), **filled} if "prevalence" in takes.keys() - node.keys() else filled
 
 
 def build_trainer(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], label_set: LabelSet) -> L.Trainer:

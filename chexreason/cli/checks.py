@@ -1,21 +1,139 @@
-"""The settings of a run checked against its data and its policy: what does nothing, what would corrupt it."""
+"""What the config of a run says to preflight: its worst batch, its memory plan, and its settings as plain values."""
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Sequence
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from chexreason.build.data import make
+from chexreason.build.data import build_labels, build_prompt
+from chexreason.build.model import build_policy
+from chexreason.build.training import build_data, build_reward
 from chexreason.data.prevalence import prevalence_of
 from chexreason.labels.schema import LabelSet
-from chexreason.model.adapters import answer_tokens
+from chexreason.model.adapters import answer_tokens, attach_lora
+from chexreason.model.generate import Sampling
 from chexreason.model.policy import Policy
-from chexreason.preflight import settings as preflight
+from chexreason.preflight import settings as table
+from chexreason.preflight.memory import (
+    GIB,
+    STATE_BYTES,
+    STATE_BYTES_8BIT,
+    MemoryPlan,
+    WorstBatch,
+    measure_stages,
+    plan_stages,
+)
+from chexreason.preflight.meta_model import blank_policy, count_text_tokens, image_tokens
+from chexreason.preflight.settings import SettingFault
+from chexreason.prompts import render
 from chexreason.rewards.lab.earnings import degenerate_warning
-from chexreason.rewards.mix import told_prevalence
 from chexreason.types import Sample
+
+log = logging.getLogger(__name__)
+
+
+def before_training(cfg: DictConfig, samples: Sequence[Sample], policy: Policy, label_set: LabelSet) -> None:
+    """Check the settings and, on a GPU, plan the memory and run the worst batch; what only wastes effort is logged.
+
+    Nothing is looked at under ``preflight=false``. Raises ValueError with the settings to change.
+    """
+    if not cfg.preflight:
+        return
+    for warning in check_settings(cfg, samples, policy, label_set):
+        log.warning("%s", warning)
+    if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu":
+        planned = plan(cfg)
+        log.info("%s", planned.table())
+        planned.check()
+        home = policy.device
+        for name, peak in measure_stages(policy.to("cuda"), worst_batch(cfg, policy)).items():
+            log.info("measured %s: %.2f GiB", name, peak / GIB)
+        policy.to(home)
+
+
+def check_data(cfg: DictConfig) -> list[str]:
+    """The warnings of ``check_settings`` for the weights and the prepared data of the config, loaded for it."""
+    label_set, policy = build_labels(cfg), build_policy(cfg)
+    data = build_data(cfg, policy, build_prompt(cfg), label_set)
+    attach_lora(policy, **OmegaConf.to_container(cfg.adapter, resolve=True))
+    return check_settings(cfg, data.train_samples, policy, label_set)
+
+
+def measure_run(cfg: DictConfig) -> dict[str, int]:
+    """Peak bytes of each stage's worst batch, run for real on the GPU, or on the CPU where there is none."""
+    bare = OmegaConf.merge(cfg, {"adapters": []})  # adapters merged before training change no shape
+    policy = _in_training(cfg, build_policy(bare).to("cuda" if torch.cuda.is_available() else "cpu"))
+    return measure_stages(policy, worst_batch(cfg, policy))
+
+
+def plan(cfg: DictConfig) -> MemoryPlan:
+    """Every stage of the run rehearsed without weights, against the memory of the device."""
+    chosen = {k: cfg.model[k] for k in ("source", "dtype", "attention", "gradient_checkpointing")}
+    policy = _in_training(cfg, blank_policy(**chosen))
+    device, memory = device_memory(cfg)
+    share = 1 - cfg.get("reserve", 0.1)
+    if _by_vllm(cfg):
+        share -= cfg.rollout.gpu_memory_utilization
+        device += f", less the {cfg.rollout.gpu_memory_utilization:.0%} of it that vLLM draws rollouts in"
+    capacity = max(0, int(memory * share))
+    stages = plan_stages(
+        policy,
+        worst_batch(cfg, policy),
+        capacity=capacity,
+        state_bytes=STATE_BYTES_8BIT if cfg.optim.optimizer._target_.endswith("8bit") else STATE_BYTES,
+        quantised=bool(cfg.model.get("quantise")),
+    )
+    return MemoryPlan(device, capacity, stages)
+
+
+def device_memory(cfg: DictConfig) -> tuple[str, int]:
+    """The device the trainer would take, by name, and its bytes; the paper's A100 where it asks for an absent GPU."""
+    if cfg.get("device_gib"):
+        return f"a device of {cfg.device_gib:g} GiB", int(cfg.device_gib * GIB)
+    wants_gpu = cfg.trainer.accelerator in ("gpu", "cuda", "auto")
+    if wants_gpu and torch.cuda.is_available():
+        return torch.cuda.get_device_name(0), int(torch.cuda.get_device_properties(0).total_memory)
+    if wants_gpu and cfg.trainer.accelerator != "auto":
+        return "no GPU here, so an A100 of 80 GiB", 80 * GIB
+    return "this machine's CPU", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def worst_batch(cfg: DictConfig, policy: Policy) -> WorstBatch:
+    """The largest work of each stage; the prompt is counted where the tokenizer is at hand."""
+    words, phase = render(build_prompt(cfg), build_labels(cfg)), cfg.phase
+    grpo, batch_size = phase.name == "grpo", int(phase.batch_size)
+    validation = ("model.eval_batch_size", int(cfg.model.eval_batch_size))
+    stages, sampling = {"update": ("phase.batch_size", batch_size)}, {}
+    if grpo:
+        stages = {"rollout": ("phase.batch_size", batch_size)} if not _by_vllm(cfg) else {}
+        stages["update"] = ("phase.module.micro_studies", min(int(phase.module.micro_studies), batch_size))
+        drawn = phase.module.sampling
+        sampling["rollout"] = Sampling(drawn.max_new_tokens, drawn.temperature, drawn.top_p, drawn.get("top_k", 0))
+    return WorstBatch(
+        text=cfg.get("text_tokens") or count_text_tokens(cfg.model.source, words) or 400,
+        image=image_tokens(policy.base.config, cfg.model.get("max_pixels")),
+        answer=cfg.get("answer_tokens") or cfg.model.max_new_tokens,
+        group_size=phase.module.group_size if grpo else 1,
+        held=batch_size if grpo else 0,
+        shared=grpo,
+        stages={**stages, "validation": validation},
+        sampling={**sampling, "validation": Sampling(cfg.model.max_new_tokens, temperature=0.0)},
+    )
+
+
+def _in_training(cfg: DictConfig, policy: Policy) -> Policy:
+    attach_lora(policy, **OmegaConf.to_container(cfg.adapter, resolve=True))
+    policy.model.train()
+    return policy
+
+
+def _by_vllm(cfg: DictConfig) -> bool:
+    """Whether rollouts are drawn in memory that vLLM takes for itself."""
+    return cfg.phase.name == "grpo" and "gpu_memory_utilization" in cfg.rollout
 
 
 def check_settings(cfg: DictConfig, samples: Sequence[Sample], policy: Policy, label_set: LabelSet) -> list[str]:
@@ -23,46 +141,54 @@ def check_settings(cfg: DictConfig, samples: Sequence[Sample], policy: Policy, l
 
     Raises ValueError listing, once, all that would corrupt the run.
     """
-    found = [*_of_policy(cfg, samples, policy), *_of_training(cfg, samples, policy, label_set), *_of_grpo(cfg)]
-    return preflight.report(found)
+    grpo, limit = cfg.phase.name == "grpo", cfg.model.max_new_tokens
+    faults = _of_rollout(cfg, policy) if grpo else []
+    longest = max((sample.prompt for sample in samples), key=len)
+    faults += table.policy_faults(**table.policy_facts(policy, longest), max_new_tokens=limit)
+    faults += table.label_faults(list(label_set), [sample.study.mask for sample in samples])
+    faults += table.schedule_faults(_steps(cfg, len(samples)), cfg.optim.scheduler.warmup)
+    if cfg.phase.teacher is not None:
+        faults += table.answer_faults(_answer_lengths(samples, policy), limit)
+    if grpo:
+        faults += _of_reward(cfg, samples, label_set) + _of_objective(cfg)
+    return table.refuse(faults)
 
 
-def _of_policy(cfg: DictConfig, samples: Sequence[Sample], policy: Policy) -> list[preflight.Finding | None]:
-    images, longest = preflight.two_images(), max((sample.prompt for sample in samples), key=len)
-    prompts, seen = policy.encode(images, ["Hi", longest]), policy.encode(images, [longest] * 2)
-    rates = {n: m.p for n, m in policy.named_modules() if isinstance(m, torch.nn.Dropout)}
-    rates["attention_dropout"] = getattr(policy.base.config.get_text_config(), "attention_dropout", 0.0)
+def _of_rollout(cfg: DictConfig, policy: Policy) -> list[SettingFault]:
+    module = cfg.phase.module
+    return table.rollout_faults(
+        group_size=module.group_size,
+        temperature=module.sampling.temperature,
+        checkpointing=bool(cfg.model.get("gradient_checkpointing", False)),
+        dropout=table.dropout_rates(policy),
+    )
+
+
+def _of_objective(cfg: DictConfig) -> list[SettingFault]:
+    objective, sampling, reward = cfg.objective, cfg.phase.module.sampling, cfg.reward
+    asked = {name: objective[name] for name in ("updates_per_rollout", "normaliser", "scale", "kl_beta")}
+    paid = (reward.get("weights") or {}).get("length_penalty", 1.0)  # of a hard reward, not of the members of a mix
     return [
-        preflight.right_padding(prompts.attention_mask),
-        preflight.rollout_dropout(rates) if cfg.phase.name == "grpo" else None,
-        preflight.unknown_stop_ids(policy.stop_ids, set(policy.tokenizer.get_vocab().values())),
-        preflight.sampleable_image_token(policy.base.config.image_token_id, policy.banned_ids),
-        preflight.truncated_prompts(int(prompts.attention_mask.sum(1).max()), cfg.model.max_new_tokens, policy.context),
-        preflight.blind(*preflight.first_logits(policy, seen)),
+        *table.trainer_faults(cfg.phase.accumulate, cfg.phase.gradient_clip_val),
+        *table.objective_faults(objective.name, **asked, adapters=list(cfg.adapters)),
+        *table.completion_faults(
+            max_new_tokens=sampling.max_new_tokens,
+            top_p=sampling.top_p,
+            top_k=sampling.get("top_k", 0),
+            corrected=objective.get("correction", "none") != "none",
+            min_length=reward.get("min_length", 0),
+            length_penalty=reward.get("length_penalty", 0.0) * paid,
+            learned={adapter: answer_tokens(adapter) for adapter in cfg.adapters},
+        ),
     ]
 
 
-def _of_training(
-    cfg: DictConfig, samples: Sequence[Sample], policy: Policy, label_set: LabelSet
-) -> list[preflight.Finding | None]:
-    judged = {label for s in samples for label, known in zip(label_set, s.study.mask, strict=True) if known}
-    found = [preflight.labels_not_in_data(list(label_set), judged)]
-    found.append(preflight.warmup_only(_steps(cfg, len(samples)), cfg.optim.scheduler.warmup))
-    if cfg.phase.teacher is not None:
-        lengths = _answer_lengths(samples, policy)
-        found += [preflight.nothing_to_learn(lengths), preflight.long_answers(lengths, cfg.model.max_new_tokens)]
-    if cfg.phase.name == "grpo":
-        found.append(_of_reward(cfg, samples, label_set))
-    return found
-
-
-def _of_reward(cfg: DictConfig, samples: Sequence[Sample], label_set: LabelSet) -> preflight.Finding | None:
+def _of_reward(cfg: DictConfig, samples: Sequence[Sample], label_set: LabelSet) -> list[SettingFault]:
     """The rewards lab's warning: a policy that looks at no image out-earns an honest one."""
     studies = [sample.study for sample in samples]
-    node = OmegaConf.to_container(cfg.reward, resolve=True)
-    reward = make(told_prevalence(node, lambda: prevalence_of(studies, label_set)))
+    reward = build_reward(cfg.reward, lambda: prevalence_of(studies, label_set))
     text = degenerate_warning(reward, studies, label_set, samples[0].prompt, cfg.prompt.grammar)
-    return None if text is None else preflight.Finding(text, stops=False)
+    return [] if text is None else [SettingFault(text, stops=False)]
 
 
 def _answer_lengths(samples: Sequence[Sample], policy: Policy) -> dict[str, int]:
@@ -79,28 +205,3 @@ def _steps(cfg: DictConfig, n_samples: int) -> int:
     if cfg.phase.name == "grpo":
         return int(cfg.phase.rollouts * cfg.objective.updates_per_rollout)
     return -(-n_samples // (cfg.phase.batch_size * cfg.phase.accumulate)) * int(cfg.phase.max_epochs)
-
-
-def _of_grpo(cfg: DictConfig) -> list[preflight.Finding | None]:
-    if cfg.phase.name != "grpo":
-        return []
-    objective, sampling = cfg.objective, cfg.phase.module.sampling
-    return [
-        preflight.greedy_rollout(sampling.temperature),
-        preflight.checkpointed_prefix(bool(cfg.model.get("gradient_checkpointing", False))),
-        preflight.module_settings(cfg.phase.accumulate, cfg.phase.gradient_clip_val),
-        preflight.idle_clip(objective.name, objective.updates_per_rollout),
-        preflight.scaled_dr_grpo(objective.name, objective.normaliser, objective.scale),
-        preflight.unreachable_length(*_asked_length(cfg), sampling.max_new_tokens),
-        preflight.uncorrected_truncation(
-            sampling.top_p, sampling.get("top_k", 0), objective.get("correction", "none") != "none"
-        ),
-        preflight.base_as_reference(objective.kl_beta, list(cfg.adapters)),
-        *(preflight.short_completions(sampling.max_new_tokens, answer_tokens(a), a) for a in cfg.adapters),
-    ]
-
-
-def _asked_length(cfg: DictConfig) -> tuple[int, float]:
-    """The tokens below which a reward pays less, and by how much; not of the members of a mix."""
-    weight = (cfg.reward.get("weights") or {}).get("length_penalty", 1.0)
-    return cfg.reward.get("min_length", 0), cfg.reward.get("length_penalty", 0.0) * weight

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import hydra
 import lightning as L
+import numpy as np
 import torch
 from omegaconf import DictConfig
 
 from chexreason import runs
 from chexreason.build.data import build_labels, build_prompt, build_samples, declaration, load_manifest, load_studies
-from chexreason.build.model import build_policy, check_card, image_reader
+from chexreason.build.model import build_policy, check_card
 from chexreason.confdir import confdir
 from chexreason.data.batches import Collate
 from chexreason.data.sampling import subset
@@ -22,12 +23,14 @@ from chexreason.errors import friendly, known_choices
 from chexreason.labels.schema import LabelSet
 from chexreason.model.policy import Policy
 from chexreason.model.predict import predict_batch
+from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.progress import track
 from chexreason.prompts import Prompt
 from chexreason.quiet import quiet
 from chexreason.reports.payload import finite
-from chexreason.statistics import metrics, predictions
+from chexreason.statistics import predictions
 from chexreason.statistics.comparable import basis, set_facts
+from chexreason.statistics.metrics import confusion, label_f1
 from chexreason.types import Prediction
 
 log = logging.getLogger(__name__)
@@ -43,9 +46,10 @@ def evaluate(cfg: DictConfig) -> list[Prediction]:
     with runs.open_run(run_dir, cfg):
         if runs.is_done(run_dir):
             log.info("%s is DONE: nothing to evaluate", run_dir)
-            return predictions.read(run_dir / FILE)
+            return predictions.read_predictions(run_dir / FILE)
         label_set, prompt = build_labels(cfg), build_prompt(cfg)
         policy, collate = ready(cfg, prompt, label_set)
+        answer_format = AnswerFormat(label_set, Grammar.of(prompt.grammar))
         found: list[Prediction] = []
         for name in cfg.data.test:
             declared = declaration(cfg, name, load_manifest(cfg, name))
@@ -56,9 +60,9 @@ def evaluate(cfg: DictConfig) -> list[Prediction]:
             progress = partial(track, description=f"{cfg.arm} on {name}, batches of {cfg.batch_size}")
             for chunk in progress(batches, len(batches)):
                 batch = collate([(sample, 0.0) for sample in chunk]).to(policy.device)
-                answers = predict_batch(policy, batch, label_set, prompt.grammar, cfg.max_new_tokens)
+                answers = predict_batch(policy, batch, answer_format, cfg.max_new_tokens)
                 found += [replace(answer, **origin) for answer in answers]
-        predictions.write(run_dir / FILE, found)
+        predictions.write_predictions(run_dir / FILE, found)
         scores = score_sets(found, label_set)
         runs.write_json(run_dir / "metrics.json", finite(scores))
         runs.mark_done(run_dir, {"studies": len(found)})
@@ -75,18 +79,16 @@ def ready(cfg: DictConfig, prompt: Prompt, label_set: LabelSet) -> tuple[Policy,
     for folder in cfg.adapters:
         check_card(folder, prompt, label_set)
     policy = build_policy(cfg).eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    encode, load = image_reader(cfg, policy)
-    return policy, Collate(encode, policy.encode_answers, load)
+    return policy, policy.collate()
 
 
 def score_sets(found: list[Prediction], label_set: LabelSet) -> dict[str, dict[str, float]]:
     """Averages, fail rate and per-label F1 of each data set."""
     scores = {}
     for name, rows in predictions.datasets(found).items():
-        metric = metrics.LabelF1(label_set.labels)
-        failed = torch.tensor([row.broken is not None for row in rows])
-        metric.update(*predictions.counts(rows, label_set.labels), failed, [row.study_id for row in rows])
-        scores[name] = {k: float(v) for k, v in metric.compute().items()}
+        pred, truth, mask = predictions.counts(rows, label_set.labels)
+        failed = np.array([row.broken is not None for row in rows], dtype=bool)
+        scores[name] = label_f1(confusion(pred, truth, mask), mask, failed, label_set.labels)
     return scores
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig
 
 from chexreason.confdir import confdir
 from chexreason.data.credentialed import held_sets, named_agreement
-from chexreason.errors import friendly
+from chexreason.errors import friendly, known_choices
 from chexreason.labels.catalog import label_set
 from chexreason.parsing import Grammar
 from chexreason.prompts import load_prompt
@@ -19,7 +20,7 @@ from chexreason.review.desk import Desk
 from chexreason.review.journal import ReviewStore
 from chexreason.review.reviewed_traces import export_review
 from chexreason.review.server import ReviewServer
-from chexreason.review.summary import Figures, sentences
+from chexreason.review.summary import headlines
 from chexreason.traces.endpoint import is_loopback_host
 from chexreason.traces.trace import Trace, read_traces
 
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 STORE = "review.sqlite"
 
 
-def review(cfg: DictConfig) -> Figures:
+def review(cfg: DictConfig) -> dict[str, Any]:
     """Serve the review until Ctrl-C (unless ``serve=false``), then write its results; returns its figures.
 
     Raises ValueError on a host that the traces must not be shown to, and what reading and storing raise.
@@ -88,11 +89,12 @@ def _check_host(cfg: DictConfig, traces: Sequence[Trace]) -> None:
                 cfg.host, f"; allowed by: {allowed}" if guarded else "")  # fmt: skip
 
 
+@known_choices
 @hydra.main(version_base="1.3", config_path=confdir(), config_name="review")
 @friendly(ValueError, KeyError, OSError)
 def main(cfg: DictConfig) -> None:
     """Serve the review, then say what it found and where the results are."""
-    for sentence in sentences(review(cfg)):
+    for sentence in headlines(review(cfg)):
         log.info("%s", sentence)
     log.info("results: %s", Path(cfg.paths.out) / cfg.name)
 

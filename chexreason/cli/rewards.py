@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -11,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import numpy as np
+import pandas as pd
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from chexreason.build.data import build_labels, build_prompt, load_studies, make
+from chexreason.build.data import build_labels, build_prompt, load_studies
+from chexreason.build.training import build_reward
 from chexreason.confdir import confdir
 from chexreason.data.prevalence import prevalence_of
 from chexreason.errors import friendly, known_choices
@@ -26,10 +27,9 @@ from chexreason.labels.schema import LabelSet
 from chexreason.prompts import render
 from chexreason.rewards.base import Reward, scored_labels
 from chexreason.rewards.lab import earnings as lab
-from chexreason.rewards.lab.adversaries import EXPLAINED
+from chexreason.rewards.lab.adversaries import ADVERSARIES
 from chexreason.rewards.lab.answers import Answers, is_predictions, of_predictions, read_answers
 from chexreason.rewards.lab.cohorts import chexpert_cohort, phantom_cohort
-from chexreason.rewards.mix import told_prevalence
 from chexreason.statistics import predictions
 from chexreason.statistics.metrics import averages, confusion
 from chexreason.types import Completion, Study
@@ -39,7 +39,7 @@ Row = dict[str, Any]
 
 
 def rewards(cfg: DictConfig, studies: Sequence[Study], label_set: LabelSet) -> dict[str, Reward]:
-    """The rewards to look at, by name, where labels are priced told their prevalence in ``studies``."""
+    """The rewards to look at, by name; those that price labels know their prevalence in ``studies``."""
     chosen = list(cfg.rewards) if cfg.only is None else list(cfg.only)
     if unknown := [name for name in chosen if name not in cfg.rewards]:
         raise ValueError(
@@ -47,8 +47,7 @@ def rewards(cfg: DictConfig, studies: Sequence[Study], label_set: LabelSet) -> d
             f"and +reward@rewards.NAME=NAME adds that of conf/reward/NAME.yaml"
         )
     prevalence = prevalence_of(studies, label_set)
-    nodes = {name: OmegaConf.to_container(cfg.rewards[name], resolve=True) for name in chosen}
-    return {name: make(told_prevalence(node, lambda: prevalence)) for name, node in nodes.items()}
+    return {name: build_reward(cfg.rewards[name], lambda: prevalence) for name in chosen}
 
 
 def cohort(cfg: DictConfig, label_set: LabelSet) -> list[Study]:
@@ -69,12 +68,12 @@ def adversarial(cfg: DictConfig) -> dict[str, Any]:
     studies = cohort(cfg, label_set)
     levels = sorted({*map(float, cfg.honest), lab.BAR})
     how = {"honest": levels, "n_tokens": cfg.n_tokens, "seed": cfg.seed}
-    tried = lab.policies(studies, label_set, render(prompt, label_set), prompt.grammar, **how)
+    tried = lab.strategies(studies, label_set, render(prompt, label_set), prompt.grammar, **how)
     tables = {}
     for name, reward in rewards(cfg, studies, label_set).items():
-        labels = lab.best_constant(reward, studies, label_set, prompt.grammar)
-        best = lab.constant_policy("best_constant", labels, studies, label_set, prompt.grammar, cfg.n_tokens)
-        rows = [_policy_row(reward, policy, studies, label_set) for policy in (*tried, best)]
+        labels = lab.best_paid_labels(reward, studies, label_set, prompt.grammar)
+        best = lab.constant_strategy("best_constant", labels, studies, label_set, prompt.grammar, cfg.n_tokens)
+        rows = [_policy_row(reward, strategy, studies, label_set) for strategy in (*tried, best)]
         bar = next(row["reward"] for row in rows if row["policy"] == lab.honest_name(lab.BAR))
         for row in rows:
             row["out_earns"] = not row["honest"] and row["reward"] > bar
@@ -98,7 +97,7 @@ def scored_file(cfg: DictConfig) -> dict[str, Any]:
     """Mean, parts and rank correlation with F1 of each reward on the answers of ``cfg.completions``, by data set."""
     label_set, grammar, path = build_labels(cfg), cfg.prompt.grammar, Path(cfg.completions)
     if is_predictions(path):
-        answers = of_predictions(predictions.read(path), label_set, grammar)
+        answers = of_predictions(predictions.read_predictions(path), label_set, grammar)
     else:
         answers = read_answers(path, label_set, grammar, cfg.n_tokens)
     rows = []
@@ -109,10 +108,11 @@ def scored_file(cfg: DictConfig) -> dict[str, Any]:
     return {"completions": str(path), "n": len(answers.completions), "rows": rows}
 
 
-def _policy_row(reward: Reward, policy: lab.Policy, studies: Sequence[Study], label_set: LabelSet) -> Row:
-    paid = lab.earn(reward, policy.completions, studies, label_set, settled=True)
-    row = {"policy": policy.name, "honest": policy.honest, "reward": paid.mean, "sample_f1": float(paid.f1.mean())}
-    return row | _label_f1(policy.completions, studies, label_set) | _parts(paid)
+def _policy_row(reward: Reward, strategy: lab.Strategy, studies: Sequence[Study], label_set: LabelSet) -> Row:
+    paid = lab.earn(reward, strategy.completions, studies, label_set, settled=True)
+    row = {"policy": strategy.name, "honest": strategy.honest, "reward": paid.mean}
+    scores = {"sample_f1": float(paid.f1.mean())} | _label_f1(strategy.completions, studies, label_set)
+    return row | scores | _parts(paid)
 
 
 def _answers_row(reward: Reward, own: Answers, label_set: LabelSet, n_resamples: int, seed: int) -> Row:
@@ -126,9 +126,9 @@ def _answers_row(reward: Reward, own: Answers, label_set: LabelSet, n_resamples:
 def _label_f1(completions: Sequence[Completion], studies: Sequence[Study], label_set: LabelSet) -> dict[str, float]:
     """Macro and micro F1 over the labels that some study judges, as every table of the house scores them."""
     pairs = [scored_labels(c, s, label_set) for c, s in zip(completions, studies, strict=True)]
-    truth = torch.tensor([label_set.encode(true) for true, _ in pairs], dtype=torch.bool)  # [N, L]
-    pred = torch.tensor([label_set.encode(named) for _, named in pairs], dtype=torch.bool)  # [N, L]
-    mask = torch.tensor([study.mask for study in studies])  # [N, L]
+    truth = np.array([label_set.encode(true) for true, _ in pairs], dtype=bool)  # [N, L]
+    pred = np.array([label_set.encode(named) for _, named in pairs], dtype=bool)  # [N, L]
+    mask = np.array([study.mask for study in studies], dtype=bool)  # [N, L]
     means = averages(confusion(pred, truth, mask).sum(0), mask.any(0))
     return {name: float(means[name]) for name in ("macro_f1", "micro_f1")}
 
@@ -142,21 +142,10 @@ def _parts(paid: lab.Earnings) -> Row:
     }
 
 
-def write(folder: Path, name: str, found: Mapping[str, Any], rows: Sequence[Row]) -> None:
-    """The whole as ``<name>.json`` and its rows as ``<name>.csv``, one column a figure."""
-    flat = [_flat(row) for row in rows]
-    file = io.StringIO()
-    columns = list(dict.fromkeys(key for row in flat for key in row))
-    writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
+def write_earnings(folder: Path, name: str, found: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    """Write all of it as ``<name>.json`` and its rows as ``<name>.csv``, with one column for each figure."""
     write_json(folder / f"{name}.json", found)
-    write_text(folder / f"{name}.csv", file.getvalue())
-
-
-def _flat(row: Row) -> Row:
-    nested = {f"{kind}/{name}": v for kind in ("parts", "metrics") for name, v in row[kind].items()}
-    return {key: value for key, value in row.items() if key not in ("parts", "metrics")} | nested
+    write_text(folder / f"{name}.csv", pd.json_normalize(list(rows), sep="/").to_csv(index=False, lineterminator="\n"))
 
 
 def show(found: Mapping[str, Any], console: Console) -> None:
@@ -184,8 +173,9 @@ def show(found: Mapping[str, Any], console: Console) -> None:
             view.add_row(*map(Text, (*cells, mark)), end_section=last_honest, style="bold red" if mark else None)
         console.print(view)
     named = {row["policy"] for table in found["rewards"].values() for row in table["rows"]}
-    for name in (name for name in EXPLAINED if name in named):
-        console.print(f"  {name}: {EXPLAINED[name]}", markup=False, highlight=False)
+    for name, does in ADVERSARIES.items():
+        if name in named:
+            console.print(f"  {name}: {does}", markup=False, highlight=False)
 
 
 def show_file(found: Mapping[str, Any], console: Console) -> None:
@@ -210,11 +200,11 @@ def main(cfg: DictConfig) -> None:
     console, folder = Console(), Path(cfg.run_dir)
     if cfg.completions is not None:
         scored = scored_file(cfg)
-        write(folder, "completions", scored, scored["rows"])
+        write_earnings(folder, "completions", scored, scored["rows"])
         show_file(scored, console)
     found = adversarial(cfg)
     rows = [{"reward_name": name} | row for name, table in found["rewards"].items() for row in table["rows"]]
-    write(folder, "adversarial", found, rows)
+    write_earnings(folder, "adversarial", found, rows)
     show(found, console)
     log.info("written to %s", folder)
 

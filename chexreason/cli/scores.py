@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 
 import hydra
+import numpy as np
 import pandas as pd
-import torch
 from omegaconf import DictConfig
 
 from chexreason import runs
@@ -23,11 +23,17 @@ from chexreason.model.generate import Sampling, sample
 from chexreason.model.label_scores import label_log_odds
 from chexreason.model.policy import Policy
 from chexreason.model.predict import read_completions
-from chexreason.parsing import parse
+from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.progress import track
 from chexreason.statistics import predictions
-from chexreason.statistics import score_files as label_scores
-from chexreason.statistics.score_files import MADE_FOR
+from chexreason.statistics.score_files import (
+    MADE_FOR,
+    answers_sha256,
+    check_made_for,
+    read_scores,
+    score_rows,
+    write_scores,
+)
 from chexreason.types import Prediction, Study
 
 log = logging.getLogger(__name__)
@@ -44,12 +50,13 @@ def score_labels(cfg: DictConfig) -> pd.DataFrame:
     with runs.open_run(run_dir, cfg):
         if runs.is_done(run_dir):
             if (made_for := runs.read_done(run_dir).get(MADE_FOR)) and answers.is_file():
-                label_scores.check_answers(made_for, answers, run_dir)
+                check_made_for(made_for, answers, run_dir)
             log.info("%s is DONE: nothing to score", run_dir)
-            return label_scores.read(run_dir / FILE)
+            return read_scores(run_dir / FILE)
         label_set, prompt = build_labels(cfg), build_prompt(cfg)
-        predicted, sha256 = predictions.read(answers), label_scores.answers_sha256(answers)
+        predicted, sha256 = predictions.read_predictions(answers), answers_sha256(answers)
         policy, collate = ready(cfg, prompt, label_set)
+        answer_format = AnswerFormat(label_set, Grammar.of(prompt.grammar))
         frames = []
         for name, found in predictions.datasets(predicted).items():
             samples = build_samples(_studies(cfg, name, found, label_set), prompt, label_set, None)
@@ -58,9 +65,9 @@ def score_labels(cfg: DictConfig) -> pd.DataFrame:
             progress = partial(track, description=f"{cfg.arm} label scores on {name}, batches of {cfg.batch_size}")
             for chunk in progress(chunks, len(chunks)):
                 batch = collate([(sample, 0.0) for _, sample in chunk]).to(policy.device)
-                frames += _scores(cfg, policy, batch, [answer for answer, _ in chunk], label_set, prompt.grammar)
+                frames += _scores(cfg, policy, batch, [answer for answer, _ in chunk], answer_format)
         frame = pd.concat(frames, ignore_index=True)
-        label_scores.write(run_dir / FILE, frame)
+        write_scores(run_dir / FILE, frame)
         runs.mark_done(run_dir, {"rows": len(frame), MADE_FOR: sha256})
         return frame
 
@@ -74,22 +81,22 @@ def _studies(cfg: DictConfig, name: str, found: Sequence[Prediction], label_set:
 
 
 def _scores(
-    cfg: DictConfig, policy: Policy, batch: Batch, found: Sequence[Prediction], label_set: LabelSet, grammar: str
+    cfg: DictConfig, policy: Policy, batch: Batch, found: Sequence[Prediction], answer_format: AnswerFormat
 ) -> list[pd.DataFrame]:
     prompts = policy.with_features(batch.prompts)
-    answers = [parse(answer.text, label_set, grammar) for answer in found]
-    odds = label_log_odds(policy, prompts, answers, label_set, grammar)
-    frames = [label_scores.rows(found, "log_odds", list(label_set), odds)]
+    label_set, answers = answer_format.label_set, [answer_format.parse(answer.text) for answer in found]
+    odds = label_log_odds(policy, prompts, answers, answer_format)
+    frames = [score_rows(found, "log_odds", list(label_set), odds.numpy())]
     if cfg.samples:
         studies = [item.study for item in batch.samples]
         keys = [(cfg.seed, "scores", study.study_id, k) for study in studies for k in range(cfg.samples)]
         drawn = sample(
             policy, prompts, Sampling(cfg.max_new_tokens, cfg.temperature), group_size=cfg.samples, keys=keys
         )
-        completions = read_completions(policy, drawn, studies, label_set, grammar)
-        named = torch.tensor([label_set.encode(completion.parsed.labels) for completion in completions])  # [N * K, L]
-        often = named.double().reshape(len(studies), cfg.samples, -1).mean(1)  # [N, L]
-        frames.append(label_scores.rows(found, "frequency", list(label_set), often))
+        completions = read_completions(policy, drawn, studies, answer_format)
+        named = np.array([label_set.encode(completion.parsed.labels) for completion in completions])  # [N * K, L]
+        often = named.reshape(len(studies), cfg.samples, -1).mean(axis=1)  # [N, L]
+        frames.append(score_rows(found, "frequency", list(label_set), often))
     return frames
 
 

@@ -14,7 +14,7 @@ import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
@@ -28,6 +28,7 @@ from chexreason.sweep.launch import Job, Launcher, states_of
 from chexreason.sweep.ledger import BLOCKED, CUT, DONE, FAILED, Ledger, SweepError, only_sweep
 
 log = logging.getLogger(__name__)
+AS_TRAINED = ("model", "prompt")  # an adapter is evaluated with those that it was trained with
 COLOURS = {DONE: "green", FAILED: "bold red", BLOCKED: "yellow", CUT: "cyan"}
 
 
@@ -40,6 +41,7 @@ def jobs_of(cfg: DictConfig, cells: Sequence[Cell]) -> list[Job]:
     """Every cell at every seed, its config composed and hashed; raises CellError listing what does not compose."""
     seeds = list(cfg.seeds or cfg.sweep.get("seeds") or [0])
     jobs: dict[str, Job] = {}
+    trained: dict[str, dict[str, str]] = {}
     faults = []
     # inside @hydra.main Hydra is ready, and knows the search paths it was given
     ready = GlobalHydra.instance().is_initialized()
@@ -47,7 +49,7 @@ def jobs_of(cfg: DictConfig, cells: Sequence[Cell]) -> list[Job]:
         for cell in cells:
             for seed in seeds if cell.name != PREPARE else seeds[:1]:
                 try:
-                    job = _job(cfg, cell, int(seed), jobs)
+                    job = _job(cfg, cell, int(seed), jobs, trained)
                     jobs[job.name] = job
                 except (HydraException, OmegaConfBaseException, CellError) as error:
                     faults.append(f"{cell.name}: {str(error).splitlines()[0]}")
@@ -56,14 +58,22 @@ def jobs_of(cfg: DictConfig, cells: Sequence[Cell]) -> list[Job]:
     return list(jobs.values())
 
 
-def _job(cfg: DictConfig, cell: Cell, seed: int, known: Mapping[str, Job]) -> Job:
+def _job(cfg: DictConfig, cell: Cell, seed: int, known: Mapping[str, Job], trained: dict[str, dict[str, str]]) -> Job:
+    """One cell at one seed; ``trained`` keeps what each train cell chose of ``AS_TRAINED`` for the cells after it."""
     study = Path(cfg.paths.out) / cfg.name
     arguments = [*cell.arguments(study, seed), *cfg.extra[cell.verb], f"name={cfg.name}"]
     arguments += [] if cell.verb == "prepare" else [f"scale={cfg.scale}"]
+    as_trained = trained.get(cell.adapter or "", {}).items() if cell.verb != "train" else ()
+    given = {word.partition("=")[0] for word in arguments}
+    arguments += [f"{group}={choice}" for group, choice in as_trained if group not in given]
     if unknown := unknown_choices(arguments):
         raise CellError("; ".join(unknown))
     paths = [f"paths.{key}={_quoted(value)}" for key, value in cfg.paths.items() if value is not None]
-    composed = compose(cell.verb, [*arguments, *paths])
+    composed = compose(cell.verb, [*arguments, *paths], return_hydra_config=True)
+    with open_dict(composed):
+        choices = composed.pop("hydra").runtime.choices
+    if cell.verb == "train":
+        trained[cell.name] = {group: choices[group] for group in AS_TRAINED}
     run_dir = cell.run_dir(study, seed)
     name = cell.name if cell.verb == "prepare" else f"{cell.name}/seed{seed}"
     needs = tuple(need if need == PREPARE else f"{need}/seed{seed}" for need in cell.needs)

@@ -25,8 +25,8 @@ from chexreason.reports.ranking_page import write_ranking
 from chexreason.reports.result_table import write_table
 from chexreason.reports.transfer_page import write_transfer
 from chexreason.runs import CONFIG, is_done, read_done
-from chexreason.statistics import score_files as label_scores
-from chexreason.statistics.predictions import read
+from chexreason.statistics.predictions import read_predictions
+from chexreason.statistics.score_files import MADE_FOR, check_made_for, read_scores
 from chexreason.types import Prediction
 
 log = logging.getLogger(__name__)
@@ -145,11 +145,11 @@ def _compared(cfg: DictConfig, arms: Iterable[str]) -> dict[str, Any]:
 
 def _scores(folder: Path, answered: Path) -> pd.DataFrame:
     """The label scores of ``folder``; raises ValueError where they were made for other answers than ``answered``'s."""
-    if made_for := read_done(folder).get(label_scores.MADE_FOR):
-        label_scores.check_answers(made_for, answered / "predictions.jsonl", folder)
+    if made_for := read_done(folder).get(MADE_FOR):
+        check_made_for(made_for, answered / "predictions.jsonl", folder)
     else:
         log.warning("%s does not record which answers it was made for: scored before that was written", folder)
-    return label_scores.read(folder / "scores.parquet")
+    return read_scores(folder / "scores.parquet")
 
 
 def _cells(cfg: DictConfig) -> dict[str, str]:
@@ -182,7 +182,7 @@ def sweep_rows(name: str) -> dict[str, str]:
 
 def predictions_of(cfg: DictConfig, cell: str) -> dict[int, list[Prediction]]:
     """The finished predictions of a cell by seed; empty where it was not run or is not DONE."""
-    return {seed: read(path / "predictions.jsonl") for seed, path in _folders(cfg, "eval", cell).items()}
+    return {seed: read_predictions(path / "predictions.jsonl") for seed, path in _folders(cfg, "eval", cell).items()}
 
 
 def origin_of(cfg: DictConfig, cell: str) -> Origin:

@@ -16,15 +16,15 @@ from chexreason.data.sampling import subset
 from chexreason.errors import friendly, known_choices
 from chexreason.files import write_json, write_text
 from chexreason.labels.schema import LabelSet
+from chexreason.progress import Meter
 from chexreason.traces.acceptance import acceptance, as_markdown
 from chexreason.traces.budget import Budget, estimate
-from chexreason.traces.collect import Limits, collect
+from chexreason.traces.collect import collect_traces
 from chexreason.traces.endpoint import check_export
 from chexreason.traces.export import JSONL_NAME, export
-from chexreason.traces.instruction import Instruction, compose
-from chexreason.traces.meter import Meter
+from chexreason.traces.instruction import Instruction
 from chexreason.traces.store import StoreError, TraceStore, open_store
-from chexreason.traces.task import Task, judge_again
+from chexreason.traces.task import Limits, Task, judge_again
 from chexreason.traces.template import TemplateTeacher
 from chexreason.types import Study
 
@@ -69,7 +69,7 @@ def _task(cfg: DictConfig, label_set: LabelSet, studies: list[Study]) -> Task:
     credentialed = list(cfg.data.get("credentialed") or ())
     return Task(
         teacher=teacher,
-        instruction=Instruction(**OmegaConf.to_container(cfg.traces, resolve=True)),
+        instruction=Instruction(**OmegaConf.to_container(cfg.teacher_instruction, resolve=True)),
         prompt=build_prompt(cfg),
         label_set=label_set,
         agreement=check_export(studies, teacher.endpoint, credentialed, cfg.data.allow_export),
@@ -84,22 +84,11 @@ def _ask(task: Task, store: TraceStore, studies: list[Study], limits: Limits, bu
     log.info("%d of %d studies need no answer any more", len(studies) - len(to_ask), len(studies))
     if not to_ask:
         return ""
-    teacher = task.teacher
-    forecast = estimate(
-        len(to_ask),
-        compose(task.instruction, to_ask[0], task.prompt, task.label_set),
-        teacher.tariff,
-        teacher.sees_image,
-        task.instruction.words,
-        attempts=limits.attempts,
-        concurrency=limits.concurrency,
-        per_minute=limits.per_minute,
-        measured=store.typical(),
-    )
-    if teacher.endpoint:
+    if task.teacher.endpoint:
+        forecast = estimate(task, limits, to_ask, store.typical())
         log.info("%s; budget %.2f USD, %.2f spent", forecast, budget.limit, budget.spent)
-    with Meter(len(to_ask)) as meter:
-        return collect(task, store, to_ask, limits, budget, meter)
+    with Meter(len(to_ask), "traces") as meter:
+        return collect_traces(task, store, to_ask, limits, budget, meter)
 
 
 def _to_ask(store: TraceStore, studies: list[Study], limits: Limits) -> list[Study]:
@@ -113,7 +102,7 @@ def _to_ask(store: TraceStore, studies: list[Study], limits: Limits) -> list[Stu
 @friendly(StoreError, ManifestError, OSError, ValueError, KeyError, ModuleNotFoundError)
 def main(cfg: DictConfig) -> None:
     """Ask, verify, export, and say what came of it."""
-    for library in ("httpx2", "openai", "google_genai"):  # a line a request each
+    for library in ("httpx2", "openai"):  # a line a request each
         logging.getLogger(library).setLevel(logging.WARNING)
     report = traces(cfg)
     print(as_markdown(report))

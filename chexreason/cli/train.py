@@ -15,7 +15,7 @@ from chexreason import runs
 from chexreason.build.data import build_labels, build_prompt
 from chexreason.build.model import adapter_card, build_policy
 from chexreason.build.training import build_data, build_module, build_trainer
-from chexreason.cli.preflight import before_training
+from chexreason.cli.checks import before_training
 from chexreason.confdir import confdir
 from chexreason.errors import friendly, known_choices
 from chexreason.model.adapters import answer_tokens

@@ -42,7 +42,7 @@ class Batch:
         return replace(self, prompts=self.prompts.to(device), **answers)
 
 
-LoadImage = Callable[[Study], Any]  # gives what ``EncodePrompts`` takes: an image, or one that is known already
+LoadImage = Callable[[Study], Any]  # returns what ``EncodePrompts`` takes: an image, or its known features
 EncodePrompts = Callable[[Sequence[Any], Sequence[str]], EncodedPrompts]
 EncodeAnswers = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 
@@ -98,7 +98,7 @@ class EpochOrder(Sampler[tuple[int, float]]):
 
 
 def load_study(study: Study) -> Image.Image:
-    """The radiograph of ``study`` as it lies on disk."""
+    """The radiograph of ``study`` as its file has it."""
     return load_image(study.image)
 
 

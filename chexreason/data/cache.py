@@ -1,4 +1,4 @@
-"""Resized radiographs on disk, kept by content and size: a film of 5 megapixels is decoded and shrunk once."""
+"""A cache of resized radiographs on disk, by content and size: a film of 5 megapixels is decoded and resized once."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ CHECKSUM = 4  # bytes of CRC-32 that close an entry
 class ImageCache:
     """``resize(load_image(path))`` of each study, from ``folder`` where it was made before.
 
-    An entry is found by the SHA-256 of the image file and by ``key``, which stands for all that ``resize`` depends on;
-    a study whose hash is unknown has its file hashed each time. Entries are written whole, so workers and ranks may
-    share a folder; one that does not match its checksum is made anew. An entry holds height x width bytes (three times
-    that for colour): 0.8 MB at 896 x 896. The folder is never emptied: remove it to have the space back. The hash is
-    the manifest's, so an image that was changed after its set was prepared is still seen as it was.
+    The SHA-256 of the image file and ``key``, which stands for all that ``resize`` depends on, name an entry. The file
+    of a study without a hash is hashed each time. Entries are written whole, so workers and ranks may share a folder;
+    an entry that does not match its checksum is written again. An entry holds height x width bytes (three times
+    that for colour): 0.8 MB at 896 x 896. Nothing empties the folder: remove it to free the space. The hash is the
+    manifest's: an image that was changed after its set was prepared is still shown as it was.
     """
 
     def __init__(self, folder: Path, resize: Callable[[Image.Image], Image.Image], key: str) -> None:

@@ -1,4 +1,4 @@
-"""The pass over all images of a data set: each file read once, decoded, fingerprinted, and remembered."""
+"""The pass over all images of a data set: it reads, decodes and fingerprints each file once and records the result."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from chexreason.data.fingerprint import VERSION, content_sha256, perceptual_hash
 from chexreason.data.image import ImageError, load_image
 from chexreason.progress import Track, silent
 
-S, T = TypeVar("S"), TypeVar("T")
-QUEUED = 8  # images in flight per worker: enough to keep it busy, few enough to interrupt
-RECORDED = ("width", "height", "mode", "sha256", "phash")
+_S, _T = TypeVar("_S"), TypeVar("_T")
+_QUEUED = 8  # images in flight per worker: enough to keep it busy, few enough to interrupt
+_RECORDED = ("width", "height", "mode", "sha256", "phash")
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What the pass found out about one file: ``reason`` says why it cannot be read and is "" where it can.
+    """What the pass found out about one file: ``reason`` says why the file cannot be read, "" where it can.
 
     ``width``, ``height`` (pixels) and ``mode`` (Pillow's, or "DICOM") are the file's own, before any conversion.
     """
@@ -38,13 +38,7 @@ class ImageFacts:
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class _Key:
-    """What must be unchanged for a recorded image to count as the one now on disk."""
-
-    path: str
-    size: int
-    mtime_ns: int
+_Key = tuple[str, int, int]  # path, size and time of change (ns): a recorded image with the same key is not read again
 
 
 def inspect_images(
@@ -54,11 +48,11 @@ def inspect_images(
 
     ``record`` is a JSON-lines file to which each readable image is added as soon as it is known, keyed by path, size
     and time of change: an interrupted or repeated pass reads only what is new or has changed. An image that could not
-    be read is not recorded, so that it is looked at again.
+    be read is not recorded: the next pass reads it again.
     """
     known = _read_record(record) if record else {}
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        looked = _in_order(pool, lambda path: _look(path, known), paths, QUEUED * max(1, workers))
+        looked = _in_order(pool, lambda path: _look(path, known), paths, _QUEUED * max(1, workers))
         tracked = progress(looked, len(paths))
         if record is None:
             return [facts for facts, _ in tracked]
@@ -68,9 +62,9 @@ def inspect_images(
             return [_remember(file, facts, key) for facts, key in tracked]
 
 
-def _in_order(pool: Executor, function: Callable[[S], T], items: Iterable[S], window: int) -> Iterator[T]:
-    """Results in the order of ``items``, at most ``window`` of them under way: an interrupt waits for no more."""
-    queue: deque[Future[T]] = deque()
+def _in_order(pool: Executor, function: Callable[[_S], _T], items: Iterable[_S], window: int) -> Iterator[_T]:
+    """Results in the order of ``items``, with at most ``window`` in work: an interrupt waits for these alone."""
+    queue: deque[Future[_T]] = deque()
     for item in items:
         queue.append(pool.submit(function, item))
         if len(queue) >= window:
@@ -80,10 +74,10 @@ def _in_order(pool: Executor, function: Callable[[S], T], items: Iterable[S], wi
 
 
 def _look(path: Path, known: dict[_Key, ImageFacts]) -> tuple[ImageFacts, _Key | None]:
-    """Facts of one image, and the key to record them under where they are worth it."""
+    """Facts of one image, and the key to record them under; None where they are recorded already or unreadable."""
     try:
         status = path.stat()
-        key = _Key(str(path), status.st_size, status.st_mtime_ns)
+        key = (str(path), status.st_size, status.st_mtime_ns)
         if key in known:
             return replace(known[key], path=path), None
         return _facts(path, path.read_bytes()), key
@@ -96,7 +90,7 @@ def _look(path: Path, known: dict[_Key, ImageFacts]) -> tuple[ImageFacts, _Key |
 
 
 def _facts(path: Path, data: bytes) -> ImageFacts:
-    image = load_image(path)  # opens the file a second time, out of the cache it was just read into
+    image = load_image(path)  # opens the file again; the system still has it in memory
     try:
         with Image.open(io.BytesIO(data)) as file:
             mode, (width, height) = file.mode, file.size
@@ -107,14 +101,15 @@ def _facts(path: Path, data: bytes) -> ImageFacts:
 
 def _remember(file: TextIO, facts: ImageFacts, key: _Key | None) -> ImageFacts:
     if key is not None:
-        known = {name: getattr(facts, name) for name in RECORDED}
-        row = {"version": VERSION, "path": key.path, "size": key.size, "mtime_ns": key.mtime_ns, **known}
+        known = {name: getattr(facts, name) for name in _RECORDED}
+        path, size, mtime_ns = key
+        row = {"version": VERSION, "path": path, "size": size, "mtime_ns": mtime_ns, **known}
         file.write(json.dumps(row) + "\n")
     return facts
 
 
 def _read_record(record: Path) -> dict[_Key, ImageFacts]:
-    """What earlier passes recorded; a line that was cut short, or of another version, is as if it were not there."""
+    """What earlier passes recorded; a line that was cut short, or that another version wrote, is ignored."""
     known: dict[_Key, ImageFacts] = {}
     if not record.is_file():
         return known
@@ -123,8 +118,8 @@ def _read_record(record: Path) -> dict[_Key, ImageFacts]:
             try:
                 row = json.loads(line)
                 if row["version"] == VERSION:
-                    facts = ImageFacts(Path(row["path"]), **{name: row[name] for name in RECORDED})
-                    known[_Key(row["path"], row["size"], row["mtime_ns"])] = facts
+                    facts = ImageFacts(Path(row["path"]), **{name: row[name] for name in _RECORDED})
+                    known[row["path"], row["size"], row["mtime_ns"]] = facts
             except (ValueError, KeyError, TypeError):
                 continue
     return known

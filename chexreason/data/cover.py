@@ -1,4 +1,4 @@
-"""The exact side of the sampler: samples that miss their label goals by as little as any samples can."""
+"""The exact part of the sampler: the samples with the least total shortfall to their label goals."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
-Rows = dict[int, list[int]]  # of one patient: the rows of each label pattern
+_Rows = dict[int, list[int]]  # of one patient: the rows of each label pattern
 Profile = tuple[tuple[int, int], ...]  # of like patients: (pattern, number of rows), a pattern once
 EXACT_ROWS = 5_000  # of a larger pool, only the rows that matter are looked at
-LIMITS = {"node_limit": 1000, "time_limit": 20.0}  # seconds; small pools take milliseconds
+_LIMITS = {"node_limit": 1000, "time_limit": 20.0}  # seconds; small pools take milliseconds
 
 
 def least_shortfall(
@@ -26,8 +26,8 @@ def least_shortfall(
     with the fewest positives beyond the goals, unless ``greedy`` is as good. An integer programme (HiGHS through SciPy)
     over groups of patients whose rows are alike. Of a pool of more than ``EXACT_ROWS`` rows it looks at the patients
     that ``greedy`` drew or that have a label it is short of; then nothing is proved, unless nothing is lacking. Where
-    it meets its limits, ``greedy`` stands: what is drawn must not depend on how busy a machine is. None when no draw
-    fills the samples, or none was found in time.
+    the programme meets its limits, ``greedy`` is returned: a draw must not depend on how busy the machine is. None
+    when no draw fills the samples, or none was found in time.
     """
     near = _near(marks, owner, goal, greedy)
     found, proved = _solve(marks[near], owner[near], sizes, goal)
@@ -40,8 +40,13 @@ def least_shortfall(
     return drawn, proved and bool(near.all() or not _lacking(marks, drawn, goal).any())
 
 
+def positives_by_sample(marks: Bools, drawn: Ints, n_samples: int) -> Ints:
+    """Positives [S, L] of each sample; ``drawn`` [M] is the sample of each row of ``marks`` [M, L]."""
+    return np.array([marks[drawn == s].sum(axis=0) for s in range(n_samples)], dtype=np.int64)
+
+
 def _near(marks: Bools, owner: Ints, goal: Ints, greedy: Ints | None) -> Bools:
-    """Which rows [M] the programme looks at: all of a small pool, those that matter of a large one."""
+    """Which rows [M] the programme sees: all of a small pool; of a large one, those that ``least_shortfall`` names."""
     if greedy is None or len(marks) <= EXACT_ROWS:
         return np.ones(len(marks), dtype=bool)
     short = _lacking(marks, greedy, goal).any(axis=0)  # [L]
@@ -63,7 +68,7 @@ def _solve(marks: Bools, owner: Ints, sizes: Sequence[int], goal: Ints) -> tuple
         constraints=LinearConstraint(matrix, low, high),
         integrality=np.ones(matrix.shape[1]),
         bounds=Bounds(0, np.inf),
-        options={**LIMITS, "mip_rel_gap": 1e-5},
+        options={**_LIMITS, "mip_rel_gap": 1e-5},
     )
     proved = result.status in (0, 2)  # solved, or shown to have no solution
     if result.x is None:
@@ -71,12 +76,12 @@ def _solve(marks: Bools, owner: Ints, sizes: Sequence[int], goal: Ints) -> tuple
     return _draw(np.rint(result.x).astype(np.int64), groups, len(sizes), len(marks)), proved
 
 
-def _groups(of_row: Ints, owner: Ints) -> dict[Profile, list[Rows]]:
+def _groups(of_row: Ints, owner: Ints) -> dict[Profile, list[_Rows]]:
     """Patients with equally many rows of every pattern can stand for one another."""
-    patients: dict[int, Rows] = defaultdict(lambda: defaultdict(list))
+    patients: dict[int, _Rows] = defaultdict(lambda: defaultdict(list))
     for row, (patient, pattern) in enumerate(zip(owner.tolist(), of_row.tolist(), strict=True)):
         patients[patient][pattern].append(row)
-    groups: dict[Profile, list[Rows]] = defaultdict(list)
+    groups: dict[Profile, list[_Rows]] = defaultdict(list)
     for rows in patients.values():
         groups[tuple(sorted((pattern, len(found)) for pattern, found in rows.items()))].append(rows)
     return groups
@@ -85,7 +90,7 @@ def _groups(of_row: Ints, owner: Ints) -> dict[Profile, list[Rows]]:
 def _constraints(
     patterns: Bools, profiles: Sequence[Profile], n_patients: Sequence[int], sizes: Sequence[int], goal: Ints
 ) -> tuple[Any, Ints, Ints]:
-    """Rows [R, V] of the programme with their bounds [R].
+    """_Rows [R, V] of the programme with their bounds [R].
 
     Variables, sample by sample within each kind: rows taken of a profile's pattern (cells), patients taken of a
     profile, positives missing to a goal, positives beyond it.
@@ -113,7 +118,7 @@ def _constraints(
     return matrix, low, high
 
 
-def _draw(solution: Ints, groups: Mapping[Profile, list[Rows]], n_samples: int, n_rows: int) -> Ints:
+def _draw(solution: Ints, groups: Mapping[Profile, list[_Rows]], n_samples: int, n_rows: int) -> Ints:
     """The sample of each row [M] out of the number of rows of every cell and of patients of every profile."""
     n_cells = sum(len(profile) for profile in groups)
     cells = solution[: n_samples * n_cells].reshape(n_samples, n_cells)
@@ -132,4 +137,4 @@ def _draw(solution: Ints, groups: Mapping[Profile, list[Rows]], n_samples: int, 
 
 def _lacking(marks: Bools, drawn: Ints, goal: Ints) -> Ints:
     """Positives [S, L] missing to the goals."""
-    return np.maximum(0, goal - np.array([marks[drawn == s].sum(axis=0) for s in range(len(goal))]))
+    return np.maximum(0, goal - positives_by_sample(marks, drawn, len(goal)))

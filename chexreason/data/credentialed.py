@@ -1,4 +1,4 @@
-"""Whose data may not leave the machine, and what counts as naming the agreement under which it may."""
+"""Which data may not leave the machine, and what names the agreement that allows it."""
 
 from __future__ import annotations
 
@@ -39,6 +39,6 @@ def held_sets(records: Iterable[Record], credentialed: Collection[str]) -> list[
 
 
 def named_agreement(agreement: object) -> str | None:
-    """The agreement as it is named, None where ``agreement`` names none: a yes is not a name."""
+    """The name of the agreement, None where ``agreement`` has none: "true" or "yes" is no name."""
     named = agreement.strip() if isinstance(agreement, str) else ""
     return named if len(named) >= 8 and named.lower() not in _NO_NAME else None

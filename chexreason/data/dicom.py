@@ -1,4 +1,4 @@
-"""DICOM radiographs to 8-bit grey, as their own window or look-up table says to show them (pydicom, optional)."""
+"""DICOM radiographs as 8-bit grey images, by their own window or look-up table (needs pydicom, an extra)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def load_dicom(path: Path) -> Image.Image:
     except ImportError:
         raise ValueError("this is a DICOM file, which needs pydicom: pip install 'chexreason[dicom]'") from None
     try:
-        dataset = pydicom.dcmread(path)  # without force=True: what is no DICOM stays none
+        dataset = pydicom.dcmread(path)  # without force=True: another format is refused
     except pydicom.errors.InvalidDicomError:
         raise ValueError(f"named {path.suffix} but without DICOM's signature: another format, or damaged") from None
     _refuse(dataset)
@@ -55,7 +55,7 @@ def window(values: Pixels, center: float, width: float, function: str = "LINEAR"
         return np.clip((values - center) / width + 0.5, 0.0, 1.0)
     if function != "LINEAR":
         raise ValueError(f"unknown VOI LUT function '{function}'; known: LINEAR, LINEAR_EXACT, SIGMOID")
-    if width == 1.0:  # the ramp has no length: a threshold
+    if width == 1.0:  # a ramp of length 0 is a threshold
         return np.where(values > center - 0.5, 1.0, 0.0)
     return np.clip((values - (center - 0.5)) / (width - 1.0) + 0.5, 0.0, 1.0)
 
@@ -66,7 +66,7 @@ def white_level(high: int) -> int:
 
 
 def _refuse(dataset: Any) -> None:
-    """Raises ValueError on what is DICOM and yet no greyscale radiograph of one frame."""
+    """Raises ValueError where ``dataset`` is no greyscale radiograph of one frame."""
     if "PixelData" not in dataset:
         raise ValueError(f"DICOM without 8-16 bit pixels (SOP class {dataset.get('SOPClassUID', 'unknown')})")
     frames = int(dataset.get("NumberOfFrames") or 1)
@@ -99,7 +99,7 @@ def _shown(dataset: Any) -> Pixels:
 
 
 def _full_range(stored: npt.NDArray[np.integer], bits: int, signed: bool) -> Pixels:
-    """``stored`` [H, W] over the range of its bits, as 0..1; 16 is often but the container of fewer."""
+    """``stored`` [H, W] over the range of its bits, as 0..1; a file of 16 bits often holds fewer."""
     if signed:
         return (stored.astype(np.float64) + 2.0 ** (bits - 1)) / (2.0**bits - 1.0)
     white = white_level(int(stored.max())) if bits == 16 else 2**bits - 1

@@ -18,8 +18,8 @@ VERSION = 1  # of both hashes: what was recorded under another is computed again
 SIDE = 32  # pixels of the thumbnail
 FIRST, BAND = 3, 16  # cosines kept of each axis: lower ones show a chest, not which chest
 WORDS = BAND * BAND // 64
-FLAT = 1.0  # standard deviation in grey levels under which a picture shows nothing to recognise
-BLOCK = 64  # rows of one block of the pairwise search: what 64 x 10,000 words take stays in the cache
+FLAT = 1.0  # standard deviation in grey levels below which a picture has no hash
+BLOCK = 64  # rows of one block of the pairwise search: 64 x 10,000 words fit into the processor's cache
 
 
 def content_sha256(data: bytes) -> str:

@@ -1,7 +1,8 @@
-"""Radiograph files to 8-bit RGB, without clipping, guessing or half-read pixels."""
+"""Radiograph files as 8-bit RGB images: nothing is clipped, and no damaged file is read in part."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +29,10 @@ def load_image(path: Path) -> Image.Image:
     """The image at ``path`` as 8-bit RGB, upright by its EXIF orientation.
 
     16-bit grey is scaled by the smallest usual bit depth that holds its maximum, so nothing is clipped to white;
-    transparency is composited on black; DICOM, by its name or its signature, is shown as it says itself. Raises
+    transparency is composited on black; DICOM, by its name or its signature, uses its own window. Raises
     ImageError when the file is missing, empty, damaged, truncated or no image.
     """
-    # A library may have switched this on for the whole process; then a cut-off film would load with a grey half.
+    # Another library may have set this for the whole process; then a truncated film would load with a grey half.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         with open(path, "rb") as start:
@@ -47,6 +48,18 @@ def load_image(path: Path) -> Image.Image:
         raise ImageError(path, "no such file") from None
     except Exception as error:  # decoders raise many types on damaged bytes: SyntaxError, struct.error, zlib.error
         raise ImageError(path, str(error) or type(error).__name__) from error
+
+
+def jpeg_thumbnail(path: Path, side: int, quality: int, resample: int = Image.Resampling.BICUBIC) -> bytes:
+    """The radiograph at ``path`` as a grey JPEG of at most ``side`` pixels a side; nothing but its pixels is passed on.
+
+    Raises ImageError where the file cannot be read.
+    """
+    image = load_image(path).convert("L")
+    image.thumbnail((side, side), resample)
+    file = io.BytesIO()
+    image.save(file, format="JPEG", quality=quality)
+    return file.getvalue()
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -14,10 +14,10 @@ from chexreason.data.manifest import ManifestError
 
 TRAIN = ("sft", "rl")
 EVALUATION = ("val", "test")
-SIDES = {"train": TRAIN, "val": ("val",), "test": ("test",)}  # splits on each side; other splits are on none
+_SIDES = {"train": TRAIN, "val": ("val",), "test": ("test",)}  # splits on each side; other splits are on none
 RADIUS = 16  # bits of 256 in which near-identical pictures may differ: see data/fingerprint.py for the measurement
-SHOWN = 3  # examples kept of a leak
-KINDS = {"patient": "the same patients", "image": "the same image files", "picture": "near-identical pictures"}
+_SHOWN = 3  # examples kept of a leak
+LEAK_KINDS = {"patient": "the same patients", "image": "the same image files", "picture": "near-identical pictures"}
 
 
 class _Row(NamedTuple):
@@ -55,7 +55,7 @@ class Leak:
     def __str__(self) -> str:
         shown = ", ".join(self.examples) + (", ..." if self.count > len(self.examples) else "")
         where = f"{self.one} ({self.sides[0]}) and {self.other} ({self.sides[1]})"
-        return f"{where}: {self.count} of {KINDS[self.kind]}: {shown}"
+        return f"{where}: {self.count} of {LEAK_KINDS[self.kind]}: {shown}"
 
 
 def find_leaks(
@@ -67,9 +67,9 @@ def find_leaks(
     ValueError on what is no pair of two of ``frames``.
     """
     named = _pairs(allowed, frames)
-    rows = {side: [row for name in frames for row in _rows(name, frames[name], side)] for side in SIDES}
+    rows = {side: [row for name in frames for row in _rows(name, frames[name], side)] for side in _SIDES}
     leaks = []
-    for sides in combinations(SIDES, 2):
+    for sides in combinations(_SIDES, 2):
         left, right = rows[sides[0]], rows[sides[1]]
         found = {
             "patient": _equal(left, right, "patient"),
@@ -106,7 +106,7 @@ def _pairs(allowed: Collection[Sequence[str]], frames: Mapping[str, pd.DataFrame
 
 def _rows(name: str, frame: pd.DataFrame, side: str) -> list[_Row]:
     """The rows of one set that are on ``side``; hashes that the frame does not have are empty."""
-    rows = frame[frame["split"].isin(SIDES[side])]
+    rows = frame[frame["split"].isin(_SIDES[side])]
     empty = [""] * len(rows)
     hashes = [rows.get(column, empty) for column in ("sha256", "phash")]
     return [_Row(name, *values) for values in zip(rows["patient_id"], rows["study_id"], *hashes, strict=True)]
@@ -143,6 +143,6 @@ def _leak(
     twins: Mapping[str, tuple[_Row, _Row]],
     named: set[frozenset[str]],
 ) -> Leak:
-    first = list(twins.values())[:SHOWN]
+    first = list(twins.values())[:_SHOWN]
     examples = tuple(row.patient if kind == "patient" else f"{row.study} = {twin.study}" for row, twin in first)
     return Leak(kind, *sets, sides, len(twins), examples, frozenset(sets) in named)

@@ -1,4 +1,4 @@
-"""The manifest: the one table of studies, validated when written, verified when read."""
+"""The manifest: the table of the studies of one data set, validated when written and verified when read."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,12 +24,12 @@ from chexreason.types import Sign, Study
 
 SCHEMA_VERSION = 2
 METADATA_KEY = b"chexreason"
-TEXT = ("study_id", "patient_id", "dataset", "split", "path", "view", "sex")
-REQUIRED = ("study_id", "patient_id", "dataset", "split", "path")  # text that may not be empty
-COLUMNS = (*TEXT, "age", *CHEXPERT14.labels)
-OPTIONAL = ("signs", "exam_id", "sha256", "phash")  # text, "" where unknown; the two hashes are of the image file
-READERS = "readers"  # a second labelling of images of another set: neither trained on nor scored, so no boundary
-SHOWN = 5  # offenders named in an error message
+_TEXT = ("study_id", "patient_id", "dataset", "split", "path", "view", "sex")
+_REQUIRED = ("study_id", "patient_id", "dataset", "split", "path")  # text that may not be empty
+_COLUMNS = (*_TEXT, "age", *CHEXPERT14.labels)
+_OPTIONAL = ("signs", "exam_id", "sha256", "phash")  # text, "" where unknown; the two hashes are of the image file
+READERS = "readers"  # a second labelling of images of another set: neither trained on nor scored
+_SHOWN = 5  # offenders named in an error message
 
 
 class ManifestError(ValueError):
@@ -50,9 +51,11 @@ class Manifest:
         """Number of studies of each split."""
         return {str(split): int(n) for split, n in self.frame["split"].value_counts(sort=False).items()}
 
-    def image_paths(self) -> list[Path]:
-        """The image file of every row, in row order."""
-        return [self.root / path for path in self.frame["path"]]
+
+def parameters(source: Any, *left_out: str) -> dict[str, object]:
+    """The fields of the dataclass ``source`` as JSON has them, without those ``left_out``; a provenance holds them."""
+    values = {field.name: getattr(source, field.name) for field in fields(source) if field.name not in left_out}
+    return {name: _plain(value) for name, value in values.items()}
 
 
 def conform(frame: pd.DataFrame) -> pd.DataFrame:
@@ -63,23 +66,23 @@ def conform(frame: pd.DataFrame) -> pd.DataFrame:
     splits (``readers`` is no split in this sense), or rows of more than one data set.
     """
     _check_columns(frame)
-    text = {name: _text(frame[name]) for name in (*TEXT, *(name for name in OPTIONAL if name in frame))}
+    text = {name: _text(frame[name]) for name in (*_TEXT, *(name for name in _OPTIONAL if name in frame))}
     labels = {name: _marks(frame, name) for name in CHEXPERT14.labels}
     typed = pd.DataFrame({**text, "age": _age(frame["age"]), **labels})
-    typed = typed[[*COLUMNS, *(name for name in OPTIONAL if name in frame)]].reset_index(drop=True)
-    for name in REQUIRED:
+    typed = typed[[*_COLUMNS, *(name for name in _OPTIONAL if name in frame)]].reset_index(drop=True)
+    for name in _REQUIRED:
         if (typed[name] == "").any():
             raise ManifestError(f"column '{name}' is empty in row {int((typed[name] == '').argmax())}")
     repeated = typed["study_id"][typed["study_id"].duplicated()].unique()
     if len(repeated):
-        raise ManifestError(f"{len(repeated)} study_id appear more than once: {', '.join(repeated[:SHOWN])}")
+        raise ManifestError(f"{len(repeated)} study_id appear more than once: {', '.join(repeated[:_SHOWN])}")
     if typed["dataset"].nunique() > 1:
         raise ManifestError(f"one manifest holds one data set; found {sorted(typed['dataset'].unique())}")
     _check_patients(typed)
     return typed
 
 
-def write(manifest: Manifest, path: Path) -> None:
+def write_manifest(manifest: Manifest, path: Path) -> None:
     """Validates and writes ``manifest`` as Parquet, complete or not at all.
 
     The root is stored only where it is not the folder of ``path``, so that a rendered set moves with its folder.
@@ -98,7 +101,7 @@ def write(manifest: Manifest, path: Path) -> None:
         pq.write_table(table, temporary)
 
 
-def read(path: Path) -> Manifest:
+def read_manifest(path: Path) -> Manifest:
     """The manifest at ``path``; raises ManifestError when it is missing, foreign, outdated or altered."""
     again = "prepare the data set again"
     if not path.is_file():
@@ -165,9 +168,15 @@ def content_hash(frame: pd.DataFrame) -> str:
     return hashlib.sha256(buffer.getbuffer()).hexdigest()
 
 
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
 def _check_columns(frame: pd.DataFrame) -> None:
-    missing = [name for name in COLUMNS if name not in frame]
-    extra = [str(name) for name in frame if name not in (*COLUMNS, *OPTIONAL)]
+    missing = [name for name in _COLUMNS if name not in frame]
+    extra = [str(name) for name in frame if name not in (*_COLUMNS, *_OPTIONAL)]
     if missing or extra:
         raise ManifestError(f"manifest columns missing: {missing or 'none'}; not known: {extra or 'none'}")
 
@@ -196,7 +205,7 @@ def _check_patients(frame: pd.DataFrame) -> None:
     placed = frame.loc[frame["split"] != READERS, ["patient_id", "split"]].drop_duplicates()
     crossing = placed[placed["patient_id"].duplicated(keep=False)].groupby("patient_id", sort=False)["split"].agg(list)
     if len(crossing):
-        named = "; ".join(f"{patient} in {' and '.join(where)}" for patient, where in crossing[:SHOWN].items())
+        named = "; ".join(f"{patient} in {' and '.join(where)}" for patient, where in crossing[:_SHOWN].items())
         raise ManifestError(f"{len(crossing)} patients are in more than one split: {named}")
 
 

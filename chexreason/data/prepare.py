@@ -1,4 +1,4 @@
-"""Preparation of one data set: a source's rows, validated, selected, every image looked at once, one manifest last."""
+"""Preparation of one data set: its rows are validated and selected, its images are read, its manifest is written."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ PREVALENCE_NAME = "prevalence.png"
 RECORD_NAME = "images.jsonl"  # what the image pass knows, kept between preparations
 IDS_NAME = "ids"
 ON_ERROR = ("stop", "quarantine")
-KINDS, SHOWN = 8, 3  # kinds of fault in one message, and files named of each
+_KINDS, _SHOWN = 8, 3  # kinds of fault in one message, and files named of each
 
 
 class Source(Protocol):
     """Where the studies of one data set come from.
 
-    ``provenance`` is JSON-ready and tells two preparations apart (parameters, hashes of csv files). ``image_root`` is
+    ``provenance`` is JSON-ready (parameters, hashes of csv files): equal ones mean equal rows. ``image_root`` is
     None where the images lie under the prepared folder. ``prepare`` returns the rows of a manifest; a renderer writes
     its images under ``folder``, a vendor source touches no image.
     """
@@ -62,7 +62,7 @@ class Selection(Protocol):
     def apply(self, frame: pd.DataFrame, dataset: str) -> Selected: ...
 
 
-def prepare(
+def prepare_set(
     source: Source,
     folder: Path,
     on_error: str = "stop",
@@ -77,8 +77,8 @@ def prepare(
 
     ``select`` chooses rows and splits before any image is read. An unreadable image stops the preparation with a list
     of what is wrong (``on_error="stop"``), or its row moves to ``quarantine.csv`` (``"quarantine"``); ``check=False``
-    opens no image, and then no hash tells two copies of one apart. ``policy`` is recorded, not applied: the manifest
-    holds raw marks. Beside the manifest lie ``ids/<split>.csv`` and, for a selection, ``selection.json`` and
+    opens no image, and then there are no hashes to find copies by. ``policy`` is recorded, not applied: the manifest
+    holds raw marks. The folder also gets ``ids/<split>.csv`` and, for a selection, ``selection.json`` and
     ``prevalence.png``. An interrupted run leaves no manifest, and the next one reads no image again that has not
     changed. Raises ManifestError on bad rows or images and OSError on a full disk.
     """
@@ -89,9 +89,9 @@ def prepare(
     path = folder / MANIFEST_NAME
     existing = _up_to_date(path, request)
     if existing is not None:
-        if existing.provenance.get("policy") != declared["policy"]:  # it changes no row: only what is told of them
-            manifests.write(Manifest(existing.frame, {**existing.provenance, **declared}, existing.root), path)
-            return manifests.read(path)
+        if existing.provenance.get("policy") != declared["policy"]:  # the policy changes no row
+            manifests.write_manifest(Manifest(existing.frame, {**existing.provenance, **declared}, existing.root), path)
+            return manifests.read_manifest(path)
         return existing
     try:
         _clear(folder)
@@ -102,7 +102,7 @@ def prepare(
         counts = {"studies": len(built), "quarantined": len(frame) - len(built), "images_checked": check}
         chosen = {"selection": dict(select.provenance) if select else None}
         provenance = {**source.provenance, **chosen, **declared, **counts, "request_sha256": request}
-        manifests.write(Manifest(built, provenance, root), path)
+        manifests.write_manifest(Manifest(built, provenance, root), path)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -111,13 +111,13 @@ def prepare(
             f"disk full while preparing '{source.name}' in {folder} ({free:.0f} MB free); free space and run again"
         )
         raise OSError(error.errno, message) from error
-    return manifests.read(path)
+    return manifests.read_manifest(path)
 
 
 def _rows(
     source: Source, folder: Path, select: Selection | None, progress: Track
 ) -> tuple[pd.DataFrame, Mapping[str, object] | None]:
-    """The conformed rows of the set and the selection's report; a vendor source writes nothing on the way."""
+    """The conformed rows of the set and the selection's report; a vendor source writes nothing."""
     if source.image_root is None:
         folder.mkdir(parents=True, exist_ok=True)  # a renderer's images go there
     frame = manifests.conform(source.prepare(folder, progress))
@@ -159,15 +159,15 @@ def _faults(bad: Sequence[ImageFacts]) -> str:
         files[fact.reason.replace(f" {str(fact.path)!r}", "")].append(fact.path)
     commonest = sorted(files.items(), key=lambda item: -len(item[1]))
     lines = [
-        f"  {len(paths)} x {reason}: {', '.join(map(str, paths[:SHOWN]))}{', ...' if len(paths) > SHOWN else ''}"
-        for reason, paths in commonest[:KINDS]
+        f"  {len(paths)} x {reason}: {', '.join(map(str, paths[:_SHOWN]))}{', ...' if len(paths) > _SHOWN else ''}"
+        for reason, paths in commonest[:_KINDS]
     ]
-    rest = sum(len(paths) for _, paths in commonest[KINDS:])
+    rest = sum(len(paths) for _, paths in commonest[_KINDS:])
     return "\n".join([*lines, *([f"  and {rest} for other reasons"] if rest else [])])
 
 
 def _write_beside(folder: Path, frame: pd.DataFrame, report: Mapping[str, object] | None) -> None:
-    """The ids of every split and, where there was a selection, what it did, in figures and as a picture."""
+    """Writes the ids of every split and, after a selection, its report as figures and as a picture."""
     names = np.array(CHEXPERT14.labels)
     positive = frame[list(CHEXPERT14.labels)].to_numpy(dtype=np.float64) == 1.0  # [N, 14]
     ids = frame[["study_id", "patient_id", "path"]].assign(labels=["|".join(names[row]) for row in positive])
@@ -179,7 +179,7 @@ def _write_beside(folder: Path, frame: pd.DataFrame, report: Mapping[str, object
 
 
 def _clear(folder: Path) -> None:
-    """Removes what another preparation wrote: nothing stale may lie beside a manifest that is not there yet."""
+    """Removes the files of an earlier preparation, so that none remains if this one stops before its manifest."""
     beside = (MANIFEST_NAME, QUARANTINE_NAME, SELECTION_NAME, PREVALENCE_NAME)
     for stale in (*(folder / name for name in beside), *(folder / IDS_NAME).glob("*.csv")):
         stale.unlink(missing_ok=True)
@@ -189,7 +189,7 @@ def _up_to_date(path: Path, request: str) -> Manifest | None:
     if not path.exists():
         return None
     try:
-        existing = manifests.read(path)
+        existing = manifests.read_manifest(path)
     except ManifestError as error:
         log.warning("preparing anew: %s", error)
         return None

@@ -1,4 +1,4 @@
-"""How common each label is among studies; and, in a pool and the samples drawn from it, as a picture."""
+"""The prevalence of each label among studies, and a bar chart of a pool and the samples drawn from it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from chexreason.labels.schema import LabelSet
 from chexreason.types import Study
 
-COLOURS = ("#b8bcc2", "#1f5fa8", "#d1762b", "#3f8f5b", "#8a4fa3")  # the pool is grey, then one a split
+_COLOURS = ("#b8bcc2", "#1f5fa8", "#d1762b", "#3f8f5b", "#8a4fa3")  # the pool is grey, then one a split
 
 
 def prevalence_of(studies: Collection[Study], label_set: LabelSet) -> dict[str, float]:
@@ -24,7 +24,7 @@ def prevalence_png(report: Mapping[str, Any]) -> bytes:
 
     ``report`` is a selection's: ``pool`` and ``splits.<name>`` with ``images`` and ``share`` by label, ``min_share``.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes half a second that most commands can do without
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # the import takes half a second
     from matplotlib.figure import Figure
 
     groups = {"pool": report["pool"], **report["splits"]}
@@ -36,7 +36,8 @@ def prevalence_png(report: Mapping[str, Any]) -> bytes:
     for i, (name, group) in enumerate(groups.items()):
         offsets = [place + (i - (len(groups) - 1) / 2) * width for place in range(len(labels))]
         heights = [100 * group["share"][label] for label in labels]
-        axes.bar(offsets, heights, width, label=f"{name} ({group['images']:,} images)", color=COLOURS[i % len(COLOURS)])
+        colour = _COLOURS[i % len(_COLOURS)]
+        axes.bar(offsets, heights, width, label=f"{name} ({group['images']:,} images)", color=colour)
     floor = 100 * report["min_share"]
     axes.axhline(floor, color="black", linewidth=0.8, linestyle="--", label=f"least share aimed at ({floor:g} %)")
     axes.set_xticks(range(len(labels)), labels, rotation=35, ha="right")

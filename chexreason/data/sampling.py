@@ -16,13 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from chexreason.data.cover import least_shortfall
+from chexreason.data.cover import Bools, Ints, least_shortfall, positives_by_sample
 from chexreason.types import Study
 
 PENALTY = 4.0  # what one goal's worth of excess costs against one goal's worth of deficit
 NOBODY = -1  # the sample of a row, or of a patient, that is in none
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,13 +68,13 @@ def draw_samples(
         raise ValueError(f"{asked} are asked for; the pool has {room}: ask for less or widen it")
     goal = _goals(marks, wanted, min_share)
     drawn, optimal = _greedy(marks, owner, wanted, goal, seed), True
-    if drawn is None or (_counts(marks, drawn, len(wanted)) < goal).any():
+    if drawn is None or (positives_by_sample(marks, drawn, len(wanted)) < goal).any():
         drawn, optimal = least_shortfall(marks, owner, wanted, goal, drawn)
     if drawn is None:
         raise ValueError(f"{asked} without a patient in two of them: not possible with {room}; ask for less")
     sample = np.full(len(positive), NOBODY, dtype=np.int64)
     sample[usable[order]] = drawn
-    return Draw(sample, goal, _counts(marks, drawn, len(wanted)), optimal)
+    return Draw(sample, goal, positives_by_sample(marks, drawn, len(wanted)), optimal)
 
 
 def random_order(key: Sequence[str], seed: int) -> Ints:
@@ -102,18 +100,14 @@ def _drawing_order(patient: npt.NDArray[np.object_], key: npt.NDArray[np.object_
 
 
 def _goals(marks: Bools, sizes: Sequence[int], min_share: float) -> Ints:
-    """Positives [S, L] to reach; where the pool cannot serve all samples, the first ones come first."""
+    """Positives [S, L] to reach; where the pool is too small for all samples, the first sample is served first."""
     left = marks.sum(axis=0)  # [L]
     goals = []
     for size in sizes:
-        # a share is a decimal number: 0.07 of 100 is 7, though the product of the floats is a little more
+        # 0.07 x 100 is 7, though the product of the floats is a little more
         goals.append(np.minimum(math.ceil(round(min_share * size, 9)), left))
         left = left - goals[-1]
     return np.array(goals, dtype=np.int64)
-
-
-def _counts(marks: Bools, drawn: Ints, n_samples: int) -> Ints:
-    return np.array([marks[drawn == s].sum(axis=0) for s in range(n_samples)], dtype=np.int64)
 
 
 def _greedy(marks: Bools, owner: Ints, sizes: Sequence[int], goal: Ints, seed: int) -> Ints | None:
@@ -147,7 +141,7 @@ def _greedy(marks: Bools, owner: Ints, sizes: Sequence[int], goal: Ints, seed: i
 
 
 def _turn(missing: Ints, goal: Ints, left: Ints, n_drawn: Ints, size: Ints) -> tuple[int, int | None]:
-    """Whose turn it is and for which label: the scarcest that is missing, or None when the samples only fill."""
+    """The sample that draws next and its label: the scarcest that is missing, None when no label is missing."""
     lacking = missing.sum(axis=0)  # [L]
     if not lacking.any():
         return int(np.where(n_drawn < size, (n_drawn + 1) / np.maximum(size, 1), np.inf).argmin()), None
@@ -165,7 +159,7 @@ def _patterns(marks: Bools, seed: int) -> tuple[npt.NDArray[np.float64], list[In
 
 
 class _Queues:
-    """One sample's view of every pattern's rows: a row that is not free now never becomes free again."""
+    """The rows of every pattern that one sample may still take: a row that was taken never becomes free again."""
 
     def __init__(self, rows: list[Ints], drawn: Ints, owner: Ints, taken_by: Ints, sample: int) -> None:
         self.rows, self.drawn, self.owner, self.taken_by, self.sample = rows, drawn, owner, taken_by, sample

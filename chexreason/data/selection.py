@@ -1,19 +1,19 @@
-"""The paper's sets from a vendor's rows: SFT and RL by the sampler, validation at random, no patient in two of them."""
+"""The paper's sets from a vendor's rows: SFT and RL by the sampler, validation at random, disjoint by patient."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from chexreason.data.manifest import ManifestError
+from chexreason.data.manifest import ManifestError, parameters
 from chexreason.data.sampling import Draw, draw_samples, random_order
 from chexreason.labels.catalog import CHEXPERT14
 
-LABELS = list(CHEXPERT14.labels)
+_LABELS = list(CHEXPERT14.labels)
 SAMPLED = ("sft", "rl")
 
 
@@ -65,8 +65,7 @@ class PaperSelection:
     @property
     def provenance(self) -> dict[str, object]:
         """Every parameter."""
-        lists = {"views": list(self.views) if self.views is not None else None, "pool_splits": list(self.pool_splits)}
-        return {"selection": "paper", **asdict(self), **lists}
+        return {"selection": "paper", **parameters(self)}
 
     def apply(self, frame: pd.DataFrame, dataset: str) -> Selected:
         """The chosen rows of a conformed ``frame``, which stays unchanged, in its order.
@@ -77,7 +76,7 @@ class PaperSelection:
         pool = self._pool(seen, dataset)
         val = self._validation(pool, dataset)
         rest = pool[~pool["patient_id"].isin(val["patient_id"])]
-        positive = rest[LABELS].to_numpy(dtype=np.float64) == 1.0  # [N, 14]
+        positive = rest[_LABELS].to_numpy(dtype=np.float64) == 1.0  # [N, 14]
         sizes = {name: n for name in SAMPLED if (n := getattr(self, name))}
         try:
             draw = draw_samples(
@@ -91,29 +90,28 @@ class PaperSelection:
         if self.test_split is not None:
             chosen["test"] = seen[seen["split"] == self.test_split]
         kept = pd.concat([rows.assign(split=name) for name, rows in chosen.items()]).sort_index()
-        return Selected(kept.reset_index(drop=True), self._report(pool, rest, chosen, sizes, draw))
+        report = {
+            **self.provenance,
+            "pool": _prevalence(pool),
+            "splits": {name: _prevalence(rows) for name, rows in chosen.items()},
+            "proved_best": draw.optimal,
+            "warnings": self._warnings(rest, sizes, draw),
+        }
+        return Selected(kept.reset_index(drop=True), report)
 
     def _in_views(self, frame: pd.DataFrame, dataset: str) -> pd.DataFrame:
         if self.views is None:
             return frame
-        counts = frame["view"].value_counts()
-        unknown = [view for view in self.views if view not in counts.index]
-        if unknown:
-            have = ", ".join(f"{view or '(blank)'} {n:,}" for view, n in counts.items()) or "none"
-            raise ManifestError(f"'{dataset}' has no image in view {', '.join(unknown)}; its views: {have}")
+        _require(frame, dataset, "view", self.views)
         return frame[frame["view"].isin(list(self.views))]
 
     def _pool(self, seen: pd.DataFrame, dataset: str) -> pd.DataFrame:
-        """The rows to draw from: one of every exam, by seed; an image without any mark is one nobody labelled."""
-        counts = seen["split"].value_counts()
+        """The rows to draw from: one of every exam, by seed; images without any mark are left out."""
         wanted = [*self.pool_splits, *([self.test_split] if self.test_split is not None else [])]
-        unknown = [split for split in wanted if split not in counts.index]
-        if unknown:
-            have = ", ".join(f"{split} {n:,}" for split, n in counts.items()) or "none"
-            raise ManifestError(f"'{dataset}' has no image in split {', '.join(unknown)} to select; its splits: {have}")
-        pool = seen[seen["split"].isin(list(self.pool_splits)) & seen[LABELS].notna().any(axis=1)]
+        _require(seen, dataset, "split", wanted, " to select")
+        pool = seen[seen["split"].isin(list(self.pool_splits)) & seen[_LABELS].notna().any(axis=1)]
         exam = pool["exam_id"] if "exam_id" in pool else pd.Series("", index=pool.index)
-        exam = exam.where(exam != "", pool["study_id"])  # without an exam, an image is one by itself
+        exam = exam.where(exam != "", pool["study_id"])  # an image without an exam is its own exam
         shuffled = random_order(pool["study_id"].tolist(), self.seed)
         return pool[~exam.iloc[shuffled].duplicated().reindex(pool.index)]
 
@@ -125,30 +123,14 @@ class PaperSelection:
             )
         return pool.iloc[np.sort(random_order(pool["study_id"].tolist(), self.seed)[: self.val])]
 
-    def _report(
-        self,
-        pool: pd.DataFrame,
-        rest: pd.DataFrame,
-        chosen: Mapping[str, pd.DataFrame],
-        sizes: Mapping[str, int],
-        draw: Draw,
-    ) -> dict[str, object]:
-        return {
-            **self.provenance,
-            "pool": _prevalence(pool),
-            "splits": {name: _prevalence(rows) for name, rows in chosen.items()},
-            "proved_best": draw.optimal,
-            "warnings": self._warnings(rest, sizes, draw),
-        }
-
     def _warnings(self, pool: pd.DataFrame, sizes: Mapping[str, int], draw: Draw) -> list[str]:
         """One a label and sample that stays under ``min_share``, with the achieved share and why."""
-        available = (pool[LABELS] == 1.0).sum()
-        absent = [label for label in LABELS if self.min_share and not available[label]]
+        available = (pool[_LABELS] == 1.0).sum()
+        absent = [label for label in _LABELS if self.min_share and not available[label]]
         warnings = [f"0.0% of every sample: no image of the pool is positive for {', '.join(absent)}"] if absent else []
         search = "no draw brings all labels nearer" if draw.optimal else "the search for a better draw was cut short"
         for s, (name, size) in enumerate(sizes.items()):
-            for i, label in enumerate(LABELS):
+            for i, label in enumerate(_LABELS):
                 n, wanted = int(draw.count[s, i]), math.ceil(round(self.min_share * size, 9))
                 if n >= wanted or label in absent:
                     continue
@@ -161,12 +143,21 @@ class PaperSelection:
         return warnings
 
 
+def _require(frame: pd.DataFrame, dataset: str, column: str, wanted: Sequence[str], why: str = "") -> None:
+    """Raises ManifestError where no row has one of the ``wanted`` values of ``column``."""
+    counts = frame[column].value_counts()
+    unknown = [name for name in wanted if name not in counts.index]
+    if unknown:
+        have = ", ".join(f"{name or '(blank)'} {n:,}" for name, n in counts.items()) or "none"
+        raise ManifestError(f"'{dataset}' has no image in {column} {', '.join(unknown)}{why}; its {column}s: {have}")
+
+
 def _prevalence(rows: pd.DataFrame) -> dict[str, object]:
     """Size, and by label the positives and their share of the images (0 where there is no image)."""
-    positives = (rows[LABELS] == 1.0).sum()
+    positives = (rows[_LABELS] == 1.0).sum()
     return {
         "images": len(rows),
         "patients": int(rows["patient_id"].nunique()),
-        "positives": {label: int(positives[label]) for label in LABELS},
-        "share": {label: round(int(positives[label]) / max(len(rows), 1), 6) for label in LABELS},
+        "positives": {label: int(positives[label]) for label in _LABELS},
+        "share": {label: round(int(positives[label]) / max(len(rows), 1), 6) for label in _LABELS},
     }

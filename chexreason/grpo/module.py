@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,11 +13,12 @@ from torch import nn
 
 from chexreason.data.batches import Batch
 from chexreason.grpo.objective import ObjectiveSpec, denominator, policy_loss
-from chexreason.grpo.rollout import Rollout, collect, rollout_stats
-from chexreason.labels.schema import LabelSet
+from chexreason.grpo.rollout import Rollout, RolloutSpec, collect, rollout_stats
 from chexreason.model.generate import SHARED_PREFIX, Engine, Sampling
 from chexreason.model.logprobs import completion_scores, study_chunks
 from chexreason.model.policy import Policy
+from chexreason.parsing import AnswerFormat
+from chexreason.preflight.settings import dropout_rates, refuse, rollout_faults
 from chexreason.rewards.base import AcrossRanks, Reward, Stateful
 from chexreason.training.policy_module import MakeOptimizer, MakeScheduler, PolicyModule
 
@@ -34,8 +36,7 @@ class GRPOModule(PolicyModule):
     def __init__(
         self,
         policy: Policy,
-        label_set: LabelSet,
-        grammar: str,
+        answer_format: AnswerFormat,
         *,
         reward: Reward,
         objective: ObjectiveSpec,
@@ -51,50 +52,38 @@ class GRPOModule(PolicyModule):
     ) -> None:
         super().__init__(
             policy,
-            label_set,
-            grammar,
+            answer_format,
             make_optimizer=make_optimizer,
             make_scheduler=make_scheduler,
             max_new_tokens=max_new_tokens,
+            seed=seed,
         )
         self.automatic_optimization = False
-        self.reward, self.objective, self.sampling = reward, objective, sampling
-        self.group_size, self.micro_studies, self.max_grad_norm = group_size, micro_studies, max_grad_norm
-        self.seed, self.engine = seed, engine
-        if sampling.temperature <= 0:
-            raise ValueError("phase.module.sampling.temperature=0: greedy answers of a group are all the same; use 1")
-        if getattr(policy.base, "is_gradient_checkpointing", False):
-            raise ValueError("GRPO shares prompts through the cache: set model.gradient_checkpointing=false")
-        if group_size < 2:
-            raise ValueError(f"phase.module.group_size={group_size}: a group of one has no advantage; use 2 or more")
-        if live := [n for n, m in policy.named_modules() if isinstance(m, nn.Dropout) and m.p > 0]:
-            raise ValueError(f"dropout in {live[0]}: rollout and update would disagree; set adapter.dropout=0")
+        self.spec = RolloutSpec(answer_format, sampling, group_size, reward, objective, seed, micro_studies, engine)
+        self.max_grad_norm = max_grad_norm
+        refuse(
+            rollout_faults(
+                group_size=group_size,
+                temperature=sampling.temperature,
+                checkpointing=bool(getattr(policy.base, "is_gradient_checkpointing", False)),
+                dropout=dropout_rates(policy),
+            )
+        )
 
     def n_updates(self) -> int:
         """Optimiser steps of the run, which Lightning counts in steps where it is given in steps, else in rollouts."""
         by_epochs = self.trainer.max_epochs != -1
-        return super().n_updates() * (self.objective.updates_per_rollout if by_epochs else 1)
+        return super().n_updates() * (self.spec.objective.updates_per_rollout if by_epochs else 1)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
         """One rollout, then ``updates_per_rollout`` optimiser steps on it; returns its ``rewards`` [B, G]."""
-        shared = self.trainer.world_size > 1 and isinstance(self.reward, Stateful)
-        rollout = collect(
-            self.policy,
-            batch,
-            sampling=self.sampling,
-            group_size=self.group_size,
-            reward=AcrossRanks(self.reward, self.group_size) if shared else self.reward,
-            objective=self.objective,
-            label_set=self.label_set,
-            grammar=self.grammar,
-            seed=self.seed,
-            step=self.trainer.fit_loop.epoch_loop.total_batch_idx,
-            micro_studies=self.micro_studies,
-            engine=self.engine,
-        )
+        spec = self.spec
+        if self.trainer.world_size > 1 and isinstance(spec.reward, Stateful):
+            spec = replace(spec, reward=AcrossRanks(spec.reward, spec.group_size))
+        rollout = collect(self.policy, batch, spec, step=self.trainer.fit_loop.epoch_loop.total_batch_idx)
         totals: dict[str, float] = {}
         old_logp: list[torch.Tensor] = []
-        for _ in range(self.objective.updates_per_rollout):
+        for _ in range(spec.objective.updates_per_rollout):
             for name, value in self._update(rollout, old_logp).items():
                 totals[name] = totals.get(name, 0.0) + value
         stats = self._over_ranks(rollout_stats(rollout) | self._gap(rollout, old_logp)) | _per_token(
@@ -110,9 +99,9 @@ class GRPOModule(PolicyModule):
         ``old_logp`` holds, by micro-batch, the log-probabilities of the policy that sampled; the first update fills it.
         """
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
-        whole = self._global(denominator(rollout.loss_mask, self.objective, self.sampling.max_new_tokens))
+        whole = self._global(denominator(rollout.loss_mask, self.spec.objective, self.spec.sampling.max_new_tokens))
         sums: dict[str, float] = {"updates": 1.0}
-        chunks = study_chunks(len(rollout.prompts), self.micro_studies)
+        chunks = study_chunks(len(rollout.prompts), self.spec.micro_studies)
         for i, studies in enumerate(chunks):
             part = rollout.of(studies)
             scores = completion_scores(
@@ -120,8 +109,8 @@ class GRPOModule(PolicyModule):
                 part.prompts,
                 part.ids,
                 part.mask,
-                group_size=self.group_size,
-                temperature=self.objective.logp_temperature(self.sampling.temperature),
+                group_size=self.spec.group_size,
+                temperature=self.spec.logp_temperature,
             )
             if len(old_logp) == i:
                 old_logp.append(scores.logp.detach())
@@ -131,7 +120,7 @@ class GRPOModule(PolicyModule):
                 part.ref_logp,
                 part.advantages,
                 part.loss_mask,
-                self.objective,
+                self.spec.objective,
                 sampled_logp=part.sampled_logp,
             )
             with self._exchange(last=studies is chunks[-1]):
@@ -177,13 +166,13 @@ class GRPOModule(PolicyModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        if isinstance(self.reward, Stateful):
-            checkpoint["reward"] = self.reward.state_dict()
+        if isinstance(self.spec.reward, Stateful):
+            checkpoint["reward"] = self.spec.reward.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        if isinstance(self.reward, Stateful):
-            self.reward.load_state_dict(checkpoint["reward"])
+        if isinstance(self.spec.reward, Stateful):
+            self.spec.reward.load_state_dict(checkpoint["reward"])
 
 
 def _per_token(sums: dict[str, float]) -> dict[str, float]:

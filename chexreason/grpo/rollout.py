@@ -11,11 +11,11 @@ from chexreason.data.batches import Batch
 from chexreason.data.prompt_tensors import EncodedPrompts
 from chexreason.grpo.advantages import group_advantages, zero_variance
 from chexreason.grpo.objective import ObjectiveSpec, loss_mask
-from chexreason.labels.schema import LabelSet
 from chexreason.model.generate import SHARED_PREFIX, Engine, Sampling
 from chexreason.model.logprobs import scored_by_chunks
 from chexreason.model.policy import Policy
 from chexreason.model.predict import read_completions
+from chexreason.parsing import AnswerFormat
 from chexreason.rewards.base import Reward, score
 from chexreason.rewards.collapse import dominance
 from chexreason.types import Completion
@@ -68,37 +68,45 @@ class Rollout:
         )
 
 
-def collect(
-    policy: Policy,
-    batch: Batch,
-    *,
-    sampling: Sampling,
-    group_size: int,
-    reward: Reward,
-    objective: ObjectiveSpec,
-    label_set: LabelSet,
-    grammar: str,
-    seed: int,
-    step: int,
-    micro_studies: int,
-    engine: Engine = SHARED_PREFIX,
-) -> Rollout:
-    """Sample, parse, score and rank ``group_size`` completions of each study of ``batch``.
+@dataclass(frozen=True)
+class RolloutSpec:
+    """How rollouts are made: what stays the same from step to step.
 
-    Images are encoded once for the whole step. A completion depends on (seed, step, study, k) alone. The reference
-    pass runs ``micro_studies`` studies at a time. ``engine`` draws the completions. The log-probabilities of the policy
-    that sampled, as training computes them, are the first update's own: in bfloat16 those of the sampling loop, whose
-    products have other shapes, are others.
+    ``group_size`` completions of each study are drawn by ``engine`` under ``sampling``, read by ``answer_format``,
+    scored by ``reward`` and ranked as ``objective`` says. The reference pass runs ``micro_studies`` studies at a time.
     """
-    prompts = policy.with_features(batch.prompts)
+
+    answer_format: AnswerFormat
+    sampling: Sampling
+    group_size: int
+    reward: Reward
+    objective: ObjectiveSpec
+    seed: int
+    micro_studies: int
+    engine: Engine = SHARED_PREFIX
+
+    @property
+    def logp_temperature(self) -> float:
+        """The temperature under which the objective takes log-probabilities."""
+        return self.objective.logp_temperature(self.sampling.temperature)
+
+
+def collect(policy: Policy, batch: Batch, spec: RolloutSpec, step: int) -> Rollout:
+    """Sample, parse, score and rank a group of completions of each study of ``batch``.
+
+    Images are encoded once for the whole step. A completion depends on (seed, step, study, k) alone. The
+    log-probabilities of the policy that sampled, as training computes them, are the first update's own: in bfloat16
+    those of the sampling loop, whose products have other shapes, are others.
+    """
+    prompts, objective, g = policy.with_features(batch.prompts), spec.objective, spec.group_size
     studies = [item.study for item in batch.samples]
-    keys = [(seed, step, study.study_id, k) for study in studies for k in range(group_size)]
-    sampled = engine.draw(policy, batch, prompts, sampling, group_size=group_size, keys=keys)
-    completions = read_completions(policy, sampled, studies, label_set, grammar)
-    total, parts = score(reward, completions, [s for s in studies for _ in range(group_size)], label_set)
-    rewards = total.reshape(len(studies), group_size)  # [B, G]
+    keys = [(spec.seed, step, study.study_id, k) for study in studies for k in range(g)]
+    sampled = spec.engine.draw(policy, batch, prompts, spec.sampling, group_size=g, keys=keys)
+    completions = read_completions(policy, sampled, studies, spec.answer_format)
+    total, parts = score(spec.reward, completions, [s for s in studies for _ in range(g)], spec.answer_format.label_set)
+    rewards = total.reshape(len(studies), g)  # [B, G]
     advantages = group_advantages(rewards, scale=objective.scale, epsilon=objective.std_epsilon).flatten()  # [N]
-    temperature, ref_logp = objective.logp_temperature(sampling.temperature), None
+    temperature, ref_logp = spec.logp_temperature, None
     if objective.kl_beta > 0:
         with policy.reference():
             ref_logp = scored_by_chunks(
@@ -106,11 +114,11 @@ def collect(
                 prompts,
                 sampled.ids,
                 sampled.mask,
-                group_size=group_size,
+                group_size=g,
                 temperature=temperature,
-                studies=micro_studies,
+                studies=spec.micro_studies,
             )
-    flat = zero_variance(rewards).repeat_interleave(group_size).to(sampled.ids.device)  # [N]
+    flat = zero_variance(rewards).repeat_interleave(g).to(sampled.ids.device)  # [N]
     mask = sampled.mask.bool()  # [N, T]
     return Rollout(
         prompts=prompts,
@@ -118,7 +126,7 @@ def collect(
         mask=mask,
         loss_mask=loss_mask(mask, objective, finished=sampled.finished, zero_variance=flat),
         sampled_logp=sampled.sampled_logp,
-        rollout_logp=sampled.logp if temperature == sampling.temperature else None,
+        rollout_logp=sampled.logp if temperature == spec.sampling.temperature else None,
         ref_logp=ref_logp,
         rewards=rewards,
         parts=parts,

@@ -1,4 +1,4 @@
-"""The label sets the paper uses (section on data), and sets read with one of them restricted to another."""
+"""The label sets of the paper (section on data), published counts, and studies restricted to another label set."""
 
 from __future__ import annotations
 
@@ -43,7 +43,36 @@ NIH9 = LabelSet(
     ),
 )
 
+# CheXpert's hierarchy of observations: a child that is present makes its parent true.
+PARENT_OF = {
+    "Atelectasis": "Lung Opacity",
+    "Consolidation": "Lung Opacity",
+    "Edema": "Lung Opacity",
+    "Lung Lesion": "Lung Opacity",
+    "Pneumonia": "Lung Opacity",
+    "Cardiomegaly": "Enlarged Cardiomediastinum",
+}
+
 LABEL_SETS = {s.name: s for s in (CHEXPERT14, NIH9)}
+
+# Positives among the 500 studies of CheXpert's test set, as published with it (Irvin et al. 2019; Saporta et al. 2022).
+CHEXPERT_STUDIES = 500
+CHEXPERT_TEST = {
+    "No Finding": 62,
+    "Enlarged Cardiomediastinum": 253,
+    "Cardiomegaly": 151,
+    "Lung Opacity": 264,
+    "Lung Lesion": 8,
+    "Edema": 78,
+    "Consolidation": 29,
+    "Pneumonia": 11,
+    "Atelectasis": 153,
+    "Pneumothorax": 9,
+    "Pleural Effusion": 104,
+    "Pleural Other": 4,
+    "Fracture": 5,
+    "Support Devices": 261,
+}
 
 
 def label_set(name: str) -> LabelSet:

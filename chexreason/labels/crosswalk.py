@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -67,13 +68,13 @@ NIH14 = Crosswalk(
 def crosswalk_of(provenance: Mapping[str, object]) -> Crosswalk | None:
     """The crosswalk a set was read with, from the provenance in its manifest; None where its names are ours.
 
-    A source declares one of its own as ``crosswalk`` (its name -> our label, a list of them, or "" for none).
+    A source may declare its own as ``crosswalk`` (its name -> our label, a list of labels, or "" for none).
     """
     source = str(provenance.get("source", ""))
     declared, columns = provenance.get("crosswalk"), provenance.get("label_columns")
     if isinstance(declared, Mapping):
         return Crosswalk(source, {str(name): _listed(labels) for name, labels in declared.items()})
-    if source in ("nih14", "nih14_parquet"):
+    if source == "nih14":
         return NIH14 if provenance.get("include_opacity", True) else Crosswalk(NIH14.vendor, NIH14.names)
     if isinstance(columns, Mapping):  # of a table: our label -> its column or columns
         theirs = dict.fromkeys(name for names in columns.values() for name in _listed(names))
@@ -95,15 +96,11 @@ def nih_to_chexpert(finding_strings: Iterable[str], include_opacity: bool = True
     Marks are 1 (present), 0 (absent) and NaN (never judged by NIH; Lung Opacity too unless ``include_opacity``).
     Raises ValueError naming an unknown finding, or "No Finding" beside another.
     """
-    seen: dict[str, npt.NDArray[np.float64]] = {}  # 112,120 images share a few hundred combinations
-    rows = []
-    for text in finding_strings:
-        if text not in seen:
-            seen[text] = _marks(text, include_opacity)
-        rows.append(seen[text])
+    rows = [_marks(text, include_opacity) for text in finding_strings]
     return np.stack(rows) if rows else np.empty((0, len(CHEXPERT14)))
 
 
+@cache  # 112,120 images share a few hundred combinations
 def _marks(text: str, include_opacity: bool) -> npt.NDArray[np.float64]:
     findings = text.split("|")
     for finding in findings:
@@ -111,11 +108,8 @@ def _marks(text: str, include_opacity: bool) -> npt.NDArray[np.float64]:
             raise ValueError(f"unknown NIH finding '{finding}' in '{text}'; known: {', '.join(NIH_TO_CHEXPERT)}")
     if "No Finding" in findings and len(findings) > 1:
         raise ValueError(f"NIH findings '{text}' contradict themselves: 'No Finding' beside another finding")
-    marks = np.zeros(len(CHEXPERT14))  # [14]
-    blank = NOT_IN_NIH if include_opacity else (*NOT_IN_NIH, "Lung Opacity")
-    marks[[CHEXPERT14.index(label) for label in blank]] = np.nan
-    for label in {NIH_TO_CHEXPERT[finding] for finding in findings} - {""}:
-        marks[CHEXPERT14.index(label)] = 1.0
+    positive = {NIH_TO_CHEXPERT[finding] for finding in findings}
     if include_opacity and set(findings) & set(NIH_OPACITY):
-        marks[CHEXPERT14.index("Lung Opacity")] = 1.0
-    return marks
+        positive.add("Lung Opacity")
+    blank = NOT_IN_NIH if include_opacity else (*NOT_IN_NIH, "Lung Opacity")
+    return np.array([1.0 if label in positive else np.nan if label in blank else 0.0 for label in CHEXPERT14])  # [14]

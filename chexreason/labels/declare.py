@@ -1,15 +1,12 @@
-"""What the labels of a set mean, in words: its policy, the classes it judges, its vendor's names.
-
-python -m chexreason.labels.declare > docs/LABELS.md
-"""
+"""What the labels of a set mean, in words: its policy, the classes it judges, its vendor's names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from chexreason.labels.catalog import CHEXPERT14, LABEL_SETS, label_set
-from chexreason.labels.crosswalk import NIH14, NOT_IN_NIH, Crosswalk
-from chexreason.labels.uncertainty import BLANK, LABEL_POLICIES, UNCERTAIN, LabelPolicy
+from chexreason.labels.catalog import CHEXPERT14, label_set
+from chexreason.labels.crosswalk import Crosswalk
+from chexreason.labels.uncertainty import LabelPolicy
 
 _COUNTS_AS = {"positive": "counts as present", "negative": "counts as absent", "masked": "is left out of the scores"}
 
@@ -45,78 +42,10 @@ def declare(
         lines.append(f"  never judged, so not scored: {', '.join(never)}")
     if set_aside:
         lines.append(f"  set aside by its label list {label_list}: {', '.join(set_aside)}")
-    return "\n".join([*lines, *_crosswalk_lines(crosswalk)]) + "\n"
-
-
-def _crosswalk_lines(crosswalk: Crosswalk | None) -> list[str]:
-    if crosswalk is None:
-        return ["  names: CheXpert's own, one to one"]
-    rows = crosswalk.rows()
+    lines.append(f"  names of {crosswalk.vendor}:" if crosswalk else "  names: CheXpert's own, one to one")
+    rows = crosswalk.rows() if crosswalk else []
     width = max((len(theirs) for theirs, _, _ in rows), default=0)
-    meant = [f"    {theirs:<{width}} -> {_meaning(ours, derived)}" for theirs, ours, derived in rows]
-    return [f"  names of {crosswalk.vendor}:", *meant]
-
-
-def _meaning(ours: str, derived: str) -> str:
-    own = ours or "no label of its own"
-    return f"{own}; makes {derived} positive" if derived else own
-
-
-def document() -> str:
-    """docs/LABELS.md: the policies, the label lists and NIH's crosswalk, from the code that applies them."""
-    return "\n\n".join([_POLICIES, _policy_table(), _LISTS, _list_table(), _CROSSWALK, _nih_table(), _END]) + "\n"
-
-
-_POLICIES = f"""# Labels: policies, lists and the crosswalk
-
-Written by `python -m chexreason.labels.declare > docs/LABELS.md`; a test compares it with the code.
-
-## Policies
-
-A source marks a class of an image as present (1), absent (0), uncertain (-1) or not at all (blank). A policy turns the
-last two into truth. It is set for each set of a data config, travels with every prediction and stands beside every
-figure; arms scored under different policies are not compared. A class without any mark in a set's manifest is one its
-source never judges: it is masked under every policy. A masked entry is neither a hit, a false positive nor a miss.
-
-`policy:` takes a preset or spells one out, as `{{name: mine, uncertain: masked, blank: negative}}`: uncertain is one of
-{", ".join(UNCERTAIN)}; blank is one of {", ".join(BLANK)}."""
-
-_LISTS = """`positives_only` is the paper's ("only positive labels count"). It suits sources that list what a report
-mentions (MIMIC-CXR, CheXpert); in a partial table a blank means that nobody asked, and `zeros`, `ones` or `ignore`
-leave it out.
-
-## Label lists
-
-`label_list:` of a set in a data config names the list it is scored with; its other classes are masked, and predictions
-outside it are dropped. Without one, a set is scored on every class its source judges."""
-
-_CROSSWALK = """## NIH ChestX-ray14 to CheXpert"""
-
-_END = f"""Never judged by NIH, hence masked: {", ".join(NOT_IN_NIH)}.
-Lung Opacity is derived, not read, and is left out with `include_opacity: false` of the source.
-
-`python -m chexreason.cli.prepare` prints such a declaration of every set, with the columns of a table
-(`label_columns`) in place of NIH's names."""
-
-
-def _policy_table() -> str:
-    rows = [(f"`{p.name}`", p.uncertain, p.blank, in_words(p)) for p in LABEL_POLICIES.values()]
-    return _markdown(("preset", "uncertain (-1)", "blank", "in words"), rows)
-
-
-def _list_table() -> str:
-    rows = [(f"`{s.name}`", str(len(s)), ", ".join(s)) for s in LABEL_SETS.values()]
-    return _markdown(("list", "n", "labels"), rows)
-
-
-def _nih_table() -> str:
-    rows = [(theirs, ours or "none", derived) for theirs, ours, derived in NIH14.rows()]
-    return _markdown(("NIH's name", "CheXpert label", "derived from it"), rows)
-
-
-def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
-
-
-if __name__ == "__main__":
-    print(document(), end="")
+    for theirs, ours, derived in rows:
+        also = f"; makes {derived} positive" if derived else ""
+        lines.append(f"    {theirs:<{width}} -> {ours or 'no label of its own'}{also}")
+    return "\n".join(lines) + "\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 
@@ -23,7 +23,7 @@ class LabelSet:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[str]:
         return iter(self.labels)
 
     def index(self, label: str) -> int:
@@ -35,10 +35,8 @@ class LabelSet:
 
     def encode(self, names: Iterable[str]) -> tuple[int, ...]:
         """Multi-hot tuple [L] of ``names``; raises KeyError on a name outside the set."""
-        hot = [0] * len(self.labels)
-        for name in names:
-            hot[self.index(name)] = 1
-        return tuple(hot)
+        wanted = {self.index(name) for name in names}
+        return tuple(int(i in wanted) for i in range(len(self.labels)))
 
     def decode(self, hot: Iterable[int | bool]) -> tuple[str, ...]:
         """Names of the set positions of a multi-hot vector [L], in label order."""

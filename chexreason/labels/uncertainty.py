@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 
 UNCERTAIN = ("positive", "negative", "masked")
 BLANK = ("negative", "masked")
-KEYS = ("name", "uncertain", "blank")
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,8 @@ def label_policy(spec: str | Mapping[str, str]) -> LabelPolicy:
                 "{name: mine, uncertain: masked, blank: negative}"
             )
         return LABEL_POLICIES[spec]
-    if not isinstance(spec, Mapping) or set(spec) != set(KEYS) or not all(isinstance(v, str) for v in spec.values()):
+    keys = {field.name for field in fields(LabelPolicy)}
+    if not isinstance(spec, Mapping) or set(spec) != keys or not all(isinstance(v, str) for v in spec.values()):
         raise ValueError(
             f"label policy {spec!r} must be a preset ({', '.join(LABEL_POLICIES)}) or a mapping of name, uncertain "
             f"({', '.join(UNCERTAIN)}) and blank ({', '.join(BLANK)})"

@@ -20,8 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from chexreason.model.policy import Policy
-from chexreason.model.quantised import NEW, attach_beside, precision_of
+from chexreason.model.quantised import NEW, activate_all, precision_of
 
+CARD, ADAPTER_CONFIG, WEIGHTS = "chexreason.json", "adapter_config.json", "adapter_model.safetensors"
 # The language model's attention and feed-forward projections, of both architectures; never the vision tower.
 TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
@@ -34,7 +35,8 @@ def attach_lora(policy: Policy, *, r: int = 16, alpha: int = 32, dropout: float 
     """
     config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")
     if isinstance(policy.model, PeftModel):
-        attach_beside(policy.model, config)
+        policy.model.add_adapter(NEW, config)
+        activate_all(policy.model)
     else:
         policy.model = get_peft_model(policy.base, config)
     names = [n for n, p in policy.model.named_parameters() if p.requires_grad]
@@ -79,17 +81,9 @@ def keep_adapter(model: Any, folder: str | Path, name: str) -> PeftModel:
     was trained on another base, in another precision or with another rank, or its weights fit no module.
     """
     folder = Path(folder)
-    if not (folder / CONFIG).is_file():
-        raise FileNotFoundError(f"no adapter in {folder} ({CONFIG} is missing): give a run's adapter/best")
-    card, here = read_card(folder) if (folder / CARD).is_file() else {}, model.config.model_type
-    if (trained_on := card.get("model_type", here)) != here:
-        raise ValueError(f"adapter {folder} belongs to a {trained_on} model, this is {here}")
-    if card and (kind := card.get("quantise")) != precision_of(model):
-        trained, now = (k or "in full precision" for k in (kind, precision_of(model)))
-        raise ValueError(
-            f"adapter {folder} was trained on a base {trained}, this one is {now}: set model.quantise={kind or 'null'}"
-        )
-    check_fit(model, folder)
+    if not (folder / ADAPTER_CONFIG).is_file():
+        raise FileNotFoundError(f"no adapter in {folder} ({ADAPTER_CONFIG} is missing): give a run's adapter/best")
+    _check_fit(model.get_base_model() if isinstance(model, PeftModel) else model, folder)
     if isinstance(model, PeftModel):
         model.load_adapter(str(folder), name)
         wrapped = model
@@ -117,13 +111,12 @@ def save_adapter(policy: Policy, folder: str | Path, card: Mapping[str, object],
     staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
         policy.model.save_pretrained(str(staging), selected_adapters=[NEW])
-        config = json.loads((staging / CONFIG).read_text())
-        _write_json(staging / CONFIG, config | {"base_model_name_or_path": policy.source})
+        _write_json(staging / ADAPTER_CONFIG, _config(staging) | {"base_model_name_or_path": policy.source})
         for parent in reversed(parents):
             _stack(staging, Path(parent))
         about = {"model_type": policy.base.config.model_type, "quantise": precision_of(policy.base)}
-        about["base_fingerprint"] = base_fingerprint(policy.base)
-        _write_json(staging / CARD, {**card, "source": policy.source, **about})
+        about |= {"source": policy.source, "base_fingerprint": base_fingerprint(policy.base)}
+        _write_json(staging / CARD, {**card, **about})
         (staging / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
         _replace_folder(staging, folder)
     finally:
@@ -166,12 +159,18 @@ def stack_factors(
 
 
 def _stack(staging: Path, parent: Path) -> None:
-    configs = [json.loads((p / CONFIG).read_text()) for p in (parent, staging)]
-    scales = (configs[0]["lora_alpha"] / configs[0]["r"], configs[1]["lora_alpha"] / configs[1]["r"])
+    """Put the factors of ``parent`` before those in ``staging``."""
+    first, second = _config(parent), _config(staging)
+    scales = (first["lora_alpha"] / first["r"], second["lora_alpha"] / second["r"])
     factors = stack_factors(load_file(parent / WEIGHTS), load_file(staging / WEIGHTS), scales)
     save_file({k: v.contiguous() for k, v in factors.items()}, staging / WEIGHTS, metadata={"format": "pt"})
-    rank = configs[0]["r"] + configs[1]["r"]
-    _write_json(staging / CONFIG, configs[1] | {"r": rank, "lora_alpha": rank})
+    rank = first["r"] + second["r"]
+    _write_json(staging / ADAPTER_CONFIG, second | {"r": rank, "lora_alpha": rank})
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((folder / ADAPTER_CONFIG).read_text())
+    return config
 
 
 def _write_json(path: Path, value: object) -> None:
@@ -187,10 +186,6 @@ def _replace_folder(staging: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-CARD, CONFIG, WEIGHTS = "chexreason.json", "adapter_config.json", "adapter_model.safetensors"
-_PREFIX, _FACTOR = "base_model.model.", ".lora_"
-
-
 def base_fingerprint(model: nn.Module) -> str:
     """16 hex digits that stand for a base model's weights, alike in every dtype, quantised or with adapters merged.
 
@@ -203,19 +198,22 @@ def base_fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def check_fit(model: nn.Module, folder: str | Path) -> None:
-    """Refuse (ValueError, every kind of misfit in one message) an adapter made for another base or another rank.
-
-    ``model`` is the base model, or one that keeps earlier adapters beside its weights.
-    """
-    folder = Path(folder)
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    config = json.loads((folder / CONFIG).read_text())
+def _check_fit(base: Any, folder: Path) -> None:
+    """Refuse (ValueError) an adapter of another architecture or precision, or, every misfit in one message, base."""
+    config, card = _config(folder), read_card(folder) if (folder / CARD).is_file() else {}
+    here = {"model_type": base.config.model_type, "quantise": precision_of(base)}
+    trained = here | ({"quantise": None} | card if card else {})
+    if trained["model_type"] != here["model_type"]:
+        raise ValueError(f"adapter {folder} belongs to a {trained['model_type']} model, this is {here['model_type']}")
+    if trained["quantise"] != here["quantise"]:
+        then, now = (facts["quantise"] or "in full precision" for facts in (trained, here))
+        raise ValueError(
+            f"adapter {folder} was trained on a base {then}, this one is {now}: set "
+            f"model.quantise={trained['quantise'] or 'null'}"
+        )
     faults = _misfits(base, folder / WEIGHTS, int(config["r"]))
-    card = json.loads((folder / CARD).read_text()) if (folder / CARD).is_file() else {}
-    trained_on = card.get("base_fingerprint")
-    if not faults and trained_on is not None and trained_on != (here := base_fingerprint(base)):
-        faults = [f"it was trained on other weights (fingerprint {trained_on}, this model's is {here})"]
+    if not faults and (known := card.get("base_fingerprint")) and known != (found := base_fingerprint(base)):
+        faults = [f"it was trained on other weights (fingerprint {known}, this model's is {found})"]
     if faults:
         made_for = config.get("base_model_name_or_path") or "another model"
         raise ValueError(
@@ -224,11 +222,12 @@ def check_fit(model: nn.Module, folder: str | Path) -> None:
 
 
 def _misfits(model: nn.Module, weights: Path, rank: int) -> list[str]:
+    """What of an adapter's ``weights`` does not fit ``model``, one text a kind of misfit."""
     modules = dict(model.named_modules())
     unknown, widths, ranks = [], [], []
     with safe_open(str(weights), "pt") as file:
         for key in sorted(file.keys()):
-            name = key.removeprefix(_PREFIX).partition(_FACTOR)[0]
+            name = key.removeprefix("base_model.model.").partition(".lora_")[0]
             outer, inner = file.get_slice(key).get_shape()[:2]  # A is [r, in], B is [out, r]
             is_a = ".lora_A" in key
             found, width = (outer, inner) if is_a else (inner, outer)
@@ -242,6 +241,6 @@ def _misfits(model: nn.Module, weights: Path, rank: int) -> list[str]:
     kinds = (
         ("names differ from the modules of the model", unknown),
         ("weights of another width", widths),
-        (f"weights of another rank than {CONFIG} says", ranks),
+        (f"weights of another rank than {ADAPTER_CONFIG} says", ranks),
     )
     return [f"{len(found)} {kind}, e.g. {found[0]}" for kind, found in kinds if found]

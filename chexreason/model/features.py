@@ -1,4 +1,4 @@
-"""Image tokens on disk: what the frozen vision tower and projector make of a film is computed once, for all epochs."""
+"""Image tokens on disk: the frozen vision tower and projector run once a film, for all epochs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,11 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from chexreason.data.batches import EncodePrompts, LoadImage, load_study
 from chexreason.data.cache import CHECKSUM, ImageCache, image_hash
 from chexreason.data.prompt_tensors import EncodedPrompts
 from chexreason.files import write_bytes
-from chexreason.model.policy import Policy, cuts_images
+from chexreason.model.policy import FilmReader, Policy, cuts_images
 from chexreason.types import Study
 
 log = logging.getLogger(__name__)
@@ -51,18 +50,18 @@ class FeatureCache:
     """``load`` and ``encode`` of a data loader that skip decoder, processor and vision tower for films seen before.
 
     ``load`` finds a film's image tokens in ``folder`` by the SHA-256 of its file and by ``features_key``; ``encode``
-    then needs no pixels. A batch in which one film is new is read by ``load_image`` and ``encode_images`` as without
-    the cache, and ``compute`` keeps what the tower makes of it. Images go through the tower one by one: an entry does
-    not depend on the batch it came with, so a resumed run reads or computes the bits of an uninterrupted one.
+    then needs no pixels. A batch in which one film is new is read as ``policy`` reads without the cache, and
+    ``compute`` keeps what the tower makes of it. Images go through the tower one by one: an entry does not depend on
+    the batch it came with, so a resumed run reads or computes the bits of an uninterrupted one.
 
     Entries are written whole, so workers and ranks may share a folder; a damaged one is made anew. The folder is never
     emptied, and takes no more where less than ``RESERVE`` bytes would stay free. Raises ValueError where weights that
     make the features are under training.
     """
 
-    def __init__(self, folder: Path, policy: Policy, encode_images: EncodePrompts, load_image: LoadImage) -> None:
-        self.policy, self.encode_images, self.load_image = policy, encode_images, load_image
-        self.folder = Path(folder) / features_key(policy)
+    def __init__(self, folder: Path, policy: Policy) -> None:
+        self.policy, self.without = policy, policy.film_reader()
+        self.folder = folder / features_key(policy)
         self._texts: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}
         self._open = self._silent = True
 
@@ -75,7 +74,7 @@ class FeatureCache:
         """Encode ``films`` as ``Policy.encode`` does their images: equal ids, and the features in place of pixels."""
         known = [film.tokens for film in films if film.tokens is not None]
         if len(known) < len(films):
-            prompts = self.encode_images([self.load_image(film.study) for film in films], texts)
+            prompts = self.without.encode([self.without.load(film.study) for film in films], texts)
             return replace(prompts, images=tuple(film.sha256 for film in films))
         rows = [self._tokenise(text, tokens.grid) for tokens, text in zip(known, texts, strict=True)]
         grids = [tokens.grid for tokens in known if tokens.grid is not None]
@@ -87,14 +86,12 @@ class FeatureCache:
             features=tuple(tokens.features for tokens in known),
         )
 
-    def compute(
-        self, prompts: EncodedPrompts, image_features: Callable[[EncodedPrompts], tuple[Tensor, ...]]
-    ) -> tuple[Tensor, ...]:
+    def compute(self, prompts: EncodedPrompts) -> tuple[Tensor, ...]:
         """The features of each study, one image at a time; those of known files (``prompts.images``) are kept."""
         found = []
         for row, sha256 in enumerate(prompts.images or [""] * len(prompts)):
             one = prompts.select([row])
-            (features,) = image_features(one)
+            (features,) = self.without.compute(one)
             found.append(features)
             if sha256:
                 self._keep(self._path(sha256), ImageTokens(features, None if one.grid is None else one.grid[0]))
@@ -122,7 +119,7 @@ class FeatureCache:
         return width, height
 
     def _keep(self, path: Path, tokens: ImageTokens) -> None:
-        """Adds an entry; a disk that cannot take it makes a slower run, not a failed one."""
+        """Add an entry; where the disk cannot take it, log a warning once and go on without."""
         if not self._open:
             return
         try:
@@ -142,27 +139,22 @@ class FeatureCache:
             log.info("image features are kept in %s: %.2f MiB an image, room for %d", self.folder, size, room)
 
 
-def image_reader(
-    policy: Policy, image_cache: str | None = None, feature_cache: str | None = None
-) -> tuple[EncodePrompts, LoadImage]:
-    """How a loader encodes and fetches images: from their files, resized once, or not at all where they are known.
+def cache_films(policy: Policy, image_cache: str | None, feature_cache: str | None) -> Policy:
+    """The policy, which from now on reads films through these folders (None: no cache).
 
-    ``image_cache`` and ``feature_cache`` are folders, None for no cache; the policy is told to keep new features. A
-    processor that cuts images up goes without: how many pieces a film gives is not known without its pixels.
+    With ``image_cache`` a film is resized once; with ``feature_cache`` it is read once, and its features are kept. A
+    processor that cuts images up keeps none: how many pieces a film gives is not known without its pixels.
     """
-    encode: EncodePrompts = policy.encode
-    fetch: LoadImage = load_study
+    policy.films = None
     if image_cache is not None:
-        encode, fetch = (
-            partial(policy.encode, resized=True),
-            ImageCache(Path(image_cache), policy.resize, policy.resize_key).load,
-        )
+        load = ImageCache(Path(image_cache), policy.resize, policy.resize_key).load
+        policy.films = FilmReader(load, partial(policy.encode, resized=True), policy.image_features)
     if feature_cache is not None and cuts_images(policy.processor.image_processor):
         log.info("no feature cache: this processor cuts images up")
     elif feature_cache is not None:
-        policy.features = FeatureCache(Path(feature_cache), policy, encode, fetch)
-        encode, fetch = policy.features.encode, policy.features.load
-    return encode, fetch
+        kept = FeatureCache(Path(feature_cache), policy)
+        policy.films = FilmReader(kept.load, kept.encode, kept.compute)
+    return policy
 
 
 def features_key(policy: Policy) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from chexreason.data.batches import Batch
 from chexreason.data.prompt_tensors import EncodedPrompts
 from chexreason.model.adapters import merged
-from chexreason.model.kv import extend, keep_rows, make_room, one_token_a_row, ones_like_rows, prefill
+from chexreason.model.kv import next_logits, prefill
 from chexreason.model.policy import Policy
 
 NUCLEUS = 256, 4096  # most likely ids looked at first: with top_p below 1 they nearly always hold all that may be drawn
@@ -89,7 +89,7 @@ def key_seed(key: tuple[object, ...]) -> int:
     return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "big", signed=True)
 
 
-def choose(logp: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+def draw_ids(logp: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """Draw one id a row from log-probabilities ``logp`` [N, V] by inverting the cumulative distribution at ``uniform``.
 
     ``logp`` need not sum to 1 (banned ids hold -inf); ``uniform`` is [N] in [0, 1). Returns the ids [N] and their
@@ -116,7 +116,7 @@ def choose(logp: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, T
 
 
 def _draw_whole(probs: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """As ``choose`` where nothing is cut off: nothing has to be sorted."""
+    """As ``draw_ids`` where nothing is cut off: nothing has to be sorted."""
     total = probs.double().cumsum(-1)
     end = total[:, -1:]
     target = torch.minimum(uniform[:, None].to(total) * end, end.nextafter(torch.zeros_like(end)))  # below the end
@@ -125,7 +125,7 @@ def _draw_whole(probs: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _draw(probs: Tensor, order: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """As ``choose``, from the most likely ids ``order`` [N, K] and their probabilities, in falling order."""
+    """As ``draw_ids``, from the most likely ids ``order`` [N, K] and their probabilities, in falling order."""
     before = probs.cumsum(-1) - probs
     keep = before < sampling.top_p  # always keeps the most likely id
     probs = torch.where(keep, probs, torch.zeros_like(probs)).double()
@@ -158,10 +158,8 @@ def sample(
 
 def _decode(policy: Policy, prompts: EncodedPrompts, sampling: Sampling, group_size: int, uniforms: Tensor) -> Sampled:
     prefix = prefill(policy, prompts, group_size)
-    make_room(prefix.cache, sampling.max_new_tokens)
-    visible = None  # where nothing is padded
-    if not bool(prefix.mask.all()):
-        visible = ones_like_rows(prefix.mask, sampling.max_new_tokens).bool()[:, None, None]  # prompt and completion
+    prefix.make_room(sampling.max_new_tokens)
+    visible = None if bool(prefix.mask.all()) else prefix.visible(sampling.max_new_tokens)
     n, device = prefix.mask.shape[0], prefix.mask.device
     ids = torch.full((n, sampling.max_new_tokens), policy.pad_id, device=device)
     mask = torch.zeros((n, sampling.max_new_tokens), dtype=torch.long, device=device)
@@ -174,7 +172,7 @@ def _decode(policy: Policy, prompts: EncodedPrompts, sampling: Sampling, group_s
     for t in range(sampling.max_new_tokens):
         full = (logits.float() / (sampling.temperature or 1.0)).log_softmax(-1)  # [N, V]
         allowed = full.index_fill(-1, banned, float("-inf"))
-        token, drawn = choose(allowed, uniforms[rows, min(t, uniforms.shape[1] - 1)], sampling)
+        token, drawn = draw_ids(allowed, uniforms[rows, min(t, uniforms.shape[1] - 1)], sampling)
         ids[rows, t], mask[rows, t] = token, 1
         logp[rows, t], sampled_logp[rows, t] = full.gather(-1, token[:, None])[:, 0], drawn
         going = ~torch.isin(token, stop)
@@ -182,11 +180,9 @@ def _decode(policy: Policy, prompts: EncodedPrompts, sampling: Sampling, group_s
             break
         if not going.all():  # finished rows leave the batch
             kept = going.nonzero()[:, 0]
-            keep_rows(prefix, kept)
+            prefix.keep_rows(kept)
             rows, token, visible = rows[kept], token[kept], None if visible is None else visible[kept]
-        with one_token_a_row(policy):
-            logits = extend(policy, prefix, token[:, None], visible, prefix.next_position)[:, -1]
-        prefix.next_position = prefix.next_position + 1
+        logits = next_logits(policy, prefix, token, visible)
     width = int(mask.sum(1).max())
     finished = (torch.isin(ids, stop) & mask.bool()).any(1)
     return Sampled(ids[:, :width], mask[:, :width], logp[:, :width], sampled_logp[:, :width], finished)

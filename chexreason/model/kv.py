@@ -20,8 +20,8 @@ from chexreason.model.policy import Policy
 class Prefix:
     """A prefilled prompt batch expanded to N = B * G rows, row ``b * G + g`` being completion g of study b.
 
-    ``cache`` holds [N] rows of keys and values, ``mask`` is [N, P], ``next_position`` [N] is where the completion
-    starts and ``state`` [N, H] is what ``head`` predicts its first token from.
+    ``cache`` holds [N] rows of keys and values, ``mask`` is [N, P], ``next_position`` [N] is where the next token of
+    the completion stands and ``state`` [N, H] is what ``head`` predicts its first token from.
     """
 
     cache: DynamicCache
@@ -32,8 +32,22 @@ class Prefix:
 
     @property
     def logits(self) -> Tensor:
-        """Of the first token, [N, V]."""
+        """The logits of the first token, [N, V]."""
         return self.head(self.state)
+
+    def keep_rows(self, rows: Tensor) -> None:
+        """Drop all but ``rows``: finished completions leave the batch."""
+        self.cache.batch_select_indices(rows)
+        self.mask, self.next_position = self.mask[rows], self.next_position[rows]
+
+    def make_room(self, room: int) -> None:
+        """Give every layer of the cache space for ``room`` further tokens."""
+        self.cache.layers = [RoomyLayer(layer, room) for layer in self.cache.layers]
+
+    def visible(self, room: int) -> Tensor:
+        """The columns a row may see, bool [N, 1, 1, P + room]: its prompt, and ``room`` tokens of the completion."""
+        after = self.mask.new_ones(self.mask.shape[0], room)
+        return torch.cat([self.mask, after], 1).bool()[:, None, None]
 
 
 def prefill(policy: Policy, prompts: EncodedPrompts, group_size: int) -> Prefix:
@@ -48,7 +62,7 @@ def prefill(policy: Policy, prompts: EncodedPrompts, group_size: int) -> Prefix:
         input_ids=prompts.input_ids,
         attention_mask=prompts.attention_mask,
         position_ids=positions,
-        past_key_values=DynamicCache(),  # full layers: a sliding window is the mask's business, rows stay aligned
+        past_key_values=DynamicCache(),  # full layers: the mask applies a sliding window, so rows stay aligned
         use_cache=True,
         **policy.family.image_inputs(prompts),
         **policy.family.sequence_inputs(prompts.type_ids),
@@ -65,34 +79,24 @@ def prefill(policy: Policy, prompts: EncodedPrompts, group_size: int) -> Prefix:
     )
 
 
-def advance(policy: Policy, prefix: Prefix, ids: Tensor, mask: Tensor | None, next_position: Tensor) -> Tensor:
-    """Last hidden states [N, S, H] of tokens ``ids`` [N, S] that follow the prefix; the cache grows by S.
+def advance(policy: Policy, prefix: Prefix, ids: Tensor, mask: Tensor | None) -> Tensor:
+    """Last hidden states [N, S, H] of tokens ``ids`` [N, S] that follow the prefix, which grows by S.
 
-    ``mask`` [N, total] covers everything in the cache after this call; under ``one_token_a_row`` it is bool
+    ``mask`` [N, total] covers everything in the cache after this call; for ``next_logits`` it is bool
     [N, 1, 1, >= total], or None where nothing is padded.
     """
-    positions = policy.family.continue_positions(next_position, ids.shape[1])
+    positions = policy.family.continue_positions(prefix.next_position, ids.shape[1])
+    prefix.next_position = prefix.next_position + ids.shape[1]
     output = policy.base.model(
         input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=prefix.cache, use_cache=True
     )
     return output.last_hidden_state  # [N, S, H]
 
 
-def extend(policy: Policy, prefix: Prefix, ids: Tensor, mask: Tensor | None, next_position: Tensor) -> Tensor:
-    """Logits [N, S, V] of tokens that follow the prefix, as ``advance`` takes them."""
-    return prefix.head(advance(policy, prefix, ids, mask, next_position))
-
-
-def keep_rows(prefix: Prefix, rows: Tensor) -> None:
-    """Drop all but ``rows`` from the prefix: finished completions leave the batch."""
-    prefix.cache.batch_select_indices(rows)
-    prefix.mask = prefix.mask[rows]
-    prefix.next_position = prefix.next_position[rows]
-
-
-def ones_like_rows(mask: Tensor, width: int) -> Tensor:
-    """``mask`` [N, P] with ``width`` columns of ones appended."""
-    return torch.cat([mask, mask.new_ones(mask.shape[0], width)], 1)
+def next_logits(policy: Policy, prefix: Prefix, ids: Tensor, mask: Tensor | None) -> Tensor:
+    """Logits [N, V] after one more token of each row, ``ids`` [N]; ``mask`` as ``advance`` takes it."""
+    with _one_token_a_row(policy):
+        return prefix.head(advance(policy, prefix, ids[:, None], mask))[:, -1]
 
 
 class RoomyLayer(DynamicLayer):
@@ -127,11 +131,6 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = self._keys[:, :, : self._length], self._values[:, :, : self._length]
 
 
-def make_room(cache: DynamicCache, room: int) -> None:
-    """Give every layer of a prefilled cache space for ``room`` further tokens."""
-    cache.layers = [RoomyLayer(layer, room) for layer in cache.layers]
-
-
 def _with_room(states: Tensor, room: int) -> Tensor:
     n, heads, length, width = states.shape
     roomy = torch.empty((n, heads, length + room, width), dtype=states.dtype, device=states.device)
@@ -139,7 +138,7 @@ def _with_room(states: Tensor, room: int) -> Tensor:
     return roomy
 
 
-NAME = "one_token"  # in transformers' table of attentions; it has no mask function there, so that no mask is made
+ONE_TOKEN = "one_token"  # in transformers' table of attentions; it has no mask function there, so that no mask is made
 
 
 def one_token_attention(
@@ -176,15 +175,15 @@ def one_token_attention(
     return mixed.reshape(n, 1, heads, width), None
 
 
-AttentionInterface.register(NAME, one_token_attention)
+AttentionInterface.register(ONE_TOKEN, one_token_attention)
 
 
 @contextmanager
-def one_token_a_row(policy: Policy) -> Iterator[None]:
+def _one_token_a_row(policy: Policy) -> Iterator[None]:
     """The language model attends by ``one_token_attention``, and then again as before."""
     config = policy.base.config.get_text_config()
     before = config._attn_implementation
-    config._attn_implementation = NAME
+    config._attn_implementation = ONE_TOKEN
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""How sure a policy is of each label: the odds of its answer with the label against the same answer without it."""
+"""Label log-odds: the likelihood of the policy's answer with a label, against the same answer without it."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from chexreason.data.prompt_tensors import EncodedPrompts
 from chexreason.labels.schema import LabelSet
 from chexreason.model.logprobs import completion_scores
 from chexreason.model.policy import Policy
-from chexreason.parsing import format_answer
+from chexreason.parsing import AnswerFormat, format_answer
 from chexreason.types import Parsed
 
 NO_FINDING = "No Finding"
 
 
 def label_log_odds(
-    policy: Policy, prompts: EncodedPrompts, answers: Sequence[Parsed], label_set: LabelSet, grammar: str
+    policy: Policy, prompts: EncodedPrompts, answers: Sequence[Parsed], answer_format: AnswerFormat
 ) -> Tensor:
     """Log-odds [B, L] of every label, given the image, the reasoning and the other labels of the policy's own answer.
 
     Each answer is scored with the label put in and with it left out, its reasoning kept word for word; the sigmoid of
     the difference is the policy's probability of the label among these two. A broken answer lists nothing.
     """
-    pairs = [label_pairs(answer.labels, label_set) for answer in answers]
-    texts = [_texts(answer.think, both, grammar) for answer, both in zip(answers, pairs, strict=True)]
+    pairs = [label_pairs(answer.labels, answer_format.label_set) for answer in answers]
+    texts = [_texts(answer.think, both, answer_format.grammar) for answer, both in zip(answers, pairs, strict=True)]
     width = max(len(row) for row in texts)
     padded = [text for row in texts for text in [*row, *[next(iter(row))] * (width - len(row))]]
     ids, mask = policy.encode_answers(padded)

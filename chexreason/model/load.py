@@ -40,7 +40,6 @@ def load_policy(
     source: str,
     *,
     dtype: str = "bfloat16",
-    device: str = "cpu",
     attention: str = "sdpa",
     adapters: Sequence[str] = (),
     min_pixels: int | None = None,
@@ -48,7 +47,7 @@ def load_policy(
     gradient_checkpointing: bool = False,
     quantise: str | None = None,
 ) -> Policy:
-    """A policy ready to train or evaluate.
+    """A policy ready to train or evaluate, on the CPU.
 
     ``source`` is a hub id, a local folder or ``tiny:NAME``; ``adapters`` are folders in PEFT layout, merged into the
     weights in order; ``min_pixels`` and ``max_pixels`` bound the image size of processors that choose it themselves
@@ -69,7 +68,7 @@ def load_policy(
             dtype=getattr(torch, dtype),
             attn_implementation=attention,
             use_safetensors=True,
-            **quantisation(quantise, device),
+            **quantisation(quantise),
         )
     keep_differentiable(model)
     for n, folder in enumerate(adapters):
@@ -77,7 +76,7 @@ def load_policy(
     model.requires_grad_(False)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return Policy(model.to(device), processor, source)
+    return Policy(model, processor, source)
 
 
 def bound_pixels(processor: Any, low: int | None, high: int | None) -> None:

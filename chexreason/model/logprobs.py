@@ -50,7 +50,7 @@ def score_states(head: nn.Module, states: Tensor, ids: Tensor, mask: Tensor, tem
     Equal to ``score_tokens``, but logits are made for real tokens alone and for a part of the vocabulary at a time. The
     gradient ends at the states: a head that is trained itself, or is more than a product, takes the long way.
     """
-    if not _is_frozen_product(head):
+    if type(head) is not nn.Linear or any(parameter.requires_grad for parameter in head.parameters()):
         return score_tokens(head(states), ids, mask, temperature)
     keep = mask.bool()
     logp, entropy, top1 = _FrozenHead.apply(states[keep], head, ids[keep], temperature)
@@ -59,30 +59,15 @@ def score_states(head: nn.Module, states: Tensor, ids: Tensor, mask: Tensor, tem
     return TokenScores(zero.index_put(where, logp), zero.index_put(where, entropy), zero.bool().index_put(where, top1))
 
 
-def state_logp(head: nn.Module, states: Tensor, ids: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
-    """The ``logp`` [N, T] of ``score_states`` alone, without gradient, in fewer passes over the logits."""
-    if not _is_frozen_product(head):
-        return score_tokens(head(states), ids, mask, temperature).logp.detach()
-    keep = mask.bool()
-    chosen, _, others, _, _ = _over_vocabulary(head, states[keep].detach(), ids[keep], temperature)
-    return torch.zeros(ids.shape, device=ids.device).index_put(
-        keep.nonzero(as_tuple=True), -nn.functional.softplus(others - chosen)
-    )
-
-
-def _is_frozen_product(head: nn.Module) -> bool:
-    return type(head) is nn.Linear and not any(parameter.requires_grad for parameter in head.parameters())
-
-
 def _over_vocabulary(
-    head: nn.Linear, states: Tensor, ids: Tensor, temperature: float, *, entropy: bool = False, slope: bool = False
+    head: nn.Linear, states: Tensor, ids: Tensor, temperature: float, *, slope: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The logit of ``ids`` [M]; the largest logit of all other ids [M], their logsumexp, mean logit and mean row.
 
-    The means are weighted by probability; the mean logit is computed for ``entropy`` and the mean row [M, H] for
-    ``slope``. The vocabulary goes by in blocks with a running maximum (Milakov & Gimelshein 2018), so that the head is
-    read once. The id itself stays out of the sums: 1 - p of a token the policy is sure of is then no difference of two
-    numbers near 1, which in bf16 would be nothing but rounding.
+    The means are weighted by probability; the mean row [M, H] is computed for ``slope`` alone. The vocabulary goes by
+    in blocks with a running maximum (Milakov & Gimelshein 2018), so that the head is read once. The id itself stays out
+    of the sums: 1 - p of a token the policy is sure of is then no difference of two numbers near 1, which in bf16 would
+    be nothing but rounding.
     """
     ids = ids[:, None]
     size = max(LOGITS // max(len(ids), 1), NARROWEST)
@@ -100,9 +85,8 @@ def _over_vocabulary(
         shift = before - largest
         decay = shift.exp()
         logits.sub_(largest)
-        weights = logits.exp() if entropy else logits.exp_()
-        if entropy:
-            moment = (moment + norm * shift) * decay + logits.mul_(weights).sum(-1, keepdim=True)
+        weights = logits.exp()
+        moment = (moment + norm * shift) * decay + logits.mul_(weights).sum(-1, keepdim=True)
         norm = norm * decay + weights.sum(-1, keepdim=True)
         if slope:
             row.mul_(decay).add_(weights.to(states.dtype) @ weight)
@@ -121,7 +105,7 @@ class _FrozenHead(torch.autograd.Function):
         ctx: Any, states: Tensor, head: nn.Linear, ids: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         slope, states = ctx.needs_input_grad[0], states.detach()
-        chosen, best, others, mean, row = _over_vocabulary(head, states, ids, temperature, entropy=True, slope=slope)
+        chosen, best, others, mean, row = _over_vocabulary(head, states, ids, temperature, slope=slope)
         logp, rest = -nn.functional.softplus(others - chosen), (others - chosen).sigmoid()  # rest: 1 - p
         entropy = rest * (chosen - mean) - logp
         if slope:  # d logp / d state = (1 - p) (row of the id - mean row of the others) / temperature
@@ -151,8 +135,11 @@ def completion_scores(
 
     With ``shared`` the prompt runs once a study and its keys and values serve all G completions (equal to the plain
     path in value and gradient); without it every row carries its own prompt, which gradient checkpointing needs.
+    Raises ValueError where prompts and rows do not match.
     """
-    states = _states(policy, prompts, ids, mask, group_size, shared=shared)
+    if ids.shape[0] != len(prompts) * group_size:
+        raise ValueError(f"{ids.shape[0]} completions for {len(prompts)} prompts x group size {group_size}")
+    states = (_shared_states if shared else _plain_states)(policy, prompts, ids, mask, group_size)
     return score_states(policy.base.get_output_embeddings(), states, ids, mask, temperature)
 
 
@@ -177,31 +164,24 @@ def scored_by_chunks(
         for chunk in study_chunks(len(prompts), studies):
             rows = slice(chunk.start * group_size, chunk.stop * group_size)
             width = int(mask[rows].sum(1).max())
-            part = ids[rows, :width], mask[rows, :width]
-            states = _states(policy, prompts.select(chunk), *part, group_size, shared=True)
-            logp[rows, :width] = state_logp(policy.base.get_output_embeddings(), states, *part, temperature)
+            part = prompts.select(chunk), ids[rows, :width], mask[rows, :width]
+            scores = completion_scores(policy, *part, group_size=group_size, temperature=temperature)
+            logp[rows, :width] = scores.logp
     return logp
 
 
-def _states(
-    policy: Policy, prompts: EncodedPrompts, ids: Tensor, mask: Tensor, group_size: int, *, shared: bool
-) -> Tensor:
-    """Hidden states [B * G, T, H] that predict ``ids``; raises ValueError where prompts and rows do not match."""
-    if ids.shape[0] != len(prompts) * group_size:
-        raise ValueError(f"{ids.shape[0]} completions for {len(prompts)} prompts x group size {group_size}")
-    return (_shared_states if shared else _plain_states)(policy, prompts, ids, mask, group_size)
-
-
 def _shared_states(policy: Policy, prompts: EncodedPrompts, ids: Tensor, mask: Tensor, group_size: int) -> Tensor:
+    """Hidden states [B * G, T, H] that predict ``ids``, over one prefix a study."""
     prefix = prefill(policy, prompts, group_size)
     if ids.shape[1] == 1:
         return prefix.state[:, None]
     full = torch.cat([prefix.mask, mask[:, :-1]], 1)  # [N, P + T - 1]
-    rest = advance(policy, prefix, ids[:, :-1], full, prefix.next_position)
+    rest = advance(policy, prefix, ids[:, :-1], full)
     return torch.cat([prefix.state[:, None], rest], 1)  # [N, T, H]
 
 
 def _plain_states(policy: Policy, prompts: EncodedPrompts, ids: Tensor, mask: Tensor, group_size: int) -> Tensor:
+    """Hidden states as ``_shared_states`` gives them, every row with its own prompt."""
     rows = [b for b in range(len(prompts)) for _ in range(group_size)]
     repeated = prompts.select(rows)
     positions, following = policy.family.positions(policy.base, repeated)

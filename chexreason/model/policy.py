@@ -1,14 +1,13 @@
-"""A vision-language model with its processor: encode prompts, decode answers, know where to stop."""
+"""A vision-language model with its processor: it encodes prompts, decodes answers and knows its stop tokens."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
 import torchvision
@@ -17,12 +16,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
+from chexreason.data.batches import Collate, EncodePrompts, LoadImage, load_study
 from chexreason.data.prompt_tensors import EncodedPrompts
 from chexreason.model.family import family_of
 from chexreason.model.quantised import without_new
-
-if TYPE_CHECKING:
-    from chexreason.model.features import FeatureCache
 
 # What the chat templates write by themselves, of all architectures.
 _TURNS = ("<end_of_turn>", "<end_of_utterance>", "<|im_end|>")
@@ -31,11 +28,20 @@ _MARKERS += ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pa
 _MARKERS += ("<image>", "<fake_token_around_image>", "<global-img>")
 
 
+class FilmReader(NamedTuple):
+    """How films reach a model: ``load`` fetches one, ``encode`` takes what was fetched, ``compute`` makes features."""
+
+    load: LoadImage
+    encode: EncodePrompts
+    compute: Callable[[EncodedPrompts], tuple[Tensor, ...]]
+
+
 class Policy(nn.Module):
     """The model, its processor and its family.
 
-    ``source`` is the hub id or folder the base weights came from. Raises ValueError for an unsupported architecture, a
-    model without a stop token, or an image token that the tokenizer does not know.
+    ``source`` is the hub id or folder the base weights came from; ``films`` says how films are read, None from their
+    files each time. Raises ValueError for an unsupported architecture, a model without a stop token, or an image token
+    that the tokenizer does not know.
     """
 
     def __init__(self, model: nn.Module, processor: Any, source: str) -> None:
@@ -43,7 +49,7 @@ class Policy(nn.Module):
         self.model = model
         self.processor = processor
         self.source = source
-        self.features: FeatureCache | None = None
+        self.films: FilmReader | None = None
         self.family = family_of(self.base.config.model_type)
         if getattr(self.base.config.get_text_config(), "final_logit_softcapping", None):
             raise ValueError(f"{source} caps its logits (final_logit_softcapping), which log-probabilities here do not")
@@ -74,6 +80,15 @@ class Policy(nn.Module):
     def pad_id(self) -> int:
         pad = self.tokenizer.pad_token_id
         return int(pad if pad is not None else self.stop_ids[0])
+
+    def collate(self) -> Collate:
+        """What makes batches for this policy: films fetched and encoded as it reads them."""
+        reader = self.film_reader()
+        return Collate(reader.encode, self.encode_answers, reader.load)
+
+    def film_reader(self) -> FilmReader:
+        """``films``, or the plain way; not kept, since a policy that refers to itself would stay in memory."""
+        return self.films or FilmReader(load_study, self.encode, self.image_features)
 
     def encode(self, images: Sequence[Image.Image], texts: Sequence[str], *, resized: bool = False) -> EncodedPrompts:
         """Encode one image and one user text a study, up to where the assistant starts; padded on the left.
@@ -151,7 +166,7 @@ class Policy(nn.Module):
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """The policy without the adapter under training: what it was attached to, with the earlier adapters."""
+        """The policy without the adapter under training; earlier adapters stay."""
         if not hasattr(self.model, "disable_adapter"):
             raise RuntimeError("no adapter is attached, so the policy is its own reference")
         with without_new(self.model):
@@ -161,10 +176,12 @@ class Policy(nn.Module):
         """The prompts with their images encoded once, without gradient: the vision tower is frozen."""
         if prompts.features is not None:
             return prompts
-        compute = partial(self.family.image_features, self.base)
         with torch.no_grad():
-            features = compute(prompts) if self.features is None else self.features.compute(prompts, compute)
-        return replace(prompts, features=features)
+            return replace(prompts, features=self.film_reader().compute(prompts))
+
+    def image_features(self, prompts: EncodedPrompts) -> tuple[Tensor, ...]:
+        """Projected image tokens of each study, [n_i, hidden], from the pixels."""
+        return self.family.image_features(self.base, prompts)
 
     def _check_texts(self, texts: Sequence[str], kind: str) -> None:
         for text in texts:

@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 from bitsandbytes.nn import Linear4bit
-from peft import LoraConfig, PeftModel
+from peft import PeftModel
 from transformers import BitsAndBytesConfig
 
-# Kept as they are, in both architectures: images are then seen as in full precision, and the head is the embedding.
+# Not quantised, in both architectures: images are encoded in full precision, and the head is the embedding.
 KEPT = ("model.vision_tower", "model.multi_modal_projector", "model.visual", "lm_head")
 NEW = "default"  # the adapter under training, by PEFT's own name for the first one
 
 
-def quantisation(kind: str | None, device: str) -> dict[str, Any]:
-    """What ``from_pretrained`` must be told to load weights as ``kind``; nothing where that is None.
+def quantisation(kind: str | None) -> dict[str, Any]:
+    """Arguments of ``from_pretrained`` that load the weights as ``kind``; none where that is None.
 
     "nf4" is QLoRA's (arXiv 2305.14314): 4-bit NormalFloat, its block scales quantised too, products in bfloat16.
     Raises ValueError for any other name.
@@ -33,7 +33,7 @@ def quantisation(kind: str | None, device: str) -> dict[str, Any]:
         bnb_4bit_compute_dtype=torch.bfloat16,
         llm_int8_skip_modules=list(KEPT),
     )
-    return {"quantization_config": config, "device_map": {"": device}}
+    return {"quantization_config": config, "device_map": {"": "cpu"}}
 
 
 def keep_differentiable(model: Any) -> None:
@@ -53,12 +53,6 @@ def frozen_adapters(model: Any) -> list[str]:
     return [name for name in getattr(model, "peft_config", {}) if name != NEW]
 
 
-def attach_beside(model: PeftModel, config: LoraConfig) -> None:
-    """Add a fresh adapter to a model that keeps frozen ones; it alone is trained, all of them are added up."""
-    model.add_adapter(NEW, config)
-    _activate_all(model)
-
-
 @contextmanager
 def without_new(model: PeftModel) -> Iterator[None]:
     """The model without the adapter under training: the base with the frozen ones, or the base alone.
@@ -73,10 +67,11 @@ def without_new(model: PeftModel) -> Iterator[None]:
     try:
         yield
     finally:
-        _activate_all(model)
+        activate_all(model)
 
 
-def _activate_all(model: PeftModel) -> None:
+def activate_all(model: PeftModel) -> None:
+    """Add up all adapters of the model, of which the one under training alone is trained."""
     frozen = frozen_adapters(model)
     model.base_model.set_adapter([*frozen, NEW])  # in this order: a new adapter adds exact zeros to the earlier sum
     model.base_model.set_requires_grad(frozen, requires_grad=False)

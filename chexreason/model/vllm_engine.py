@@ -1,6 +1,6 @@
-"""Rollouts drawn by vLLM on a large GPU: the adapter goes over by file, everything that enters the loss is recomputed.
+"""Rollouts drawn by vLLM on a large GPU: it reads the adapter from a file, and the loss recomputes what it needs.
 
-Written from vLLM's documentation and not exercised on a GPU by its authors: look at ``train/mismatch`` first.
+Written from vLLM's documentation and not run on a GPU by its authors: check ``train/mismatch`` first.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
+from torch.nn.utils.rnn import pad_sequence
 
 from chexreason.data.batches import Batch, load_study
 from chexreason.data.prompt_tensors import EncodedPrompts
-from chexreason.model.adapters import CONFIG, save_adapter
+from chexreason.model.adapters import ADAPTER_CONFIG, save_adapter
 from chexreason.model.generate import Sampled, Sampling, key_seed
 from chexreason.model.load import resolve_source
 from chexreason.model.policy import Policy, cuts_images, pad_right
@@ -76,8 +76,9 @@ class VllmEngine:
         to what top-k left. Raises ValueError for several ranks, a quantised base, a temperature vLLM does not keep or a
         length it would cut, RuntimeError where it read another prompt than the policy.
         """
-        _check(policy, sampling, n_rows=len(prompts) * group_size, n_keys=len(keys))
-        self._check_length(prompts, sampling)
+        self._check(policy, prompts, sampling)
+        if len(keys) != (n := len(prompts) * group_size):
+            raise ValueError(f"sampling needs one key for each of the {n} rows, got {len(keys)}")
         adapter = self._hand_over(policy)
         requests = _requests(policy, batch)
         outputs = self._engine(policy).generate(
@@ -91,7 +92,21 @@ class VllmEngine:
             _check_prompt(prompts, study, output.prompt_token_ids, batch.samples[study].study.study_id)
         return _padded(policy, [output.outputs[0] for output in outputs])
 
-    def _check_length(self, prompts: EncodedPrompts, sampling: Sampling) -> None:
+    def _check(self, policy: Policy, prompts: EncodedPrompts, sampling: Sampling) -> None:
+        """Refuse (ValueError) what vLLM would do otherwise than asked."""
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if distributed and (world := torch.distributed.get_world_size()) > 1:
+            raise ValueError(f"rollout=vllm runs on one rank, this run has {world}: set rollout=shared_prefix")
+        if (kind := precision_of(policy.base)) is not None:
+            raise ValueError(
+                f"rollout=vllm would draw from other weights than model.quantise={kind} trains: "
+                "set rollout=shared_prefix"
+            )
+        if not COLDEST <= sampling.temperature <= 2:
+            raise ValueError(
+                f"rollout=vllm draws at a temperature of {COLDEST} to 2, not {sampling.temperature}: set "
+                "phase.module.sampling.temperature, or rollout=shared_prefix"
+            )
         longest = int(prompts.attention_mask.sum(1).max())
         if longest + sampling.max_new_tokens > self.max_model_len:
             raise ValueError(
@@ -111,7 +126,7 @@ class VllmEngine:
         name = f"rollout{self._handed}"
         folder = Path(self._folder.name) / name
         save_adapter(policy, folder, {}, self.adapters)
-        self._rank = int(json.loads((folder / CONFIG).read_text())["r"])
+        self._rank = int(json.loads((folder / ADAPTER_CONFIG).read_text())["r"])
         shutil.rmtree(folder.with_name(f"rollout{self._handed - 1}"), ignore_errors=True)
         return LoRARequest(name, self._handed, str(folder))
 
@@ -140,23 +155,6 @@ def seed_of(key: tuple[object, ...]) -> int:
     return key_seed(key) % 2**64 >> 1
 
 
-def _check(policy: Policy, sampling: Sampling, *, n_rows: int, n_keys: int) -> None:
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if distributed and (world := torch.distributed.get_world_size()) > 1:
-        raise ValueError(f"rollout=vllm runs on one rank, this run has {world}: set rollout=shared_prefix")
-    if (kind := precision_of(policy.base)) is not None:
-        raise ValueError(
-            f"rollout=vllm would draw from other weights than model.quantise={kind} trains: set rollout=shared_prefix"
-        )
-    if not COLDEST <= sampling.temperature <= 2:
-        raise ValueError(
-            f"rollout=vllm draws at a temperature of {COLDEST} to 2, not {sampling.temperature}: set "
-            "phase.module.sampling.temperature, or rollout=shared_prefix"
-        )
-    if n_keys != n_rows:
-        raise ValueError(f"sampling needs one key for each of the {n_rows} rows, got {n_keys}")
-
-
 def _room_for(rank: int) -> int:
     if rank > RANKS[-1]:
         raise ValueError(
@@ -178,13 +176,11 @@ def _requests(policy: Policy, batch: Batch) -> list[dict[str, Any]]:
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
         ids = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
-        image = _as_seen(policy, load_study(sample.study))
+        image = load_study(sample.study)
+        if not cuts_images(policy.processor.image_processor):
+            image = policy.resize(image)
         requests.append({"prompt_token_ids": list(ids), "multi_modal_data": {"image": image}})
     return requests
-
-
-def _as_seen(policy: Policy, image: Image.Image) -> Image.Image:
-    return image if cuts_images(policy.processor.image_processor) else policy.resize(image)
 
 
 def _sampling_params(policy: Policy, sampling: Sampling, key: tuple[object, ...]) -> Any:
@@ -218,13 +214,9 @@ def _check_prompt(prompts: EncodedPrompts, study: int, theirs: Sequence[int], st
 def _padded(policy: Policy, completions: Sequence[Any]) -> Sampled:
     """vLLM's ragged completions as ``Sampled``; of the whole vocabulary it says nothing."""
     rows = [list(completion.token_ids) for completion in completions]
-    drawn = [
-        [step[token].logprob for token, step in zip(row, completion.logprobs, strict=True)]
-        for row, completion in zip(rows, completions, strict=True)
-    ]
+    steps = [zip(row, completion.logprobs, strict=True) for row, completion in zip(rows, completions, strict=True)]
+    drawn = [torch.tensor([step[token].logprob for token, step in row], dtype=torch.float32) for row in steps]
     ids, mask = (part.to(policy.device) for part in pad_right(rows, policy.pad_id))  # [N, T]
-    sampled_logp = torch.zeros(ids.shape)
-    for n, values in enumerate(drawn):
-        sampled_logp[n, : len(values)] = torch.tensor(values)
+    sampled_logp = pad_sequence(drawn, batch_first=True).to(policy.device)  # [N, T]
     finished = torch.tensor([bool(row) and row[-1] in policy.stop_ids for row in rows], device=policy.device)
-    return Sampled(ids, mask, None, sampled_logp.to(policy.device), finished)
+    return Sampled(ids, mask, None, sampled_logp, finished)

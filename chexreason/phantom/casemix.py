@@ -1,4 +1,4 @@
-"""What walks through the door: findings that occur together as disease makes them, each with side and severity."""
+"""The case mix: findings that occur together as diseases cause them, each with side and severity."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from chexreason.phantom.patient import Patient
 from chexreason.types import Sign
 
-SIDES = ("left", "right", "both")
+_SIDES = ("left", "right", "both")
 MIDLINE = {"Cardiomegaly", "Enlarged Cardiomediastinum", "Support Devices"}
 
 # One row a disease process: (relative frequency, ((label, probability, where), ...)). "where" is "same" for the side
@@ -58,8 +58,8 @@ def _healthy(illness: float) -> float:
 
 
 def _act(rng: np.random.Generator, found: dict[str, Sign], process: str, illness: float) -> None:
-    """Let one disease process leave its signs; ``found`` grows in place."""
-    home = SIDES[int(rng.random() < 0.53)]
+    """Add the signs of one disease process to ``found``, in place."""
+    home = _SIDES[int(rng.random() < 0.53)]
     level = float(np.clip(rng.beta(1.7, 1.5) + 0.06 * illness, 0.0, 1.0))
     members = PROCESSES[process][1]
     hits = [member for member in members if rng.random() < member[1]] or [members[0]]
@@ -70,7 +70,7 @@ def _act(rng: np.random.Generator, found: dict[str, Sign], process: str, illness
 
 
 def _any_side(rng: np.random.Generator) -> str:
-    return SIDES[int(rng.choice(3, p=(0.33, 0.37, 0.30)))]
+    return _SIDES[int(rng.choice(3, p=(0.33, 0.37, 0.30)))]
 
 
 def _add(found: dict[str, Sign], label: str, side: str, severity: float) -> None:

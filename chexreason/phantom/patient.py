@@ -1,4 +1,4 @@
-"""Who lies in front of the detector: the lasting shape of one patient, and one visit with its findings."""
+"""The patient: the lasting shape of one chest, and one visit with its findings."""
 
 from __future__ import annotations
 
@@ -6,17 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from chexreason.labels.catalog import PARENT_OF
 from chexreason.types import Sign
-
-# Children whose presence makes the parent true (CheXpert's hierarchy of observations).
-PARENTS = {
-    "Atelectasis": "Lung Opacity",
-    "Consolidation": "Lung Opacity",
-    "Edema": "Lung Opacity",
-    "Lung Lesion": "Lung Opacity",
-    "Pneumonia": "Lung Opacity",
-    "Cardiomegaly": "Enlarged Cardiomediastinum",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +48,7 @@ class PhantomStudy:
         """Findings plus the parent observations they imply, one sign a label, ordered by label."""
         found = {sign.label: sign for sign in self.findings}
         for child in self.findings:
-            parent = PARENTS.get(child.label)
+            parent = PARENT_OF.get(child.label)
             if parent is not None:
                 found[parent] = _merge(found.get(parent), Sign(parent, _parent_side(parent, child), child.severity))
         return tuple(found[label] for label in sorted(found))

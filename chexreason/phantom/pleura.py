@@ -1,4 +1,4 @@
-"""Signs between lung and chest wall, and the things that were put into the patient."""
+"""Signs between lung and chest wall, and medical devices."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def thickening(thorax: Thorax, sign: Sign, rng: np.random.Generator) -> tuple[Fi
 
 
 def devices(thorax: Thorax, sign: Sign, rng: np.random.Generator) -> Field:
-    """Tubes, lines, pacemaker and ECG leads as bright objects [S, S]; sicker means more of them."""
+    """Tubes, lines, pacemaker and ECG leads as bright objects [S, S]; their number grows with severity."""
     kinds = ["tube", "line", "pacemaker", "leads", "feeding", "wires"]
     chosen = rng.choice(kinds, size=1 + int(sign.severity * 2.6), replace=False, p=(0.2, 0.26, 0.2, 0.16, 0.1, 0.08))
     lines: list[Stroke] = []

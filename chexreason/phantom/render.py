@@ -39,7 +39,7 @@ def sample_study(rng: np.random.Generator, patient: Patient, institution: Instit
     return PhantomStudy(seed, patient, findings, view, age, patient.sex, institution.name)
 
 
-def render(study: PhantomStudy, rendering: Rendering, size: int = 160) -> NDArray[np.uint8]:
+def render_film(study: PhantomStudy, rendering: Rendering, size: int = 160) -> NDArray[np.uint8]:
     """Film [size, size] uint8 of ``study``; bit-equal for equal arguments.
 
     Each sign draws from its own generator, so adding one leaves the others where they are. Raises ValueError below
@@ -67,7 +67,7 @@ def optical_density(study: PhantomStudy, size: int) -> Field:
     density = tissue.midline(density, thorax, patient, found, study.view)
     density = _pleural(density, study, thorax, found)
     bone = tissue.skeleton(thorax, patient, found, _generator(study, CHEXPERT14.index("Fracture")))
-    density = density + bone * np.clip(4.0 * density - 0.2, 0.0, 1.0)  # no bone hangs in the air
+    density = density + bone * np.clip(4.0 * density - 0.2, 0.0, 1.0)  # no bone outside the body
     if "Support Devices" in found:
         label = "Support Devices"
         hardware = pleura.devices(thorax, found[label], _generator(study, CHEXPERT14.index(label)))

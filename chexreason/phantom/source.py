@@ -12,14 +12,15 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from chexreason.data.manifest import parameters
 from chexreason.files import whole
 from chexreason.phantom.institution import Institution, institution, raw_labels
 from chexreason.phantom.patient import PhantomStudy, sample_patient
-from chexreason.phantom.render import render, sample_study
+from chexreason.phantom.render import render_film, sample_study
 from chexreason.progress import Track
 
 RENDERER_VERSION = 1  # raise it whenever equal parameters give other pixels or labels
-SPLITS = ("sft", "rl", "val", "test")
+_SPLITS = ("sft", "rl", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,9 @@ class PhantomSource:
 
     def __post_init__(self) -> None:
         institution(self.hospital, self.shift)
-        unknown = sorted(set(self.n) - set(SPLITS))
+        unknown = sorted(set(self.n) - set(_SPLITS))
         if unknown:
-            raise ValueError(f"phantom source '{self.name}': unknown split {unknown} in n; use {list(SPLITS)}")
+            raise ValueError(f"phantom source '{self.name}': unknown split {unknown} in n; use {list(_SPLITS)}")
 
     @property
     def image_root(self) -> Path | None:
@@ -59,12 +60,7 @@ class PhantomSource:
         return {
             "source": "phantom",
             "renderer_version": RENDERER_VERSION,
-            "name": self.name,
-            "hospital": self.hospital,
-            "shift": self.shift,
-            "n": {split: int(count) for split, count in self.n.items()},
-            "size": self.size,
-            "seed": self.seed,
+            **parameters(self),
             "rendering": dataclasses.asdict(self.institution.rendering),
             "labelling": dataclasses.asdict(self.institution.labelling),
         }
@@ -75,7 +71,7 @@ class PhantomSource:
         rows = []
         for split, patient_id, study_id, study in progress(self.studies(), sum(self.n.values())):
             path = f"images/{study_id}.png"
-            _save(render(study, self.institution.rendering, self.size), folder / path)
+            _save(render_film(study, self.institution.rendering, self.size), folder / path)
             rows.append(self._row(split, patient_id, study_id, path, study))
         return pd.DataFrame(rows)
 
@@ -84,7 +80,7 @@ class PhantomSource:
         for split, wanted in self.n.items():
             done = number = 0
             while done < wanted:
-                rng = np.random.default_rng([self.seed, "ab".index(self.hospital), SPLITS.index(split), number])
+                rng = np.random.default_rng([self.seed, "ab".index(self.hospital), _SPLITS.index(split), number])
                 patient = sample_patient(rng)
                 patient_id = f"{self.name}-{split}-p{number:06d}"
                 visits = min(int(rng.choice((1, 2, 3), p=(0.70, 0.22, 0.08))), wanted - done)
@@ -109,6 +105,6 @@ class PhantomSource:
 
 
 def _save(film: np.ndarray, path: Path) -> None:
-    """Write a grey 8-bit PNG so that a reader sees the whole file or none."""
+    """Write a grey 8-bit PNG, whole or not at all."""
     with whole(path) as temporary:
         Image.fromarray(film).save(temporary, format="PNG", compress_level=1)

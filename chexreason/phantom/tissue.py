@@ -117,7 +117,7 @@ def skeleton(thorax: Thorax, patient: Patient, findings: Mapping[str, Sign], rng
         back, site = _break_ribs(back, thorax, broken, rng)
     inside = ramp(thorax.depth + 0.045, 0.03) * ramp(a - 0.07, 0.05) * ramp(v - thorax.top + 0.03, 0.04)
     inside = inside * ramp(thorax.floor + 0.20 - v, 0.25)
-    inside = inside * (0.22 + 0.78 * thorax.lung)  # ribs drown in the density of heart and abdomen
+    inside = inside * (0.22 + 0.78 * thorax.lung)  # heart and abdomen hide the ribs
     rear = _rib(back, patient.rib_pitch)
     bone = inside * (0.085 * rear * (1.0 + 0.5 * bump(thorax.depth, 0.10)) + site * np.clip(rear, 0.0, 1.2))
     bone = bone + inside * (0.035 * _rib(front, patient.rib_pitch * 1.05) * ramp(a - 0.25, 0.3))

@@ -1,26 +1,30 @@
-"""What a run will need, before it runs: the stages of training rehearsed without numbers, and the largest that fits."""
+"""The memory a run will need: its stages rehearsed without numbers, and the largest batch of each that fits."""
 
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from chexreason.data.prompt_tensors import EncodedPrompts
 from chexreason.model.adapters import merged
-from chexreason.model.generate import Sampling, choose, sampling_mode
-from chexreason.model.kv import extend, make_room, one_token_a_row, ones_like_rows, prefill
+from chexreason.model.generate import Sampling, draw_ids, sample, sampling_mode
+from chexreason.model.kv import next_logits, prefill
 from chexreason.model.logprobs import completion_scores
 from chexreason.model.policy import Policy
 from chexreason.model.quantised import KEPT
-from chexreason.preflight.rehearsal import KINDS, Rehearsal
+from chexreason.preflight.meta_model import blank_prompts
+from chexreason.preflight.rehearsal import MEMORY_KINDS, Rehearsal
 
 GIB = 2**30
 NF4_BITS = 4.127  # a weight: 4 bits, an 8-bit scale a block of 64, a fp32 scale of 256 scales
+# What AdamW keeps of a trainable parameter: two fp32 numbers; in 8 bits two bytes, and two fp32 maxima a block of 256.
+STATE_BYTES, STATE_BYTES_8BIT = 8.0, 2.03
 Bytes = dict[str, int]
 
 
@@ -68,14 +72,89 @@ class MemoryPlan:
         """The plan as text: a row a stage, a column a kind, in GiB (in MiB where all of it is small)."""
         small = max(stage.total for stage in self.stages) < GIB
         unit, name = (2**20, "MiB") if small else (GIB, "GiB")
-        head = f"{name:<12}" + "".join(f"{kind:>12}" for kind in (*KINDS, "total")) + "  setting (largest that fits)"
-        rows = [
-            f"{stage.name:<12}"
-            + "".join(f"{size / unit:>12.2f}" for size in (*(stage.bytes[kind] for kind in KINDS), stage.total))
-            + f"  {stage.setting}={stage.studies} ({stage.largest})"
-            for stage in self.stages
-        ]
-        return "\n".join([head, *rows, f"{self.device}: {self.capacity / unit:.2f} {name} to use"])
+        rows = [f"{name:<12}{_cells([*MEMORY_KINDS, 'total'])}  setting (largest that fits)"]
+        for stage in self.stages:
+            sizes = [*(stage.bytes[kind] for kind in MEMORY_KINDS), stage.total]
+            cells = _cells(f"{size / unit:.2f}" for size in sizes)
+            rows.append(f"{stage.name:<12}{cells}  {stage.setting}={stage.studies} ({stage.largest})")
+        return "\n".join([*rows, f"{self.device}: {self.capacity / unit:.2f} {name} to use"])
+
+
+def _cells(values: Iterable[str]) -> str:
+    return "".join(f"{value:>12}" for value in values)
+
+
+@dataclass(frozen=True)
+class WorstBatch:
+    """The largest work a run asks of each of its stages ("rollout", "update", "validation"), by plain numbers.
+
+    ``text``, ``image`` and ``answer`` are tokens; ``stages`` holds, by stage, the setting that says how many studies
+    share it, and that number; ``held`` studies at least are on the device during an update (in GRPO the whole rollout);
+    ``sampling`` holds how the other stages draw; ``shared`` says that an update shares prompts.
+    """
+
+    text: int
+    image: int
+    answer: int
+    group_size: int
+    held: int
+    shared: bool
+    stages: Mapping[str, tuple[str, int]]
+    sampling: Mapping[str, Sampling]
+
+    def prompts(self, policy: Policy, name: str, studies: int) -> EncodedPrompts:
+        """The prompts on the device while ``studies`` share a stage, their pixels without data."""
+        n = max(studies, self.held) if name == "update" else studies
+        return blank_prompts(policy.base.config, n, text_tokens=self.text, n_image_tokens=self.image)
+
+    def update(self, policy: Policy, prompts: EncodedPrompts, studies: int) -> None:
+        """The update of ``studies`` of the prompts, every answer of full length."""
+        ids = torch.full((studies * self.group_size, self.answer), 3, device=prompts.input_ids.device)
+        update(policy, prompts, ids, group_size=self.group_size, studies=studies, shared=self.shared)
+
+    def group(self, name: str) -> int:
+        """Completions of a study in a stage that samples."""
+        return self.group_size if name == "rollout" else 1
+
+
+def plan_stages(
+    policy: Policy, worst: WorstBatch, *, capacity: int, state_bytes: float, quantised: bool
+) -> tuple[Stage, ...]:
+    """Every stage of a run rehearsed on a policy without weights; ``state_bytes`` as ``rehearse`` takes them."""
+
+    def peak(name: str, studies: int) -> Bytes:
+        def work(book: Rehearsal) -> None:
+            prompts = worst.prompts(policy, name, studies)
+            if name == "update":
+                worst.update(policy, prompts, studies)
+            else:
+                last_token(policy, prompts, worst.sampling[name], worst.group(name), book)
+
+        found = rehearse(policy, work, state_bytes)
+        return in_four_bits(policy, found) if quantised else found
+
+    stages = []
+    for name, (setting, studies) in worst.stages.items():
+        peaks = {n: peak(name, n) for n in sorted({1, studies if studies > 1 else 2})}  # a line needs two points
+        most = largest_of(list(peaks), [sum(found.values()) for found in peaks.values()], capacity)
+        stages.append(Stage(name, setting, studies, peaks[studies], most))
+    return tuple(stages)
+
+
+def measure_stages(policy: Policy, worst: WorstBatch) -> dict[str, int]:
+    """Peak bytes of each stage of a run, done for real on the policy's device (an adapter attached)."""
+    peaks = {}
+    for name, (setting, studies) in worst.stages.items():
+        prompts = with_pixels(worst.prompts(policy, name, studies), policy.device)
+        work: Callable[[], object] = partial(worst.update, policy, prompts, studies)
+        if name != "update":
+            group = worst.group(name)
+            keys = [(k,) for k in range(studies * group)]
+            work = partial(sample, policy, prompts, worst.sampling[name], group_size=group, keys=keys)
+        with endless(policy):
+            peaks[name] = peak_on(policy.device, work, f"{setting}={studies}")
+        policy.zero_grad()
+    return peaks
 
 
 def update(
@@ -99,25 +178,23 @@ def last_token(policy: Policy, prompts: EncodedPrompts, sampling: Sampling, grou
             stack.enter_context(merged(policy))
         prefix = prefill(policy, policy.with_features(prompts), group_size)
         with book.kind("cache"):
-            make_room(prefix.cache, sampling.max_new_tokens)
+            prefix.make_room(sampling.max_new_tokens)
         n, filled = prefix.mask.shape[0], sampling.max_new_tokens - 1
         for layer in prefix.cache.layers:
             shape = (n, layer.keys.shape[1], filled, layer.keys.shape[-1])
             states = layer.keys.new_empty(shape)
             layer.update(states, states)
-        visible = ones_like_rows(prefix.mask, filled + 1).bool()[:, None, None]
-        ids = torch.full((n, 1), policy.pad_id)
-        with one_token_a_row(policy):
-            logits = extend(policy, prefix, ids, visible, prefix.next_position + filled)[:, -1]
+        prefix.next_position = prefix.next_position + filled
+        logits = next_logits(policy, prefix, torch.full((n,), policy.pad_id), prefix.visible(filled + 1))
         logp = (logits.float() / (sampling.temperature or 1.0)).log_softmax(-1)
         allowed = logp.index_fill(-1, torch.tensor(policy.banned_ids), float("-inf"))
-        choose(allowed, torch.zeros(n, dtype=torch.float64), sampling)
+        draw_ids(allowed, torch.zeros(n, dtype=torch.float64), sampling)
 
 
 def rehearse(policy: Policy, stage: Callable[[Rehearsal], None], optimiser_bytes: float) -> Bytes:
     """Peak bytes by kind of ``stage`` on a policy without weights, with gradients and optimiser state at hand.
 
-    ``optimiser_bytes`` is the state of one trainable parameter: AdamW keeps two fp32 numbers, 8.
+    ``optimiser_bytes`` is the state of one trainable parameter.
     """
     parameters = list(policy.model.parameters())
     trainable = [p for p in parameters if p.requires_grad]
@@ -147,11 +224,6 @@ def in_four_bits(policy: Policy, peak: Bytes) -> Bytes:
     packed = int(sum(w.numel() for w in frozen) * NF4_BITS / 8)
     unpacked = max(w.numel() for w in frozen) * 2
     return peak | {"weights": peak["weights"] - full + packed, "activations": peak["activations"] + unpacked}
-
-
-def optimiser_state_bytes(target: str) -> float:
-    """Bytes of state a trainable parameter costs under the AdamW named: 8 in fp32, about 2 in 8 bits."""
-    return 2.03 if target.endswith("8bit") else 8.0  # two bytes, and two fp32 maxima a block of 256
 
 
 def largest_of(sizes: Sequence[int], totals: Sequence[int], capacity: int) -> int:

@@ -1,4 +1,4 @@
-"""A policy without weights and prompts without images: enough to plan a run of a model one has only the config of."""
+"""A policy without weights and prompts without images: a run is planned from the config of a model alone."""
 
 from __future__ import annotations
 
@@ -18,24 +18,17 @@ log = logging.getLogger(__name__)
 CONFIGS = Path(__file__).parent / "configs"  # config.json of the paper's models, by hub id: shapes, no weights
 
 
-class NoTokenizer:
-    """Stands in for the tokenizer of a model whose config alone is at hand: it knows ids and no words."""
+class NoProcessor:
+    """Stands in for processor and tokenizer of a model whose config alone is at hand: it knows ids and no words."""
 
     pad_token_id = 0
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, vocabulary: int) -> None:
+        self.tokenizer, self.vocabulary = self, vocabulary
 
     def get_vocab(self) -> dict[str, int]:
         """The last id, so that none counts as unused."""
-        return {f"id {self.size - 1}": self.size - 1}
-
-
-class NoProcessor:
-    """Stands in for the processor of a model whose config alone is at hand."""
-
-    def __init__(self, vocabulary: int) -> None:
-        self.tokenizer = NoTokenizer(vocabulary)
+        return {f"id {self.vocabulary - 1}": self.vocabulary - 1}
 
 
 def read_config(source: str) -> PretrainedConfig:
@@ -90,8 +83,9 @@ def image_tokens(config: Any, max_pixels: int | None) -> int:
 def blank_prompts(config: Any, n: int, *, text_tokens: int, n_image_tokens: int) -> EncodedPrompts:
     """``n`` prompts of ``text_tokens`` words and one image of ``n_image_tokens``, its pixels without data."""
     image = torch.full((n, n_image_tokens), config.image_token_id)
-    opening, words = torch.full((n, 1), _start_id(config)), torch.full((n, max(text_tokens - 1, 1)), 3)
-    ids = torch.cat([opening, image, words], 1)  # [n, P]
+    start_id = getattr(config, "vision_start_token_id", None) or getattr(config, "boi_token_index", 2)
+    opening, words = torch.full((n, 1), int(start_id)), torch.full((n, max(text_tokens - 1, 1)), 3)
+    ids = torch.cat([opening, image, words], 1)  # [n, P]; Qwen2.5-VL finds its images by what opens them
     types = (ids == config.image_token_id).long()
     if config.model_type == "gemma3":
         size = config.vision_config.image_size
@@ -115,8 +109,3 @@ def count_text_tokens(source: str, text: str) -> int | None:
     chat = [{"role": "user", "content": [{"type": "text", "text": text}]}]
     written = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
     return len(tokenizer(written, add_special_tokens=False)["input_ids"]) + 4  # what frames the image
-
-
-def _start_id(config: Any) -> int:
-    """The id that opens an image: Qwen2.5-VL finds its images by it."""
-    return int(getattr(config, "vision_start_token_id", None) or getattr(config, "boi_token_index", 2))

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map_only
 
-KINDS = ("weights", "adapters", "gradients", "optimiser", "cache", "logits", "activations")
+MEMORY_KINDS = ("weights", "adapters", "gradients", "optimiser", "cache", "logits", "activations")
 META, CPU = torch.device("meta"), torch.device("cpu")
 _aten = torch.ops.aten
 _INTEGER_FACTORIES = (_aten.arange.default, _aten.arange.start, _aten.arange.start_step, _aten.scalar_tensor.default)
@@ -49,7 +49,7 @@ class Rehearsal(TorchDispatchMode):
     def __init__(self, resident: Mapping[str, Iterable[Tensor]], vocabulary: int) -> None:
         super().__init__()
         self.vocabulary = vocabulary
-        self.bytes = dict.fromkeys(KINDS, 0)
+        self.bytes = dict.fromkeys(MEMORY_KINDS, 0)
         self.peak = dict(self.bytes)
         self._live: dict[int, tuple[int, str]] = {}
         self._alive: dict[int, weakref.ref[Any]] = {}

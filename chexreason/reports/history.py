@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from chexreason.statistics.bootstrap import Interval
+from chexreason.statistics.bootstrap import Interval, resampled_sums
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,11 @@ def fifths(rewards: Rewards, n_resamples: int = 10_000, seed: int = 0) -> dict[s
             for weight in (rewards.values[part], None)
         ],
         axis=1,
+        dtype=np.float64,
     )  # [P, 4]: sum and count of the first fifth, of the last
-    rng = np.random.default_rng(seed)
-    draws = np.array([totals[rng.integers(n_patients, size=n_patients)].sum(0) for _ in range(n_resamples)])  # [R, 4]
+    sums = resampled_sums(totals, n_resamples, seed)  # [1 + R, 4]
     enough = min(len(np.unique(rewards.patients[part])) for part in parts) > 1
-    first, last = (_means(np.vstack([totals.sum(0), draws])[:, i : i + 2]) for i in (0, 2))
+    first, last = (_means(sums[:, i : i + 2]) for i in (0, 2))
     found = {"first_fifth": first, "last_fifth": last, "difference": last - first}
     return {name: _interval(values[0], values[1:], enough) for name, values in found.items()}
 

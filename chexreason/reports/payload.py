@@ -8,15 +8,13 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
 from chexreason.labels.schema import LabelSet
 from chexreason.reports.history import Rewards, fifths
 from chexreason.statistics.bootstrap import STATISTICS, Interval, Replicates, intervals, paired, replicates
 from chexreason.statistics.comparable import set_facts
 from chexreason.statistics.metrics import confusion
 from chexreason.statistics.predictions import counts, datasets, evaluated_labels
-from chexreason.statistics.trivial import best_constant, trivial_rows
+from chexreason.statistics.trivial import best_constant_answer, trivial_rows
 from chexreason.types import Prediction
 
 StudyFigures = dict[str, Any]
@@ -56,7 +54,7 @@ def study_figures(
         common = [name for name in samples[a] if name in samples[b]]
         figures["paired"][f"{a}__{b}"] = {name: _pair_figures(samples[a][name], samples[b][name]) for name in common}
     constants = {"all_labels": label_set.labels}
-    constants |= {"best_constant": best_constant(train_prevalence)} if train_prevalence else {}
+    constants |= {"best_constant": best_constant_answer(train_prevalence)} if train_prevalence else {}
     for row, answer in constants.items():
         for arm, by_set in rows.items():
             figures["paired"][f"{row}__{arm}"] = {
@@ -87,7 +85,7 @@ def finite(node: Any) -> Any:
 
 def _arm_figures(rows: Sequence[Prediction], labels: Sequence[str], sample: Replicates) -> StudyFigures:
     pred, truth, mask = counts(rows, labels)
-    hits, judged = np.asarray(confusion(pred, truth, mask)).sum(axis=0), np.asarray(mask).sum(axis=0)  # [3, L], [L]
+    hits, judged = confusion(pred, truth, mask).sum(axis=0), mask.sum(axis=0)  # [3, L], [L]
     found = intervals(sample)
     per_label = {
         label: {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from chexreason.labels.published import CHEXPERT_STUDIES, CHEXPERT_TEST
+from chexreason.labels.catalog import CHEXPERT_STUDIES, CHEXPERT_TEST
 
 _FOLDER = Path(__file__).parent / "paper"
 MACRO = "Macro average"

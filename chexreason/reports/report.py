@@ -17,7 +17,7 @@ from chexreason.reports.report_page import write_page
 from chexreason.reports.study_tables import label_tables, long_csv, score_tables
 from chexreason.reports.verdict import verdict
 from chexreason.statistics.comparable import UNRECORDED
-from chexreason.statistics.predictions import read
+from chexreason.statistics.predictions import read_predictions
 
 _IMAGES = ("embedded", "folder", "none")
 
@@ -57,7 +57,7 @@ def build_report(
     if images not in _IMAGES:
         raise ValueError(f"unknown images '{images}'; known: {', '.join(_IMAGES)}")
     names = {"base": "Base", "sft": "SFT", "grpo": "GRPO", **(names or {})}
-    predictions = {arm: read(path) for arm, path in arms.items()}
+    predictions = {arm: read_predictions(path) for arm, path in arms.items()}
     hidden = withheld(predictions, credentialed, allow_export)
     runs = {run: read_history(path) for run, path in (curves or {}).items()}
     rewards = [reward_figures(read_rewards(path.parent), n_resamples, seed) for path in (curves or {}).values()]

@@ -20,7 +20,7 @@ from chexreason.reports.payload import StudyFigures
 from chexreason.reports.pictures import data_uri, file_address, forget_pictures, write_pictures
 from chexreason.reports.study_tables import label_tables, score_tables, stage_table
 from chexreason.reports.tables import BELOW
-from chexreason.statistics.trivial import EXPLAINED
+from chexreason.statistics.trivial import TRIVIAL_ANSWERS
 
 _HERE = Path(__file__).parent
 
@@ -83,7 +83,7 @@ def _html(
         withheld=sorted(withheld),
         attributions=attributions,
         stages=stage_table(figures["stages"]),
-        trivial=EXPLAINED,
+        trivial=TRIVIAL_ANSWERS,
         below=BELOW,
     )
 

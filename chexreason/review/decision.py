@@ -1,12 +1,12 @@
-"""What a reader decides about one trace, and whether that can be accepted as said."""
+"""A reader's decision about one trace, and the checks before it is stored."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from chexreason.labels.schema import LabelSet
-from chexreason.parsing import BLOCKS, Grammar, parse
+from chexreason.parsing import BLOCKS, Grammar
+from chexreason.traces.answer_faults import BROKEN, DISAGREE, EMPTY, ODD, STRAY, answer_faults
 from chexreason.traces.trace import Trace, is_unicode
 
 VERDICTS = ("accept", "edit", "reject")
@@ -46,11 +46,11 @@ class Decision:
 
     @property
     def key(self) -> tuple[str, str]:
-        """The trace it is about: study and prompt."""
+        """Study and prompt of the trace that the decision is about."""
         return self.study_id, self.prompt
 
 
-def faults(decision: Decision, trace: Trace, label_set: LabelSet, grammar: Grammar) -> list[str]:
+def decision_faults(decision: Decision, trace: Trace, label_set: LabelSet, grammar: Grammar) -> list[str]:
     """Why ``decision`` cannot be kept, in words for the reader; empty where it can."""
     found = []
     if decision.verdict not in (*VERDICTS, WITHDRAWN):
@@ -66,33 +66,25 @@ def faults(decision: Decision, trace: Trace, label_set: LabelSet, grammar: Gramm
     if not is_unicode(decision.comment) or not is_unicode(decision.text):
         found.append("the text holds half a Unicode character: type it again")
     elif decision.verdict == "edit":
-        found += edit_faults(decision.text, trace, label_set, grammar)
+        found += _edit_faults(decision.text, trace, label_set, grammar)
     return found
 
 
-def edit_faults(text: str, trace: Trace, label_set: LabelSet, grammar: Grammar) -> list[str]:
+def _edit_faults(text: str, trace: Trace, label_set: LabelSet, grammar: Grammar) -> list[str]:
     """Why ``text`` cannot replace the trace: unchanged, too long, not in the answer format, or other labels."""
     if text.strip() == trace.text.strip():
         return ["the text is as it was: accept it, or change something"]
     if len(text) > TEXT_LIMIT:
         return [f"the text has {len(text):,} characters, at most {TEXT_LIMIT:,} are kept"]
-    parsed = parse(text, label_set, grammar)
-    if parsed.broken:
-        form = "".join(f"<{block}>…</{block}>" for block in BLOCKS[grammar])
-        return [f"the answer format is broken ({parsed.broken.replace('_', ' ')}): keep exactly {form}"]
-    odd = [*parsed.unknown, *parsed.duplicates]
-    said, meant = _names(parsed.labels), _names([label for label in label_set if label in trace.labels])
-    rules = (
-        ("there is no reasoning left", "think" in BLOCKS[grammar] and not parsed.think),
-        ("there is text outside the tags", parsed.stray_blocks > 0),
-        (f"unknown or repeated labels: {_names(odd)}", bool(odd)),
-        (
-            f"the answer says {said} where the study has {meant}; if those are wrong, reject the trace and say so",
-            set(parsed.labels) != set(trace.labels),
-        ),
-    )
-    return [message for message, is_fault in rules if is_fault]
-
-
-def _names(labels: Sequence[str]) -> str:
-    return ", ".join(labels) or "nothing"
+    form = "".join(f"<{block}>…</{block}>" for block in BLOCKS[grammar])
+    found = []
+    for kind, detail in answer_faults(text, trace.labels, label_set, grammar):
+        rule = kind.removeprefix(BROKEN).strip().replace("_", " ")
+        words = {
+            EMPTY: "there is no reasoning left",
+            STRAY: "there is text outside the tags",
+            ODD: f"{ODD}: {detail.strip('[]')}",
+            DISAGREE: f"the answer {detail}; if those are wrong, reject the trace and say so",
+        }
+        found.append(words.get(kind, f"the answer format is broken {rule}: keep exactly {form}"))
+    return found

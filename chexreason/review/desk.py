@@ -1,19 +1,20 @@
-"""What the page can ask for: a reader's traces with his own decisions, a picture, and to keep a decision."""
+"""The requests of the page: a reader's traces with his own decisions, a picture, and to store a decision."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from chexreason.data.image import load_image
+from PIL import Image
+
 from chexreason.labels.schema import LabelSet
 from chexreason.parsing import Grammar
-from chexreason.review.decision import OTHER, REASONS, WITHDRAWN, Decision, faults
+from chexreason.review.decision import OTHER, REASONS, WITHDRAWN, Decision, decision_faults
 from chexreason.review.journal import ReviewStore
+from chexreason.traces.instruction import grey_file
 from chexreason.traces.trace import Trace, check_labels
 
 _SIDE = 2048  # longest side of a picture as shown, in pixels
@@ -36,7 +37,7 @@ class Desk:
         self.sample, self.store, self.label_set, self.grammars = list(sample), store, label_set, grammars
 
     def state(self, reviewer: str) -> dict[str, Any]:
-        """Everything the page shows to ``reviewer``, pictures apart."""
+        """All that the page shows to ``reviewer`` except the pictures."""
         own = {decision.key: decision for decision in self.store.decisions(reviewer)}
         cases = [
             {
@@ -53,7 +54,7 @@ class Desk:
         return {"reviewer": reviewer, "reasons": list(REASONS), "other": OTHER, "cases": cases}
 
     def decide(self, reviewer: str, position: int, said: object) -> tuple[dict[str, str] | None, list[str]]:
-        """Keeps what ``reviewer`` said about the trace at ``position``: the decision as kept, or why it is not.
+        """Stores the decision of ``reviewer`` about the trace at ``position``; returns it, or what prevents it.
 
         Raises ValueError on a message that no page of ours sends, IndexError on a position outside the sample, OSError
         where it cannot be written.
@@ -69,7 +70,7 @@ class Desk:
             reason=decision.reason if decision.verdict in ("edit", "reject") else "",
             decided_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        wrong = faults(decision, trace, self.label_set, self.grammars[trace.prompt])
+        wrong = decision_faults(decision, trace, self.label_set, self.grammars[trace.prompt])
         if wrong:
             return None, wrong
         self.store.add(decision)
@@ -77,11 +78,9 @@ class Desk:
 
     def picture(self, position: int) -> bytes:
         """The radiograph at ``position`` as an 8-bit grey PNG; raises ImageError or IndexError."""
-        image = load_image(Path(self._trace(position).image_path)).convert("L")
-        image.thumbnail((_SIDE, _SIDE))
-        file = io.BytesIO()
-        image.save(file, format="PNG", compress_level=1)  # the way is short, the reader is waiting
-        return file.getvalue()
+        path = Path(self._trace(position).image_path)
+        # Low compression: the connection is local and the reader waits.
+        return grey_file(path, _SIDE, "PNG", Image.Resampling.BICUBIC, compress_level=1)
 
     def _trace(self, position: int) -> Trace:
         if not 0 <= position < len(self.sample):

@@ -1,4 +1,4 @@
-"""The review on disk: one SQLite file in which every decision is kept before the page says so.
+"""The review on disk: one SQLite file, which holds a decision before the page confirms it.
 
 Decisions are only ever added, each in a transaction of its own (write-ahead log, synced): a killed server, a power cut
 and two readers at once lose nothing that was confirmed. The latest row of a reader and trace counts.
@@ -7,15 +7,16 @@ and two readers at once lose nothing that was confirmed. The latest row of a rea
 from __future__ import annotations
 
 import os
+import random
 import secrets
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import astuple, fields
 from pathlib import Path
 
 from chexreason.review.decision import WITHDRAWN, Decision
-from chexreason.review.sample import draw
 from chexreason.traces.trace import Trace
 
 _COLUMNS = ", ".join(f.name for f in fields(Decision))
@@ -43,7 +44,7 @@ class ReviewStore:
             db.executescript(_SCHEMA)
 
     def sample(self, traces: Sequence[Trace], n: int, seed: int) -> list[Trace]:
-        """The traces under review, drawn from ``traces`` by the first call and the same ones ever after.
+        """The traces under review: the first call draws them from ``traces``, later calls return the same ones.
 
         Raises ValueError where the review was begun with another ``n`` or ``seed``, or where traces of its sample are
         missing from ``traces`` or have other words now.
@@ -52,7 +53,7 @@ class ReviewStore:
             db.execute("BEGIN IMMEDIATE")  # two servers that start at once draw once
             begun = db.execute("SELECT n, seed FROM drawn").fetchone()
             if begun is None:
-                drawn = draw(traces, n, seed)
+                drawn = draw_sample(traces, n, seed)
                 db.execute("INSERT INTO drawn VALUES (?, ?)", (n, seed))
                 rows = [(i, *trace.key, trace.text_sha256) for i, trace in enumerate(drawn)]
                 db.executemany("INSERT INTO sample VALUES (?, ?, ?, ?)", rows)
@@ -63,16 +64,10 @@ class ReviewStore:
                 f"the review in {self.path} was begun with n={begun[0]} seed={begun[1]}, not n={n} seed={seed}: "
                 f"go on with those, or begin another one with name="
             )
-        return self._matched(kept, traces)
-
-    def _matched(self, kept: Sequence[tuple[str, str, str]], traces: Sequence[Trace]) -> list[Trace]:
         by_key = {trace.key: trace for trace in traces}
-        missing = [f"{study} / {prompt}" for study, prompt, _ in kept if (study, prompt) not in by_key]
-        changed = [
-            f"{study} / {prompt}"
-            for study, prompt, sha in kept
-            if (study, prompt) in by_key and by_key[study, prompt].text_sha256 != sha
-        ]
+        now = {tuple(key): by_key.get((key[0], key[1])) for *key, _ in kept}
+        missing = [" / ".join(key) for *key, _ in kept if now[tuple(key)] is None]
+        changed = [" / ".join(key) for *key, sha in kept if (trace := now[tuple(key)]) and trace.text_sha256 != sha]
         if missing or changed:
             raise ValueError(
                 f"the traces are not those that the review in {self.path} was begun with: of {len(kept)} sampled, "
@@ -93,7 +88,7 @@ class ReviewStore:
         return {reviewer: tokens[reviewer] for reviewer in reviewers}
 
     def add(self, decision: Decision) -> None:
-        """Keeps ``decision``; it is on the disk when this returns."""
+        """Stores ``decision``; it is on disk when the call returns."""
         with self._open() as db:
             marks = ", ".join("?" * len(fields(Decision)))
             db.execute(f"INSERT INTO decision ({_COLUMNS}) VALUES ({marks})", astuple(decision))
@@ -101,13 +96,10 @@ class ReviewStore:
     def decisions(self, reviewer: str | None = None) -> list[Decision]:
         """The decision that counts of each reader and trace, oldest first; of one ``reviewer`` where one is named."""
         with self._open() as db:
-            rows = db.execute(f"SELECT {_COLUMNS} FROM decision ORDER BY number").fetchall()
-        latest: dict[tuple[str, str, str], Decision] = {}
-        for row in rows:
-            decision = Decision(*row)
-            latest.pop(place := (decision.reviewer, *decision.key), None)
-            latest[place] = decision
-        return [d for d in latest.values() if d.verdict != WITHDRAWN and reviewer in (None, d.reviewer)]
+            latest = "SELECT MAX(number) FROM decision GROUP BY reviewer, study_id, prompt"
+            rows = db.execute(f"SELECT {_COLUMNS} FROM decision WHERE number IN ({latest}) ORDER BY number").fetchall()
+        found = [Decision(*row) for row in rows]
+        return [d for d in found if d.verdict != WITHDRAWN and reviewer in (None, d.reviewer)]
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -120,3 +112,32 @@ class ReviewStore:
                     yield db
         except sqlite3.Error as error:
             raise OSError(f"cannot use the review in {self.path}: {error}") from error
+
+
+def draw_sample(traces: Sequence[Trace], n: int, seed: int) -> list[Trace]:
+    """``n`` of ``traces`` (all, where there are fewer), balanced over labels, in random order.
+
+    One trace at a time, for the label that the sample has least of (the rarer one first where they tie), so every
+    label is present once ``n`` reaches their number; a patient who is not in the sample yet goes first. The result
+    depends on the traces and the seed, not on the order of the file. Raises ValueError where ``n`` is below 1.
+    """
+    if n < 1:
+        raise ValueError(f"a review needs at least one trace, n={n}")
+    rng = random.Random(seed)
+    shuffled = sorted(traces, key=lambda trace: trace.key)
+    rng.shuffle(shuffled)
+    supply = Counter(label for trace in shuffled for label in trace.strata)
+    queues = {label: [trace for trace in shuffled if label in trace.strata] for label in sorted(supply)}
+    drawn: dict[tuple[str, str], Trace] = {}
+    have: Counter[str] = Counter()
+    patients: set[str] = set()
+    while len(drawn) < min(n, len(shuffled)):
+        queues = {label: left for label, q in queues.items() if (left := [t for t in q if t.key not in drawn])}
+        label = min(queues, key=lambda name: (have[name], supply[name], name))
+        chosen = next((t for t in queues[label] if t.patient_id not in patients), queues[label][0])
+        drawn[chosen.key] = chosen
+        have.update(chosen.strata)
+        patients.add(chosen.patient_id)
+    sample = list(drawn.values())
+    rng.shuffle(sample)  # else the rare labels all come first
+    return sample

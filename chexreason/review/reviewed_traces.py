@@ -1,16 +1,17 @@
-"""What leaves a review: decisions as CSV and JSON, its figures, and the traces as reviewed."""
+"""The results of a review: decisions as CSV and JSON, agreement, and the reviewed traces."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from chexreason.files import write_json, write_text
 from chexreason.review.decision import Decision
-from chexreason.review.summary import Figures, summarise
+from chexreason.review.summary import summarise
 from chexreason.statistics.kappa import word_distance
 from chexreason.traces.trace import Trace, write_traces
 
@@ -19,7 +20,7 @@ _SHOWN = 3
 
 
 def apply_review(traces: Sequence[Trace], decisions: Sequence[Decision]) -> list[Trace]:
-    """``traces`` as reviewed: without those that anybody rejected, edits in place of what they mend.
+    """``traces`` without those that a reader rejected, with the edited texts in place of the old ones.
 
     A trace that nobody decided on stays as it is. Where two readers edited one trace, the text of whoever comes first
     in ``decisions`` counts. Raises ValueError on decisions about traces that are not there or have other words now.
@@ -48,7 +49,7 @@ def export_review(
     labels: Sequence[str],
     n_resamples: int = 10_000,
     seed: int = 0,
-) -> Figures:
+) -> dict[str, Any]:
     """Writes decisions.csv, decisions.json, agreement.json and traces.jsonl into ``folder``; returns the figures.
 
     ``traces`` is the whole file that ``sample`` was drawn from; the order of ``decisions`` settles which of two edits
@@ -59,7 +60,8 @@ def export_review(
     rows = [asdict(d) | {"words_changed": _changed(by_key[d.key], d)} for d in decisions if d.key in by_key]
     reviewed = apply_review(traces, decisions)
     write_json(folder / "decisions.json", rows)
-    write_text(folder / "decisions.csv", _csv(rows))
+    cells = pd.DataFrame(rows, columns=list(_COLUMNS), dtype=object).map(_cell)
+    write_text(folder / "decisions.csv", cells.to_csv(index=False, lineterminator="\n"))
     write_json(folder / "agreement.json", figures)
     write_traces(folder / "traces.jsonl", reviewed)
     return figures
@@ -69,15 +71,7 @@ def _changed(trace: Trace, decision: Decision) -> int | None:
     return word_distance(trace.text, decision.text) if decision.verdict == "edit" else None
 
 
-def _csv(rows: Sequence[dict[str, object]]) -> str:
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    writer.writerows([_cell(row[name]) for name in _COLUMNS] for row in rows)
-    return file.getvalue()
-
-
 def _cell(value: object) -> str:
-    """A cell that no spreadsheet takes for a formula: the JSON file holds every text as it is."""
+    """A cell that no spreadsheet reads as a formula; the JSON file holds every text unchanged."""
     text = "" if value is None else str(value)
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

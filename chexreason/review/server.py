@@ -39,7 +39,7 @@ BODY_LIMIT = 512 * 1024
 _PATH = re.compile(r"/([\w-]{1,100})/([\w./]{0,60})")
 
 
-class Reply(NamedTuple):
+class _Response(NamedTuple):
     """A status, a body and its type."""
 
     status: int
@@ -65,7 +65,7 @@ class ReviewServer(ThreadingHTTPServer):
                 from error  # fmt: skip
 
     def reader(self, token: str) -> str | None:
-        """Whose ``token`` it is; takes the same time whether and wherever it differs."""
+        """The reader with this ``token``, or None; the time does not depend on where a wrong token differs."""
         found = None
         for reviewer, own in self.links.items():
             if hmac.compare_digest(token.encode(), own.encode()):
@@ -110,7 +110,7 @@ class ReviewHandler(BaseHTTPRequestHandler):
         """A decision."""
         self._send(self._checked(self._post))
 
-    def _checked(self, answer: Callable[[str, str], Reply]) -> Reply:
+    def _checked(self, answer: Callable[[str, str], _Response]) -> _Response:
         """``answer(reader, place)`` once the request has passed every check; errors become replies."""
         if not self.server.knows(self.headers.get("Host", "")):
             return _refusal(421, "this server does not go by that name; use the link as it was printed")
@@ -137,23 +137,23 @@ class ReviewHandler(BaseHTTPRequestHandler):
             return _refusal(500, "the server failed; its terminal says why")
 
     def _same_site(self) -> bool:
-        """False for what another site's page makes the browser send."""
+        """False for a request that a page of another site makes the browser send."""
         if self.headers.get("Sec-Fetch-Site", "none") not in {"same-origin", "none"}:
             return False
         origin = self.headers.get("Origin")
         return origin is None or urlsplit(origin).netloc == self.headers.get("Host")
 
-    def _get(self, reader: str, place: str) -> Reply:
+    def _get(self, reader: str, place: str) -> _Response:
         if place in FILES:
             name, kind = FILES[place]
-            return Reply(200, (Path(__file__).parent / name).read_bytes(), kind)
+            return _Response(200, (Path(__file__).parent / name).read_bytes(), kind)
         if place == "state":
             return _json(200, self.server.desk.state(reader))
         if (number := place.removeprefix("image/")).isdecimal() and place.startswith("image/"):
-            return Reply(200, self.server.desk.picture(int(number)), "image/png")
+            return _Response(200, self.server.desk.picture(int(number)), "image/png")
         raise FileNotFoundError("there is nothing here")
 
-    def _post(self, reader: str, place: str) -> Reply:
+    def _post(self, reader: str, place: str) -> _Response:
         number = place.removeprefix("decision/")
         if not place.startswith("decision/") or not number.isdecimal():
             raise FileNotFoundError("there is nothing here")
@@ -173,7 +173,7 @@ class ReviewHandler(BaseHTTPRequestHandler):
         kept, wrong = self.server.desk.decide(reader, int(number), said)
         return _json(422, {"faults": wrong}) if wrong else _json(200, {"decision": kept})
 
-    def _send(self, reply: Reply) -> None:
+    def _send(self, reply: _Response) -> None:
         try:
             self.send_response(reply.status)
             for name, value in HEADERS.items():
@@ -186,12 +186,12 @@ class ReviewHandler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None:
-        """Keeps quiet: a line a request would print the tokens."""
+        """Logs nothing: the path of a request holds a token."""
 
 
-def _json(status: int, value: object) -> Reply:
-    return Reply(status, json.dumps(value).encode())
+def _json(status: int, value: object) -> _Response:
+    return _Response(status, json.dumps(value).encode())
 
 
-def _refusal(status: int, why: str) -> Reply:
+def _refusal(status: int, why: str) -> _Response:
     return _json(status, {"faults": [why]})

@@ -10,11 +10,10 @@ from statistics import median
 from typing import Any
 
 from chexreason.review.decision import VERDICTS, Decision
-from chexreason.review.sample import strata
 from chexreason.statistics.kappa import kappa, share, word_distance
 from chexreason.traces.trace import Trace
 
-Figures = dict[str, Any]
+_Own = dict[tuple[str, str], Decision]  # one reader's decisions, by study and prompt
 
 
 def summarise(
@@ -23,30 +22,32 @@ def summarise(
     labels: Sequence[str],
     n_resamples: int = 10_000,
     seed: int = 0,
-) -> Figures:
+) -> dict[str, Any]:
     """Verdicts, edit distances and reasons of each reader, acceptance per label, agreement of each pair.
 
     Rows follow ``labels``; ones that no sampled trace has are left out. Everything is strict JSON: what is not defined
     is None.
     """
     traces = {trace.key: trace for trace in sample}
-    by_reader: dict[str, dict[tuple[str, str], Decision]] = {}
+    by_reader: dict[str, _Own] = {}
     for decision in decisions:
         if decision.key in traces:
             by_reader.setdefault(decision.reviewer, {})[decision.key] = decision
-    pairs = combinations(sorted(by_reader), 2)
     return {
         "n_traces": len(sample),
         "n_patients": len({trace.patient_id for trace in sample}),
         "reviewers": {name: _reader(traces, by_reader[name]) for name in sorted(by_reader)},
         "labels": _per_label(sample, by_reader, labels),
-        "agreement": [_pair(traces, a, by_reader[a], b, by_reader[b], n_resamples, seed) for a, b in pairs],
+        "agreement": [
+            {"reviewers": [a, b], **_agreement(traces, by_reader[a], by_reader[b], n_resamples, seed)}
+            for a, b in combinations(sorted(by_reader), 2)
+        ],
         "n_resamples": n_resamples,
         "seed": seed,
     }
 
 
-def _reader(traces: Mapping[tuple[str, str], Trace], own: Mapping[tuple[str, str], Decision]) -> Figures:
+def _reader(traces: Mapping[tuple[str, str], Trace], own: _Own) -> dict[str, Any]:
     verdicts = Counter(decision.verdict for decision in own.values())
     edited = [(word_distance(traces[key].text, d.text), traces[key]) for key, d in own.items() if d.verdict == "edit"]
     return {
@@ -62,38 +63,29 @@ def _reader(traces: Mapping[tuple[str, str], Trace], own: Mapping[tuple[str, str
     }
 
 
-def _per_label(
-    sample: Sequence[Trace], by_reader: Mapping[str, Mapping[tuple[str, str], Decision]], labels: Sequence[str]
-) -> Figures:
+def _per_label(sample: Sequence[Trace], by_reader: Mapping[str, _Own], labels: Sequence[str]) -> dict[str, Any]:
     """Acceptance by label over all readers' decisions together, and the number of traces sampled for it."""
-    present = {label for trace in sample for label in strata(trace)}
+    present = {label for trace in sample for label in trace.strata}
     figures = {}
     for label in [*(name for name in labels if name in present), *sorted(present - set(labels))]:
-        keys = [trace.key for trace in sample if label in strata(trace)]
+        keys = [trace.key for trace in sample if label in trace.strata]
         verdicts = [own[key].verdict for own in by_reader.values() for key in keys if key in own]
         figures[label] = {"traces": len(keys), **share(verdicts.count("accept"), len(verdicts))}
     return figures
 
 
-def _pair(
-    traces: Mapping[tuple[str, str], Trace],
-    a: str,
-    first: Mapping[tuple[str, str], Decision],
-    b: str,
-    second: Mapping[tuple[str, str], Decision],
-    n_resamples: int,
-    seed: int,
-) -> Figures:
+def _agreement(
+    traces: Mapping[tuple[str, str], Trace], first: _Own, second: _Own, n_resamples: int, seed: int
+) -> dict[str, Any]:
     """Agreement on what both have decided."""
     both = [key for key in traces if key in first and key in second]
     if not both:
-        return {"reviewers": [a, b], "n": 0}
-    patients = [traces[key].patient_id for key in both]
+        return {"n": 0}
     own, other = [first[key].verdict for key in both], [second[key].verdict for key in both]
-    return {"reviewers": [a, b], **asdict(kappa(own, other, patients, n_resamples, seed))}
+    return asdict(kappa(own, other, [traces[key].patient_id for key in both], n_resamples, seed))
 
 
-def sentences(figures: Figures) -> list[str]:
+def headlines(figures: Mapping[str, Any]) -> list[str]:
     """The headline figures, one line each."""
     lines = [
         f"{name}: {own['decided']} of {figures['n_traces']} decided, {own['accept']} accepted, {own['edit']} edited, "

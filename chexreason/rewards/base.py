@@ -107,7 +107,7 @@ def scored_labels(completion: Completion, study: Study, label_set: LabelSet) -> 
     return labelled & frozenset(label_set.decode(study.target)), labelled & frozenset(completion.parsed.labels)
 
 
-def jaccard(truth: frozenset[str], predicted: frozenset[str], n_unknown: int = 0) -> float:
+def set_jaccard(truth: frozenset[str], predicted: frozenset[str], n_unknown: int = 0) -> float:
     """Intersection over union of two label sets; two empty sets agree (1), and each unknown label widens the union."""
     union = len(truth | predicted) + n_unknown
     return len(truth & predicted) / union if union else 1.0

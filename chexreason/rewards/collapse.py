@@ -1,4 +1,4 @@
-"""Mode collapse seen over a sliding window of answers: the one reward part that remembers."""
+"""Mode collapse, measured over a sliding window of answers: the one part of a reward that has a memory."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -16,7 +16,7 @@ class MixReward:
     """The sum of ``weights[name]`` times each of ``rewards``; weight 0 makes all parts of one metrics.
 
     The part ``jaccard`` of the reward called ``hard`` is the part ``hard/jaccard`` of the mix, its weight the product
-    of the two. Every reward looks at every completion, so one that remembers does so at weight 0 too.
+    of the two. Every reward scores every completion; a reward with a memory therefore remembers at weight 0 too.
     Raises ValueError without a reward and on a weight for none of them.
     """
 
@@ -51,14 +51,3 @@ class MixReward:
         for name, reward in self.rewards.items():
             if isinstance(reward, Stateful):
                 reward.load_state_dict(state[name])
-
-
-def told_prevalence(node: Mapping[str, Any], prevalence: Callable[[], Mapping[str, float]]) -> dict[str, Any]:
-    """A copy of a reward's config (plain mappings) whose rewards that price labels know the training prevalence.
-
-    ``prevalence`` is asked only where one is needed and the config does not give it.
-    """
-    told = {k: told_prevalence(v, prevalence) if isinstance(v, Mapping) else v for k, v in node.items()}
-    if str(told.get("_target_", "")).endswith("NuancedReward") and "prevalence" not in told:
-        told["prevalence"] = dict(prevalence())
-    return told

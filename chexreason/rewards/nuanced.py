@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from chexreason.labels.schema import LabelSet
-from chexreason.rewards.base import jaccard, named_weights, scored_labels
+from chexreason.rewards.base import named_weights, scored_labels, set_jaccard
 from chexreason.rewards.collapse import CollapseWindow
 from chexreason.types import Completion, Parsed, Study
 
-PARTS = ("exact", "partial", "false_positive", "collapse", "format", "jaccard")
+_PARTS = ("exact", "partial", "false_positive", "collapse", "format", "jaccard")
 
 
 class NuancedReward:
@@ -52,7 +52,7 @@ class NuancedReward:
         self.collapse = collapse
         self.exact, self.recall, self.precision = exact, recall, precision
         self.unknown, self.duplicate, self.stray, self.broken = unknown, duplicate, stray, broken
-        self.weights = named_weights("NuancedReward", PARTS, {"jaccard": 0.0, **(weights or {})})
+        self.weights = named_weights("NuancedReward", _PARTS, {"jaccard": 0.0, **(weights or {})})
 
     def __call__(
         self, completions: Sequence[Completion], studies: Sequence[Study], label_set: LabelSet
@@ -63,7 +63,7 @@ class NuancedReward:
         valid = [row for row, completion in enumerate(completions) if completion.parsed.valid]
         charges = dict(zip(valid, self.collapse([sets[row][1] for row in valid]), strict=True))
 
-        values = {part: torch.zeros(len(completions)) for part in PARTS}  # each [N]
+        values = {part: torch.zeros(len(completions)) for part in _PARTS}  # each [N]
         for row, completion in enumerate(completions):
             values["format"][row] = -self._format_cost(completion.parsed)
             if row not in charges:
@@ -74,7 +74,7 @@ class NuancedReward:
             # Sorted, so that the rounded sum does not depend on the order in which a set yields its labels.
             values["false_positive"][row] = -sum(self.false_positive_cost[x] for x in sorted(predicted - truth))
             values["collapse"][row] = -charges[row]
-            values["jaccard"][row] = jaccard(truth, predicted)
+            values["jaccard"][row] = set_jaccard(truth, predicted)
         return values
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from chexreason.statistics.metrics import averages, confusion, jaccard, precision_recall_f1
+from chexreason.statistics.metrics import FloatArray, averages, confusion, jaccard_overlap, precision_recall_f1
 from chexreason.statistics.predictions import counts
 from chexreason.types import Prediction
 
@@ -36,12 +36,16 @@ class Replicates:
     studies: Mapping[str, str]
     seed: int
     value: Mapping[str, float]
-    draws: Mapping[str, Tensor]
+    draws: Mapping[str, FloatArray]
 
     @property
     def n_patients(self) -> int:
         """Number of resampled units."""
         return len(set(self.studies.values()))
+
+    def percentiles(self, name: str, level: float = 0.95) -> Interval:
+        """The value of a statistic with its percentile interval."""
+        return percentile_interval(self.value[name], self.draws[name], self.n_patients, level)
 
 
 def replicates(
@@ -54,26 +58,43 @@ def replicates(
     """
     if not predictions:
         raise ValueError("no predictions to resample; is the data set empty in predictions.jsonl?")
-    totals = patient_totals(predictions, labels)  # [P, 3 L + 3]
-    sums = [totals.sum(dim=0, keepdim=True)]
-    sums += [weights @ totals for weights in patient_weights(len(totals), n_resamples, seed)]  # [size, 3 L + 3] each
-    values = statistics(torch.cat(sums), labels)
+    sums = resampled_sums(patient_totals(predictions, labels), n_resamples, seed)  # [1 + R, 3 L + 3]
+    return as_replicates(statistics(sums, labels), predictions, seed)
+
+
+def as_replicates(columns: Mapping[str, FloatArray], predictions: Sequence[Prediction], seed: int) -> Replicates:
+    """Statistics by name, each [1 + R]: its value on the data, then its value on each of R resamples."""
     return Replicates(
         studies={p.study_id: p.patient_id for p in predictions},
         seed=seed,
-        value={name: float(column[0]) for name, column in values.items()},
-        draws={name: column[1:] for name, column in values.items()},
+        value={name: float(column[0]) for name, column in columns.items()},
+        draws={name: column[1:] for name, column in columns.items()},
     )
 
 
-def patient_weights(n_patients: int, n_resamples: int, seed: int) -> Iterator[Tensor]:
+def resampled_sums(totals: FloatArray, n_resamples: int, seed: int) -> FloatArray:
+    """Sums [1 + R, C] of the patients' ``totals`` [P, C]: over all patients, then over each of R resamples."""
+    blocks = [weights @ totals for weights in patient_weights(len(totals), n_resamples, seed)]
+    return np.concatenate([totals.sum(axis=0, keepdims=True), *blocks])
+
+
+def patient_weights(n_patients: int, n_resamples: int, seed: int) -> Iterator[FloatArray]:
     """How often each patient is drawn, ``n_resamples`` rows [P] in blocks; the same seed gives the same rows."""
     rng = np.random.default_rng(seed)
     for start in range(0, n_resamples, _CHUNK):
         size = min(_CHUNK, n_resamples - start)
         picks = rng.integers(n_patients, size=(size, n_patients)) + n_patients * np.arange(size)[:, None]
         weights = np.bincount(picks.ravel(), minlength=size * n_patients).reshape(size, n_patients)
-        yield torch.from_numpy(weights).double()
+        yield weights.astype(np.float64)
+
+
+def kind_weights(times: NDArray[np.int64], n_resamples: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """How often each kind of patient is drawn [R, U], where the data hold ``times`` [U] patients of each kind.
+
+    Patients of one kind have equal counts and are interchangeable. How often each kind is drawn is one multinomial: it
+    gives the same resamples as ``patient_weights`` in distribution, and costs next to nothing at 65,379 patients.
+    """
+    return rng.multinomial(times.sum(), times / times.sum(), size=n_resamples)
 
 
 def intervals(sample: Replicates, level: float = 0.95) -> dict[str, Interval]:
@@ -84,21 +105,16 @@ def intervals(sample: Replicates, level: float = 0.95) -> dict[str, Interval]:
     rises even more and has none. A fail rate of 0 or 1 has Wilson's interval, over patients. Bounds are NaN where
     there is none: one patient, or no spread in the draws, which does not make a figure certain.
     """
-    return {
-        name: _interval(name, value, sample.draws[name], sample.n_patients, level)
-        for name, value in sample.value.items()
-    }
+    return {name: _interval(sample, name, level) for name in sample.value}
 
 
-def _interval(name: str, value: float, draws: Tensor, n_patients: int, level: float) -> Interval:
-    measure = name.removeprefix("macro_").partition("/")[0]
-    if measure == "ece":
-        return Interval(value, float("nan"), float("nan"))
+def _interval(sample: Replicates, name: str, level: float) -> Interval:
+    value, measure = sample.value[name], name.removeprefix("macro_").partition("/")[0]
     if name == "fail_rate" and value in (0.0, 1.0):
-        return certain_interval(value, n_patients, level)
-    found = percentile_interval(value, draws, n_patients, level)
-    if found.high - found.low < _SAME:
-        return Interval(value, float("nan"), float("nan"))
+        return Interval(value, *wilson(round(value * sample.n_patients), sample.n_patients, level))
+    found = sample.percentiles(name, level)
+    if measure == "ece" or found.high - found.low < _SAME:
+        return Interval(value, math.nan, math.nan)
     if measure == "average_precision":
         return Interval(value, max(2 * value - found.high, 0.0), min(2 * value - found.low, 1.0))
     return found
@@ -109,14 +125,22 @@ def paired(a: Replicates, b: Replicates, level: float = 0.95) -> dict[str, Inter
 
     Raises ValueError when the two arms were not evaluated on the same studies or not resampled alike.
     """
-    check_paired(a, b)
-    return {
-        name: percentile_interval(b.value[name] - a.value[name], b.draws[name] - a.draws[name], a.n_patients, level)
-        for name in a.value
-    }
+    change = difference(a, b)
+    return {name: change.percentiles(name, level) for name in change.value}
 
 
-def check_paired(a: Replicates, b: Replicates) -> None:
+def difference(a: Replicates, b: Replicates) -> Replicates:
+    """Every statistic of b minus that of a, on the data and on each common resample; refuses as ``paired``."""
+    _check_paired(a, b)
+    return Replicates(
+        studies=a.studies,
+        seed=a.seed,
+        value={name: b.value[name] - a.value[name] for name in a.value},
+        draws={name: b.draws[name] - a.draws[name] for name in a.draws},
+    )
+
+
+def _check_paired(a: Replicates, b: Replicates) -> None:
     """Refuse (ValueError) two samples that are not of the same studies and resampled alike."""
     if a.studies != b.studies:
         only_a, only_b = sorted(set(a.studies) - set(b.studies)), sorted(set(b.studies) - set(a.studies))
@@ -137,47 +161,58 @@ def seed_mean(samples: Sequence[Replicates]) -> Replicates:
     """
     first = samples[0]
     for other in samples[1:]:
-        check_paired(first, other)
+        _check_paired(first, other)
     return Replicates(
         studies=first.studies,
         seed=first.seed,
         value={name: sum(sample.value[name] for sample in samples) / len(samples) for name in first.value},
-        draws={name: torch.stack([sample.draws[name] for sample in samples]).mean(dim=0) for name in first.draws},
+        draws={name: np.mean([sample.draws[name] for sample in samples], axis=0) for name in first.draws},
     )
 
 
-def patient_totals(predictions: Sequence[Prediction], labels: Sequence[str]) -> Tensor:
+def patient_totals(predictions: Sequence[Prediction], labels: Sequence[str]) -> FloatArray:
     """Sums of each patient [P, 3 L + 3]: tp, fp, fn a label, studies, Jaccard, failures; patients in sorted order."""
-    patients = {patient: row for row, patient in enumerate(sorted({p.patient_id for p in predictions}))}
     hits = confusion(*counts(predictions, labels))  # [N, 3, L]
-    failed = torch.tensor([p.broken is not None for p in predictions]).double()  # [N]
-    overlap = jaccard(hits) * (1 - failed)  # an unusable answer earns nothing, even where nothing was to be found
-    rows = torch.cat([hits.flatten(1).double(), torch.stack([torch.ones_like(failed), overlap, failed], 1)], 1)
-    owner = torch.tensor([patients[p.patient_id] for p in predictions])
-    return torch.zeros(len(patients), rows.shape[1], dtype=torch.float64).index_add(0, owner, rows)
+    failed = np.array([p.broken is not None for p in predictions], dtype=np.float64)  # [N]
+    overlap = jaccard_overlap(hits) * (
+        1 - failed
+    )  # an unusable answer earns nothing, even where nothing was to be found
+    rows = np.column_stack([hits.reshape(len(hits), -1), np.ones_like(failed), overlap, failed])
+    owner = owners(predictions)
+    totals = np.zeros((owner.max() + 1, rows.shape[1]))
+    np.add.at(totals, owner, rows)
+    return totals
 
 
-def statistics(sums: Tensor, labels: Sequence[str]) -> dict[str, Tensor]:
+def owners(predictions: Sequence[Prediction]) -> NDArray[np.intp]:
+    """The number of each prediction's patient [N], patients counted from 0 in sorted order."""
+    return np.unique([p.patient_id for p in predictions], return_inverse=True)[1]
+
+
+def statistics(sums: FloatArray, labels: Sequence[str]) -> dict[str, FloatArray]:
     """Statistics [R] by name of summed rows [R, 3 L + 3]."""
     hits = sums[:, :-3].reshape(len(sums), 3, len(labels))  # [R, 3, L]
-    mean = averages(hits, torch.ones(len(labels), dtype=torch.bool))
+    mean = averages(hits, np.ones(len(labels), dtype=bool))
     mean["jaccard"], mean["fail_rate"] = sums[:, -2] / sums[:, -3], sums[:, -1] / sums[:, -3]
     f1 = precision_recall_f1(hits)[2]
     values = {name: mean[name] for name in STATISTICS + PRECISION_RECALL}
     return values | {f"f1/{name}": f1[:, i] for i, name in enumerate(labels)}
 
 
-def certain_interval(value: float, n_patients: int, level: float = 0.95) -> Interval:
-    """Wilson's (1927) interval of a proportion ``value`` of 0 or 1 among patients, which resampling cannot give."""
-    z = NormalDist().inv_cdf((1 + level) / 2) ** 2
-    reach = z / (n_patients + z)
-    return Interval(value, 0.0, reach) if value == 0 else Interval(value, 1 - reach, 1.0)
+def wilson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's (1927) interval of the proportion ``k`` of ``n``; it has a width at 0 and 1 too."""
+    if 2 * k > n:
+        low, high = wilson(n - k, n, level)
+        return 1 - high, 1 - low
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    middle, reach = k + z**2 / 2, z * math.sqrt(k * (n - k) / n + z**2 / 4)
+    return (middle - reach) / (n + z**2), (middle + reach) / (n + z**2)
 
 
-def percentile_interval(value: float, draws: Tensor, n_patients: int, level: float = 0.95) -> Interval:
+def percentile_interval(value: float, draws: FloatArray, n_patients: int, level: float = 0.95) -> Interval:
     """``value`` with the middle ``level`` of its ``draws`` [R], NaN draws left out; bounds are NaN for one patient."""
-    if n_patients < 2 or not len(draws):
-        return Interval(value, float("nan"), float("nan"))
+    if n_patients < 2 or np.isnan(draws).all():
+        return Interval(value, math.nan, math.nan)
     tail = (1 - level) / 2
-    low, high = draws.nanquantile(torch.tensor([tail, 1 - tail], dtype=draws.dtype)).tolist()
+    low, high = np.nanquantile(draws, (tail, 1 - tail)).tolist()
     return Interval(value, low, high)

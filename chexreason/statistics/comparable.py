@@ -1,4 +1,4 @@
-"""What the figures of each data set stand on: one label policy, one state of the data, one truth for every arm."""
+"""Which arms may stand in one table: those of one label policy, one state of the data and one truth for each set."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def set_facts(arms: Mapping[str, Sequence[Prediction]], label_set: LabelSet) -> 
 
 
 def basis(sets: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> str:
-    """What truth the figures of ``sets`` (from ``set_facts``) stand on: policies, sets, labels and data."""
+    """The line below a table: label policies, sets, labels and data of ``sets`` (from ``set_facts``)."""
     by_policy: dict[str, list[str]] = {}
     for name, facts in sets.items():
         data = facts["data_sha256"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
-_Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
+from chexreason.statistics.bootstrap import kind_weights, wilson
+from chexreason.statistics.metrics import FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +29,41 @@ class Kappa:
     n_patients: int
 
 
-def cohen_kappa(table: np.ndarray) -> np.ndarray:
-    """Cohen's kappa [...] of contingency tables [..., K, K]; NaN where chance alone would agree fully.
+def cohen_kappa(tables: FloatArray) -> FloatArray:
+    """Cohen's kappa [...] of contingency tables [..., K, K]; NaN where they are empty or chance alone agrees fully.
 
     Source: Cohen 1960, A coefficient of agreement for nominal scales.
     """
-    n = table.sum(axis=(-2, -1))
-    observed = np.trace(table, axis1=-2, axis2=-1) / n
-    expected = (table.sum(axis=-1) * table.sum(axis=-2)).sum(axis=-1) / n**2
-    room = 1 - expected
-    defined = room > 1e-12
-    return np.where(defined, (observed - expected) / np.where(defined, room, 1.0), np.nan)
+    n = tables.sum(axis=(-2, -1))
+    expected_n2 = (tables.sum(axis=-1) * tables.sum(axis=-2)).sum(axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        observed, expected = np.trace(tables, axis1=-2, axis2=-1) / n, expected_n2 / n**2
+        found: FloatArray = np.where(1 - expected > 1e-12, (observed - expected) / (1 - expected), np.nan)
+    return found
+
+
+def kappa_interval(
+    tables: FloatArray, times: NDArray[np.int64], n_resamples: int, rng: np.random.Generator, needed: float = 0.0
+) -> tuple[float, float]:
+    """The 95 % percentile interval of ``cohen_kappa`` over resamples of patients; NaN where resampling gives none.
+
+    ``tables`` [U, K, K] holds one patient of each kind, ``times`` [U] how many patients are of that kind. Resamples
+    without a kappa are left out. Fewer than two patients have no interval; neither has a figure of which less than the
+    share ``needed`` of the resamples has a kappa.
+    """
+    if times.sum() < 2:
+        return np.nan, np.nan
+    draws = cohen_kappa(np.tensordot(kind_weights(times, n_resamples, rng), tables, axes=1))  # [R]
+    defined = draws[~np.isnan(draws)]
+    if not len(defined) or len(defined) < needed * len(draws):
+        return np.nan, np.nan
+    low, high = np.quantile(defined, (0.025, 0.975)).tolist()
+    return low, high
 
 
 def kappa(
-    first: Sequence[Hashable],
-    second: Sequence[Hashable],
+    first: Sequence[str],
+    second: Sequence[str],
     patients: Sequence[str],
     n_resamples: int = 10_000,
     seed: int = 0,
@@ -54,23 +75,20 @@ def kappa(
     """
     if not len(first) == len(second) == len(patients) > 0:
         raise ValueError(f"two readers of the same traces, at least one: {len(first)}, {len(second)}, {len(patients)}")
-    code = {verdict: i for i, verdict in enumerate(dict.fromkeys([*first, *second]))}
-    owner = {patient: i for i, patient in enumerate(dict.fromkeys(patients))}
-    tables = np.zeros((len(owner), len(code), len(code)))  # [P, K, K]
-    for a, b, patient in zip(first, second, patients, strict=True):
-        tables[owner[patient], code[a], code[b]] += 1
+    codes, verdicts = pd.factorize(np.array([*first, *second], dtype=object))
+    owner, names = pd.factorize(np.array(patients, dtype=object))  # numbered as they come: the draws depend on it
+    tables = np.zeros((len(names), len(verdicts), len(verdicts)))  # [P, K, K]
+    np.add.at(tables, (owner, *np.split(codes, 2)), 1)
     total = tables.sum(axis=0)
-    weights = np.random.default_rng(seed).multinomial(len(owner), np.full(len(owner), 1 / len(owner)), n_resamples)
-    draws = cohen_kappa(np.tensordot(weights, tables, axes=1))  # [R]
-    draws = draws[~np.isnan(draws)]
-    low, high = np.quantile(draws, (0.025, 0.975)) if len(owner) > 1 and len(draws) else (np.nan, np.nan)
+    each = np.ones(len(names), dtype=np.int64)
+    low, high = kappa_interval(tables, each, n_resamples, np.random.default_rng(seed))
     return Kappa(
-        value=_known(cohen_kappa(total)),
+        value=_known(float(cohen_kappa(total))),
         low=_known(low),
         high=_known(high),
         observed=float(np.trace(total) / total.sum()),
         n=len(first),
-        n_patients=len(owner),
+        n_patients=len(names),
     )
 
 
@@ -91,13 +109,9 @@ def word_distance(before: str, after: str) -> int:
 
 def share(k: int, n: int) -> dict[str, float | int | None]:
     """``k`` of ``n`` as a rate with its 95 % Wilson interval; the rate and its bounds are None where ``n`` is 0."""
-    if n == 0:
-        return {"n": 0, "accepted": 0, "rate": None, "low": None, "high": None}
-    rate, spread = k / n, _Z**2 / n
-    middle = (rate + spread / 2) / (1 + spread)
-    half = _Z / (1 + spread) * math.sqrt(rate * (1 - rate) / n + spread / (4 * n))
-    return {"n": n, "accepted": k, "rate": rate, "low": max(0.0, middle - half), "high": min(1.0, middle + half)}
+    low, high = wilson(k, n) if n else (None, None)
+    return {"n": n, "accepted": k, "rate": k / n if n else None, "low": low, "high": high}
 
 
-def _known(value: float | np.ndarray) -> float | None:
-    return None if np.isnan(value) else float(value)
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else value

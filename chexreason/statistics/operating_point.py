@@ -1,4 +1,4 @@
-"""Did an arm learn to see, or to answer at another prevalence? A change in F1 as ranking and operating point."""
+"""A change in F1 as two parts: better ranking of the studies, and another operating point (prevalence of answers)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from chexreason.statistics.bootstrap import Interval, Replicates, check_paired, percentile_interval, replicates
+from chexreason.statistics.bootstrap import Interval, Replicates, difference, replicates
+from chexreason.statistics.metrics import BoolArray, FloatArray
 from chexreason.statistics.predictions import counts
 from chexreason.statistics.ranking import check_scores
 from chexreason.types import Prediction
@@ -39,22 +38,18 @@ class Split:
 
 
 def split_change(before: Refit, after: Refit, statistic: str = "macro_f1") -> Split:
-    """What of the change from one arm to another is ranking, and what is where the arms put their threshold.
+    """The change from one arm to another, split into its part by ranking and its part by the choice of thresholds.
 
-    ``ranking`` is the change between the arms once both have thresholds re-fitted by one rule: what is left when
-    neither profits from its prevalence of answers. ``operating_point`` is the rest: the change of what each arm's own
+    ``ranking`` is the change between the arms after both get thresholds re-fitted by one rule, so that neither profits
+    from its prevalence of answers. ``operating_point`` is the rest: the change in what each arm's own
     answers lose (or gain) against its re-fitted ones. Raises ValueError when the arms saw different studies.
     """
-    check_paired(before.own, after.own)
-    own = _difference(before.own, after.own, statistic)
-    ranking = _difference(before.refitted, after.refitted, statistic)
-    rest = (own[0] - ranking[0], own[1] - ranking[1])
-    n = before.own.n_patients
-    return Split(*(percentile_interval(value, draws, n) for value, draws in (own, ranking, rest)))
+    own, ranking = difference(before.own, after.own), difference(before.refitted, after.refitted)
+    return Split(*(change.percentiles(statistic) for change in (own, ranking, difference(ranking, own))))
 
 
 def refit(
-    scores: Tensor,
+    scores: FloatArray,
     predictions: Sequence[Prediction],
     labels: Sequence[str],
     *,
@@ -72,7 +67,7 @@ def refit(
     """
     check_scores(scores, predictions, labels)
     _, truth, mask = counts(predictions, labels)
-    chosen = torch.zeros_like(truth)
+    chosen = np.zeros_like(truth)
     for inside, fitted_on in _folds([p.patient_id for p in predictions], n_folds, fit_patients, seed):
         for i in range(len(labels)):
             known = fitted_on & mask[:, i]
@@ -86,25 +81,24 @@ def refit(
     )
 
 
-def best_threshold(scores: Tensor, truth: Tensor) -> float:
+def best_threshold(scores: FloatArray, truth: BoolArray) -> float:
     """The cut of scores [N] (label given where score >= cut) with the best F1 on truth [N] (bool).
 
     Half way between two neighbouring scores; of equal F1 the highest, ``NEVER`` without a positive.
     """
-    if not bool(truth.any()):
+    if not truth.any():
         return NEVER
-    levels, group = torch.unique(-scores, return_inverse=True)  # ascending in -score
-    hits = torch.zeros(2, len(levels), dtype=torch.float64)
-    hits[0].index_add_(0, group, truth.double())
-    hits[1].index_add_(0, group, torch.ones(len(scores), dtype=torch.float64))
-    found, given = hits.cumsum(dim=1)  # [K] each
+    levels, group = np.unique(-scores, return_inverse=True)  # ascending in -score
+    found, given = np.bincount(group, weights=truth).cumsum(), np.bincount(group).cumsum()  # [K] each
     best = int((2 * found / (given + truth.sum())).argmax())  # the first of equals
     if best + 1 == len(levels):
         return ALWAYS
     return float(-levels[best] - levels[best + 1]) / 2
 
 
-def _folds(patients: Sequence[str], n_folds: int, fit_patients: int | None, seed: int) -> list[tuple[Tensor, Tensor]]:
+def _folds(
+    patients: Sequence[str], n_folds: int, fit_patients: int | None, seed: int
+) -> list[tuple[BoolArray, BoolArray]]:
     """(rows of the fold, rows its thresholds are fitted on), bool [N] each; a patient is on one side only."""
     names = sorted(set(patients))
     if len(names) < n_folds:
@@ -113,14 +107,6 @@ def _folds(patients: Sequence[str], n_folds: int, fit_patients: int | None, seed
     folds = []
     for k in range(n_folds):
         inside = set(order[k::n_folds])
-        others = [name for name in order if name not in inside][:fit_patients]
-        folds.append((_among(patients, inside), _among(patients, set(others))))
+        others = set([name for name in order if name not in inside][:fit_patients])
+        folds.append((np.array([p in inside for p in patients]), np.array([p in others for p in patients])))
     return folds
-
-
-def _among(patients: Sequence[str], chosen: set[str]) -> Tensor:
-    return torch.tensor([patient in chosen for patient in patients])
-
-
-def _difference(a: Replicates, b: Replicates, statistic: str) -> tuple[float, Tensor]:
-    return b.value[statistic] - a.value[statistic], b.draws[statistic] - a.draws[statistic]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from chexreason.files import write_text
 from chexreason.labels.schema import LabelSet
+from chexreason.statistics.metrics import BoolArray
 from chexreason.types import Prediction
 
 _REQUIRED = ("study_id", "patient_id", "dataset", "text", "predicted", "truth", "labelled")
@@ -21,22 +22,15 @@ _DROPPED = ("extra",)  # written before policy and data_sha256 were: such files 
 _WAY_OUT = "delete the file and run the evaluation of this arm again"
 
 
-def write(path: Path, predictions: Iterable[Prediction]) -> None:
+def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
     """Writes one JSON object a line; raises ValueError when a study occurs twice (a padded distributed sampler)."""
-    seen: set[str] = set()
-    lines = []
-    for prediction in predictions:
-        if prediction.study_id in seen:
-            raise ValueError(
-                f"study '{prediction.study_id}' is predicted twice; keep one prediction a study for {path}"
-            )
-        seen.add(prediction.study_id)
-        row = {f.name: getattr(prediction, f.name) for f in fields(prediction)}
-        lines.append(json.dumps(row, ensure_ascii=True) + "\n")
-    write_text(path, "".join(lines))
+    predictions = list(predictions)
+    if twice := [study for study, n in Counter(p.study_id for p in predictions).items() if n > 1]:
+        raise ValueError(f"study '{twice[0]}' is predicted twice; keep one prediction a study for {path}")
+    write_text(path, "".join(json.dumps(asdict(p), ensure_ascii=True) + "\n" for p in predictions))
 
 
-def read(path: Path) -> list[Prediction]:
+def read_predictions(path: Path) -> list[Prediction]:
     """All predictions of ``path``; raises ValueError naming file, line, fault and way out."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; run the evaluation of this arm first")
@@ -77,13 +71,13 @@ def evaluated_labels(predictions: Iterable[Prediction], label_set: LabelSet) -> 
     return tuple(label for label in label_set if label in judged)
 
 
-def counts(predictions: Sequence[Prediction], labels: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+def counts(predictions: Sequence[Prediction], labels: Sequence[str]) -> tuple[BoolArray, BoolArray, BoolArray]:
     """Boolean (pred, truth, mask), each [N, L] in the order of ``labels``.
 
     A broken output predicts nothing, and what a row's source does not judge is dropped from prediction and truth.
     """
     column = {label: position for position, label in enumerate(labels)}
-    pred, truth, mask = torch.zeros(3, len(predictions), len(labels), dtype=torch.bool).unbind()  # [N, L]
+    pred, truth, mask = np.zeros((3, len(predictions), len(labels)), dtype=bool)  # [N, L]
     for row, prediction in enumerate(predictions):
         answered = () if prediction.broken is not None else prediction.predicted
         for names, array in ((answered, pred), (prediction.truth, truth), (prediction.labelled, mask)):

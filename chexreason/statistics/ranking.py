@@ -1,42 +1,42 @@
-"""How well scores order studies, whatever the threshold: AUROC and average precision with intervals over patients."""
+"""Ranking (AUROC, average precision) and calibration (Brier, ECE) of label scores, with intervals over patients."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from chexreason.statistics.bootstrap import Replicates, patient_weights
+from chexreason.statistics.bootstrap import Replicates, as_replicates, owners, patient_weights
+from chexreason.statistics.metrics import BoolArray, FloatArray, ratio
 from chexreason.statistics.predictions import counts
-from chexreason.statistics.score_files import KINDS
+from chexreason.statistics.score_files import SCORE_KINDS
 from chexreason.types import Prediction
 
 
-def auroc(scores: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
+def auroc(scores: FloatArray, truth: BoolArray, weights: FloatArray) -> FloatArray:
     """Area under the ROC curve [R] of scores [N] and truth [N] (bool), studies weighted [R, N]; ties count one half.
 
     NaN where a resample holds no positive or no negative study.
     """
     positive, negative = _by_score(scores, truth, weights)  # [R, K] each, K distinct scores, highest first
-    below = negative.sum(dim=1, keepdim=True) - negative.cumsum(dim=1)
-    won = (positive * (below + negative / 2)).sum(dim=1)
-    return _defined(won, positive.sum(dim=1) * negative.sum(dim=1))
+    below = negative.sum(axis=1, keepdims=True) - negative.cumsum(axis=1)
+    won = (positive * (below + negative / 2)).sum(axis=1)
+    return ratio(won, positive.sum(axis=1) * negative.sum(axis=1))
 
 
-def average_precision(scores: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
+def average_precision(scores: FloatArray, truth: BoolArray, weights: FloatArray) -> FloatArray:
     """Precision averaged over the positives [R] as the threshold falls, as scikit-learn defines it; arguments as above.
 
     NaN where a resample holds no positive study. Compare it with the prevalence, which is what chance earns.
     """
     positive, negative = _by_score(scores, truth, weights)
-    found = positive.cumsum(dim=1)
-    precision = found / (found + negative.cumsum(dim=1)).clamp(min=1e-300)
-    return _defined((positive * precision).sum(dim=1), positive.sum(dim=1))
+    found = positive.cumsum(axis=1)
+    precision = ratio(found, found + negative.cumsum(axis=1), 0.0)
+    return ratio((positive * precision).sum(axis=1), positive.sum(axis=1))
 
 
 def ranking_replicates(
-    scores: Tensor,
+    scores: FloatArray,
     predictions: Sequence[Prediction],
     labels: Sequence[str],
     *,
@@ -52,39 +52,35 @@ def ranking_replicates(
     Raises ValueError on scores of another shape, another kind, or that are not finite.
     """
     check_scores(scores, predictions, labels)
-    if kind not in KINDS:
-        raise ValueError(f"unknown kind of scores '{kind}'; known: {', '.join(KINDS)}")
-    scores = scores.double()
-    probabilities = scores.sigmoid() if kind == "log_odds" else scores
+    if kind not in SCORE_KINDS:
+        raise ValueError(f"unknown kind of scores '{kind}'; known: {', '.join(SCORE_KINDS)}")
+    with np.errstate(over="ignore"):  # exp of a large number is infinite, and its probability 0
+        probabilities = 1 / (1 + np.exp(-scores)) if kind == "log_odds" else scores
     _, truth, mask = counts(predictions, labels)
-    patients = {patient: row for row, patient in enumerate(sorted({p.patient_id for p in predictions}))}
-    owner = torch.tensor([patients[p.patient_id] for p in predictions])  # [N]
-    weights = [torch.ones(1, len(patients), dtype=torch.float64), *patient_weights(len(patients), n_resamples, seed)]
-    draws: dict[str, Tensor] = {}
+    owner = owners(predictions)  # [N]
+    n_patients = int(owner.max()) + 1
+    weights = [np.ones((1, n_patients)), *patient_weights(n_patients, n_resamples, seed)]
+    found: dict[str, FloatArray] = {}
     for name, measure in {**RANKING, **CALIBRATION}.items():
         values = scores if name in RANKING else probabilities
         columns = []
         for i, label in enumerate(labels):
             judged = mask[:, i]
             parts = [measure(values[judged, i], truth[judged, i], part[:, owner[judged]]) for part in weights]
-            columns.append(torch.cat(parts))  # [1 + R]
-            draws[f"{name}/{label}"] = columns[-1]
-        each = torch.stack(columns)  # [L, 1 + R]
-        draws[f"macro_{name}"] = each[~each[:, 0].isnan()].nanmean(dim=0)
-    return Replicates(
-        studies={p.study_id: p.patient_id for p in predictions},
-        seed=seed,
-        value={name: float(column[0]) for name, column in draws.items()},
-        draws={name: column[1:] for name, column in draws.items()},
-    )
+            columns.append(np.concatenate(parts))  # [1 + R]
+            found[f"{name}/{label}"] = columns[-1]
+        each = np.stack(columns)  # [L, 1 + R]
+        defined = ~np.isnan(each) & ~np.isnan(each[:, :1])
+        found[f"macro_{name}"] = ratio(np.where(defined, each, 0.0).sum(axis=0), defined.sum(axis=0))
+    return as_replicates(found, predictions, seed)
 
 
-def check_scores(scores: Tensor, predictions: Sequence[Prediction], labels: Sequence[str]) -> None:
+def check_scores(scores: FloatArray, predictions: Sequence[Prediction], labels: Sequence[str]) -> None:
     """Refuse (ValueError) scores that are not [N, L], or not finite, naming the first study and label."""
     shape = (len(predictions), len(labels))
     if scores.shape != shape:
         raise ValueError(f"scores have the shape {list(scores.shape)}; {shape[0]} studies, {shape[1]} labels expected")
-    bad = (~scores.isfinite()).nonzero()
+    bad = np.argwhere(~np.isfinite(scores))
     if len(bad):
         row, column = bad[0].tolist()
         raise ValueError(
@@ -93,35 +89,32 @@ def check_scores(scores: Tensor, predictions: Sequence[Prediction], labels: Sequ
         )
 
 
-def _by_score(scores: Tensor, truth: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+def _by_score(scores: FloatArray, truth: BoolArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Weight of positives and of negatives [R, K] at each of the K distinct scores, highest score first."""
-    levels, group = torch.unique(-scores, return_inverse=True)  # ascending in -score
-    total = torch.zeros(2, len(weights), len(levels), dtype=torch.float64)
-    for part, chosen in zip(total, (truth, ~truth), strict=True):
-        part.index_add_(1, group[chosen], weights[:, chosen])
-    return total[0], total[1]
+    order = np.argsort(-scores, kind="stable")  # [N]
+    starts = np.flatnonzero(np.diff(-scores[order], prepend=np.nan) != 0)  # [K], NaN starts the first
+    weights, truth = weights[:, order], truth[order]
+    return np.add.reduceat(weights * truth, starts, axis=1), np.add.reduceat(weights * ~truth, starts, axis=1)
 
 
-def _defined(numerator: Tensor, denominator: Tensor) -> Tensor:
-    return torch.where(denominator > 0, numerator / denominator.clamp(min=1e-300), torch.nan)
-
-
-def brier(scores: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
+def brier(scores: FloatArray, truth: BoolArray, weights: FloatArray) -> FloatArray:
     """Mean squared error [R] of scores [N] against truth [N] (bool), studies weighted [R, N] (Brier 1950)."""
-    return weights @ (scores - truth.double()).square() / weights.sum(dim=1)
+    return ratio(weights @ np.square(scores - truth), weights.sum(axis=1))
 
 
-def expected_calibration_error(scores: Tensor, truth: Tensor, weights: Tensor, n_bins: int = 10) -> Tensor:
+def expected_calibration_error(
+    scores: FloatArray, truth: BoolArray, weights: FloatArray, n_bins: int = 10
+) -> FloatArray:
     """Mean distance [R] of share of positives and mean score over bins of equal width, weighted by their size.
 
     Scores [N] in 0..1, truth [N] (bool), weights [R, N]; a score on an edge belongs to the bin below (Naeini et al.
     2015). It depends on the bins and rises with small samples: compare arms, not studies.
     """
-    edges = torch.linspace(0, 1, n_bins + 1, dtype=torch.float64)[1:-1]
-    bins = torch.bucketize(scores.contiguous(), edges)  # [N]
-    surplus = torch.zeros(n_bins, len(scores), dtype=torch.float64)
-    surplus[bins, torch.arange(len(scores))] = truth.double() - scores  # [B, N]
-    return (weights @ surplus.T).abs().sum(dim=1) / weights.sum(dim=1)
+    edges = np.linspace(0, 1, n_bins + 1)[1:-1]
+    bins = np.searchsorted(edges, scores)  # [N]
+    surplus = np.zeros((n_bins, len(scores)))
+    surplus[bins, np.arange(len(scores))] = truth - scores  # [B, N]
+    return ratio(np.abs(weights @ surplus.T).sum(axis=1), weights.sum(axis=1))
 
 
 RANKING = {"auroc": auroc, "average_precision": average_precision}

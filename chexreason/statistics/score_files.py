@@ -6,36 +6,36 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
 from chexreason.files import whole
+from chexreason.statistics.metrics import FloatArray
 from chexreason.types import Prediction
 
-KINDS = ("log_odds", "frequency")  # of the answer with the label against without it; of the label in sampled answers
+SCORE_KINDS = (
+    "log_odds",
+    "frequency",
+)  # of the answer with the label against without it; of the label in sampled answers
 MADE_FOR = "answers_sha256"  # in the DONE of scores: the predictions they belong to
 _KEYS = ("study_id", "dataset", "kind")
 
 
-def rows(predictions: Sequence[Prediction], kind: str, labels: Sequence[str], values: Tensor) -> pd.DataFrame:
-    """One row a study of scores ``values`` [N, L] of one of ``KINDS``; raises ValueError on another kind or shape."""
-    if kind not in KINDS or values.shape != (len(predictions), len(labels)):
+def score_rows(predictions: Sequence[Prediction], kind: str, labels: Sequence[str], values: FloatArray) -> pd.DataFrame:
+    """One row a study of scores ``values`` [N, L] of ``kind``; raises ValueError on a wrong kind or shape."""
+    if kind not in SCORE_KINDS or values.shape != (len(predictions), len(labels)):
         raise ValueError(f"{kind} scores {tuple(values.shape)} of {len(predictions)} studies, {len(labels)} labels")
-    frame = pd.DataFrame(values.double().numpy(), columns=list(labels))
-    frame.insert(0, "kind", kind)
-    frame.insert(0, "dataset", [p.dataset for p in predictions])
-    frame.insert(0, "study_id", [p.study_id for p in predictions])
-    return frame
+    keys = pd.DataFrame([(p.study_id, p.dataset, kind) for p in predictions], columns=list(_KEYS))
+    return pd.concat([keys, pd.DataFrame(np.asarray(values, dtype=np.float64), columns=list(labels))], axis=1)
 
 
-def write(path: Path, frame: pd.DataFrame) -> None:
+def write_scores(path: Path, frame: pd.DataFrame) -> None:
     """Write the rows of all kinds, atomically."""
     with whole(path) as temporary:
         frame.to_parquet(temporary, index=False)
 
 
-def read(path: Path) -> pd.DataFrame:
+def read_scores(path: Path) -> pd.DataFrame:
     """The rows of ``path``; raises FileNotFoundError or ValueError with the way out."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; run chexreason.cli.scores for this arm first")
@@ -50,7 +50,7 @@ def answers_sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def check_answers(recorded: str, predictions: Path, scores: Path) -> None:
+def check_made_for(recorded: str, predictions: Path, scores: Path) -> None:
     """Refuse (ValueError) scores in the folder ``scores`` that were ``recorded`` for other answers than these."""
     found = answers_sha256(predictions)
     if recorded != found:
@@ -60,11 +60,11 @@ def check_answers(recorded: str, predictions: Path, scores: Path) -> None:
         )
 
 
-def aligned(frame: pd.DataFrame, predictions: Sequence[Prediction], labels: Sequence[str], kind: str) -> Tensor:
+def aligned(frame: pd.DataFrame, predictions: Sequence[Prediction], labels: Sequence[str], kind: str) -> FloatArray:
     """The scores [N, L] of ``predictions`` in their order; raises KeyError on studies or labels without one."""
     table = frame[frame["kind"] == kind].set_index("study_id")
     lost = [p.study_id for p in predictions if p.study_id not in table.index]
     unknown = [label for label in labels if label not in table]
     if lost or unknown:
         raise KeyError(f"no {kind} scores for {len(lost)} studies (e.g. {lost[:3]}), labels {unknown}")
-    return torch.from_numpy(table.loc[[p.study_id for p in predictions], list(labels)].to_numpy(float, copy=True))
+    return table.loc[[p.study_id for p in predictions], list(labels)].to_numpy(np.float64, copy=True)

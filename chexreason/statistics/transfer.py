@@ -1,4 +1,4 @@
-"""Transfer as a number: what every pair of arms changes at home and away, and how much of it chance explains."""
+"""Transfer as a number: the change of every pair of arms at home and away, with intervals and p-values."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from chexreason.labels.schema import LabelSet
 from chexreason.statistics.bootstrap import (
     Interval,
     Replicates,
+    difference,
     intervals,
-    paired,
     patient_totals,
     percentile_interval,
     replicates,
@@ -23,6 +22,7 @@ from chexreason.statistics.bootstrap import (
     statistics,
 )
 from chexreason.statistics.comparable import set_facts
+from chexreason.statistics.metrics import FloatArray, ratio
 from chexreason.statistics.permutation import holm, paired_permutation
 from chexreason.statistics.predictions import datasets, evaluated_labels
 from chexreason.types import Prediction
@@ -32,7 +32,7 @@ Arms = Mapping[str, Sequence[Sequence[Prediction]]]  # of each arm, the predicti
 
 @dataclass(frozen=True)
 class Change:
-    """What one data set says of a step from one arm to another.
+    """The change on one data set in a step from one arm to another.
 
     ``difference`` is after - before; ``retained`` is after / before, 1 where nothing is lost. ``p`` is of the paired
     permutation test, ``p_holm`` the same adjusted for the number of tests in the report; both are NaN where the arms
@@ -88,31 +88,30 @@ def transfer_report(
     sets = [home, *away]
     _check_sets(rows, sets)
     samples: dict[str, dict[str, Replicates]] = {arm: {} for arm in arms}
+    moved: dict[tuple[str, str, str], Replicates] = {}
     changes: dict[tuple[str, str, str], Change] = {}
     for name in sets:
         labels = evaluated_labels([p for seeds in rows.values() for by_set in seeds for p in by_set[name]], label_set)
         for arm, seeds in rows.items():
             samples[arm][name] = seed_mean([replicates(by_set[name], labels, n_resamples, seed) for by_set in seeds])
         totals = {
-            arm: torch.cat([patient_totals(by_set[name], labels) for by_set in seeds], dim=1)  # [P, S (3 L + 3)]
+            arm: np.stack([patient_totals(by_set[name], labels) for by_set in seeds], axis=1)  # [P, S, 3 L + 3]
             for arm, seeds in rows.items()
         }
         for a, b in combinations(arms, 2):
-            difference = paired(samples[a][name], samples[b][name])[statistic]
+            moved[a, b, name] = difference(samples[a][name], samples[b][name])
             p = _p_value(totals[a], totals[b], labels, statistic, n_permutations, seed)
             retained = _retained(samples[a][name], samples[b][name], statistic)
-            changes[a, b, name] = Change(difference, retained, p)
+            changes[a, b, name] = Change(moved[a, b, name].percentiles(statistic), retained, p)
     adjusted = holm([change.p for change in changes.values()])
     changes = {key: replace(change, p_holm=p) for (key, change), p in zip(changes.items(), adjusted, strict=True)}
-    steps = [
-        Transfer(
-            a, b, name, changes[a, b, home], changes[a, b, name], _gap(samples[a], samples[b], home, name, statistic)
-        )
-        for a, b in combinations(arms, 2)
-        for name in away
-    ]
+    steps = []
+    for a, b in combinations(arms, 2):
+        for name in away:
+            gap = _gap(moved[a, b, home], moved[a, b, name], statistic)
+            steps.append(Transfer(a, b, name, changes[a, b, home], changes[a, b, name], gap))
     scores = {
-        arm: {name: _score(sample, statistic) for name, sample in by_set.items()} for arm, by_set in samples.items()
+        arm: {name: intervals(sample)[statistic] for name, sample in by_set.items()} for arm, by_set in samples.items()
     }
     return TransferReport(home, statistic, tuple(steps), scores, sum(p == p for p in adjusted))
 
@@ -128,35 +127,32 @@ def _check_sets(rows: Mapping[str, Sequence[Mapping[str, object]]], sets: Sequen
         )
 
 
-def _p_value(a: Tensor, b: Tensor, labels: Sequence[str], statistic: str, n_permutations: int, seed: int) -> float:
+def _p_value(
+    a: FloatArray, b: FloatArray, labels: Sequence[str], statistic: str, n_permutations: int, seed: int
+) -> float:
     if a.shape != b.shape:
         return math.nan
-    width = 3 * len(labels) + 3
+    n_patients, n_seeds, width = a.shape
 
-    def over_seeds(sums: Tensor) -> Tensor:
-        parts = [statistics(part, labels)[statistic] for part in torch.split(sums, width, dim=1)]
-        return torch.stack(parts).mean(dim=0)  # [R]
+    def over_seeds(sums: FloatArray) -> FloatArray:
+        each = statistics(sums.reshape(-1, width), labels)[statistic]  # [R S]
+        mean: FloatArray = each.reshape(-1, n_seeds).mean(axis=1)  # [R]
+        return mean
 
-    return paired_permutation(a, b, over_seeds, n_permutations, seed)
+    flat = (n_patients, n_seeds * width)
+    return paired_permutation(a.reshape(flat), b.reshape(flat), over_seeds, n_permutations, seed)
 
 
 def _retained(a: Replicates, b: Replicates, statistic: str) -> Interval:
     before, after = a.value[statistic], b.value[statistic]
     value = after / before if before > 0 else math.nan
-    draws = torch.where(a.draws[statistic] > 0, b.draws[statistic] / a.draws[statistic], math.nan)  # [R]
+    draws = ratio(b.draws[statistic], a.draws[statistic])  # [R]
     return percentile_interval(value, draws, a.n_patients)
 
 
-def _gap(a: Mapping[str, Replicates], b: Mapping[str, Replicates], home: str, away: str, statistic: str) -> Interval:
+def _gap(home: Replicates, away: Replicates, statistic: str) -> Interval:
     """Change away minus change at home; draws of one set must not follow the other's."""
-    values, draws = [], []
-    for name in (home, away):
-        values.append(b[name].value[statistic] - a[name].value[statistic])
-        draws.append(b[name].draws[statistic] - a[name].draws[statistic])
     # One seed draws the same row numbers for both sets: shifted by one, the draws are independent.
-    n_patients = min(a[home].n_patients, a[away].n_patients)
-    return percentile_interval(values[1] - values[0], draws[1].roll(1) - draws[0], n_patients)
-
-
-def _score(sample: Replicates, statistic: str) -> Interval:
-    return intervals(sample)[statistic]
+    draws = np.roll(away.draws[statistic], 1) - home.draws[statistic]
+    n_patients = min(home.n_patients, away.n_patients)
+    return percentile_interval(away.value[statistic] - home.value[statistic], draws, n_patients)

@@ -1,16 +1,15 @@
-"""Answers that need no image, scored on the same studies: what every figure has to beat."""
+"""Scores of answers that need no image, on the same studies: the floor for every other figure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from chexreason.statistics.bootstrap import PRECISION_RECALL, STATISTICS
-from chexreason.statistics.metrics import averages, confusion, jaccard, precision_recall_f1
+from chexreason.statistics.bootstrap import statistics
+from chexreason.statistics.metrics import BoolArray, confusion, jaccard_overlap
 
-EXPLAINED = {
+TRIVIAL_ANSWERS = {
     "nothing": "predicts no label",
     "all_labels": "answers every label for every image",
     "best_constant": "the one label set with the best micro-F1 on the training labels",
@@ -18,7 +17,7 @@ EXPLAINED = {
 }
 
 
-def best_constant(prevalence: Mapping[str, float]) -> tuple[str, ...]:
+def best_constant_answer(prevalence: Mapping[str, float]) -> tuple[str, ...]:
     """The constant answer with the highest micro-F1 on the training labels, most prevalent label first.
 
     For a constant set S micro-F1 is 2 sum_S(p) / (|S| + sum_all(p)) when every label is judged equally often, so of
@@ -37,8 +36,8 @@ def best_constant(prevalence: Mapping[str, float]) -> tuple[str, ...]:
 
 
 def trivial_rows(
-    truth: Tensor,
-    mask: Tensor,
+    truth: BoolArray,
+    mask: BoolArray,
     labels: Sequence[str],
     prevalence: Mapping[str, float],
     n_draws: int = 200,
@@ -51,26 +50,24 @@ def trivial_rows(
     """
     constants: dict[str, Sequence[str]] = {"nothing": (), "all_labels": labels}
     if prevalence:
-        constants["best_constant"] = best_constant(prevalence)
+        constants["best_constant"] = best_constant_answer(prevalence)
     rows = {}
     for name, answer in constants.items():
-        chosen = torch.tensor([label in answer for label in labels], dtype=torch.bool)
-        rows[name] = _score(chosen.expand_as(truth)[None], truth, mask, labels)
+        chosen = np.array([label in answer for label in labels], dtype=bool)
+        rows[name] = _score(np.broadcast_to(chosen, truth.shape)[None], truth, mask, labels)
     if prevalence:
-        p = torch.tensor([prevalence.get(label, 0.0) for label in labels])
-        noise = torch.rand((n_draws, *truth.shape), generator=torch.Generator().manual_seed(seed))
+        p = np.array([prevalence.get(label, 0.0) for label in labels], dtype=np.float32)
+        # The draws of torch.rand: MT19937 as torch seeds it, 24 bits of each raw number.
+        bits = np.random.RandomState(seed).randint(2**24, size=(n_draws, *truth.shape), dtype=np.uint32)
+        noise = bits.astype(np.float32) / np.float32(2**24)  # in [0, 1)
         rows["prior"] = _score(noise < p, truth, mask, labels)
     return rows
 
 
-def _score(pred: Tensor, truth: Tensor, mask: Tensor, labels: Sequence[str]) -> dict[str, float]:
+def _score(pred: BoolArray, truth: BoolArray, mask: BoolArray, labels: Sequence[str]) -> dict[str, float]:
     """Mean score over draws of ``pred`` [D, N, L]."""
-    each = confusion(pred, truth.expand_as(pred), mask.expand_as(pred))  # [D, N, 3, L]
-    hits = each.sum(dim=1)  # [D, 3, L]
-    mean = averages(hits, torch.ones(len(labels), dtype=torch.bool))
-    mean["jaccard"] = jaccard(each).mean(dim=1)
-    mean["fail_rate"] = torch.zeros(len(pred), dtype=torch.float64)
-    f1 = precision_recall_f1(hits)[2]
-    values = {name: mean[name] for name in STATISTICS + PRECISION_RECALL}
-    values |= {f"f1/{name}": f1[:, i] for i, name in enumerate(labels)}
-    return {name: float(value.mean()) for name, value in values.items()}
+    each = confusion(pred, truth, mask)  # [D, N, 3, L]
+    studies, failed = np.full(len(pred), len(truth)), np.zeros(len(pred))
+    hits = each.sum(axis=1).reshape(len(pred), -1)  # [D, 3 L]
+    sums = np.column_stack([hits, studies, jaccard_overlap(each).sum(axis=1), failed])  # [D, 3 L + 3]
+    return {name: float(value.mean()) for name, value in statistics(sums, labels).items()}

@@ -1,15 +1,15 @@
-"""The acceptance report: how many traces passed, which rule stopped the others, for which labels, sent where."""
+"""The acceptance report: traces accepted, rejections of each rule, counts of each label, endpoints asked."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from chexreason.labels.schema import LabelSet
 from chexreason.traces.store import ANSWERED, TraceStore
-from chexreason.traces.verify import RULES
+from chexreason.traces.verify import TRACE_RULES
 
 
 def acceptance(store: TraceStore, label_set: LabelSet, attempts: int, unaskable: int = 0) -> dict[str, Any]:
@@ -19,20 +19,21 @@ def acceptance(store: TraceStore, label_set: LabelSet, attempts: int, unaskable:
     that no answer fits. An answer may break several rules.
     """
     standing = store.progress()
-    labels = {row[0]: json.loads(row[1]) for row in store.rows("SELECT study_id, labels FROM study ORDER BY position")}
     accepted = {study_id for study_id, stand in standing.items() if stand.accepted}
-    aside = {study_id for study_id, stand in standing.items() if not stand.accepted and stand.judged >= attempts}
-    first = {study_id for study_id in accepted if standing[study_id].judged == 1}
+    groups = {
+        "studies": set(standing),
+        "accepted": accepted,
+        "accepted_at_once": {study_id for study_id in accepted if standing[study_id].judged == 1},
+        "set_aside": {name for name, stand in standing.items() if not stand.accepted and stand.judged >= attempts},
+    }
+    n = {name: len(group) for name, group in groups.items()}
     judged = store.rows("SELECT faults FROM request WHERE accepted IS NOT NULL")
     broken = Counter(rule for (faults,) in judged for rule, _ in json.loads(faults))
     tokens = store.rows("SELECT COALESCE(SUM(tokens_in), 0), COALESCE(SUM(tokens_out), 0) FROM request")[0]
     return {
         "asked": dict(store.rows("SELECT key, value FROM identity ORDER BY key")),
-        "studies": len(standing),
-        "accepted": len(accepted),
-        "accepted_at_once": len(first),
-        "set_aside": len(aside),
-        "open": len(standing) - len(accepted) - len(aside),
+        **n,
+        "open": n["studies"] - n["accepted"] - n["set_aside"],
         "unaskable": unaskable,
         "answers": len(judged),
         "requests": _outcomes(store),
@@ -40,27 +41,22 @@ def acceptance(store: TraceStore, label_set: LabelSet, attempts: int, unaskable:
         "tokens_in": tokens[0],
         "tokens_out": tokens[1],
         "sent_to": _places(store),
-        "rules": {rule: {"answers": broken[rule], "share": _share(broken[rule], len(judged))} for rule in RULES},
-        "labels": {
-            label: _of_label([s for s, found in labels.items() if label in found], accepted, first, aside)
-            for label in label_set
-        },
+        "rules": {rule: {"answers": broken[rule], "share": _share(broken[rule], len(judged))} for rule in TRACE_RULES},
+        "labels": _per_label(store, label_set, groups),
     }
 
 
-def _of_label(studies: list[str], accepted: set[str], first: set[str], aside: set[str]) -> dict[str, Any]:
-    n_accepted = len(accepted.intersection(studies))
-    return {
-        "studies": len(studies),
-        "accepted": n_accepted,
-        "accepted_at_once": len(first.intersection(studies)),
-        "set_aside": len(aside.intersection(studies)),
-        "share": _share(n_accepted, len(studies)),
-    }
+def _per_label(store: TraceStore, label_set: LabelSet, groups: Mapping[str, set[str]]) -> dict[str, Any]:
+    of = {study_id: json.loads(labels) for study_id, labels in store.rows("SELECT study_id, labels FROM study")}
+    rows = {}
+    for label in label_set:
+        row = {name: sum(label in of[study_id] for study_id in group) for name, group in groups.items()}
+        rows[label] = row | {"share": _share(row["accepted"], row["studies"])}
+    return rows
 
 
 def _outcomes(store: TraceStore) -> dict[str, int]:
-    """Requests by what became of them; one without an outcome was in flight when the process died."""
+    """Requests by outcome; one without an outcome was in flight when the process died."""
     found = store.rows("SELECT COALESCE(outcome, 'lost in flight'), COUNT(*) FROM request GROUP BY 1 ORDER BY 1")
     return {str(outcome): int(n) for outcome, n in found}
 
@@ -82,6 +78,15 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     """The report as a page of tables."""
     asked = report["asked"]
     answered = report["requests"].get(ANSWERED, 0)
+    rules = [(rule, row["answers"], _percent(row["share"])) for rule, row in report["rules"].items()]
+    counts = ("studies", "accepted", "accepted_at_once", "set_aside")
+    labels = [
+        (label, *(row[name] for name in counts), _percent(row["share"])) for label, row in report["labels"].items()
+    ]
+    places = [
+        (place["endpoint"] or "nobody", place["agreement"] or "-", place["requests"], place["studies"])
+        for place in report["sent_to"]
+    ]
     lines = [
         f"# Traces for `{asked['prompt']}` by {asked['model']}",
         "",
@@ -91,28 +96,17 @@ def as_markdown(report: Mapping[str, Any]) -> str:
         f"disease).",
         f"{answered:,} answers to {sum(report['requests'].values()):,} requests, {report['usd']:.2f} USD, "
         f"{report['tokens_in']:,} tokens in, {report['tokens_out']:,} out.",
-        "",
-        "| rule | answers rejected by it | share |",
-        "|---|---|---|",
-        *(f"| {rule} | {row['answers']} | {_percent(row['share'])} |" for rule, row in report["rules"].items()),
-        "",
-        "| label | studies | accepted | at the first answer | set aside | share accepted |",
-        "|---|---|---|---|---|---|",
-        *(
-            f"| {label} | {row['studies']} | {row['accepted']} | {row['accepted_at_once']} | {row['set_aside']} | "
-            f"{_percent(row['share'])} |"
-            for label, row in report["labels"].items()
-        ),
-        "",
-        "| sent to | under | requests | studies |",
-        "|---|---|---|---|",
-        *(
-            f"| {place['endpoint'] or 'nobody'} | {place['agreement'] or '-'} | {place['requests']} "
-            f"| {place['studies']} |"
-            for place in report["sent_to"]
-        ),
+        *_table("rule | answers rejected by it | share", rules),
+        *_table("label | studies | accepted | at the first answer | set aside | share accepted", labels),
+        *_table("sent to | under | requests | studies", places),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _table(head: str, rows: Iterable[tuple[object, ...]]) -> list[str]:
+    """A blank line and the lines of a Markdown table."""
+    filled = (" | ".join(map(str, row)) for row in rows)
+    return ["", f"| {head} |", "|---" * (head.count("|") + 1) + "|", *(f"| {row} |" for row in filled)]
 
 
 def _percent(share: float | None) -> str:

@@ -1,4 +1,4 @@
-"""What is asked of a teacher and what comes back: the vocabulary that teachers and their caller share."""
+"""The vocabulary that teachers and their caller share: a question, a reply, a tariff, and a request without answer."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from chexreason.labels.schema import LabelSet
 from chexreason.prompts import Prompt
 from chexreason.types import Study
 
+_CHARACTERS = 3.0  # of English text to a token, on the safe side
+
 
 @dataclass(frozen=True)
 class Question:
-    """One request for one trace: the words and the JPEG that are sent, and what an offline teacher goes by instead.
+    """One request for one trace: the words and the JPEG that are sent, and the study that an offline teacher reads.
 
     ``attempt`` counts the answers to this study that were rejected before; ``image`` is None where none is sent.
     """
@@ -28,7 +30,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a response says: the answer's text, whether it was refused or cut off, the tokens it is billed by."""
+    """What a response says: the text of the answer, whether it was refused or cut off, the tokens that are billed."""
 
     text: str
     refused: bool = False
@@ -39,12 +41,16 @@ class Reply:
 
 @dataclass(frozen=True)
 class Tariff:
-    """What a request may cost: USD per million tokens (None: unknown), tokens of an image and of an answer at most."""
+    """Prices in USD per million tokens (None: unknown), the tokens of one image, the most tokens of one answer."""
 
     usd_in: float | None = None
     usd_out: float | None = None
     image_tokens: int = 1100
     max_tokens: int = 1024
+
+    def tokens_in(self, text: str, image: bool) -> float:
+        """An estimate of the input tokens of a request, rather too high than too low."""
+        return len(text) / _CHARACTERS + (self.image_tokens if image else 0)
 
     def usd(self, tokens_in: float, tokens_out: float) -> float:
         """The price of so many tokens; an unknown price counts as 0."""
@@ -52,7 +58,7 @@ class Tariff:
 
 
 class Teacher(Protocol):
-    """Whoever writes traces.
+    """A writer of traces.
 
     ``ask`` returns the response's body as received and raises ``Unanswered``; ``read`` makes sense of a body and raises
     ValueError where it has none. They are apart so that a body is stored before anything looks into it. ``endpoint`` is
@@ -70,7 +76,7 @@ class Teacher(Protocol):
 
 
 class Then(StrEnum):
-    """What to do about a request that was not answered."""
+    """The next step after a request that was not answered."""
 
     AGAIN = "again"  # after a pause
     SMALLER = "smaller"  # with a smaller image

@@ -1,24 +1,22 @@
-"""What a run will cost and take, before it starts, and the limit it never passes."""
+"""The cost of a run: the estimate before it starts, and the budget that it never exceeds."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from chexreason.traces.ask import Tariff
 from chexreason.traces.endpoint import is_loopback
+from chexreason.traces.instruction import compose
+from chexreason.traces.task import Limits, Task
+from chexreason.types import Study
 
-_CHARACTERS = 3.0  # of English text to a token, on the safe side
 _TOKENS_PER_WORD = 1.5
 _SECONDS = 8.0  # an answer takes where nothing was measured yet
 
 
-def tokens_of(text: str, tariff: Tariff, image: bool) -> float:
-    """Tokens a request is likely billed for, rather too many than too few."""
-    return len(text) / _CHARACTERS + (tariff.image_tokens if image else 0)
-
-
 class Budget:
-    """USD that may be spent: ``reserve`` the most a request may cost before it leaves, then ``settle`` what it did.
+    """USD that may be spent: ``reserve`` the highest cost of a request before it is sent, then ``settle`` its cost.
 
     Raises ValueError where the endpoint is not on this machine and its prices are not known.
     """
@@ -32,20 +30,20 @@ class Budget:
         self.limit, self.spent, self.held = limit, spent, 0.0
 
     def reserve(self, usd: float) -> bool:
-        """True where ``usd`` more fits, which is then held."""
+        """Reserves ``usd`` and returns True, or returns False where the budget has no room for it."""
         fits = usd == 0.0 or self.spent + self.held + usd <= self.limit
         self.held += usd if fits else 0.0
         return fits
 
     def settle(self, held: float, usd: float) -> None:
-        """Turns what was held for one request into what it cost."""
+        """Replaces the reservation ``held`` for one request by its cost ``usd``."""
         self.held = max(0.0, self.held - held)
         self.spent += usd
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What asking ``n`` studies once will likely take; ``usd_most`` with every answer at its limit and every retry."""
+    """Tokens, USD and seconds to ask ``n`` studies once; ``usd_most`` with all answers and retries at their limit."""
 
     n: int
     tokens_in: float
@@ -63,30 +61,25 @@ class Estimate:
 
 
 def estimate(
-    n: int,
-    text: str,
-    tariff: Tariff,
-    image: bool,
-    words: tuple[int, int],
-    *,
-    attempts: int,
-    concurrency: int,
-    per_minute: float | None,
-    measured: tuple[float, float, float] | None,
+    task: Task, limits: Limits, studies: Sequence[Study], measured: tuple[float, float, float] | None
 ) -> Estimate:
-    """Forecast for ``n`` studies whose request reads like ``text``.
+    """The estimate for ``studies``; the text of the request about the first stands for all.
 
-    ``measured`` holds the mean tokens in, tokens out and seconds of the answers there are already; without any, the
-    words asked for stand for the answer.
+    ``measured`` holds the mean tokens in, tokens out and seconds of the answers so far. Without answers, the length of
+    the reasoning that the instruction asks for gives the tokens.
     """
-    guessed = tokens_of(text, tariff, image), min(sum(words) / 2 * _TOKENS_PER_WORD, tariff.max_tokens), _SECONDS
+    n, tariff = len(studies), task.teacher.tariff
+    text = compose(task.instruction, studies[0], task.prompt, task.label_set)
+    most_in = tariff.tokens_in(text, task.teacher.sees_image)
+    words = sum(task.instruction.words) / 2
+    guessed = most_in, min(words * _TOKENS_PER_WORD, tariff.max_tokens), _SECONDS
     tokens_in, tokens_out, seconds = measured or guessed
-    together = n * seconds / max(1, min(concurrency, n))
+    together = n * seconds / max(1, min(limits.concurrency, n))
     return Estimate(
         n=n,
         tokens_in=n * tokens_in,
         tokens_out=n * tokens_out,
         usd=n * tariff.usd(tokens_in, tokens_out),
-        usd_most=n * attempts * tariff.usd(guessed[0], tariff.max_tokens),
-        seconds=max(together, n * 60.0 / per_minute) if per_minute else together,
+        usd_most=n * limits.attempts * tariff.usd(most_in, tariff.max_tokens),
+        seconds=max(together, n * 60.0 / limits.per_minute) if limits.per_minute else together,
     )

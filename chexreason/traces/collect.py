@@ -1,4 +1,4 @@
-"""Asking a teacher about every study, many at a time, until each has an accepted trace or is set aside."""
+"""Asks a teacher about every study, several at a time, until each has an accepted trace or is set aside."""
 
 from __future__ import annotations
 
@@ -10,54 +10,31 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
+
+from PIL import Image
 
 from chexreason.data.image import ImageError
 from chexreason.traces.ask import Question, Reply, Then, Unanswered
-from chexreason.traces.budget import Budget, tokens_of
-from chexreason.traces.instruction import compose, jpeg
+from chexreason.traces.budget import Budget
+from chexreason.traces.instruction import compose, grey_file
 from chexreason.traces.pace import Pace
-from chexreason.traces.store import GARBLED, Progress, TraceStore, Verdict
-from chexreason.traces.task import Task, cost, read
+from chexreason.traces.store import ANSWERED, GARBLED, Progress, TraceStore, Verdict
+from chexreason.traces.task import Limits, Task
 from chexreason.traces.verify import Fault
 from chexreason.types import Study
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 log = logging.getLogger(__name__)
+_QUALITY = 92  # of the JPEG: lossless would be four times as large
 _LOOK = 0.05  # seconds between looks at what others have left of the budget
 _SMALLEST = 256  # pixels: an image that is too large even so is not what the endpoint complains of
+_INTERRUPTED = "interrupted"
+Show = Callable[[int, str], None]  # takes the number of accepted traces and a note, after each request
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How hard a teacher is asked.
-
-    ``concurrency`` requests at a time, at most ``per_minute`` (None: no limit) and ``seconds`` long; ``attempts``
-    answers to a study before it is set aside; ``retries`` of a request that failed on its way, after ``pause`` seconds,
-    doubling up to ``longest_pause``; a ``Retry-After`` beyond ``longest_wait`` ends the run, as do ``give_up`` studies
-    in a row without an answer.
-    """
-
-    concurrency: int = 8
-    per_minute: float | None = None
-    seconds: float = 120.0
-    attempts: int = 3
-    retries: int = 6
-    pause: float = 1.0
-    longest_pause: float = 60.0
-    longest_wait: float = 900.0
-    give_up: int = 8
-
-
-class Watch(Protocol):
-    """Who is told how a run gets on: after each request, USD spent and the verdict (None: no answer)."""
-
-    def __call__(self, usd: float, accepted: bool | None, /) -> None: ...
-
-
-def collect(
-    task: Task, store: TraceStore, studies: Sequence[Study], limits: Limits, budget: Budget, watch: Watch
+def collect_traces(
+    task: Task, store: TraceStore, studies: Sequence[Study], limits: Limits, budget: Budget, show: Show
 ) -> str:
     """Asks about every study without an accepted trace that has attempts left; returns why it ended early, or "".
 
@@ -65,27 +42,26 @@ def collect(
     A study without an answer, or whose image cannot be read, is left for the next run. Raises StoreError where an
     answer cannot be kept, after the requests in flight have been waited for.
     """
-    return asyncio.run(_Run(task, store, limits, budget, watch).all(studies))
+    return asyncio.run(_Run(task, store, limits, budget, show).all(studies))
 
 
 class _Run:
-    """One run's queue and what its workers share."""
+    """The queue of one run and the state that its workers share."""
 
-    def __init__(self, task: Task, store: TraceStore, limits: Limits, budget: Budget, watch: Watch) -> None:
-        self._task, self._store, self._limits, self._budget, self._watch = task, store, limits, budget, watch
+    def __init__(self, task: Task, store: TraceStore, limits: Limits, budget: Budget, show: Show) -> None:
+        self._task, self._store, self._limits, self._budget, self._show = task, store, limits, budget, show
+        self._start, self._n_answers, self._n_accepted = time.monotonic(), 0, 0
         self._queue: deque[tuple[Study, Progress]] = deque()
         self._why, self._in_a_row = "", 0
         self._errors: list[Exception] = []
-        # SQLite is written by one thread, so that a lock waited for does not hold up the answers coming in.
+        # One thread writes to SQLite: to wait for a lock must not delay the answers that arrive.
         self._writer = ThreadPoolExecutor(max_workers=1)
 
     async def all(self, studies: Sequence[Study]) -> str:
         limits = self._limits
         standing = self._store.progress()
-        for study in studies:
-            stand = standing[study.study_id]
-            if not stand.accepted:
-                self._queue.append((study, stand))
+        stands = [(study, standing[study.study_id]) for study in studies]
+        self._queue.extend((study, stand) for study, stand in stands if not stand.accepted)
         self._pace = Pace(limits.per_minute, limits.pause, limits.longest_pause, self._task.seed)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._interrupt)
@@ -128,16 +104,18 @@ class _Run:
                 return
             number, reply, held = answer
             faults = tuple(self._task.judge(reply, study))
-            usd = cost(self._task.teacher, reply, held)
+            usd = self._task.cost(reply, held)
             self._budget.settle(held, usd)
             await self._write(self._store.judged, [Verdict(number, reply, faults, usd)])
-            self._watch(self._budget.spent, not faults)
+            self._n_answers += 1
+            self._n_accepted += not faults
+            self._report()
             if not faults:
                 return
             attempt += 1
 
     async def _answer(self, study: Study, attempt: int, faults: Sequence[Fault]) -> tuple[int, Reply, float] | None:
-        """A response to one question with its number and what was held for it, None where it got none."""
+        """The number of the answered request, its reply and the reserved USD; None without an answer."""
         side = self._task.side
         failed = Unanswered("no answer", Then.LEAVE)
         try:
@@ -166,11 +144,10 @@ class _Run:
         return None
 
     async def _request(self, question: Question) -> tuple[int, Reply, float] | Unanswered:
-        """Sends one request and keeps what comes back, before anything looks into it."""
+        """Sends one request and stores the response before anything parses it."""
         task, store = self._task, self._store
-        most = task.teacher.tariff.usd(
-            tokens_of(question.text, task.teacher.tariff, question.image is not None), task.teacher.tariff.max_tokens
-        )
+        tariff = task.teacher.tariff
+        most = tariff.usd(tariff.tokens_in(question.text, question.image is not None), tariff.max_tokens)
         while not self._budget.reserve(most):  # what is held for the others may turn out to cost less
             if self._budget.held < 1e-9 or self._pace.halted:
                 return Unanswered("the budget is spent", Then.STOP)
@@ -183,8 +160,8 @@ class _Run:
         try:
             async with asyncio.timeout(self._limits.seconds):
                 body = await task.teacher.ask(question)
-            await self._write(store.answered, number, body, time.monotonic() - start)
-            return number, read(task.teacher, body), most
+            await self._write(store.ended, number, ANSWERED, time.monotonic() - start, body, most)
+            return number, task.read(body), most
         except TimeoutError:
             failed = Unanswered("timeout", Then.AGAIN, detail=f"after {self._limits.seconds:g} s", billed=True)
         except (ValueError, RecursionError) as error:  # the clients read the body of an error themselves
@@ -193,13 +170,20 @@ class _Run:
             failed = error
         usd = most if failed.billed else 0.0
         self._budget.settle(most, usd)
-        await self._write(store.failed, number, failed.reason, time.monotonic() - start, body or failed.detail, usd)
-        self._watch(self._budget.spent, None)
+        await self._write(store.ended, number, failed.reason, time.monotonic() - start, body or failed.detail, usd)
+        self._report()
         return failed
+
+    def _report(self) -> None:
+        rate = self._n_answers / max((time.monotonic() - self._start) / 60, 1e-9)
+        self._show(self._n_accepted, f"accepted, {rate:,.0f} answers/min, {self._budget.spent:.2f} USD")
 
     async def _question(self, study: Study, attempt: int, faults: Sequence[Fault], side: int) -> Question:
         task = self._task
-        image = await asyncio.to_thread(jpeg, study.image, side) if task.teacher.sees_image else None
+        image = None
+        if task.teacher.sees_image:
+            shown = study.image, side, "JPEG", Image.Resampling.LANCZOS
+            image = await asyncio.to_thread(grey_file, *shown, quality=_QUALITY)
         text = compose(task.instruction, study, task.prompt, task.label_set, faults)
         return Question(study, task.prompt, task.label_set, text, image, attempt)
 
@@ -212,7 +196,7 @@ class _Run:
         await self._pace.sleep((outcome.wait or 0.0) + self._pace.backoff(failures))
 
     def _give_up(self, study: Study, outcome: Unanswered) -> None:
-        """Leaves a study for the next run; ends this one where that would be everyone's lot."""
+        """Leaves a study for the next run; stops this run where every other study would fail too."""
         self._in_a_row += 1
         if outcome.then == Then.STOP:
             self._halt(str(outcome))
@@ -221,11 +205,8 @@ class _Run:
         if self._in_a_row >= self._limits.give_up:
             self._halt(f"{self._in_a_row} studies in a row got no answer, the last: {outcome}")
 
-    async def _write(self, method: Callable[..., T], *values: Any) -> T:
+    async def _write(self, method: Callable[..., _T], *values: Any) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._writer, lambda: method(*values))
-
-
-_INTERRUPTED = "interrupted"
 
 
 def _sha256(data: bytes) -> str:

@@ -1,14 +1,12 @@
-"""Where requests may go: loopback for credentialed data, no detours, and what each status code of an endpoint means."""
+"""Rules about endpoints: credentialed data stays on loopback, remote endpoints need a key, what a status code means."""
 
 from __future__ import annotations
 
-import importlib
 import ipaddress
 import os
 import time
 from collections.abc import Collection, Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any
 from urllib.parse import urlsplit
 
 from chexreason.data.credentialed import ExportError, held_sets, is_held, named_agreement
@@ -56,22 +54,6 @@ def check_export(
     return named
 
 
-def client_of(package: str) -> Any:
-    """The module ``package``; raises ModuleNotFoundError naming the extra that holds it."""
-    try:
-        return importlib.import_module(package)
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(f"{package} is not installed: pip install 'chexreason[teacher]'") from None
-
-
-def http_client(endpoint: str) -> Any:
-    """A client that goes to ``endpoint`` and nowhere else: it follows no redirect, and uses no proxy for loopback.
-
-    It has no time limit of its own: the caller sets one for the whole request.
-    """
-    return client_of("httpx2").AsyncClient(follow_redirects=False, trust_env=not is_loopback(endpoint), timeout=None)
-
-
 def api_key(variable: str, endpoint: str) -> str:
     """The key in the environment's ``variable``; loopback needs none. Raises ValueError where it is missing."""
     key = os.environ.get(variable, "").strip()
@@ -90,23 +72,6 @@ def failure(status: int, body: str, headers: Mapping[str, str]) -> Unanswered:
     elif status == 413 or ("image" in said and any(word in said for word in ("large", "size", "exceed", "dimension"))):
         then = Then.SMALLER
     return Unanswered(f"HTTP {status}", then, wait=_retry_after(headers), detail=" ".join(body.split())[:_SHOWN])
-
-
-def lost(error: BaseException) -> Unanswered:
-    """What a broken connection means: before it stood nothing was done, afterwards the work may have been paid for."""
-    billed = not isinstance(error, client_of("httpx2").ConnectError)
-    return Unanswered("no connection", Then.AGAIN, detail=str(error) or type(error).__name__, billed=billed)
-
-
-def count(value: object) -> int | None:
-    """A number of tokens as an endpoint states it; None where it states none, or nonsense."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
-
-
-def is_refusal(body: str) -> bool:
-    """True where an error is about what was asked, and asking again as it is will not help."""
-    said = body.lower()
-    return any(word in said for word in ("content_filter", "content_policy", "content management policy", "safety"))
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -1,10 +1,10 @@
-"""Accepted traces as files, byte for byte the same from the same database, and the teacher that reads them to SFT."""
+"""Writes accepted traces to files, the same bytes from the same database, and reads them as answers for SFT."""
 
 from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pyarrow as pa
@@ -42,10 +42,9 @@ def export(store: TraceStore, folder: Path) -> int:
         for study_id, patient_id, dataset, image_path, labels, text in store.rows(_ACCEPTED)
     ]
     write_traces(folder / JSONL_NAME, traces)
-    columns = pa.schema([(name, pa.string()) for name in ("study_id", "patient_id", "dataset", "image_path")])
-    columns = columns.append(pa.field("labels", pa.list_(pa.string())))
-    columns = columns.append(pa.field("prompt", pa.string())).append(pa.field("text", pa.string()))
-    table = pa.Table.from_pylist([asdict(t) | {"labels": list(t.labels)} for t in traces], schema=columns)
+    text = pa.string()
+    columns = [(field.name, pa.list_(text) if field.name == "labels" else text) for field in fields(Trace)]
+    table = pa.Table.from_pylist([asdict(trace) for trace in traces], schema=pa.schema(columns))
     with whole(folder / PARQUET_NAME) as temporary:
         pq.write_table(table, temporary)
     rejected = [

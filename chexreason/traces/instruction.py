@@ -1,4 +1,4 @@
-"""What a teacher is told: the words live in conf/traces/<arm>.yaml; this file fills them and shrinks the image."""
+"""The instruction to a teacher: the words of conf/teacher_instruction/<arm>.yaml filled in, and the image shrunk."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from PIL import Image
 from chexreason.data.image import load_image
 from chexreason.labels.schema import LabelSet
 from chexreason.prompts import Prompt, render
-from chexreason.traces.verify import RULES, Fault
+from chexreason.traces.verify import TRACE_RULES, Fault
 from chexreason.types import Study
-
-_QUALITY = 92  # of the JPEG: lossless would be four times as large
 
 
 @dataclass(frozen=True)
@@ -44,10 +42,11 @@ class Instruction:
             found = {part[1] for part in Formatter().parse(getattr(self, field)) if part[1] is not None}
             if found != wanted:
                 raise ValueError(
-                    f"traces={self.name}: {field} must hold exactly {sorted(wanted)}, found {sorted(found)}"
+                    f"teacher_instruction={self.name}: {field} must hold exactly {sorted(wanted)}, "
+                    f"found {sorted(found)}"
                 )
         if not 0 < self.min_words <= self.max_words:
-            raise ValueError(f"traces={self.name}: min_words={self.min_words}, max_words={self.max_words}")
+            raise ValueError(f"teacher_instruction={self.name}: min_words={self.min_words}, max_words={self.max_words}")
 
     @property
     def words(self) -> tuple[int, int]:
@@ -65,17 +64,18 @@ def compose(
         text += "\n\n" + instruction.unjudged.format(labels=", ".join(unjudged)).strip()
     if not faults:
         return text
-    reasons = "\n".join(f"- {RULES[fault.rule]}{f': {fault.detail}' if fault.detail else ''}" for fault in faults)
+    reasons = "\n".join(f"- {TRACE_RULES[fault.rule]}{f': {fault.detail}' if fault.detail else ''}" for fault in faults)
     return f"{text}\n\n{instruction.retry.format(reasons=reasons).strip()}"
 
 
-def jpeg(path: Path, side: int) -> bytes:
-    """The radiograph at ``path`` as a JPEG no longer than ``side`` pixels: nothing but its pixels is passed on.
+def grey_file(path: Path, side: int, kind: str, resample: Image.Resampling, **options: int) -> bytes:
+    """The radiograph at ``path`` as a grey JPEG or PNG (``kind``) whose longer side has at most ``side`` pixels.
 
-    Raises ImageError where the file cannot be read.
+    Nothing but the pixels is passed on; ``options`` are those of the file format. Raises ImageError where the file
+    cannot be read.
     """
     image = load_image(path).convert("L")
-    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    image.thumbnail((side, side), resample)
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=_QUALITY)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""How fast requests may go: a rate, pauses that all of them share, and back-off with jitter."""
+"""Request pacing: a rate limit, pauses that all requests share, and back-off with jitter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import suppress
 
 
 class Pace:
-    """Spaces the starts of requests at ``per_minute`` (None: no limit) and holds all of them back where one is told to.
+    """Starts at most ``per_minute`` requests (None: no limit); a pause that one request is told to make holds for all.
 
     ``halt`` wakes every waiter at once and for good.
     """
@@ -31,21 +31,21 @@ class Pace:
         self._halted.set()
 
     def hold(self, seconds: float) -> None:
-        """Lets no request start for so long: the endpoint asked for it."""
+        """Starts no request for ``seconds``, because the endpoint asks for the pause."""
         self._next = max(self._next, time.monotonic() + seconds)
 
     async def turn(self) -> bool:
-        """Waits for this request's turn; False where the run was halted meanwhile."""
+        """Waits until this request may start; returns False where the run was halted in the meantime."""
         while not self.halted and (wait := self._next - time.monotonic()) > 0:
             await self.sleep(wait)  # the next turn may have moved away since
         self._next = max(self._next, time.monotonic()) + self._gap
         return not self.halted
 
     def backoff(self, failures: int) -> float:
-        """Seconds before the next try after so many failures in a row: doubling up to the longest, with full jitter."""
+        """Seconds before the next try after ``failures`` in a row: doubled up to the longest, with full jitter."""
         return self._random.uniform(0.0, min(self._longest, self._base * 2.0 ** min(failures, 32)))
 
     async def sleep(self, seconds: float) -> None:
-        """Waits, unless halted."""
+        """Waits for ``seconds`` or until the run is halted."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._halted.wait(), seconds)

@@ -1,15 +1,15 @@
-"""What a text about one study may say: the judged labels in reading order, and the words for side and severity."""
+"""The facts that a text about one study may state: the judged labels in reading order, with side and severity."""
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from chexreason.labels.catalog import PARENT_OF
 from chexreason.labels.schema import LabelSet
-from chexreason.traces.phrases_findings import FINDINGS
-from chexreason.traces.phrases_prose import PARENTS, READING_ORDER
+from chexreason.traces.phrases import FINDINGS, FRAMES
 from chexreason.types import Sign, Study
 
 _SIDES = {
@@ -49,6 +49,29 @@ class Facts:
         """A noun phrase for ``label`` alone."""
         return _tidy(rng.choice(FINDINGS[label].names[:2]).format(**_NOTHING_KNOWN))
 
+    def affirmations(self, rng: random.Random, n_full: int) -> list[str]:
+        """One sentence for each of the first ``n_full`` positive labels and one that names all the others."""
+        full = [self.say(rng.choice(FINDINGS[label].signs), label) for label in self.positive[:n_full]]
+        rest = self.positive[n_full:]
+        # A long list keeps to bare names, so that no text grows without bound.
+        names = [self.name(label, rng) if len(rest) <= 5 else self.plain_name(label, rng) for label in rest]
+        return [*full, rng.choice(FRAMES.more).format(names=join_words(names, "and"))] if rest else full
+
+    def denials(self, rng: random.Random) -> list[str]:
+        """The deniable labels denied in random order: two or three in one sentence, the others one by one."""
+        labels = rng.sample(self.deniable, len(self.deniable))
+        n_first = min(len(labels), rng.randint(2, 3))
+        if not labels:
+            return []
+        nouns = join_words([rng.choice(FINDINGS[label].nouns) for label in labels[:n_first]], "or")
+        singles = [rng.choice(FINDINGS[label].absent) for label in labels[n_first:]]
+        return [rng.choice(FRAMES.negatives).format(nouns=nouns), *singles]
+
+
+def join_words(items: Sequence[str], word: str) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} {word} {items[-1]}"
+
 
 def facts_of(study: Study, label_set: LabelSet) -> Facts:
     """Collects what may be said about ``study``.
@@ -61,15 +84,15 @@ def facts_of(study: Study, label_set: LabelSet) -> Facts:
             f"'{label_set.name}' has {len(label_set)} labels: pass the label set the study was read with"
         )
     if missing := [label for label in label_set if label not in FINDINGS]:
-        raise ValueError(f"no phrases for {missing} of '{label_set.name}'; add them to traces/phrases_findings.py")
+        raise ValueError(f"no phrases for {missing} of '{label_set.name}'; add them to traces/phrases.yaml")
     judged = {label for label, on in zip(label_set, study.mask, strict=True) if on}
     present = judged & set(label_set.decode(study.target))
     contradictory = "No Finding" in present and bool(present - {"No Finding", "Support Devices"})
     if contradictory:  # noisy labels do this; no honest text covers both, and the disease is the stronger claim
         judged, present = judged - {"No Finding"}, present - {"No Finding"}
-    positive = [label for label in READING_ORDER if label in present]
-    negative = [label for label in READING_ORDER if label in judged - present]
-    implied = {PARENTS.get(label) for label in positive} | {"No Finding"}
+    positive = [label for label in FINDINGS if label in present]
+    negative = [label for label in FINDINGS if label in judged - present]
+    implied = {PARENT_OF.get(label) for label in positive} | {"No Finding"}
     return Facts(
         positive=positive,
         negative=negative,

@@ -1,4 +1,4 @@
-"""The database of a trace run: every request before it is sent, every response before anything looks into it."""
+"""The database of a trace run: it stores each request before it is sent, and each response before it is parsed."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ CREATE TABLE IF NOT EXISTS request (
 CREATE INDEX IF NOT EXISTS of_study ON request (study_id);
 CREATE UNIQUE INDEX IF NOT EXISTS one_accepted ON request (study_id) WHERE accepted = 1;
 """
+_SUCCESSOR = {"GeminiTeacher": "OpenAITeacher"}  # who goes on with the database of a teacher that is no more
 ANSWERED, GARBLED = "answered", "garbled"  # outcomes with a body: one that could be read, one that could not
 
 
@@ -42,7 +43,7 @@ class StoreError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where one study stands: answers judged so far, whether one was accepted, what was wrong with the last."""
+    """The state of one study: the number of judged answers, whether one was accepted, the faults of the last."""
 
     judged: int = 0
     accepted: bool = False
@@ -60,7 +61,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class StoredAnswer:
     """A response's body as it came; ``usd`` is what it cost once ``settled``, the most it may have cost before."""
 
     number: int
@@ -73,21 +74,21 @@ class Answer:
 class TraceStore:
     """One open database; every method is one transaction, on disk when it returns. Raises StoreError.
 
-    A request's life: ``sent`` (its row, with the most it may cost), then ``failed``, or ``answered`` with the body as
-    it came and ``judged``. A row that stays without an outcome was in flight when the process died. Methods may be
-    called from any thread, one at a time.
+    A request's life: ``sent`` (its row, with the most it may cost), ``ended`` (what came of it) and, where that is an
+    answer, ``judged``. A row that stays without an outcome was in flight when the process died. Methods may be called
+    from any thread, one at a time.
     """
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection, self.path = connection, path
 
     def begin(self, identity: Mapping[str, str], studies: Sequence[Study], label_set: LabelSet) -> None:
-        """Takes in the studies to ask about; those known already must be what they were.
+        """Adds the studies to ask about; a study that is known already must be unchanged.
 
         Raises StoreError where the database was begun with another ``identity`` or a study has changed: answers to two
         different questions do not belong in one file.
         """
-        before = dict(self.rows("SELECT key, value FROM identity"))
+        before = {key: _SUCCESSOR.get(value, value) for key, value in self.rows("SELECT key, value FROM identity")}
         if changed := [key for key in identity if before.get(key, identity[key]) != identity[key]]:
             shown = "; ".join(f"{key}: {before[key][:60]!r} -> {identity[key][:60]!r}" for key in changed)
             raise StoreError(
@@ -130,19 +131,12 @@ class TraceStore:
             )
             return int(cursor.lastrowid or 0)
 
-    def failed(self, number: int, outcome: str, seconds: float, body: str, usd: float) -> None:
-        """Notes what became of a request that brought no answer, and what it may have cost."""
+    def ended(self, number: int, outcome: str, seconds: float, body: str, usd: float) -> None:
+        """Notes what became of a request, with the body as it came and the most that it may have cost."""
         with self._transaction() as cursor:
             cursor.execute(
                 "UPDATE request SET outcome = ?, seconds = ?, body = ?, usd = ? WHERE id = ?",
                 (outcome, seconds, body, usd, number),
-            )
-
-    def answered(self, number: int, body: str, seconds: float) -> None:
-        """Keeps a response's body as it came."""
-        with self._transaction() as cursor:
-            cursor.execute(
-                "UPDATE request SET outcome = ?, body = ?, seconds = ? WHERE id = ?", (ANSWERED, body, seconds, number)
             )
 
     def judged(self, verdicts: Sequence[Verdict], anew: Iterable[str] = ()) -> None:
@@ -164,13 +158,13 @@ class TraceStore:
                 values,
             )
 
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[StoredAnswer]:
         """Every body that is or may be an answer, the oldest first."""
         query = "SELECT id, study_id, body, usd, text IS NOT NULL FROM request WHERE outcome IN (?, ?) ORDER BY id"
-        return [Answer(*row[:4], bool(row[4])) for row in self.rows(query, ANSWERED, GARBLED)]
+        return [StoredAnswer(*row[:4], bool(row[4])) for row in self.rows(query, ANSWERED, GARBLED)]
 
     def progress(self) -> dict[str, Progress]:
-        """Where every study stands."""
+        """The state of every study."""
         standing = {study_id: Progress() for (study_id,) in self.rows("SELECT study_id FROM study")}
         query = "SELECT study_id, faults, accepted FROM request WHERE accepted IS NOT NULL ORDER BY id"
         for study_id, faults, accepted in self.rows(query):
@@ -192,7 +186,7 @@ class TraceStore:
         return (means[0], means[1], means[2]) if n >= 20 else None
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        """What ``query`` selects."""
+        """The rows that ``query`` selects."""
         try:
             return self._connection.execute(query, values).fetchall()
         except sqlite3.Error as error:

@@ -1,4 +1,4 @@
-"""What a run asks, of whom, and what becomes of an answer: read, priced, judged, and judged again at each start."""
+"""The task of a run: teacher, instruction and limits; how an answer is read, priced and judged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from chexreason.types import Study
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked, of whom, for which pupil, under which agreement; ``side`` bounds the image in pixels."""
+    """The teacher, its instruction, the prompt to write answers for, and the agreement under which data is sent.
+
+    ``side`` is the largest side of the image that is sent, in pixels.
+    """
 
     teacher: Teacher
     instruction: Instruction
@@ -29,7 +32,7 @@ class Task:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What makes two answers comparable: the database refuses a mixture."""
+        """The settings that all answers of one database share; the database refuses others."""
         words = "\n".join((self.instruction.text, self.instruction.retry, self.instruction.unjudged, self.prompt.text))
         return {
             "teacher": type(self.teacher).__name__,
@@ -40,9 +43,44 @@ class Task:
             "labels": ", ".join(self.label_set),
         }
 
+    def read(self, body: str) -> Reply:
+        """The reply in a body, in Unicode that a database can hold; raises ValueError where there is none."""
+        try:
+            reply = self.teacher.read(body)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+        return replace(reply, text=reply.text.encode(errors="replace").decode())
+
+    def cost(self, reply: Reply, most: float) -> float:
+        """The cost of an answer in USD by its count of tokens; ``most`` where it has no count."""
+        if reply.tokens_in is None or reply.tokens_out is None:
+            return most
+        return self.teacher.tariff.usd(reply.tokens_in, reply.tokens_out)
+
     def judge(self, reply: Reply, study: Study) -> list[Fault]:
-        """What is wrong with a reply; nothing where it is fit to learn from."""
+        """The faults of a reply; empty where it is accepted."""
         return verify(reply, study, self.label_set, self.prompt.grammar, self.instruction.words)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits on the requests to a teacher.
+
+    ``concurrency`` requests at a time, at most ``per_minute`` (None: no limit) and ``seconds`` long; ``attempts``
+    answers to a study before it is set aside; ``retries`` of a request that failed on its way, after ``pause`` seconds,
+    doubling up to ``longest_pause``; a ``Retry-After`` beyond ``longest_wait`` ends the run, as do ``give_up`` studies
+    in a row without an answer.
+    """
+
+    concurrency: int = 8
+    per_minute: float | None = None
+    seconds: float = 120.0
+    attempts: int = 3
+    retries: int = 6
+    pause: float = 1.0
+    longest_pause: float = 60.0
+    longest_wait: float = 900.0
+    give_up: int = 8
 
 
 def judge_again(task: Task, store: TraceStore, studies: Sequence[Study]) -> None:
@@ -57,27 +95,11 @@ def judge_again(task: Task, store: TraceStore, studies: Sequence[Study]) -> None
         if answer.study_id not in known or answer.study_id in accepted:
             continue
         try:
-            reply = read(task.teacher, answer.body)
+            reply = task.read(answer.body)
         except ValueError:  # no answer, though it may have been paid for: the study is asked about again
             continue
         faults = task.judge(reply, known[answer.study_id])
-        usd = answer.usd if answer.settled else cost(task.teacher, reply, answer.usd)
+        usd = answer.usd if answer.settled else task.cost(reply, answer.usd)
         verdicts.append(Verdict(answer.number, reply, faults, usd))
         accepted |= set() if faults else {answer.study_id}
     store.judged(verdicts, anew=known)
-
-
-def read(teacher: Teacher, body: str) -> Reply:
-    """What a body says, in Unicode a database can hold; raises ValueError where it makes no sense."""
-    try:
-        reply = teacher.read(body)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    return replace(reply, text=reply.text.encode(errors="replace").decode())
-
-
-def cost(teacher: Teacher, reply: Reply, most: float) -> float:
-    """What an answer cost, by its own count of tokens; the most it may have cost where it does not count them."""
-    if reply.tokens_in is None or reply.tokens_out is None:
-        return most
-    return teacher.tariff.usd(reply.tokens_in, reply.tokens_out)

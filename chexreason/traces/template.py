@@ -7,27 +7,16 @@ knows it. A "No Finding" study is called normal as a whole, which is what that l
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Sequence
 
 from chexreason.labels.schema import LabelSet
 from chexreason.parsing import Grammar, format_answer
 from chexreason.prompts import Prompt
-from chexreason.traces.phrases_findings import FINDINGS
-from chexreason.traces.phrases_prose import (
-    CHECKLIST,
-    CONCLUSIONS,
-    CONNECTIVES,
-    MORE_FRAMES,
-    NARRATIVE_CONCLUSIONS,
-    NARRATIVE_OPENERS,
-    NEGATIVE_FRAMES,
-    OPENERS,
-    QUALITY,
-    REVIEW,
-    UNJUDGED,
-)
-from chexreason.traces.sayable import Facts, facts_of
+from chexreason.traces.ask import Question, Reply, Tariff
+from chexreason.traces.phrases import CHECKLIST, FINDINGS, FRAMES
+from chexreason.traces.sayable import Facts, facts_of, join_words
 from chexreason.types import Study
 
 # Words in the reasoning, at least and at most.
@@ -36,7 +25,7 @@ NARRATIVE_WORDS = (62, 110)
 
 
 class TemplateTeacher:
-    """Writes answers, captions and question-answer pairs; ``seed`` picks one wording of each study's answer."""
+    """Writes answers; ``seed`` picks one wording of each study's answer."""
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
@@ -64,59 +53,53 @@ class TemplateTeacher:
         rng = random.Random(f"{self.seed}/{study.study_id}/{prompt.name}")
         return format_answer(STYLES[prompt.name](facts, rng), labels, prompt.grammar)
 
-    def describe(self, study: Study, label_set: LabelSet, rng: random.Random) -> str:
-        """A caption of two to five sentences: plain prose, no tags, no list of labels; every positive is named."""
-        facts = facts_of(study, label_set)
-        sentences = [*_positives(facts, rng, n_full=2), *_negatives(facts, rng)[:1]]
-        opener = _fill_view(rng.choice(OPENERS), facts)
-        if len(sentences) < 2 or rng.random() < 0.5:
-            sentences = [opener, *(sentences or [rng.choice(REVIEW)])]
-        return " ".join(sentences)
 
-    def question(self, study: Study, label_set: LabelSet, rng: random.Random) -> tuple[str, str]:
-        """A question about one judged finding and its answer; present and absent findings are asked for equally.
+class OfflineTeacher:
+    """The template teacher with the interface of ``Teacher``; each ``seed`` and each attempt gives another wording."""
 
-        Raises ValueError where the study judges no label.
-        """
-        facts = facts_of(study, label_set)
-        groups = [group for group in (facts.positive, facts.negative) if group]
-        if not groups:
-            raise ValueError(f"study '{study.study_id}' judges no label of '{label_set.name}': nothing to ask")
-        label = rng.choice(rng.choice(groups))
-        finding = FINDINGS[label]
-        asked = rng.choice(finding.question)
-        if label in facts.negative:
-            denied = rng.choice(finding.absent)
-            return asked, rng.choice(("No.", f"No. {denied}"))
-        side = facts.slots[label]["at"].strip()
-        if side and rng.random() < 0.3:
-            return f"On which side is the {rng.choice(finding.nouns)}?", f"{side.capitalize()}."
-        detail = f"Yes, {side}." if side else f"Yes. {facts.say(rng.choice(finding.signs), label)}"
-        return asked, rng.choice(("Yes.", detail))
+    model, endpoint, sees_image = "template", "", False
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+        self.tariff = Tariff(0.0, 0.0)
+
+    async def ask(self, question: Question) -> str:
+        """The answer in a JSON body."""
+        template = TemplateTeacher(self.seed + question.attempt)
+        return json.dumps({"text": template.write(question.study, question.prompt, question.label_set)})
+
+    def read(self, body: str) -> Reply:
+        """The reply in a body."""
+        return Reply(json.loads(body)["text"], tokens_in=0, tokens_out=0)
+
+    async def close(self) -> None:
+        """Does nothing."""
 
 
 def _free(facts: Facts, rng: random.Random) -> str:
     """Concise analysis: what is seen, what is absent, and a conclusion where there is room."""
-    body = _positives(facts, rng, n_full=3 if len(facts.positive) <= 5 else 1)
-    return _compose(OPENERS, body, CONCLUSIONS, facts, rng, FREE_WORDS)
+    body = facts.affirmations(rng, n_full=3 if len(facts.positive) <= 5 else 1)
+    return _compose(FRAMES.openers, body, FRAMES.conclusions, facts, rng, FREE_WORDS)
 
 
 def _narrative(facts: Facts, rng: random.Random) -> str:
     """Evidence aggregated in full, linked sentences, then the conclusion they support."""
     n_full = 5 if len(facts.positive) <= 7 else 2
-    first, *others = _positives(facts, rng, n_full)
+    first, *others = facts.affirmations(rng, n_full)
     linked = [_link(s, rng) if i < n_full else s for i, s in enumerate(others, start=1)]
-    return _compose(NARRATIVE_OPENERS, [first, *linked], NARRATIVE_CONCLUSIONS, facts, rng, NARRATIVE_WORDS)
+    return _compose(
+        FRAMES.narrative_openers, [first, *linked], FRAMES.narrative_conclusions, facts, rng, NARRATIVE_WORDS
+    )
 
 
 def _checklist(facts: Facts, rng: random.Random) -> str:
     """The twelve numbered steps of prompt reasoning_a, one short line each."""
     lines = []
-    for number, (heading, labels) in enumerate(CHECKLIST, start=1):
+    for number, (heading, labels) in enumerate(CHECKLIST.items(), start=1):
         if heading == "Quality":
-            clause = _fill_view(rng.choice(QUALITY), facts)
+            clause = rng.choice(FRAMES.quality).format(view=facts.view)
         elif heading == "Synthesis":
-            clause = _join([facts.plain_name(label, rng) for label in facts.positive], "and")
+            clause = join_words([facts.plain_name(label, rng) for label in facts.positive], "and")
         else:
             clause = _step(labels, facts, rng)
         lines.append(f"{number}. {heading}: {clause}.")
@@ -127,8 +110,8 @@ def _step(labels: Sequence[str], facts: Facts, rng: random.Random) -> str:
     """One checklist clause: what is present, what is absent, or that the region was looked at."""
     present = [facts.name(label, rng) for label in labels if label in facts.positive]
     absent = [rng.choice(FINDINGS[label].nouns) for label in labels if label in facts.deniable]
-    clauses = ([_join(present, "and")] if present else []) + ([f"no {_join(absent, 'or')}"] if absent else [])
-    return "; ".join(clauses) or rng.choice(UNJUDGED)
+    clauses = ([join_words(present, "and")] if present else []) + ([f"no {join_words(absent, 'or')}"] if absent else [])
+    return "; ".join(clauses) or rng.choice(FRAMES.unjudged)
 
 
 STYLES: dict[str, Callable[[Facts, random.Random], str]] = {
@@ -138,26 +121,6 @@ STYLES: dict[str, Callable[[Facts, random.Random], str]] = {
 }
 # The paper's SFT arms: the prompts this teacher answers.
 ARMS = tuple(sorted((*STYLES, "only_label")))
-
-
-def _positives(facts: Facts, rng: random.Random, n_full: int) -> list[str]:
-    """One sentence for each of the first ``n_full`` positive labels and one that names all the others."""
-    full = [facts.say(rng.choice(FINDINGS[label].signs), label) for label in facts.positive[:n_full]]
-    rest = facts.positive[n_full:]
-    # A long list keeps to bare names, so that no text grows without bound.
-    names = [facts.name(label, rng) if len(rest) <= 5 else facts.plain_name(label, rng) for label in rest]
-    return [*full, rng.choice(MORE_FRAMES).format(names=_join(names, "and"))] if rest else full
-
-
-def _negatives(facts: Facts, rng: random.Random) -> list[str]:
-    """Denials of the deniable labels in random order: one sentence for two or three together, then single ones."""
-    labels = rng.sample(facts.deniable, len(facts.deniable))
-    n_first = min(len(labels), rng.randint(2, 3))
-    if not labels:
-        return []
-    nouns = _join([rng.choice(FINDINGS[label].nouns) for label in labels[:n_first]], "or")
-    singles = [rng.choice(FINDINGS[label].absent) for label in labels[n_first:]]
-    return [rng.choice(NEGATIVE_FRAMES).format(nouns=nouns), *singles]
 
 
 def _compose(
@@ -173,34 +136,25 @@ def _compose(
     The conclusion and one denial come in where they fit; more denials, then review, only up to the lower bound.
     """
     low, high = bounds
-    core = [_fill_view(rng.choice(openers), facts), *body]
-    names = _join([facts.plain_name(label, rng) for label in facts.positive], "and")
+    core = [rng.choice(openers).format(view=facts.view), *body]
+    names = join_words([facts.plain_name(label, rng) for label in facts.positive], "and")
     conclusion = rng.choice(conclusions).format(names=names)
     closing = [conclusion] if _n_words([*core, conclusion]) <= high else []
     denials: list[str] = []
-    for sentence in _negatives(facts, rng):
+    for sentence in facts.denials(rng):
         n_words = _n_words([*core, *denials, *closing])
         if n_words + _n_words([sentence]) <= high and (not denials or n_words < low):
             denials.append(sentence)
     review: list[str] = []
-    for sentence in rng.sample(REVIEW, len(REVIEW)):
+    for sentence in rng.sample(FRAMES.review, len(FRAMES.review)):
         if _n_words([*core, *review, *denials, *closing]) < low:
             review.append(sentence)
     return " ".join([core[0], *review, *core[1:], *denials, *closing])
 
 
-def _join(items: Sequence[str], word: str) -> str:
-    """ "a", "a and b", "a, b and c"."""
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} {word} {items[-1]}"
-
-
 def _link(sentence: str, rng: random.Random) -> str:
     """The sentence tied to the one before it, half of the time."""
-    return rng.choice(CONNECTIVES) + sentence[0].lower() + sentence[1:] if rng.random() < 0.5 else sentence
-
-
-def _fill_view(frame: str, facts: Facts) -> str:
-    return frame.format(view=facts.view)
+    return rng.choice(FRAMES.connectives) + sentence[0].lower() + sentence[1:] if rng.random() < 0.5 else sentence
 
 
 def _n_words(sentences: Sequence[str]) -> int:

@@ -12,6 +12,7 @@ from chexreason.files import write_text
 from chexreason.labels.schema import LabelSet
 
 _SHOWN = 3  # examples of each kind of fault
+NO_LABEL = "(no positive label)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,11 @@ class Trace:
     def key(self) -> tuple[str, str]:
         """What identifies a trace in its file: study and prompt."""
         return self.study_id, self.prompt
+
+    @property
+    def strata(self) -> tuple[str, ...]:
+        """The labels that the trace counts for; one without any counts for ``NO_LABEL``."""
+        return self.labels or (NO_LABEL,)
 
     @property
     def text_sha256(self) -> str:

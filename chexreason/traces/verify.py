@@ -1,4 +1,4 @@
-"""Is a teacher's answer fit to learn from: form, labels, and reasoning that gives away and makes up nothing?"""
+"""Verifies a teacher's answer: its form, its labels, and reasoning that betrays and invents nothing."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from functools import cache
 
 from chexreason.labels.schema import LabelSet
 from chexreason.parsing import BLOCKS, Grammar, parse
-from chexreason.traces import answer_faults as check
 from chexreason.traces import lexicon
+from chexreason.traces.answer_faults import DISAGREE, answer_faults
 from chexreason.traces.ask import Reply
-from chexreason.types import Sample, Study
+from chexreason.types import Study
 
 _ENGLISH_SHARE = 0.05  # of the words; below it, or where another language's function words are more, it is no English
 _QUOTED = 60  # characters of the text that are quoted back
@@ -20,14 +20,14 @@ _QUOTED = 60  # characters of the text that are quoted back
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One rule that an answer breaks, and where: ``detail`` is told to the teacher when it is asked again."""
+    """One rule that an answer breaks; ``detail`` says where, also to the teacher when it is asked again."""
 
     rule: str
     detail: str
 
 
-# Every rule in the order of the report; the key names it there, the words tell the teacher what to mend.
-RULES = {
+# Every rule in the order of the report: its name there, and the words that tell the teacher what to change.
+TRACE_RULES = {
     "refused": "the request was declined",
     "empty": "the answer was empty",
     "cut off": "the answer did not end within the length limit",
@@ -51,7 +51,7 @@ _FORBIDDEN = {
 
 
 def verify(reply: Reply, study: Study, label_set: LabelSet, grammar: str, words: tuple[int, int]) -> list[Fault]:
-    """Every rule of ``RULES`` that the answer breaks, once each; empty where it is fit to learn from.
+    """Every rule of ``TRACE_RULES`` that the answer breaks, once each; empty where it is fit to learn from.
 
     ``words`` bounds the words of the reasoning, both included. An answer that is refused, empty, cut off or out of form
     is not looked into further.
@@ -59,20 +59,15 @@ def verify(reply: Reply, study: Study, label_set: LabelSet, grammar: str, words:
     for rule, broken in (("refused", reply.refused), ("empty", not reply.text.strip()), ("cut off", reply.cut)):
         if broken:
             return [Fault(rule, reply.text.strip()[:_QUOTED])]
-    form, labels = _form(reply.text, study, label_set, grammar)
+    positive = label_set.decode(study.target)
+    found = answer_faults(reply.text, positive, label_set, grammar)  # the rules that training checks again
+    wrong_form = "; ".join(f"{kind} {detail}".rstrip() for kind, detail in found if kind != DISAGREE)
+    form = [Fault("form", wrong_form)] if wrong_form else []
+    labels = [Fault("labels", detail) for kind, detail in found if kind == DISAGREE]
     think = parse(reply.text, label_set, grammar).think.replace("\u2019", "'")  # the patterns know one apostrophe
     if form or "think" not in BLOCKS[Grammar.of(grammar)]:
         return form + labels
-    positive = label_set.decode(study.target)
     return [*labels, *_forbidden(think), *_language(think), *_length(think, words), *_signs(think, positive)]
-
-
-def _form(text: str, study: Study, label_set: LabelSet, grammar: str) -> tuple[list[Fault], list[Fault]]:
-    """Faults of form and of labels, by the rules that training checks again."""
-    found = check.faults(Sample(study, "", text), label_set, grammar)
-    apart = [(kind, example) for kind, example in found if kind != check.DISAGREE]
-    form = [Fault("form", "; ".join(f"{kind}{example}" for kind, example in apart))] if apart else []
-    return form, [Fault("labels", example.strip()) for kind, example in found if kind == check.DISAGREE]
 
 
 def _forbidden(think: str) -> list[Fault]:

@@ -14,9 +14,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
 from chexreason.data.batches import Batch
-from chexreason.labels.schema import LabelSet
 from chexreason.model.policy import Policy
 from chexreason.model.predict import predict_batch
+from chexreason.parsing import AnswerFormat
 from chexreason.types import Prediction
 
 log = logging.getLogger(__name__)
@@ -37,8 +37,7 @@ class PolicyModule(L.LightningModule):
     def __init__(
         self,
         policy: Policy,
-        label_set: LabelSet,
-        grammar: str,
+        answer_format: AnswerFormat,
         *,
         make_optimizer: MakeOptimizer,
         make_scheduler: MakeScheduler,
@@ -47,7 +46,7 @@ class PolicyModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.policy = policy
-        self.label_set, self.grammar = label_set, grammar
+        self.answer_format = answer_format
         self.make_optimizer, self.make_scheduler = make_optimizer, make_scheduler
         self.max_new_tokens, self.seed = max_new_tokens, seed
         self.strict_loading = False
@@ -91,7 +90,7 @@ class PolicyModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[Prediction]:
         """Greedy predictions of a batch; the label-F1 callback scores them."""
-        return predict_batch(self.policy, batch, self.label_set, self.grammar, self.max_new_tokens)
+        return predict_batch(self.policy, batch, self.answer_format, self.max_new_tokens)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         names = self.trainable()

@@ -1,4 +1,4 @@
-"""A choice that does not exist, asked of each command: it stops before Hydra does and names the closest one."""
+"""What each command says before Hydra does: the closest choice, the new name of a group, its settings."""
 
 from __future__ import annotations
 
@@ -7,13 +7,48 @@ import sys
 
 import pytest
 
+from chexreason.confdir import choices, command_help
+from chexreason.errors import RENAMED_GROUPS, unknown_choices
 
-@pytest.mark.parametrize(
-    "command", ["prepare", "preflight", "train", "evaluate", "scores", "report", "rewards", "tables", "traces"]
-)
+COMMANDS = ["prepare", "preflight", "train", "evaluate", "scores", "report", "rewards", "tables", "traces"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_names_the_closest_choice(command, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [command, "data=phantm"])
     with pytest.raises(SystemExit) as stopped:
         importlib.import_module(f"chexreason.cli.{command}").main()
     assert stopped.value.code == 1
     assert capsys.readouterr().err == "error: there is no data=phantm: did you mean phantom?\n"
+
+
+def test_a_renamed_group_is_answered_with_its_new_name():
+    for old, new in RENAMED_GROUPS.items():
+        assert choices(new)
+        assert not choices(old)
+        assert unknown_choices([f"{old}=x"]) == [f"{old}= is now {new}=: say {new}=x"]
+    said = "answers= is now sft_answers=: say sft_answers@phase.teacher=traces"
+    assert unknown_choices(["answers@phase.teacher=traces", "traces.min_words=3", "name=traces"]) == [said]
+    assert unknown_choices(["sft_answers@phase.teacher=traces", "+reward@rewards.mine=mix"]) == []
+    assert unknown_choices(["sft_answers@phase.teacher=trace"]) == [
+        "there is no sft_answers=trace: did you mean traces?"
+    ]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "sweep", "review", "dashboard"])
+def test_help_prints_the_settings_as_they_are_described(command, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [command, "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        importlib.import_module(f"chexreason.cli.{command}").main()
+    assert stopped.value.code == 0
+    page = capsys.readouterr().out
+    assert page.startswith("# ")
+    assert f"python -m chexreason.cli.{command}" in page
+    assert "Every setting, composed: --cfg job" in page
+
+
+def test_help_shows_the_settings_a_command_takes_from_another_and_its_choices():
+    page = command_help("scores")
+    assert "samples: 8 # " in page
+    assert "# As evaluate:" in page
+    assert "# labels=chexpert14 | nih9" in page

@@ -10,13 +10,13 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from chexreason.confdir import confdir
+from chexreason.confdir import choices, confdir
 
 ROOT = Path(confdir())
 
 
 def options(group: str) -> list[str]:
-    return sorted(p.stem for p in (ROOT / group).glob("*.yaml"))
+    return [name for name in choices(group) if "/" not in name]
 
 
 def composed(config: str = "train", *overrides: str) -> DictConfig:
@@ -86,3 +86,37 @@ def test_the_papers_numbers_are_the_defaults():
     assert (grpo.phase.module.group_size, grpo.phase.module.sampling.temperature, grpo.phase.batch_size) == (4, 0.8, 8)
     assert (grpo.objective.clip_low, grpo.objective.clip_high, grpo.objective.kl_beta) == (0.15, 0.22, 0.15)
     assert grpo.adapter.dropout == 0.0
+
+
+def hops_to_lr(file: str, scale: str) -> int | None:
+    """How many defaults lists lie between a file and the nearest one that sets phase.lr; None where no list leads."""
+    node = OmegaConf.to_container(OmegaConf.load(ROOT / f"{file}.yaml"))
+    if "lr" in (node if file.startswith("phase/") else node.get("phase", {})):
+        return 0
+    found = []
+    for entry in node.get("defaults", []):
+        ((group, choice),) = entry.items() if isinstance(entry, dict) else ((entry, None),)
+        group, choice = group.removeprefix("override ").removeprefix("/"), str(choice).replace("${scale}", scale)
+        target = group if choice == "None" else f"{group}/{choice}"
+        if (ROOT / f"{target}.yaml").is_file() and (hops := hops_to_lr(target, scale)) is not None:
+            found.append((group != "size", hops + 1))  # a size comes after its phase
+    return min(found)[1] if found else None
+
+
+@pytest.mark.parametrize("scale", ["tiny", "paper"])
+@pytest.mark.parametrize("row", [name for name in choices("experiment") if name.startswith(("table2/", "table3/"))])
+def test_the_learning_rate_of_a_row_is_two_hops_from_its_experiment(row, scale):
+    assert hops_to_lr(f"experiment/{row}", scale) == 2
+
+
+def test_an_experiment_names_the_arm_of_its_cell():
+    """The experiment describes a row; its cell in a sweep names it and repeats nothing."""
+    cells = OmegaConf.to_container(OmegaConf.load(ROOT / "sweep" / "cells" / "paper.yaml"))
+    arms = {}
+    for name, cell in cells.items():
+        for word in cell.get("overrides", []):
+            if word.startswith("experiment=table"):
+                arms[name] = OmegaConf.load(ROOT / "experiment" / f"{word.removeprefix('experiment=')}.yaml").arm
+    assert len(arms) == 24
+    assert all(name == arm for name, arm in arms.items())
+    assert all(len(cell["overrides"]) == 1 for cell in cells.values())

@@ -48,7 +48,7 @@ def paths(tmp_path_factory) -> tuple[str, str]:
     away = build_manifests(cfg, on_error="stop", workers=1)["phantom_b"]
     frame = away.frame.assign(**{label: away.frame[label].clip(upper=0) for label in CHEXPERT14.labels})
     path = Path(cfg.data.folder) / "phantom_b" / MANIFEST_NAME
-    manifest.write(manifest.Manifest(frame, away.provenance, away.root), path)
+    manifest.write_manifest(manifest.Manifest(frame, away.provenance, away.root), path)
     return paths
 
 

@@ -50,7 +50,7 @@ def test_tables_are_printed_and_written(chexpert, tmp_path):
     assert "out-earns F1 0.5" in page
     assert page.count("best_constant") == 5  # two rows, the labels of each, one explanation
     rows = [{"reward_name": "hard"} | row for row in chexpert["rewards"]["hard"]["rows"]]
-    command.write(tmp_path, "adversarial", chexpert, rows)
+    command.write_earnings(tmp_path, "adversarial", chexpert, rows)
     assert json.loads((tmp_path / "adversarial.json").read_text()) == chexpert
     with (tmp_path / "adversarial.csv").open() as file:
         lines = list(csv.DictReader(file))

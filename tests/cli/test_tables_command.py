@@ -17,7 +17,7 @@ from chexreason.labels.catalog import CHEXPERT14, NIH9
 from chexreason.reports.printed import TITLES, printed
 from chexreason.reports.provenance import Origin
 from chexreason.statistics import score_files as label_scores
-from chexreason.statistics.predictions import write
+from chexreason.statistics.predictions import write_predictions as write
 from chexreason.types import Prediction
 
 pytestmark = pytest.mark.slow
@@ -81,7 +81,9 @@ def test_a_demo_without_seed_folders_is_compared_too(tmp_path: Path) -> None:
         finish(tmp_path / "demo" / "eval" / arm, rows)
         folder = tmp_path / "demo" / "scores" / arm
         noise = torch.randn(len(rows), 14, generator=torch.Generator().manual_seed(shift))
-        label_scores.write(folder / "scores.parquet", label_scores.rows(rows, "log_odds", CHEXPERT14.labels, noise))
+        label_scores.write_scores(
+            folder / "scores.parquet", label_scores.score_rows(rows, "log_odds", CHEXPERT14.labels, noise)
+        )
         (folder / "DONE").write_text("{}")
     for table in ("transfer", "ranking"):
         tables(configured(tmp_path, "name=demo", f"table={table}", "arms=[base,sft]"))

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from chexreason.data.manifest import conform
-from chexreason.data.prepare import prepare
+from chexreason.data.prepare import prepare_set
 from chexreason.data.sources.chexpert import CheXpertSource
 from chexreason.progress import silent
 
@@ -76,24 +76,14 @@ def test_the_labels_of_the_test_set_may_lie_elsewhere(chexpert_tree, tmp_path):
 
 FAULTS = [
     ("train", lambda t: t.replace("AP/PA", "View"), "lacks the columns 'AP/PA'"),
-    ("train", lambda t: t.replace(",", "\t"), r"is separated by '\\t', not by commas"),
     ("train", lambda t: t.replace("-1.0", "u"), "1 rows with a mark other .*: line 3 'Cardiomegaly=u'"),
     ("train", lambda t: t.replace("study2", "../.."), r"1 rows with a Path that leads out of the root: line 3 'CheX"),
     ("train", lambda t: t.replace("CheXpert-v1.0/train/p", "/etc/train/p"), "3 rows with a Path that leads out"),
     ("train", lambda t: t.replace("CheXpert-v1.0/train", "C:\\\\train"), "3 rows with a Path that leads out"),
-    (
-        "train",
-        lambda t: t.replace("train/patient00001", "valid/patient00001"),
-        "unlike train/patient00001/study1: line 2",
-    ),
+    ("train", lambda t: t.replace("train/patient00001", "valid/patient00001"), "unlike train/patient00001/.*: line 2"),
     ("train", lambda t: t.replace("view1_frontal.jpg", "report.pdf"), "2 rows with a Path unlike train/"),
     ("train", lambda t: t + t.split("\n")[2] + "\n", "1 rows that repeat a Path: line 5"),
-    (
-        "groundtruth",
-        lambda t: t.replace("patient64742", "patient99999"),
-        "1 rows without an image under .*: line 3 'pat",
-    ),
-    ("groundtruth", lambda t: t.replace("Edema", "Ödem"), "lacks the columns 'Edema'"),
+    ("groundtruth", lambda t: t.replace("64742", "99999"), "1 rows without an image under .*: line 3 'patient99999"),
 ]
 
 
@@ -112,7 +102,7 @@ def test_one_message_lists_the_faults_of_all_files(chexpert_tree, tmp_path):
         groundtruth=lambda text: text.replace("patient64743", "patient64742"),
     )
     with pytest.raises(ValueError, match="kinds of fault; nothing was written") as caught:
-        prepare(CheXpertSource("chexpert", root, ["train", "test"]), tmp_path / "out")
+        prepare_set(CheXpertSource("chexpert", root, ["train", "test"]), tmp_path / "out")
     told = str(caught.value)
     assert "train.csv: 1 rows with a Path that leads out of the root: line 3" in told
     assert "train.csv: 3 rows with a mark other than" in told
@@ -120,13 +110,10 @@ def test_one_message_lists_the_faults_of_all_files(chexpert_tree, tmp_path):
     assert not list((tmp_path / "out").glob("*"))
 
 
-def test_harmless_spellings_are_accepted(chexpert_tree):
-    expected = frame(chexpert_tree(), parts=["train", "test"])
-    root = chexpert_tree(
-        train=lambda text: "\ufeff" + text.replace("Pleural Other", "PLEURAL OTHER").replace(",0.0,", ",0,"),
-        groundtruth=lambda text: text.replace("study1,", "study1/,"),
-    )
-    pd.testing.assert_frame_equal(frame(root, parts=["train", "test"]), expected)
+def test_a_study_may_end_in_a_slash(chexpert_tree):
+    expected = frame(chexpert_tree())
+    root = chexpert_tree(groundtruth=lambda text: text.replace("study1,", "study1/,"))
+    pd.testing.assert_frame_equal(frame(root), expected)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from chexreason.build.data import check_training
 from chexreason.build.training import build_data
 from chexreason.data.check import inspect_images
 from chexreason.data.leakage import RADIUS, LeakageError, check_leaks, find_leaks
-from chexreason.data.manifest import Manifest, ManifestError, write
+from chexreason.data.manifest import Manifest, ManifestError, write_manifest
 from chexreason.data.prepare import MANIFEST_NAME
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.types import Sample
@@ -169,7 +169,7 @@ def prepared(tmp_path, studies):
                 **dict.fromkeys(CHEXPERT14.labels, 0.0),
             }
         )
-        write(Manifest(frame, {}, tmp_path), tmp_path / name / MANIFEST_NAME)
+        write_manifest(Manifest(frame, {}, tmp_path), tmp_path / name / MANIFEST_NAME)
     sets = {"home": {}, "away": {}, "later": {}}
     train = [Sample(replace(studies[i], study_id=f"home:{i}"), "x") for i in range(2)]
     return OmegaConf.create({"data": {"name": "d", "folder": str(tmp_path), "sets": sets}}), train

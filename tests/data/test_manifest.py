@@ -7,7 +7,15 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from chexreason.data.manifest import METADATA_KEY, Manifest, ManifestError, conform, read, studies, write
+from chexreason.data.manifest import (
+    METADATA_KEY,
+    Manifest,
+    ManifestError,
+    conform,
+    read_manifest,
+    studies,
+    write_manifest,
+)
 from chexreason.labels.catalog import CHEXPERT14, NIH9
 from chexreason.labels.schema import LabelSet
 from chexreason.labels.uncertainty import IGNORE, POSITIVES_ONLY
@@ -35,18 +43,18 @@ def rows(n: int = 4, **columns) -> pd.DataFrame:
 
 def test_a_manifest_survives_the_disk_and_moves_with_its_folder(tmp_path):
     frame = rows(Edema=[1, 0, -1, NAN], age=[60, None, 130, 0], signs=['[{"label": "Edema"}]', None, "", "[]"])
-    write(Manifest(frame, {"seed": 3}, tmp_path / "old"), tmp_path / "old" / "manifest.parquet")
+    write_manifest(Manifest(frame, {"seed": 3}, tmp_path / "old"), tmp_path / "old" / "manifest.parquet")
     (tmp_path / "old").rename(tmp_path / "new")
-    back = read(tmp_path / "new" / "manifest.parquet")
+    back = read_manifest(tmp_path / "new" / "manifest.parquet")
     pd.testing.assert_frame_equal(back.frame, conform(frame))
     assert back.provenance == {"seed": 3}
-    assert back.image_paths()[0] == tmp_path / "new" / "images" / "0.png"
+    assert back.root / back.frame["path"][0] == tmp_path / "new" / "images" / "0.png"
     assert [study.age for study in studies(back, CHEXPERT14, IGNORE, ["sft", "test"])] == [60, None, None, 0]
 
 
 def test_a_vendor_root_is_kept_absolute(tmp_path):
-    write(Manifest(rows(), {}, tmp_path / "vendor"), tmp_path / "out" / "manifest.parquet")
-    assert read(tmp_path / "out" / "manifest.parquet").root == tmp_path / "vendor"
+    write_manifest(Manifest(rows(), {}, tmp_path / "vendor"), tmp_path / "out" / "manifest.parquet")
+    assert read_manifest(tmp_path / "out" / "manifest.parquet").root == tmp_path / "vendor"
 
 
 @pytest.mark.parametrize(
@@ -137,8 +145,8 @@ def test_signs_are_read_and_bad_ones_refused():
 
 def test_hashes_and_exams_survive_the_disk_and_reach_the_study(tmp_path):
     frame = rows(sha256=["a", "b", None, ""], phash="00ff00ff00ff00ff", exam_id=["x:e1", "x:e1", "", None])
-    write(Manifest(frame, {}, tmp_path), tmp_path / "manifest.parquet")
-    back = read(tmp_path / "manifest.parquet")
+    write_manifest(Manifest(frame, {}, tmp_path), tmp_path / "manifest.parquet")
+    back = read_manifest(tmp_path / "manifest.parquet")
     assert back.frame["exam_id"].tolist() == ["x:e1", "x:e1", "", ""]
     assert [study.image_sha256 for study in studies(back, NIH9, IGNORE, ["sft", "test"])] == ["a", "b", "", ""]
     assert studies(Manifest(conform(rows()), {}, tmp_path), NIH9, IGNORE, ["sft"])[0].image_sha256 == ""
@@ -164,26 +172,26 @@ def rewrite(path: Path, frame: pd.DataFrame | None = None, **header) -> None:
 def test_read_refuses_what_it_did_not_write(tmp_path):
     path = tmp_path / "manifest.parquet"
     with pytest.raises(ManifestError, match="no manifest at"):
-        read(path)
+        read_manifest(path)
     path.write_text("no parquet")
     with pytest.raises(ManifestError, match="not readable as Parquet"):
-        read(path)
+        read_manifest(path)
     rows().to_parquet(path)
     with pytest.raises(ManifestError, match="not a manifest of chexreason"):
-        read(path)
-    write(Manifest(rows(), {}, tmp_path), path)
+        read_manifest(path)
+    write_manifest(Manifest(rows(), {}, tmp_path), path)
     rewrite(path, schema=0)
     with pytest.raises(ManifestError, match="schema 0; this version reads 2"):
-        read(path)
-    write(Manifest(rows(), {}, tmp_path), path)
+        read_manifest(path)
+    write_manifest(Manifest(rows(), {}, tmp_path), path)
     rewrite(path, frame=conform(rows(Edema=1.0)))
     with pytest.raises(ManifestError, match="altered"):
-        read(path)
+        read_manifest(path)
 
 
 def test_a_failed_write_leaves_the_old_manifest_and_no_rest(tmp_path, monkeypatch):
     path = tmp_path / "manifest.parquet"
-    write(Manifest(rows(), {"version": 1}, tmp_path), path)
+    write_manifest(Manifest(rows(), {"version": 1}, tmp_path), path)
 
     def half(table, where):
         Path(where).write_bytes(b"half")
@@ -191,6 +199,6 @@ def test_a_failed_write_leaves_the_old_manifest_and_no_rest(tmp_path, monkeypatc
 
     monkeypatch.setattr(pq, "write_table", half)
     with pytest.raises(OSError, match="interrupted"):
-        write(Manifest(rows(), {"version": 2}, tmp_path), path)
-    assert read(path).provenance == {"version": 1}
+        write_manifest(Manifest(rows(), {"version": 2}, tmp_path), path)
+    assert read_manifest(path).provenance == {"version": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["manifest.parquet"]

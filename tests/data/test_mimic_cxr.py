@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from chexreason.data.manifest import ManifestError, conform
-from chexreason.data.prepare import prepare
+from chexreason.data.prepare import prepare_set
 from chexreason.data.sources.mimic_cxr import MIMICCXRSource
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import silent
@@ -91,51 +91,26 @@ def test_a_patient_may_not_cross_the_vendor_s_splits(mimic_tree):
         frame(mimic_tree(split=line(4, lambda row: row.replace("train", "test"))))
 
 
-def test_harmless_spellings_are_accepted_and_said(mimic_tree, caplog):
+def test_numbers_that_passed_through_floats_and_splits_in_capitals_are_read(mimic_tree):
     expected = frame(mimic_tree())
-    caplog.clear()
-    rows = frame(
-        mimic_tree(
-            metadata=lambda text: "\ufeff" + re.sub(r",(1\d{7}),", r",\1.0,", text),
-            chexpert=lambda text: text.replace("Pleural Effusion", "pleural effusion").replace("\n", "\r\n"),
-            split=lambda text: text.replace("validate", "Validate"),
-        )
+    pointed = mimic_tree(
+        metadata=lambda text: re.sub(r",(1\d{7}),", r",\1.0,", text),
+        split=lambda text: text.replace("validate", "Validate"),
     )
-    pd.testing.assert_frame_equal(rows, expected)
-    assert "8 values of subject_id end in '.0'" in caplog.text
-    assert "column 'pleural effusion' taken for 'Pleural Effusion'" in caplog.text
+    pd.testing.assert_frame_equal(frame(pointed), expected)
 
 
 FAULTS = [
     ("metadata", lambda t: t.replace("ViewPosition", "Position"), r"lacks the columns 'ViewPosition' \(closest: 'Posi"),
-    ("chexpert", lambda t: t.replace(",", ";"), "is separated by ';', not by commas"),
-    ("chexpert", lambda t: t.replace("Edema", "Oedema"), r"lacks the columns 'Edema' \(closest: 'Oedema'\)"),
-    ("chexpert", lambda t: t.replace("Edema", "Edema,edema", 1), "several columns for 'Edema': Edema, edema"),
-    (
-        "chexpert",
-        line(3, lambda row: row.replace("1.0", "2", 1)),
-        "1 rows with a mark other .*: line 3 'Atelectasis=2'",
-    ),
-    ("chexpert", line(3, lambda row: row + ",1.0"), "has 1 rows of another length .*: line 3 17 values for 16 columns"),
-    ("chexpert", line(3, lambda row: row[:20]), "has 1 rows of another length than the header: line 3 3 values"),
+    ("chexpert", line(3, lambda row: row.replace("1.0", "2", 1)), "with a mark other .*: line 3 'Atelectasis=2'"),
     ("chexpert", lambda t: t + t.split("\n")[1] + "\n", "1 rows that repeat a study_id: line 7 '50414267'"),
-    (
-        "chexpert",
-        line(2, lambda row: row.replace("10000032", "10000764")),
-        "another subject than in the metadata: line 2",
-    ),
-    ("chexpert", lambda t: t.split("\n")[0], "has a header and no rows"),
-    ("chexpert", lambda t: "", "has no header line"),
+    ("chexpert", line(2, lambda row: row.replace("032", "764")), "another subject than in the metadata: line 2"),
     ("metadata", line(3, lambda row: row.replace("10000032", "10000032.5")), "line 3 '10000032.5'"),
     ("metadata", line(3, lambda row: "../../" + row), r"with a dicom_id that is no file name: line 3 '\.\./\.\./"),
     ("metadata", lambda t: t + t.split("\n")[1] + "\n", "1 rows that repeat a dicom_id: line 10"),
     ("split", line(3, lambda row: row.replace("train", "dev")), "split other than train, validate, test: line 3 'dev'"),
     ("split", line(9, lambda row: "00000099" + row[8:]), "1 rows with a dicom_id that the split file lacks: line 9"),
-    (
-        "split",
-        line(2, lambda row: row.replace("10000032", "1")),
-        "another subject or study than in the split file: line 2",
-    ),
+    ("split", line(2, lambda row: row.replace("10000032", "1")), "another subject or study than in the split .*line 2"),
 ]
 
 
@@ -153,24 +128,13 @@ def test_one_message_lists_the_faults_of_all_files(mimic_tree, tmp_path):
         chexpert=lambda text: text.replace("1.0,", "yes,"),
     )
     with pytest.raises(ValueError, match="kinds of fault; nothing was written") as caught:
-        prepare(MIMICCXRSource("mimic", root), tmp_path / "out")
+        prepare_set(MIMICCXRSource("mimic", root), tmp_path / "out")
     told = str(caught.value)
     assert "metadata.csv.gz: 8 rows with a subject_id that is no whole number" in told
     assert "line 2 '10000032.5', line 3 '10000032.5', line 4 '10000032.5', ..." in told
     assert "split.csv.gz: 5 rows with a split other than" in told
     assert "chexpert.csv.gz: 5 rows with a mark other than" in told
     assert not list((tmp_path / "out").glob("*"))
-
-
-def test_damaged_and_foreign_files_are_named(mimic_tree):
-    root = mimic_tree()
-    file = root / "mimic-cxr-2.0.0-chexpert.csv.gz"
-    file.write_bytes(file.read_bytes()[:-12])
-    with pytest.raises(ValueError, match=r"is damaged gzip .*download it again"):
-        frame(root)
-    file.write_bytes("subject_id,study_id,Förmat\n".encode("latin-1"))
-    with pytest.raises(ValueError, match="lacks the columns 'Atelectasis'"):
-        frame(root)
 
 
 def test_an_absent_csv_and_an_empty_selection_say_the_way_out(mimic_tree):
@@ -198,6 +162,6 @@ def test_provenance_is_json_and_follows_the_files(mimic_tree):
 
 def test_the_whole_set_prepares(mimic_tree, tmp_path):
     root = mimic_tree()
-    made = prepare(MIMICCXRSource("mimic", root), tmp_path / "out")
+    made = prepare_set(MIMICCXRSource("mimic", root), tmp_path / "out")
     assert made.root == root
     assert made.split_counts() == {"train": 3, "validate": 1, "test": 1}

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chexreason.labels.catalog import CHEXPERT14
-from chexreason.phantom import Institution, PhantomStudy, institution, render, sample_patient, sample_study
 from chexreason.phantom.film import expose
-from chexreason.phantom.render import optical_density
+from chexreason.phantom.institution import Institution, institution
+from chexreason.phantom.patient import PhantomStudy, sample_patient
+from chexreason.phantom.render import optical_density, render_film, sample_study
 from chexreason.types import Sign
 from tools.phantom_sheet import CASES, contact_sheet
 from tools.tiny_models.phantom_stream import item, stream, truth
@@ -38,12 +39,12 @@ def change(seed: int, sign: Sign) -> np.ndarray:
 
 def test_equal_arguments_give_bit_equal_films():
     study = phantom(3, Sign("Pneumonia", "left", 0.8), Sign("Support Devices", "", 0.9))
-    np.testing.assert_array_equal(render(study, B.rendering, SIZE), render(study, B.rendering, SIZE))
+    np.testing.assert_array_equal(render_film(study, B.rendering, SIZE), render_film(study, B.rendering, SIZE))
 
 
 @pytest.mark.parametrize("size", [64, 97, 160])
 def test_a_film_is_square_eight_bit_and_uses_its_range(size):
-    film = render(phantom(1), A.rendering, size)
+    film = render_film(phantom(1), A.rendering, size)
     assert film.shape == (size, size)
     assert film.dtype == np.uint8
     assert film.min() < 30
@@ -52,13 +53,14 @@ def test_a_film_is_square_eight_bit_and_uses_its_range(size):
 
 def test_a_film_too_small_to_show_anything_is_refused():
     with pytest.raises(ValueError, match=">= 48"):
-        render(phantom(1), A.rendering, 32)
+        render_film(phantom(1), A.rendering, 32)
 
 
 def test_other_patients_and_other_visits_give_other_films():
     study = phantom(1)
-    assert (render(study, A.rendering, SIZE) != render(phantom(2), A.rendering, SIZE)).mean() > 0.5
-    assert (render(study, A.rendering, SIZE) != render(replace(study, seed=7), A.rendering, SIZE)).mean() > 0.5
+    film = render_film(study, A.rendering, SIZE)
+    assert (film != render_film(phantom(2), A.rendering, SIZE)).mean() > 0.5
+    assert (film != render_film(replace(study, seed=7), A.rendering, SIZE)).mean() > 0.5
 
 
 def test_lungs_are_dark_and_the_heart_lies_on_the_images_right():
@@ -76,7 +78,7 @@ def test_lungs_are_dark_and_the_heart_lies_on_the_images_right():
 def test_every_finding_is_visible_on_the_exposed_film(label):
     for place in (A, B):
         sick, well = phantom(5, Sign(label, "left", 0.9), place=place), phantom(5, place=place)
-        pair = [render(study, replace(place.rendering, noise=0.0), SIZE).astype(float) for study in (sick, well)]
+        pair = [render_film(study, replace(place.rendering, noise=0.0), SIZE).astype(float) for study in (sick, well)]
         assert (np.abs(pair[0] - pair[1]) > 8).mean() > 0.004
 
 

@@ -11,15 +11,10 @@ import pytest
 from PIL import Image
 
 from chexreason.labels.catalog import CHEXPERT14, NIH9
-from chexreason.phantom import (
-    Labelling,
-    PhantomSource,
-    PhantomStudy,
-    institution,
-    raw_labels,
-    sample_patient,
-    sample_study,
-)
+from chexreason.phantom.institution import Labelling, institution, raw_labels
+from chexreason.phantom.patient import PhantomStudy, sample_patient
+from chexreason.phantom.render import sample_study
+from chexreason.phantom.source import PhantomSource
 from chexreason.progress import silent
 from chexreason.types import Sign
 

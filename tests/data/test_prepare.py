@@ -2,6 +2,8 @@
 
 import dataclasses
 import errno
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +13,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from chexreason.data.manifest import ManifestError, read
-from chexreason.data.prepare import prepare
+import chexreason
+from chexreason.data.manifest import ManifestError, read_manifest
+from chexreason.data.prepare import prepare_set
 from chexreason.data.selection import Selected
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.uncertainty import ONES, ZEROS
@@ -57,27 +60,27 @@ class Films:
 
 def test_a_good_set_is_written_once(tmp_path):
     source = Films()
-    made = prepare(source, tmp_path)
+    made = prepare_set(source, tmp_path)
     assert made.split_counts() == {"test": 6}
     assert made.provenance["seed"] == 1
-    assert prepare(source, tmp_path).provenance == made.provenance
+    assert prepare_set(source, tmp_path).provenance == made.provenance
     assert len(source.calls) == 1
 
 
 @pytest.mark.slow
 def test_other_parameters_or_a_damaged_manifest_prepare_anew(tmp_path):
     source = Films()
-    prepare(source, tmp_path)
-    prepare(dataclasses.replace(source, provenance={"seed": 2}), tmp_path)
+    prepare_set(source, tmp_path)
+    prepare_set(dataclasses.replace(source, provenance={"seed": 2}), tmp_path)
     assert len(source.calls) == 2
     (tmp_path / "manifest.parquet").write_bytes(b"damaged")
-    assert len(prepare(source, tmp_path).frame) == 6
+    assert len(prepare_set(source, tmp_path).frame) == 6
     assert len(source.calls) == 3
 
 
 def test_stop_lists_every_bad_image_and_writes_no_manifest(tmp_path):
     with pytest.raises(ManifestError, match=r"2 of 6 images of 'films' cannot be read.*on_error=quarantine") as caught:
-        prepare(Films(bad=(1, 4)), tmp_path)
+        prepare_set(Films(bad=(1, 4)), tmp_path)
     assert "  2 x " in str(caught.value)  # one fault, counted, with its files
     assert "1.png, " in str(caught.value)
     assert "4.png" in str(caught.value)
@@ -85,38 +88,38 @@ def test_stop_lists_every_bad_image_and_writes_no_manifest(tmp_path):
 
 
 def test_quarantine_moves_the_bad_rows_aside_and_counts_them(tmp_path):
-    made = prepare(Films(bad=(1, 4)), tmp_path, on_error="quarantine")
+    made = prepare_set(Films(bad=(1, 4)), tmp_path, on_error="quarantine")
     assert made.frame["study_id"].tolist() == ["f:0", "f:2", "f:3", "f:5"]
     assert made.provenance["quarantined"] == 2
     aside = pd.read_csv(tmp_path / "quarantine.csv")
     assert [Path(path).name for path in aside["path"]] == ["1.png", "4.png"]
     assert aside["reason"].str.len().gt(0).all()
     with pytest.raises(ManifestError, match="2 of 6"):  # a quarantined manifest does not satisfy "stop"
-        prepare(Films(bad=(1, 4)), tmp_path, on_error="stop")
-    prepare(Films(), tmp_path)
+        prepare_set(Films(bad=(1, 4)), tmp_path, on_error="stop")
+    prepare_set(Films(), tmp_path)
     assert not (tmp_path / "quarantine.csv").exists()
 
 
 def test_nothing_readable_is_an_error(tmp_path):
     with pytest.raises(ManifestError, match="no readable image"):
-        prepare(Films(bad=tuple(range(6))), tmp_path, on_error="quarantine")
+        prepare_set(Films(bad=tuple(range(6))), tmp_path, on_error="quarantine")
 
 
 def test_an_interrupted_run_leaves_no_manifest(tmp_path):
-    prepare(Films(), tmp_path)
+    prepare_set(Films(), tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        prepare(Films(error=KeyboardInterrupt(), provenance={"seed": 2}), tmp_path)
+        prepare_set(Films(error=KeyboardInterrupt(), provenance={"seed": 2}), tmp_path)
     assert not list(tmp_path.glob("*manifest*"))
-    assert len(prepare(Films(), tmp_path).frame) == 6
+    assert len(prepare_set(Films(), tmp_path).frame) == 6
 
 
 def test_a_full_disk_is_named_and_other_errors_pass(tmp_path):
     full = OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(OSError, match=r"disk full while preparing 'films'.*MB free") as caught:
-        prepare(Films(error=full), tmp_path)
+        prepare_set(Films(error=full), tmp_path)
     assert caught.value.errno == errno.ENOSPC
     with pytest.raises(PermissionError):
-        prepare(Films(error=PermissionError("denied")), tmp_path)
+        prepare_set(Films(error=PermissionError("denied")), tmp_path)
 
 
 def test_images_of_a_vendor_stay_where_they_are(tmp_path):
@@ -129,15 +132,16 @@ def test_images_of_a_vendor_stay_where_they_are(tmp_path):
         def prepare(self, folder, progress):
             return Films().prepare(vendor, progress)
 
-    made = prepare(Vendor(image_root=vendor), tmp_path / "out")
+    made = prepare_set(Vendor(image_root=vendor), tmp_path / "out")
     assert made.root == vendor
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"manifest.parquet", "images.jsonl", "ids"}
-    assert read(tmp_path / "out" / "manifest.parquet").image_paths()[0].is_file()
+    back = read_manifest(tmp_path / "out" / "manifest.parquet")
+    assert all((back.root / path).is_file() for path in back.frame["path"])
 
 
 def test_an_unknown_mode_is_refused(tmp_path):
     with pytest.raises(ValueError, match="on_error='skip'; choose one of: stop, quarantine"):
-        prepare(Films(), tmp_path, on_error="skip")
+        prepare_set(Films(), tmp_path, on_error="skip")
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,7 @@ class Half:
 
 
 def test_hashes_tell_copies_apart_and_ids_are_written_out(tmp_path):
-    made = prepare(Films(), tmp_path).frame
+    made = prepare_set(Films(), tmp_path).frame
     assert made["sha256"].str.fullmatch("[0-9a-f]{64}").all()
     assert made["sha256"].is_unique
     assert "phash" in made
@@ -168,56 +172,37 @@ def test_hashes_tell_copies_apart_and_ids_are_written_out(tmp_path):
 
 @pytest.mark.slow
 def test_a_selection_chooses_before_any_image_is_read(tmp_path, caplog):
-    made = prepare(Films(bad=(4,)), tmp_path, select=Half())  # the bad one is not chosen: nothing stops
+    made = prepare_set(Films(bad=(4,)), tmp_path, select=Half())  # the bad one is not chosen: nothing stops
     assert made.split_counts() == {"sft": 2, "val": 1}
     assert "films is small" in caplog.text
     assert (tmp_path / "selection.json").is_file()
     assert (tmp_path / "prevalence.png").is_file()
     assert {p.name for p in (tmp_path / "ids").iterdir()} == {"sft.csv", "val.csv"}
     assert made.provenance["selection"] == {"seed": 0}
-    assert prepare(Films(bad=(4,)), tmp_path, select=Half(1)).provenance["selection"] == {"seed": 1}
-    prepare(Films(), tmp_path)
+    assert prepare_set(Films(bad=(4,)), tmp_path, select=Half(1)).provenance["selection"] == {"seed": 1}
+    prepare_set(Films(), tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"manifest.parquet", "images.jsonl", "images", "ids"}
     assert {p.name for p in (tmp_path / "ids").iterdir()} == {"test.csv"}
 
 
 def test_without_the_check_no_image_is_opened(tmp_path):
-    made = prepare(Films(bad=(1, 4)), tmp_path, check=False)
+    made = prepare_set(Films(bad=(1, 4)), tmp_path, check=False)
     assert len(made.frame) == 6
     assert "sha256" not in made.frame
     assert made.provenance["images_checked"] is False
     with pytest.raises(ManifestError, match="2 of 6"):  # an unchecked manifest does not satisfy a checked one
-        prepare(Films(bad=(1, 4)), tmp_path)
+        prepare_set(Films(bad=(1, 4)), tmp_path)
 
 
 def test_another_policy_changes_what_is_told_and_no_row(tmp_path):
     source = Films()
-    before = prepare(source, tmp_path, policy=ZEROS)
-    after = prepare(source, tmp_path, policy=ONES)
+    before = prepare_set(source, tmp_path, policy=ZEROS)
+    after = prepare_set(source, tmp_path, policy=ONES)
     assert len(source.calls) == 1
     assert (before.provenance["policy"]["name"], after.provenance["policy"]["name"]) == ("zeros", "ones")
     pd.testing.assert_frame_equal(before.frame, after.frame)
-    assert prepare(source, tmp_path, policy=ONES).provenance == read(tmp_path / "manifest.parquet").provenance
-
-
-@pytest.mark.slow
-def test_a_repeated_pass_reads_only_what_has_changed(tmp_path, monkeypatch):
-    vendor = tmp_path / "vendor"
-    vendor.mkdir()
-    rows = Films().prepare(vendor, lambda items, total: items)
-
-    @dataclass(frozen=True)
-    class Vendor(Films):
-        def prepare(self, folder, progress):
-            return rows
-
-    prepare(Vendor(image_root=vendor), tmp_path / "out")
-    Image.fromarray(np.full((9, 9), 99, np.uint8)).save(vendor / "images" / "2.png")
-    opened = []
-    real = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: (opened.append(path.name), real(path))[1])
-    prepare(Vendor(image_root=vendor, provenance={"seed": 2}), tmp_path / "out")
-    assert [name for name in opened if name.endswith(".png")] == ["2.png"]
+    written = read_manifest(tmp_path / "manifest.parquet").provenance
+    assert prepare_set(source, tmp_path, policy=ONES).provenance == written
 
 
 def test_bad_input_of_a_vendor_writes_nothing(tmp_path):
@@ -227,5 +212,15 @@ def test_bad_input_of_a_vendor_writes_nothing(tmp_path):
             return Films().prepare(tmp_path, progress)[:0]
 
     with pytest.raises(ManifestError, match="'films' has no rows"):
-        prepare(Empty(image_root=tmp_path), tmp_path / "out")
+        prepare_set(Empty(image_root=tmp_path), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_way_to_a_manifest_loads_no_torch():
+    """Neither do labels, phantoms and all else in the room but what makes batches of tensors."""
+    root = Path(chexreason.__file__).parents[1]
+    files = [path for room in ("data", "labels", "phantom") for path in (root / "chexreason" / room).rglob("*.py")]
+    names = [".".join(path.relative_to(root).with_suffix("").parts) for path in files]
+    wanted = [name for name in names if not name.endswith((".batches", ".prompt_tensors", "__init__"))]
+    check = "assert not {'torch', 'transformers', 'lightning'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", f"import sys, {', '.join(wanted)}; {check}"], check=True, cwd=root)

@@ -19,6 +19,7 @@ from chexreason.labels.catalog import CHEXPERT14
 from chexreason.model.adapters import attach_lora
 from chexreason.model.generate import Sampling
 from chexreason.model.load import load_policy
+from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.reports.history import read_rewards
 from chexreason.training.callbacks.label_f1 import LabelF1Callback
 from chexreason.training.callbacks.reward_log import RewardLog
@@ -86,8 +87,7 @@ def adapted(model: str):
 
 
 COMMON = {
-    "label_set": CHEXPERT14,
-    "grammar": "think_solution",
+    "answer_format": AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION),
     "max_new_tokens": 4,
     "make_optimizer": lambda p: torch.optim.SGD(p, lr=0.05),
     "make_scheduler": lambda o, n: torch.optim.lr_scheduler.LambdaLR(o, lambda step: 1 - step / (2 * n)),

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from chexreason.grpo.objective import LOG_RATIO_LIMIT, ObjectiveSpec, denominator, kl_divergence, policy_loss
+from tests.support.presets import preset
 
-CONF = Path(__file__).parents[2] / "conf" / "objective"
 NORMALISERS = ["constant", "sequence_mean", "token_mean"]
 T_MAX = 10
 
@@ -211,17 +208,9 @@ def test_sequence_ratio_is_the_geometric_mean() -> None:
     torch.testing.assert_close(grad, torch.tensor([[-1.0, -1.0, 0.0]], dtype=torch.float64))
 
 
-@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda p: p.stem)
-def test_named_specs_build(path: Path) -> None:
-    built = instantiate(OmegaConf.load(path))
-    assert isinstance(built, ObjectiveSpec)
-    assert built.name == path.stem
-    assert path.read_text().startswith("# ")
-
-
 def test_the_named_specs_say_what_their_papers_say() -> None:
     def parts(name: str) -> tuple[object, ...]:
-        s = instantiate(OmegaConf.load(CONF / f"{name}.yaml"))
+        s = preset(name)
         return s.normaliser, s.scale, s.clip_low, s.clip_high, s.kl_beta, s.kl_estimator, s.clip_can_act
 
     assert parts("paper") == ("constant", "none", 0.15, 0.22, 0.15, "k3", True)

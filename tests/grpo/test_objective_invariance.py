@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from itertools import cycle, pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from chexreason.grpo.objective import ObjectiveSpec, denominator, policy_loss
+from tests.support.presets import NAMES, preset
 
 SPECS = [
     ObjectiveSpec("t", normaliser, "none", 0.15, 0.22, 0.15, estimator, level, factor, 2)
@@ -25,11 +24,7 @@ SPECS = [
         ("token_mean", "k1", "sequence", False),
     )
 ]
-CONF = Path(__file__).parents[2] / "conf" / "objective"
-PRESETS = [
-    ObjectiveSpec(**{key: value for key, value in yaml.safe_load(path.read_text()).items() if key != "_target_"})
-    for path in sorted(CONF.glob("*.yaml"))
-]
+PRESETS = [preset(name) for name in NAMES]
 # The presets' clips would leave few tokens to tell right from wrong: the data's ratios are far from 1.
 CORRECTED = [
     replace(preset, name=f"{preset.name}_{level}", correction=level, clip_low=0.15, clip_high=0.22, kl_beta=0.15)

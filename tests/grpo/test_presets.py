@@ -8,16 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from chexreason.grpo.advantages import group_advantages
 from chexreason.grpo.objective import ObjectiveSpec
+from tests.support.presets import NAMES, parts_of, preset
 
 ROOT = Path(__file__).parents[2]
-FILES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((ROOT / "conf" / "objective").glob("*.yaml"))}
-PRESETS = {
-    name: ObjectiveSpec(**{k: v for k, v in values.items() if k != "_target_"}) for name, values in FILES.items()
-}
+PRESETS = {name: preset(name) for name in NAMES}
 PARTS = [field.name for field in fields(ObjectiveSpec) if field.name != "name"]
 
 
@@ -26,10 +23,11 @@ def differences(a: str, b: str) -> dict[str, tuple[Any, Any]]:
     return {part: (left[part], right[part]) for part in PARTS if left[part] != right[part]}
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_preset_spells_out_every_part(name: str) -> None:
-    """A part left to a default would be one that nobody chose."""
-    assert sorted(FILES[name]) == sorted(["_target_", "name", *PARTS])
+    """A part left to a default of the code would be one that nobody chose."""
+    assert sorted(parts_of(name)) == sorted(["_target_", "name", *PARTS])
+    assert parts_of(name)["name"] == name
 
 
 def test_what_each_source_means_by_dr_grpo() -> None:

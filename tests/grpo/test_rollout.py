@@ -10,9 +10,10 @@ import torch
 
 from chexreason.data.batches import Batch
 from chexreason.grpo.objective import ObjectiveSpec
-from chexreason.grpo.rollout import collect, rollout_stats
+from chexreason.grpo.rollout import RolloutSpec, collect, rollout_stats
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.model.generate import Sampled, Sampling
+from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.types import Sample
 
 pytestmark = pytest.mark.slow  # a model encodes
@@ -42,9 +43,9 @@ def rolled_out(gemma, studies):
 
     def run(**changes):
         objective = replace(SPEC, **changes)
-        how = {"reward": reward, "objective": objective, "label_set": CHEXPERT14, "grammar": "think_solution"}
-        how |= {"group_size": 2, "seed": 0, "step": 0, "micro_studies": 1, "engine": engine}
-        return collect(gemma, batch, sampling=Sampling(64), **how)
+        answers = AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION)
+        spec = RolloutSpec(answers, Sampling(64), 2, reward, objective, seed=0, micro_studies=1, engine=engine)
+        return collect(gemma, batch, spec, step=0)
 
     return run
 

@@ -6,7 +6,6 @@ Needs the extra `bench`; importing TRL alone takes many seconds.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,10 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from torch import Tensor
 
 from chexreason.grpo.objective import ObjectiveSpec, denominator, loss_mask, policy_loss
+from tests.support.presets import preset
 
 try:
     TRL = tuple(int(part) for part in version("trl").split(".")[:2])
@@ -28,7 +27,6 @@ pytestmark = [
     pytest.mark.skipif(TRL < (1, 16), reason="TRL 1.16 or newer is not installed: pip install 'chexreason[bench]'"),
 ]
 
-CONF = Path(__file__).parents[2] / "conf" / "objective"
 N, T, T_MAX = 8, 7, 12
 # What each preset is called there; gspo is a level of the ratio, not a loss.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -39,11 +37,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "gspo": {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4},
 }
 every_preset = pytest.mark.parametrize("name", OPTIONS)
-
-
-def preset(name: str, **changes: Any) -> ObjectiveSpec:
-    values = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    return replace(ObjectiveSpec(**{key: value for key, value in values.items() if key != "_target_"}), **changes)
 
 
 def config(tmp_path: Path, **options: Any) -> Any:

@@ -12,18 +12,17 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from torch import Tensor
 
 from chexreason.grpo.advantages import group_advantages
 from chexreason.grpo.objective import LOG_RATIO_LIMIT, ObjectiveSpec, denominator, policy_loss
+from tests.support.presets import preset
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(find_spec("trl") is None, reason="TRL is not installed: pip install 'chexreason[bench]'"),
 ]
 
-CONF = Path(__file__).parents[2] / "conf" / "objective"
 WORDS = ["<pad>", "<eos>", *"abcdefgh"]
 G, N, T_MAX = 4, 8, 10
 
@@ -144,11 +143,6 @@ def log_probabilities(model: Any, rollout: dict[str, Any], temperature: float) -
     start = rollout["prompt_ids"].shape[1]
     logits = model(input_ids=ids, attention_mask=mask).logits[:, start - 1 : -1] / temperature
     return logits.log_softmax(-1).gather(-1, rollout["completion_ids"][..., None])[..., 0]  # [N, T]
-
-
-def preset(name: str, **changes: Any) -> ObjectiveSpec:
-    values = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    return ObjectiveSpec(**{key: value for key, value in (values | changes).items() if key != "_target_"})
 
 
 @pytest.mark.parametrize(

@@ -10,19 +10,23 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
-from chexreason.model.adapters import attach_lora, merge_adapter, merged, read_card, save_adapter, stack_factors
+from chexreason.model.adapters import (
+    ADAPTER_CONFIG,
+    WEIGHTS,
+    attach_lora,
+    base_fingerprint,
+    merge_adapter,
+    merged,
+    read_card,
+    save_adapter,
+    stack_factors,
+)
 from chexreason.model.load import load_policy, resolve_source
 from chexreason.model.logprobs import completion_scores
 from chexreason.model.policy import pad_right
+from tests.support.adapters import with_lora
 
 pytestmark = pytest.mark.slow  # each test runs a model
-
-
-def perturb(policy, seed: int) -> None:
-    torch.manual_seed(seed)
-    for name, parameter in policy.named_parameters():
-        if "lora_" in name:
-            torch.nn.init.normal_(parameter, std=0.05)
 
 
 def logp(policy, images):
@@ -45,8 +49,7 @@ def test_targets_that_reach_the_vision_tower_are_refused(policy):
 
 
 def test_saved_adapter_loads_with_bare_peft(policy, images, tmp_path):
-    attach_lora(policy, r=4, alpha=8, dropout=0.0)
-    perturb(policy, 1)
+    with_lora(policy, 1)
     expected = logp(policy, images)
     save_adapter(policy, tmp_path / "a", {"prompt": "p"})
     bare = AutoModelForImageTextToText.from_pretrained(resolve_source(policy.source), dtype=torch.float32)
@@ -59,12 +62,10 @@ def test_saved_adapter_loads_with_bare_peft(policy, images, tmp_path):
 
 
 def test_a_chain_of_adapters_is_written_as_one(gemma, images, tmp_path):
-    attach_lora(gemma, r=4, alpha=8, dropout=0.0)
-    perturb(gemma, 1)
+    with_lora(gemma, 1)
     save_adapter(gemma, tmp_path / "sft", {})
     second = load_policy("tiny:tiny_gemma3", dtype="float32", adapters=[str(tmp_path / "sft")])
-    attach_lora(second, r=2, alpha=6, dropout=0.0)
-    perturb(second, 2)
+    with_lora(second, 2, r=2, alpha=6)
     expected = logp(second, images)
     save_adapter(second, tmp_path / "grpo", {}, parents=[str(tmp_path / "sft")])
     assert json.loads((tmp_path / "grpo" / "adapter_config.json").read_text())["r"] == 6
@@ -74,13 +75,11 @@ def test_a_chain_of_adapters_is_written_as_one(gemma, images, tmp_path):
 
 def test_the_reference_is_the_merged_sft_policy_not_the_base(gemma, images, tmp_path):
     base = logp(gemma, images)
-    attach_lora(gemma, r=4, alpha=8, dropout=0.0)
-    perturb(gemma, 1)
+    with_lora(gemma, 1)
     sft = logp(gemma, images)
     save_adapter(gemma, tmp_path / "sft", {})
     second = load_policy("tiny:tiny_gemma3", dtype="float32", adapters=[str(tmp_path / "sft")])
-    attach_lora(second, r=4, alpha=8, dropout=0.0)
-    perturb(second, 2)
+    with_lora(second, 2)
     with second.reference():
         torch.testing.assert_close(logp(second, images), sft, atol=1e-5, rtol=0)
     assert (sft - base).abs().max() > 1e-3
@@ -88,8 +87,7 @@ def test_the_reference_is_the_merged_sft_policy_not_the_base(gemma, images, tmp_
 
 
 def test_merging_for_a_while_changes_nothing_but_the_work(gemma, images):
-    attach_lora(gemma, r=4, alpha=8, dropout=0.0)
-    perturb(gemma, 1)
+    with_lora(gemma, 1)
     before = {name: value.clone() for name, value in gemma.state_dict().items()}
     expected, base = logp(gemma, images), None
     with merged(gemma):
@@ -104,8 +102,7 @@ def test_merging_for_a_while_changes_nothing_but_the_work(gemma, images):
 
 def test_weights_that_would_round_the_adapter_away_are_not_merged(gemma):
     gemma.model = gemma.model.bfloat16()
-    attach_lora(gemma, r=4, alpha=8, dropout=0.0)
-    perturb(gemma, 1)
+    with_lora(gemma, 1)
     before = {name: value.clone() for name, value in gemma.base.state_dict().items()}
     with merged(gemma):
         assert all(torch.equal(before[name], value) for name, value in gemma.base.state_dict().items())
@@ -132,19 +129,56 @@ def test_adapters_that_do_not_fit_are_refused(gemma, tmp_path):
         merge_adapter(gemma.model, tmp_path / "a")
 
 
-def test_an_adapter_with_a_renamed_prefix_is_refused(gemma, tmp_path):
-    attach_lora(gemma, r=4, alpha=8, dropout=0.0)
+@pytest.fixture
+def adapter(gemma, tmp_path):
+    """The folder of an adapter of rank 4 for the packaged Gemma 3."""
+    attach_lora(gemma, r=4, alpha=8, dropout=0.0, targets=r".*language_model.*layers\.0\..*(q_proj|down_proj)")
     save_adapter(gemma, tmp_path / "a", {})
-    path = tmp_path / "a" / "adapter_model.safetensors"
-    save_file({k.replace("layers.0", "layers.9"): v for k, v in load_file(path).items()}, path)
-    fresh = load_policy("tiny:tiny_gemma3", dtype="float32")
-    with pytest.raises(ValueError, match="names differ"):
-        merge_adapter(fresh.model, tmp_path / "a")
+    return tmp_path / "a"
 
 
-def test_unknown_sources_name_the_way_out(tmp_path):
-    with pytest.raises(FileNotFoundError, match="tiny:tiny_gemma3"):
-        resolve_source("tiny:nothing")
-    with pytest.raises(FileNotFoundError, match=r"no config.json there"):
-        resolve_source(str(tmp_path))
-    assert resolve_source("google/medgemma-4b-it") == "google/medgemma-4b-it"
+@pytest.fixture
+def model():
+    """The bare model the adapter was made for."""
+    return load_policy("tiny:tiny_gemma3", dtype="float32").model
+
+
+def test_an_adapter_fits_the_base_it_was_made_for_in_any_dtype(adapter):
+    for dtype in ("float32", "bfloat16"):
+        load_policy("tiny:tiny_gemma3", dtype=dtype, adapters=[str(adapter)])
+
+
+def test_the_fingerprint_outlives_training_and_merging_and_tells_bases_apart(gemma, adapter, model):
+    before = base_fingerprint(model)
+    assert base_fingerprint(gemma.base) == before  # with an adapter attached
+    assert base_fingerprint(merge_adapter(model, adapter)) == before
+    assert base_fingerprint(load_policy("tiny:tiny_qwen2_5_vl", dtype="float32").model) != before
+
+
+def test_other_weights_of_the_same_shape_are_refused(adapter, model):
+    with torch.no_grad():
+        model.model.language_model.norm.weight += 0.1  # as a fine-tuned sister model would have it
+    with pytest.raises(ValueError, match=r"trained on other weights .*made for tiny:tiny_gemma3: set model="):
+        merge_adapter(model, adapter)
+
+
+def test_another_rank_than_the_config_says_is_refused(adapter, model):
+    config = json.loads((adapter / ADAPTER_CONFIG).read_text())
+    (adapter / ADAPTER_CONFIG).write_text(json.dumps(config | {"r": 8}))
+    with pytest.raises(ValueError, match=r"4 weights of another rank than adapter_config.json says, e.g. .*: 4 for 8"):
+        merge_adapter(model, adapter)
+
+
+def test_weights_of_a_wider_model_and_unknown_modules_are_listed_together(adapter, model):
+    weights = load_file(adapter / WEIGHTS)
+    wide = {k: torch.zeros(4, 2560) if "q_proj.lora_A" in k else v for k, v in weights.items()}
+    save_file({k.replace("layers.0.mlp", "layers.33.mlp"): v for k, v in wide.items()}, adapter / WEIGHTS)
+    with pytest.raises(ValueError, match=r"2 names differ .*layers\.33.*; 1 weights of another width, .*2560 for 192"):
+        merge_adapter(model, adapter)
+
+
+def test_an_adapter_that_lacks_weights_it_declares_is_refused(adapter, model):
+    weights = load_file(adapter / WEIGHTS)
+    save_file({k: v for k, v in weights.items() if "q_proj" not in k}, adapter / WEIGHTS)
+    with pytest.raises(ValueError, match=r"does not fit the model: 2 names differ, e.g. .*q_proj\.lora_A"):
+        merge_adapter(model, adapter)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from chexreason.model.generate import NUCLEUS, Sampling, choose, row_uniforms
+from chexreason.model.generate import NUCLEUS, Sampling, draw_ids, row_uniforms
 
 SAMPLING = Sampling(1, 1.0, 0.95)
 WIDE = 2 * NUCLEUS[1]
@@ -18,21 +18,21 @@ def test_only_flat_rows_are_sorted_and_no_row_sees_its_neighbours(monkeypatch):
     uniform = torch.tensor([0.4, 0.999, 0.9], dtype=torch.float64)
     topk, seen = torch.Tensor.topk, []
     monkeypatch.setattr(torch.Tensor, "topk", lambda rows, k: (seen.append((len(rows), k)), topk(rows, k))[1])
-    together = choose(logp, uniform, SAMPLING)
+    together = draw_ids(logp, uniform, SAMPLING)
     assert seen == [(3, NUCLEUS[0]), (1, NUCLEUS[1]), (1, WIDE)]
-    alone = [choose(logp[row : row + 1], uniform[row : row + 1], SAMPLING) for row in range(3)]
+    alone = [draw_ids(logp[row : row + 1], uniform[row : row + 1], SAMPLING) for row in range(3)]
     assert torch.equal(together[0], torch.cat([ids for ids, _ in alone]))
     assert torch.equal(together[1], torch.cat([drawn for _, drawn in alone]))
 
 
 def test_a_flat_row_draws_beyond_the_ids_looked_at_first():
     logp = torch.full((1, WIDE), 1.0).log_softmax(-1)
-    _, drawn = choose(logp, torch.tensor([0.9], dtype=torch.float64), Sampling(1, 1.0, 0.5))
+    _, drawn = draw_ids(logp, torch.tensor([0.9], dtype=torch.float64), Sampling(1, 1.0, 0.5))
     torch.testing.assert_close(drawn.exp(), torch.tensor([2 / WIDE]), rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize(("top_p", "top_k"), [(1.0, 0), (0.7, 0), (1.0, 2), (0.95, 3)])
-def test_choose_draws_from_the_truncated_distribution(top_p, top_k):
+def test_ids_are_drawn_from_the_truncated_distribution(top_p, top_k):
     torch.manual_seed(0)
     logits = torch.randn(6)
     probs = (logits / 0.8).softmax(-1)
@@ -46,7 +46,7 @@ def test_choose_draws_from_the_truncated_distribution(top_p, top_k):
     expected = torch.zeros(6).index_put_((torch.tensor(kept),), probs[kept] / probs[kept].sum())
     n = 20_000
     logp = (logits / 0.8).log_softmax(-1)
-    ids, logp = choose(logp.expand(n, 6), (torch.arange(n) + 0.5) / n, Sampling(1, 0.8, top_p, top_k))
+    ids, logp = draw_ids(logp.expand(n, 6), (torch.arange(n) + 0.5) / n, Sampling(1, 0.8, top_p, top_k))
     torch.testing.assert_close(torch.bincount(ids, minlength=6) / n, expected, atol=2e-4, rtol=0)
     torch.testing.assert_close(logp.exp(), expected[ids], atol=1e-5, rtol=0)
 
@@ -56,10 +56,10 @@ def test_looking_at_the_most_likely_ids_first_changes_nothing(monkeypatch):
     logp = (torch.randn(64, 2000) * torch.linspace(0.5, 6, 64)[:, None]).log_softmax(-1)  # from flat to peaked
     uniform = torch.rand(64, dtype=torch.float64)
     peaked, sampling = slice(40, None), Sampling(1, 0.8, 0.9)
-    whole = choose(logp, uniform, sampling)  # flat rows need every id
-    few = choose(logp[peaked], uniform[peaked], sampling)
+    whole = draw_ids(logp, uniform, sampling)  # flat rows need every id
+    few = draw_ids(logp[peaked], uniform[peaked], sampling)
     monkeypatch.setattr("chexreason.model.generate.NUCLEUS", (5000,))
-    every = choose(logp, uniform, sampling)
+    every = draw_ids(logp, uniform, sampling)
     assert torch.equal(whole[0], every[0])
     assert torch.equal(few[0], every[0][peaked])
     torch.testing.assert_close(few[1], every[1][peaked], atol=1e-6, rtol=0)
@@ -70,7 +70,7 @@ def test_a_banned_id_is_not_drawn_at_either_end(sampling):
     banned = torch.tensor([0, 5, 299])
     logp = torch.zeros(2, 300).log_softmax(-1).index_fill(-1, banned, float("-inf"))
     ends = torch.tensor([0.0, 1.0 - 2.0**-53], dtype=torch.float64)
-    ids, drawn = choose(logp, ends, sampling)
+    ids, drawn = draw_ids(logp, ends, sampling)
     assert not torch.isin(ids, banned).any()
     assert drawn.isfinite().all()
     if sampling == Sampling(1):

@@ -8,11 +8,11 @@ from PIL import Image
 from torch import Tensor
 
 from chexreason.data.prompt_tensors import EncodedPrompts
-from chexreason.model.adapters import attach_lora
 from chexreason.model.generate import Sampling, sample
-from chexreason.model.kv import extend, prefill
+from chexreason.model.kv import advance, prefill
 from chexreason.model.logprobs import completion_scores, score_tokens
 from chexreason.model.policy import Policy, pad_right
+from tests.support.adapters import with_lora
 
 WINDOWS = [None, 20, 10]  # of Gemma's sliding layers: none that acts, shorter than the prompt, than the image's tokens
 TEXTS = ["Describe the radiograph.", "Is there a pleural effusion in this film, and on which side?", "Hi"]
@@ -21,15 +21,6 @@ GROUP = 3
 
 def encoded(policy: Policy, images: list[Image.Image]) -> EncodedPrompts:
     return policy.encode(images, TEXTS)
-
-
-def with_lora(policy: Policy) -> Policy:
-    attach_lora(policy, r=4, alpha=8, dropout=0.0)
-    torch.manual_seed(0)
-    for name, parameter in policy.named_parameters():
-        if "lora_B" in name:  # zero at first: an adapter that does nothing would hide mistakes
-            torch.nn.init.normal_(parameter, std=0.05)
-    return policy
 
 
 def draw(policy: Policy, prompts: EncodedPrompts, n: int = 12, names: str = "abc"):
@@ -181,11 +172,7 @@ def test_sampling_leaves_the_model_as_it_was(policy, images):
 def test_a_policy_in_training_draws_as_one_that_is_not(policy, images):
     """Dropout while sampling, or a cache that checkpointing drops, would draw other tokens with nothing said."""
     policy.base.to(torch.bfloat16)  # where the adapter is not merged for sampling
-    attach_lora(policy, r=4, alpha=8, dropout=0.5)
-    torch.manual_seed(0)
-    for name, parameter in policy.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.05)
+    with_lora(policy, dropout=0.5)
     prompts = encoded(policy, images)
     calm = draw(policy.eval(), prompts)
     policy.train()
@@ -203,7 +190,7 @@ def test_sampled_logp_is_of_the_distribution_drawn_from(policy, images):
     prefix = prefill(policy, prompts, GROUP)
     with torch.no_grad():
         full = torch.cat([prefix.mask, drawn.mask[:, :-1]], 1)
-        rest = extend(policy, prefix, drawn.ids[:, :-1], full, prefix.next_position)
+        rest = prefix.head(advance(policy, prefix, drawn.ids[:, :-1], full))
         logits = torch.cat([prefix.logits[:, None], rest], 1).double() / 0.8  # [N, T, V]
     probs = logits.softmax(-1)
     probs[..., policy.banned_ids] = 0

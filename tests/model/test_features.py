@@ -19,10 +19,12 @@ from chexreason.data.image import ImageError
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.model import features
 from chexreason.model.adapters import attach_lora
-from chexreason.model.features import features_key, image_reader
+from chexreason.model.features import cache_films, features_key
 from chexreason.model.logprobs import completion_scores
 from chexreason.model.predict import predict_batch
+from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.types import Sample
+from tests.support.adapters import with_lora
 
 pytestmark = pytest.mark.slow  # each test runs a model
 
@@ -44,14 +46,12 @@ def items(films, answer: str | None = None):
     return [(Sample(film, text, answer), 1.0) for film, text in zip(films, TEXTS, strict=False)]
 
 
-def cached(policy, folder, **kwargs) -> Collate:
-    encode, fetch = image_reader(policy, feature_cache=str(folder), **kwargs)
-    return Collate(encode, policy.encode_answers, fetch)
+def cached(policy, folder, image_cache: str | None = None) -> Collate:
+    return cache_films(policy, image_cache, str(folder)).collate()
 
 
 def plain(policy) -> Collate:
-    encode, fetch = image_reader(policy)
-    return Collate(encode, policy.encode_answers, fetch)
+    return cache_films(policy, None, None).collate()
 
 
 def entries(folder):
@@ -82,16 +82,10 @@ def test_a_kept_film_needs_no_file_and_gives_the_ids_of_its_pixels(policy, films
 
 
 def test_logits_and_gradients_are_those_of_the_plain_path(policy, films, tmp_path):
-    attach_lora(policy, r=4, alpha=8, dropout=0.0)
-    torch.manual_seed(0)
-    for name, parameter in policy.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.05)
-    policy.train()
+    with_lora(policy).train()
     fill(policy, films, tmp_path / "cache")
     values, gradients = [], []
     for collate in (cached(policy, tmp_path / "cache"), plain(policy)):
-        policy.features = None
         batch = collate(items(films, "the heart is large"))
         assert (batch.prompts.features is None) == (collate.encode == policy.encode)
         policy.zero_grad()
@@ -248,7 +242,7 @@ def test_both_caches_together(policy, films, tmp_path):
 
 def test_predictions_are_the_same(gemma, films, tmp_path):
     predicted = [
-        predict_batch(gemma, collate(items(films)), CHEXPERT14, "think_solution", 4)
+        predict_batch(gemma, collate(items(films)), AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION), 4)
         for collate in (plain(gemma), *[cached(gemma, tmp_path / "cache")] * 2)
     ]
     assert predicted[0] == predicted[1] == predicted[2]

@@ -8,7 +8,7 @@ import torch
 from chexreason.labels.catalog import CHEXPERT14, NIH9
 from chexreason.model.label_scores import NO_FINDING, label_log_odds, label_pairs
 from chexreason.model.logprobs import completion_scores
-from chexreason.parsing import format_answer
+from chexreason.parsing import AnswerFormat, Grammar, format_answer
 from chexreason.types import Parsed
 
 pytestmark = pytest.mark.slow  # each test runs a model
@@ -37,7 +37,7 @@ def test_every_answer_compared_can_be_written(chosen):
 def test_the_odds_are_those_of_whole_answers_scored_alone(gemma, images):
     prompts = gemma.encode(images[:2], ["Describe.", "What is seen on this film?"])
     answers = [Parsed(("Edema", "Fracture"), think="Haze on both sides."), Parsed((NO_FINDING,), think="Clear.")]
-    odds = label_log_odds(gemma, prompts, answers, CHEXPERT14, "think_solution")
+    odds = label_log_odds(gemma, prompts, answers, AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION))
     assert odds.shape == (2, 14)
 
     def alone(study: int, *labels: str) -> float:

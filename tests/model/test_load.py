@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from huggingface_hub import constants
 
-from chexreason.model.load import load_policy
+from chexreason.model.load import load_policy, resolve_source
 
 HUB_ID = "google/medgemma-4b-it-of-no-one"
 
@@ -87,3 +87,11 @@ def test_pixel_bounds_reach_the_processor_that_has_them_and_are_refused_by_the_o
         load_policy("tiny:tiny_qwen2_5_vl", min_pixels=20_000)
     with pytest.raises(ValueError, match=r"brings every image to .*take model.min_pixels and model.max_pixels away"):
         load_policy("tiny:tiny_gemma3", max_pixels=9216)
+
+
+def test_unknown_sources_name_the_way_out(tmp_path):
+    with pytest.raises(FileNotFoundError, match="tiny:tiny_gemma3"):
+        resolve_source("tiny:nothing")
+    with pytest.raises(FileNotFoundError, match=r"no config.json there"):
+        resolve_source(str(tmp_path))
+    assert resolve_source("google/medgemma-4b-it") == "google/medgemma-4b-it"

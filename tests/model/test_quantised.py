@@ -19,6 +19,7 @@ from chexreason.model.load import load_policy
 from chexreason.model.logprobs import completion_scores
 from chexreason.model.policy import Policy, pad_right
 from chexreason.model.quantised import frozen_adapters
+from tests.support.adapters import with_lora
 
 pytestmark = pytest.mark.slow
 
@@ -33,16 +34,6 @@ def _loaded(name: str) -> Policy:
 @pytest.fixture(params=["tiny_gemma3", "tiny_qwen2_5_vl"])
 def nf4(request) -> Policy:
     return copy.deepcopy(_loaded(request.param))
-
-
-def trained(policy: Policy, seed: int) -> Policy:
-    """The policy with an adapter that does something, and the dropout of SFT."""
-    attach_lora(policy, r=4, alpha=8, dropout=0.1)
-    torch.manual_seed(seed)
-    for parameter in policy.parameters():
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=0.05)
-    return policy
 
 
 def logp(policy: Policy, images, **kwargs) -> torch.Tensor:
@@ -72,14 +63,14 @@ def test_gradients_reach_every_adapter_after_an_evaluation(nf4, images):
 
 
 def test_the_shared_prefix_agrees_with_the_plain_path(nf4, images):
-    policy = trained(nf4, 1)
+    policy = with_lora(nf4, 1, dropout=0.1)
     with torch.no_grad():
         torch.testing.assert_close(logp(policy, images), logp(policy, images, shared=False), atol=3e-2, rtol=0)  # bf16
 
 
 def test_grpo_starts_at_the_sft_policy_to_the_bit_and_keeps_it_as_reference(nf4, images, tmp_path):
     with torch.no_grad():
-        base, sft = logp(nf4, images), logp(trained(nf4, 1), images)
+        base, sft = logp(nf4, images), logp(with_lora(nf4, 1, dropout=0.1), images)
         save_adapter(nf4, tmp_path / "sft", {})
         second = load_policy(nf4.source, dtype="float32", quantise="nf4", adapters=[str(tmp_path / "sft")])
         assert torch.equal(logp(second, images), sft)  # evaluation
@@ -105,15 +96,15 @@ def test_grpo_starts_at_the_sft_policy_to_the_bit_and_keeps_it_as_reference(nf4,
 
 
 def test_nothing_is_merged_into_four_bits_while_sampling(nf4):
-    policy = trained(nf4, 1)
+    policy = with_lora(nf4, 1, dropout=0.1)
     before = {n: p.clone() for n, p in policy.named_parameters()}
     with merged(policy):
         assert all(torch.equal(before[n], p) for n, p in policy.named_parameters())
 
 
 def test_an_adapter_of_another_precision_is_refused(gemma, tmp_path):
-    save_adapter(trained(gemma, 1), tmp_path / "full", {})
-    save_adapter(trained(copy.deepcopy(_loaded("tiny_gemma3")), 1), tmp_path / "nf4", {})
+    save_adapter(with_lora(gemma, 1, dropout=0.1), tmp_path / "full", {})
+    save_adapter(with_lora(copy.deepcopy(_loaded("tiny_gemma3")), 1, dropout=0.1), tmp_path / "nf4", {})
     assert [read_card(tmp_path / name)["quantise"] for name in ("full", "nf4")] == [None, "nf4"]
     with pytest.raises(ValueError, match=r"trained on a base nf4, this one is in full precision.*quantise=nf4"):
         load_policy("tiny:tiny_gemma3", dtype="float32", adapters=[str(tmp_path / "nf4")])

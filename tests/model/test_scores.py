@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from chexreason.model import logprobs
-from chexreason.model.logprobs import TokenScores, score_states, score_tokens, state_logp
+from chexreason.model.logprobs import TokenScores, score_states, score_tokens
 
 N, T, H, V = 3, 5, 8, 11
 
@@ -55,16 +55,7 @@ def test_scores_and_gradient_are_those_of_the_whole_logits(head, rows, block, te
     assert expected.abs().max() > 0.1
 
 
-@pytest.mark.parametrize("block", [1, 3, 100])
-def test_log_probabilities_alone_are_the_same_to_the_bit(head, rows, block, monkeypatch):
-    read_in_blocks_of(block, monkeypatch)
-    alone = state_logp(head, *rows, temperature=0.7)
-    assert torch.equal(alone, score_states(head, *rows, temperature=0.7).logp)
-    assert (alone != 0).sum() == rows[2].sum()
-
-
-@pytest.mark.parametrize("score", [score_states, state_logp])
-def test_only_real_tokens_reach_the_head(head, rows, score, monkeypatch):
+def test_only_real_tokens_reach_the_head(head, rows, monkeypatch):
     seen = []
 
     def linear(states, weight, bias=None):
@@ -74,8 +65,9 @@ def test_only_real_tokens_reach_the_head(head, rows, score, monkeypatch):
     product = nn.functional.linear
     monkeypatch.setattr(nn.functional, "linear", linear)
     read_in_blocks_of(4, monkeypatch)
-    score(head, *rows)
+    scores = score_states(head, *rows)
     assert seen == [(7, 4), (7, 4), (7, 3)]
+    assert (scores.logp != 0).sum() == rows[2].sum()
 
 
 @pytest.mark.parametrize("margin", [2.0, 6.0, 9.0])
@@ -93,16 +85,13 @@ def test_in_half_precision_a_sure_token_keeps_its_gradient(margin):
     assert (ours - expected).norm() < 0.01 * expected.norm()
 
 
-@pytest.mark.parametrize("score", [score_states, state_logp])
-def test_a_head_that_is_more_than_a_product_takes_the_long_way(head, rows, score):
+def test_a_head_that_is_more_than_a_product_takes_the_long_way(head, rows):
     class Doubled(nn.Linear):
         def forward(self, states: Tensor) -> Tensor:
             return 2 * super().forward(states)
 
     double = Doubled(H, V, bias=False).requires_grad_(False)
-    found = score(double, *rows)
-    found = found if isinstance(found, Tensor) else found.logp
-    torch.testing.assert_close(found, score_tokens(double(rows[0]), *rows[1:]).logp)
+    torch.testing.assert_close(score_states(double, *rows).logp, score_tokens(double(rows[0]), *rows[1:]).logp)
 
 
 def test_a_head_that_is_trained_gets_its_own_gradient(head, rows):

@@ -15,14 +15,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from chexreason.data.batches import Collate
 from chexreason.labels.catalog import CHEXPERT14
-from chexreason.model.features import image_reader
+from chexreason.model.features import cache_films
 from chexreason.model.generate import Sampling, sample
 from chexreason.model.load import load_policy
 from chexreason.model.logprobs import completion_scores
 from chexreason.model.policy import Policy, pad_right
 from chexreason.model.predict import predict_batch
+from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.types import Sample
 
 pytestmark = pytest.mark.slow
@@ -105,9 +105,8 @@ def test_greedy_equals_the_models_own_generate(smolvlm, images):
 
 
 def test_it_is_evaluated_like_the_others(smolvlm, studies, tmp_path):
-    encode, fetch = image_reader(smolvlm, feature_cache=str(tmp_path))
-    batch = Collate(encode, smolvlm.encode_answers, fetch)([(Sample(s, "Describe."), 0.0) for s in studies[:3]])
-    found = predict_batch(smolvlm, batch, CHEXPERT14, "think_solution", 6)
+    batch = cache_films(smolvlm, None, str(tmp_path)).collate()([(Sample(s, "Describe."), 0.0) for s in studies[:3]])
+    found = predict_batch(smolvlm, batch, AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION), 6)
     assert [p.study_id for p in found] == [s.study_id for s in studies[:3]]
     with pytest.raises(ValueError, match=r"do_image_splitting.*paths\.image_cache=null"):
         smolvlm.resize(Image.new("RGB", (64, 64)))

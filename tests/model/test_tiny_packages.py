@@ -21,7 +21,7 @@ from transformers import (
 
 from chexreason.phantom.institution import INSTITUTIONS
 from chexreason.phantom.patient import PhantomStudy, sample_patient
-from chexreason.phantom.render import render
+from chexreason.phantom.render import render_film
 from chexreason.types import Sign
 from tools.tiny_models.configs import MODELS
 from tools.tiny_models.encode import FRAMES, DialogueEncoder
@@ -139,7 +139,7 @@ def phantoms(findings, n):
     for seed in range(n):
         rng = np.random.default_rng([77, seed])
         study = PhantomStudy(seed=seed, patient=sample_patient(rng), findings=findings, view="PA", age=60, sex="F")
-        films.append(Image.fromarray(render(study, INSTITUTIONS["a"].rendering, 160)).convert("RGB"))
+        films.append(Image.fromarray(render_film(study, INSTITUTIONS["a"].rendering, 160)).convert("RGB"))
     return films
 
 

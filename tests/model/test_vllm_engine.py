@@ -16,12 +16,13 @@ import torch
 
 from chexreason.data.batches import Batch, load_study
 from chexreason.model import vllm_engine
-from chexreason.model.adapters import attach_lora, merge_adapter, save_adapter
+from chexreason.model.adapters import merge_adapter, save_adapter
 from chexreason.model.generate import SHARED_PREFIX, Sampling, sample
 from chexreason.model.logprobs import completion_scores
 from chexreason.model.policy import Policy
 from chexreason.model.vllm_engine import VllmEngine, seed_of
 from chexreason.types import Sample
+from tests.support.adapters import with_lora
 
 GROUP = 2
 SAMPLING = Sampling(5, temperature=0.8, top_p=0.95, top_k=40)
@@ -59,15 +60,6 @@ def _stand_in(monkeypatch):
     request.LoRARequest = lambda name, number, path: SimpleNamespace(name=name, number=number, path=path)
     for module in (vllm, lora, request):
         monkeypatch.setitem(sys.modules, module.__name__, module)
-
-
-def with_lora(policy: Policy, seed: int) -> Policy:
-    attach_lora(policy, r=4, alpha=8, dropout=0.0)
-    torch.manual_seed(seed)
-    for name, parameter in policy.named_parameters():
-        if "lora_B" in name and parameter.requires_grad:  # zero at first, which would hide a lost adapter
-            torch.nn.init.normal_(parameter, std=0.05)
-    return policy
 
 
 def batch_of(policy: Policy, studies, n: int = 2) -> Batch:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from chexreason.reports.pictures import withheld
 from chexreason.reports.report import build_report
-from chexreason.statistics.predictions import write
+from chexreason.statistics.predictions import write_predictions as write
 from chexreason.types import Prediction
 
 ONE = Prediction("nih:s7", "nih14:7", "nih", "t", ("Edema",), ("Edema",), ("Edema",), None)

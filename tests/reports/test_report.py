@@ -7,14 +7,17 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.reports.report import build_report
 from chexreason.reports.study_tables import long_csv, print_summary, score_table
-from chexreason.statistics.metrics import LabelF1
-from chexreason.statistics.predictions import counts, read, write
+from chexreason.statistics.predictions import counts
+from chexreason.statistics.predictions import read_predictions as read
+from chexreason.statistics.predictions import write_predictions as write
+from chexreason.training.callbacks.label_f1 import LabelF1
 from chexreason.types import Prediction
 
 pytestmark = pytest.mark.slow  # renders the whole report
@@ -100,7 +103,7 @@ def test_the_json_holds_every_figure(figures: dict) -> None:
 def test_the_report_scores_as_the_metric_of_training_does(study: Path, figures: dict) -> None:
     rows = [p for p in read(study / "grpo" / "predictions.jsonl") if p.dataset == "phantom_b"]
     metric, (pred, truth, mask) = LabelF1(CHEXPERT14.labels), counts(rows, CHEXPERT14.labels)
-    metric.update(pred, truth, mask, mask.new_zeros(len(rows)), [p.study_id for p in rows])
+    metric.update(pred, truth, mask, np.zeros(len(rows), dtype=bool), [p.study_id for p in rows])
     scores = metric.compute()
     for name in ("macro_f1", "macro_f1_supported", "micro_f1", "fail_rate"):
         assert figures["arms"]["grpo"]["phantom_b"][name]["value"] == pytest.approx(scores[name].item())

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from chexreason.reports.report import build_report
-from chexreason.statistics.predictions import write
+from chexreason.statistics.predictions import write_predictions as write
 from chexreason.types import Prediction
 from tests.support import chromium as driver
 

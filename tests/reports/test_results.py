@@ -196,7 +196,7 @@ def _everything(make_arm, out: Path) -> None:
 
 def _noise(rows: list[Prediction]) -> pd.DataFrame:
     values = torch.randn(len(rows), 14, generator=torch.Generator().manual_seed(0))
-    return label_scores.rows(rows, "log_odds", CHEXPERT14.labels, values)
+    return label_scores.score_rows(rows, "log_odds", CHEXPERT14.labels, values)
 
 
 @pytest.mark.slow

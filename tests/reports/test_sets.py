@@ -9,7 +9,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from chexreason.build.data import declaration, load_manifest, load_studies
-from chexreason.data.manifest import Manifest, content_hash, write
+from chexreason.data.manifest import Manifest, content_hash, write_manifest
 from chexreason.labels.catalog import CHEXPERT14, NIH9
 
 NAN = float("nan")
@@ -27,7 +27,7 @@ def _config(folder: Path, **options: object) -> DictConfig:
         "sex": "",
     }
     frame = pd.DataFrame([{**row, "age": NAN, **marks}])
-    write(Manifest(frame, {"source": "nih14"}, folder / "nih"), folder / "nih" / "manifest.parquet")
+    write_manifest(Manifest(frame, {"source": "nih14"}, folder / "nih"), folder / "nih" / "manifest.parquet")
     sets = {"nih": {"policy": "ones", **options}}
     return OmegaConf.create({"data": {"name": "d", "folder": str(folder), "sets": sets}})
 

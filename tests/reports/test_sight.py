@@ -14,7 +14,7 @@ from chexreason.labels.catalog import CHEXPERT14, NIH9
 from chexreason.reports.provenance import Origin
 from chexreason.reports.ranking_page import see, step_table, write_ranking
 from chexreason.statistics.predictions import datasets
-from chexreason.statistics.score_files import rows as score_rows
+from chexreason.statistics.score_files import score_rows
 from chexreason.types import Prediction
 
 SETS = ("phantom_a", "phantom_b")

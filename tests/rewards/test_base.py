@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from chexreason.labels.catalog import CHEXPERT14, NIH9
-from chexreason.rewards.base import Stateful, jaccard, named_weights, score, scored_labels
+from chexreason.rewards.base import Stateful, named_weights, score, scored_labels, set_jaccard
 from chexreason.rewards.collapse import CollapseWindow
 from chexreason.rewards.hard import HardReward
 from chexreason.rewards.nuanced import NuancedReward
@@ -82,11 +82,11 @@ def test_unlabelled_classes_leave_truth_and_prediction(study: Callable, answer: 
 
 def test_jaccard_by_hand() -> None:
     a, b = frozenset({"x", "y"}), frozenset({"y", "z"})
-    assert jaccard(a, b) == pytest.approx(1 / 3)
-    assert jaccard(a, b, n_unknown=1) == pytest.approx(1 / 4)
-    assert jaccard(frozenset(), frozenset()) == 1.0
-    assert jaccard(frozenset(), frozenset(), n_unknown=1) == 0.0
-    assert jaccard(a, frozenset()) == jaccard(frozenset(), a) == 0.0
+    assert set_jaccard(a, b) == pytest.approx(1 / 3)
+    assert set_jaccard(a, b, n_unknown=1) == pytest.approx(1 / 4)
+    assert set_jaccard(frozenset(), frozenset()) == 1.0
+    assert set_jaccard(frozenset(), frozenset(), n_unknown=1) == 0.0
+    assert set_jaccard(a, frozenset()) == set_jaccard(frozenset(), a) == 0.0
 
 
 def test_only_the_reward_with_a_window_is_stateful() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from chexreason.rewards.collapse import CollapseWindow
+from chexreason.rewards.collapse import CollapseWindow, dominance
 
 
 def test_charges_by_hand() -> None:
@@ -93,3 +93,8 @@ def test_inputs_are_unchanged(answer: Callable) -> None:
     batch = [["Fracture", "Edema", "Edema"]]
     CollapseWindow()(batch)
     assert batch == [["Fracture", "Edema", "Edema"]]
+
+
+def test_dominance_counts_an_answer_once_a_label() -> None:
+    assert dominance([["Edema", "Edema"], ["Edema", "Fracture"], [], ["Fracture"]]) == 0.5
+    assert dominance([]) == dominance([[]]) == 0.0

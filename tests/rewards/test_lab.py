@@ -10,13 +10,12 @@ import torch
 from scipy.stats import spearmanr
 
 from chexreason.data.prevalence import prevalence_of
-from chexreason.labels.catalog import CHEXPERT14
-from chexreason.labels.published import CHEXPERT_TEST
+from chexreason.labels.catalog import CHEXPERT14, CHEXPERT_TEST
 from chexreason.rewards.base import score
 from chexreason.rewards.collapse import CollapseWindow
 from chexreason.rewards.hard import HardReward
 from chexreason.rewards.lab import earnings as lab
-from chexreason.rewards.lab.adversaries import EXPLAINED, honest_answers, prior_answers
+from chexreason.rewards.lab.adversaries import ADVERSARIES, honest_answers, prior_answers
 from chexreason.rewards.lab.cohorts import chexpert_cohort, phantom_cohort
 from chexreason.rewards.nuanced import NuancedReward
 from chexreason.types import Completion, Study
@@ -32,9 +31,9 @@ def cohort() -> list[Study]:
 
 @pytest.fixture(scope="module")
 def earned(cohort: list[Study]) -> dict[str, float]:
-    tried = lab.policies(cohort, CHEXPERT14, PROMPT, GRAMMAR, honest=[0.3, 0.5, 0.9])
+    tried = lab.strategies(cohort, CHEXPERT14, PROMPT, GRAMMAR, honest=[0.3, 0.5, 0.9])
     paid = {p.name: lab.earn(HardReward(), p.completions, cohort, CHEXPERT14, settled=True) for p in tried}
-    assert {p.name for p in tried if not p.honest} == set(EXPLAINED) - {"best_constant"}
+    assert {p.name for p in tried if not p.honest} == set(ADVERSARIES) - {"best_constant"}
     for name in ("F1 0.3", "F1 0.5", "F1 0.9"):
         assert float(paid[name].f1.mean()) == pytest.approx(float(name[3:]), abs=0.01)
     return {name: found.mean for name, found in paid.items()}
@@ -89,13 +88,13 @@ def test_the_best_constant_is_the_best_of_all_sets_of_two(study: Callable) -> No
     truths = [("Edema",), ("Edema", "Fracture"), ("Edema", "Fracture"), ("Pneumonia",)]
     studies = [study(*truth, study_id=f"s{i}") for i, truth in enumerate(truths)]
     # Edema: (1 + 1/2 + 1/2 + 0) / 4; with Fracture: (1/2 + 1 + 1 + 0) / 4; a third label adds nothing
-    assert set(lab.best_constant(HardReward(), studies, CHEXPERT14, GRAMMAR)) == {"Edema", "Fracture"}
+    assert set(lab.best_paid_labels(HardReward(), studies, CHEXPERT14, GRAMMAR)) == {"Edema", "Fracture"}
 
 
 def test_a_settled_policy_pays_for_its_collapse_from_the_start_and_the_reward_is_unchanged(study: Callable) -> None:
     studies = [study("Edema", study_id=f"s{i}") for i in range(90)]
     reward = NuancedReward(dict.fromkeys(CHEXPERT14, 0.1), CollapseWindow())
-    constant = lab.constant_policy("x", ["Edema"], studies, CHEXPERT14, GRAMMAR)
+    constant = lab.constant_strategy("x", ["Edema"], studies, CHEXPERT14, GRAMMAR)
     fresh, settled = (
         lab.earn(reward, constant.completions, studies, CHEXPERT14, settled=choice) for choice in (False, True)
     )
@@ -107,7 +106,7 @@ def test_a_settled_policy_pays_for_its_collapse_from_the_start_and_the_reward_is
 
 def test_parts_are_weighted_and_metrics_are_not(study: Callable) -> None:
     reward = HardReward(weights={"jaccard": 2.0, "length_penalty": 0.0})
-    row = lab.constant_policy("x", ["Edema"], [study("Edema")], CHEXPERT14, GRAMMAR, n_tokens=9)
+    row = lab.constant_strategy("x", ["Edema"], [study("Edema")], CHEXPERT14, GRAMMAR, n_tokens=9)
     found = lab.earn(reward, row.completions, [study("Edema")], CHEXPERT14, settled=True)
     assert found.weighted() == pytest.approx({"jaccard": 2.0, "length_penalty": -0.1})
 
@@ -176,7 +175,7 @@ def test_chexperts_counts_are_met_label_by_label_and_normal_goes_with_nothing_bu
     assert {k: round(500 * v) for k, v in prevalence_of(studies, CHEXPERT14).items()} == CHEXPERT_TEST
     normal = [CHEXPERT14.decode(s.target) for s in studies if "No Finding" in CHEXPERT14.decode(s.target)]
     assert {label for labels in normal for label in labels} == {"No Finding", "Support Devices"}
-    every = lab.constant_policy("all", CHEXPERT14.labels, studies, CHEXPERT14, GRAMMAR)
+    every = lab.constant_strategy("all", CHEXPERT14.labels, studies, CHEXPERT14, GRAMMAR)
     assert score(HardReward(), every.completions, studies, CHEXPERT14)[0].mean() == pytest.approx(1392 / 14 / 500)
 
 

@@ -1,25 +1,20 @@
-"""Mixes of rewards: weights, memory, and the YAML that spells one out."""
+"""Mixes of rewards, and the reward for the format: weights and parts."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.rewards.base import score
-from chexreason.rewards.collapse import CollapseWindow, dominance
+from chexreason.rewards.collapse import CollapseWindow
 from chexreason.rewards.format import FormatReward
 from chexreason.rewards.hard import HardReward
-from chexreason.rewards.mix import MixReward, told_prevalence
+from chexreason.rewards.mix import MixReward
 from chexreason.rewards.nuanced import NuancedReward
 
-CONF = Path(__file__).parents[2] / "conf"
 PREVALENCE = dict.fromkeys(CHEXPERT14, 0.1)
 
 
@@ -63,18 +58,6 @@ def test_wrong_mixes_are_refused() -> None:
         FormatReward(most=-1)
 
 
-def test_memory_goes_through_a_checkpoint(study: Callable, answer: Callable) -> None:
-    rows, studies = [answer("Edema")] * 9, [study("Edema")] * 9
-    straight, resumed = mixed(), mixed()
-    score(straight, rows, studies, CHEXPERT14)
-    state = json.loads(json.dumps(straight.state_dict()))
-    assert list(state) == ["nuanced"]
-    resumed.load_state_dict(state)
-    expected, got = (score(r, rows, studies, CHEXPERT14)[0].tolist() for r in (straight, resumed))
-    assert got == expected
-    assert expected != score(mixed(), rows, studies, CHEXPERT14)[0].tolist()
-
-
 def test_format_by_hand(study: Callable, answer: Callable) -> None:
     rows = [
         answer("Edema"),
@@ -86,35 +69,3 @@ def test_format_by_hand(study: Callable, answer: Callable) -> None:
     assert parts["valid"].tolist() == [1, 1, 1, 0]
     assert parts["extras"].tolist() == [0, -3, -4, 0]
     assert total.tolist() == [1, -0.5, -1, 0]
-
-
-def test_prevalence_reaches_every_reward_that_prices_labels_and_is_asked_for_only_then() -> None:
-    def never() -> dict[str, float]:
-        raise AssertionError("asked for the prevalence")
-
-    node = OmegaConf.to_container(OmegaConf.load(CONF / "reward" / "mix.yaml"))
-    told = told_prevalence(node, lambda: {"Edema": 0.2})
-    assert told["rewards"]["nuanced"]["prevalence"] == {"Edema": 0.2}
-    assert "prevalence" not in node["rewards"]["nuanced"]
-    assert told_prevalence(told, never) == told
-    assert told_prevalence({"_target_": "chexreason.rewards.hard.HardReward"}, never)
-
-
-def test_the_example_builds_and_pays_as_it_says(study: Callable, answer: Callable) -> None:
-    node = OmegaConf.to_container(OmegaConf.load(CONF / "reward" / "mix.yaml"))
-    reward = instantiate(told_prevalence(node, lambda: PREVALENCE))
-    assert reward.weights["hard/jaccard"] == 1.0
-    assert reward.weights["hard/length_penalty"] == reward.weights["nuanced/exact"] == 0.0
-    total, _ = score(reward, [answer("Edema", "Fracture", n_tokens=9)], [study("Edema")], CHEXPERT14)
-    assert total.item() == pytest.approx(0.5 - 0.002 * 14 + 0.1)
-
-
-def test_the_lab_looks_at_every_reward_there_is() -> None:
-    named = [entry for entry in OmegaConf.load(CONF / "rewards.yaml").defaults if OmegaConf.is_config(entry)]
-    shown = {value for entry in named for key, value in entry.items() if "reward@" in str(key)}
-    assert shown == {path.stem for path in (CONF / "reward").glob("*.yaml")}
-
-
-def test_dominance_counts_an_answer_once_a_label() -> None:
-    assert dominance([["Edema", "Edema"], ["Edema", "Fracture"], [], ["Fracture"]]) == 0.5
-    assert dominance([]) == dominance([[]]) == 0.0

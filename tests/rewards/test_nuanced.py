@@ -106,43 +106,6 @@ def test_missing_or_impossible_prevalence_is_refused(study: Callable, answer: Ca
         make(prevalence={"Edema": 12.0, "Fracture": 0.5})
 
 
-def test_resume_is_exact(study: Callable, answer: Callable) -> None:
-    batch, studies = [answer("Edema")] * 8, [study("Edema")] * 8
-    straight, first, second = (make(collapse=CollapseWindow(size=10)) for _ in range(3))
-    score(straight, batch, studies, CHEXPERT14)
-    score(first, batch, studies, CHEXPERT14)
-    second.load_state_dict(first.state_dict())
-    expected, got = (score(r, batch, studies, CHEXPERT14)[0] for r in (straight, second))
-    assert got.tolist() == expected.tolist()
-    assert expected[0] == 150 - 140
-
-
-@settings(max_examples=30, deadline=None)
-@given(rows=st.lists(st.tuples(label_sets, label_sets, st.integers(0, 2)), min_size=1, max_size=6), data=st.data())
-def test_bounds_and_row_order(
-    study: Callable, answer: Callable, rows: list[tuple[set[str], set[str], int]], data: st.DataObject
-) -> None:
-    studies = [study(*truth) for truth, _, _ in rows]
-    answers = [answer(*sorted(predicted), unknown=("x",) * n) for _, predicted, n in rows]
-    total, _ = score(make(), answers, studies, CHEXPERT14)
-    order = data.draw(st.permutations(range(len(rows))))
-    shuffled, _ = score(make(), [answers[i] for i in order], [studies[i] for i in order], CHEXPERT14)
-    assert shuffled.tolist() == [total[i].item() for i in order]
-    for value, (truth, predicted, n) in zip(total.tolist(), rows, strict=True):
-        assert value <= 150
-        assert (value == 150) == (truth == predicted and n == 0)
-
-
-@settings(max_examples=25, deadline=None)
-@given(truth=label_sets, predicted=label_sets, unlabelled=label_sets, other=label_sets)
-def test_unlabelled_classes_do_not_matter(
-    study: Callable, answer: Callable, truth: set[str], predicted: set[str], unlabelled: set[str], other: set[str]
-) -> None:
-    masked = study(*truth, unlabelled=tuple(unlabelled))
-    changed = (predicted - unlabelled) | (other & unlabelled)
-    assert parts_of(answer(*predicted), masked) == parts_of(answer(*changed), masked)
-
-
 @settings(max_examples=25, deadline=None)
 @given(truth=label_sets, predicted=label_sets, extra=st.sampled_from(LABELS))
 def test_a_further_false_positive_never_pays(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chexreason.labels.catalog import CHEXPERT14
+from chexreason.labels.schema import LabelSet
 from chexreason.parsing import format_answer, parse
-from chexreason.rewards.base import Reward, score
+from chexreason.rewards.base import Reward, Stateful, score
 from chexreason.rewards.collapse import CollapseWindow
 from chexreason.rewards.format import FormatReward
 from chexreason.rewards.hard import HardReward
@@ -150,3 +153,53 @@ def test_an_output_that_is_not_valid_earns_what_is_set_for_it(name, study, text)
 def test_a_written_answer_earns_what_its_labels_earn(name, study, truth, named):
     in_order = list(CHEXPERT14.decode(CHEXPERT14.encode(named)))
     assert len(set(paid(name, study(*truth), written(named), format_answer("seen", in_order)))) == 1
+
+
+@every
+@quick
+@given(truth=any_labels, named=any_labels, unlabelled=any_labels, other=any_labels)
+def test_unlabelled_classes_do_not_matter(name, study, answer, truth, named, unlabelled, other):
+    masked, hidden = study(*truth, unlabelled=tuple(unlabelled)), set(unlabelled)
+    rows = [answer(*named), answer(*((set(named) - hidden) | (set(other) & hidden)))]
+    one, changed = (score(copy.deepcopy(REWARDS[name]), [row], [masked], CHEXPERT14)[0].item() for row in rows)
+    assert one == changed
+
+
+@every
+@quick
+@given(truth=any_labels, named=any_labels, order=st.permutations(LABELS))
+def test_the_order_of_the_label_set_does_not_matter(name, study, answer, truth, named, order):
+    one, shuffled = study(*truth), LabelSet("shuffled", tuple(order))
+    other = replace(one, target=shuffled.encode(truth))
+    pairs = ((one, CHEXPERT14), (other, shuffled))
+    straight, again = (score(copy.deepcopy(REWARDS[name]), [answer(*named)], [s], labels)[0] for s, labels in pairs)
+    assert straight.item() == again.item()
+
+
+@every
+@quick
+@given(rows=st.lists(st.tuples(any_labels, any_labels, st.integers(0, 2)), min_size=1, max_size=6), data=st.data())
+def test_the_order_of_rows_does_not_matter(name, study, answer, rows, data):
+    studies = [study(*truth) for truth, _, _ in rows]
+    answers = [answer(*named, unknown=("x",) * n) for _, named, n in rows]
+    total = score(copy.deepcopy(REWARDS[name]), answers, studies, CHEXPERT14)[0].tolist()
+    order = data.draw(st.permutations(range(len(rows))))
+    pairs = [answers[i] for i in order], [studies[i] for i in order]
+    assert score(copy.deepcopy(REWARDS[name]), *pairs, CHEXPERT14)[0].tolist() == [total[i] for i in order]
+    if name in ("hard", "nuanced"):  # the best answer is the true one, and no other
+        best = {"hard": 1, "nuanced": 150}[name]
+        flawless = [set(truth) == set(named) and (n == 0 or name == "hard") for truth, named, n in rows]
+        assert [value == best for value in total] == flawless
+
+
+@every
+def test_memory_goes_through_a_checkpoint(name, study, answer):
+    rows, studies = [answer("Edema")] * 70, [study("Edema")] * 70  # the limit of a window, which the next call passes
+    straight, resumed = copy.deepcopy(REWARDS[name]), copy.deepcopy(REWARDS[name])
+    first = score(straight, rows, studies, CHEXPERT14)[0].tolist()
+    assert isinstance(straight, Stateful) == (name in ("nuanced", "mix"))
+    if isinstance(straight, Stateful):
+        resumed.load_state_dict(json.loads(json.dumps(straight.state_dict())))
+    expected, got = (score(reward, rows, studies, CHEXPERT14)[0].tolist() for reward in (straight, resumed))
+    assert got == expected
+    assert (expected != first) == isinstance(straight, Stateful)

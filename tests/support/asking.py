@@ -12,16 +12,16 @@ from chexreason.labels.catalog import CHEXPERT14
 from chexreason.traces.acceptance import acceptance
 from chexreason.traces.ask import Tariff
 from chexreason.traces.budget import Budget
-from chexreason.traces.collect import Limits, collect
+from chexreason.traces.collect import collect_traces
 from chexreason.traces.instruction import Instruction
 from chexreason.traces.openai_teacher import OpenAITeacher
 from chexreason.traces.store import TraceStore
-from chexreason.traces.task import Task, judge_again
+from chexreason.traces.task import Limits, Task, judge_again
 from chexreason.types import Study
 from tests.support import scripted_server as s
 
 CONF = Path(__file__).parents[2] / "conf"
-ARM = Instruction(**yaml.safe_load((CONF / "traces" / "free_reasoning.yaml").read_text()))
+ARM = Instruction(**yaml.safe_load((CONF / "teacher_instruction" / "free_reasoning.yaml").read_text()))
 QUICK = Limits(concurrency=4, seconds=5.0, pause=0.001, longest_pause=0.01, retries=4, give_up=3)
 PRICED = Tariff(1.0, 10.0, image_tokens=500, max_tokens=1000)
 DISEASES = [label for label in CHEXPERT14 if label != "No Finding"]
@@ -32,14 +32,22 @@ def study(number: int, image: Path, patient: str = "x") -> Study:
     return Study(f"x/{number}", f"{patient}:{number}", "x", image, CHEXPERT14.encode(labels), (True,) * 14)
 
 
+def task(url: str, tariff: Tariff = PRICED, arm: Instruction = ARM, model: str = "m", **options) -> Task:
+    """One that asks the server at ``url`` about the prompt of the scripted server."""
+    teacher = OpenAITeacher(model, f"{url}/v1", tariff, {"max_tokens": tariff.max_tokens, **options})
+    return Task(teacher, arm, s.PROMPT, CHEXPERT14)
+
+
 def run(store: TraceStore, server, studies, limits=QUICK, budget=10.0, tariff=PRICED) -> str:
-    teacher = OpenAITeacher("m", f"{server.url}/v1", tariff, {"max_tokens": tariff.max_tokens})
-    task = Task(teacher, ARM, s.PROMPT, CHEXPERT14)
-    store.begin(task.identity, studies, CHEXPERT14)
+    return run_task(task(server.url, tariff), store, studies, limits, budget)
+
+
+def run_task(task: Task, store: TraceStore, studies, limits: Limits = QUICK, budget: float = 10.0) -> str:
+    """The run as the command does it."""
+    store.begin(task.identity, studies, task.label_set)
     judge_again(task, store, studies)
-    return collect(
-        task, store, studies, limits, Budget(budget, store.spent(), tariff, teacher.endpoint), lambda *_: None
-    )
+    held = Budget(budget, store.spent(), task.teacher.tariff, task.teacher.endpoint)
+    return collect_traces(task, store, studies, limits, held, lambda *_: None)
 
 
 def outcomes(store: TraceStore) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""A real HTTP server that speaks OpenAI's and Gemini's forms and misbehaves on demand."""
+"""A real HTTP server that speaks OpenAI's form and misbehaves on demand."""
 
 from __future__ import annotations
 
@@ -20,11 +20,9 @@ PROMPT = load_prompt("free_reasoning", Path(__file__).parents[2] / "conf" / "pro
 
 
 def text_of(asked: dict[str, Any]) -> str:
-    """The words of a request, in either form."""
-    if "messages" in asked:
-        content = asked["messages"][0]["content"]
-        return content if isinstance(content, str) else content[0]["text"]
-    return asked["contents"][0]["parts"][0]["text"]
+    """The words of a request."""
+    content = asked["messages"][0]["content"]
+    return content if isinstance(content, str) else content[0]["text"]
 
 
 def findings(asked: dict[str, Any]) -> list[str]:
@@ -42,15 +40,16 @@ def reasoned(asked: dict[str, Any], think: str) -> str:
     return format_answer(think, [label for label in CHEXPERT14 if label in findings(asked)])
 
 
-def completion(text: str | None, finish: str = "stop", **message: Any) -> bytes:
+def completion(text: str | None, finish: str = "stop", usage: dict[str, Any] | None = None, **message: Any) -> bytes:
     choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text, **message}}
-    usage = {"prompt_tokens": 1000, "completion_tokens": 200, "total_tokens": 1200}
+    usage = usage or {"prompt_tokens": 1000, "completion_tokens": 200, "total_tokens": 1200}
     return json.dumps(
         {"id": "x", "object": "chat.completion", "created": 0, "choices": [choice], "usage": usage}
     ).encode()
 
 
 def gemini(text: str, finish: str = "STOP") -> bytes:
+    """A body in the form of Gemini's own interface, which old databases hold."""
     candidate = {"content": {"parts": [{"text": "hm", "thought": True}, {"text": text}]}, "finishReason": finish}
     usage = {"promptTokenCount": 1000, "candidatesTokenCount": 200, "thoughtsTokenCount": 300}
     return json.dumps({"candidates": [candidate], "usageMetadata": usage}).encode()
@@ -72,7 +71,7 @@ def error(status: int, message: str = "no", code: str = "", headers: dict[str, s
 
 
 def good(number: int, asked: dict[str, Any]) -> Act:
-    return Act(completion(right_answer(asked)) if "messages" in asked else gemini(right_answer(asked)))
+    return Act(completion(right_answer(asked)))
 
 
 class ScriptedServer:
@@ -81,6 +80,7 @@ class ScriptedServer:
     def __init__(self, behave: Callable[[int, dict[str, Any]], Act] = good) -> None:
         self.behave, self.asked, self.headers, self.busy, self.most_busy = behave, [], [], 0, 0
         self.times: list[float] = []
+        self.paths: list[str] = []
         self._lock = threading.Lock()
         outer = self
 
@@ -103,8 +103,9 @@ class ScriptedServer:
         with self._lock:
             number = len(self.asked)
             self.asked.append(asked)
-            self.headers.append(dict(handler.headers))
+            self.headers.append({name.lower(): value for name, value in handler.headers.items()})
             self.times.append(time.monotonic())
+            self.paths.append(handler.path)
             self.busy += 1
             self.most_busy = max(self.most_busy, self.busy)
         try:

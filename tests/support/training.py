@@ -17,6 +17,7 @@ from chexreason.model.adapters import attach_lora
 from chexreason.model.generate import Sampling
 from chexreason.model.load import load_policy
 from chexreason.model.policy import Policy
+from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.training.datamodule import StudyData
 from chexreason.types import Completion, Sample, Study
 
@@ -51,8 +52,7 @@ def policy_with_lora(dropout: float = 0.0) -> Policy:
 
 def common(max_new_tokens: int = 6):
     return {
-        "label_set": CHEXPERT14,
-        "grammar": "think_solution",
+        "answer_format": AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION),
         "max_new_tokens": max_new_tokens,
         "make_optimizer": lambda p: torch.optim.AdamW(p, lr=1e-2),
         "make_scheduler": lambda o, n: torch.optim.lr_scheduler.LambdaLR(o, lambda step: 1 - step / (2 * n)),

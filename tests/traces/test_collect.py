@@ -15,9 +15,9 @@ from PIL import Image
 
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.traces.acceptance import acceptance
-from chexreason.traces.collect import Limits
 from chexreason.traces.export import JSONL_NAME, PARQUET_NAME, export
 from chexreason.traces.store import StoreError, TraceStore, open_store
+from chexreason.traces.task import Limits
 from tests.support import scripted_server as s
 from tests.support.asking import QUICK, faults, first, outcomes, run, study
 
@@ -31,6 +31,10 @@ TRANSPORT = {
     "half a JSON": (lambda a: s.Act(s.good(1, a).body[:99]), "garbled"),
     "no completion": (lambda a: s.Act(b"[]"), "garbled"),
     "nested JSON": (lambda a: s.Act(b"[" * 100_000), "garbled"),
+    "a nested error": (lambda a: s.Act(b"[" * 100_000, 500), "HTTP 500"),
+    "not Unicode": (lambda a: s.Act(b"\xff\xfe" + s.good(1, a).body), "garbled"),
+    "a page": (lambda a: s.Act(b"<html>busy</html>", headers={"Content-Type": "text/html"}), "garbled"),
+    "nothing": (lambda a: s.Act(b""), "garbled"),
     "a cut connection": (lambda a: s.Act(s.good(1, a).body, cut=True), "no connection"),
 }
 

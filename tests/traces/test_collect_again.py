@@ -8,14 +8,13 @@ import pytest
 
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.traces.ask import Tariff
-from chexreason.traces.collect import Limits
 from chexreason.traces.export import export
 from chexreason.traces.instruction import Instruction, compose
 from chexreason.traces.openai_teacher import OpenAITeacher
 from chexreason.traces.store import StoreError, open_store
-from chexreason.traces.task import Task, judge_again
+from chexreason.traces.task import Limits, Task, judge_again
 from tests.support import scripted_server as s
-from tests.support.asking import ARM, PRICED, QUICK, faults, first, outcomes, run, study
+from tests.support.asking import ARM, PRICED, QUICK, faults, first, outcomes, run, study, task
 
 pytestmark = pytest.mark.slow  # for the time that the client takes to import
 
@@ -106,6 +105,5 @@ def test_answers_are_judged_again_by_the_rules_of_the_day(tmp_path, image) -> No
     strict = Instruction(**vars(ARM) | {"min_words": 500, "max_words": 600})
     with s.ScriptedServer() as server, open_store(tmp_path / "t.db") as store:
         run(store, server, [study(0, image)])
-        teacher = OpenAITeacher("m", f"{server.url}/v1", PRICED)
-        judge_again(Task(teacher, strict, s.PROMPT, CHEXPERT14), store, [study(0, image)])
+        judge_again(task(server.url, arm=strict), store, [study(0, image)])
         assert (faults(store), store.progress()["x/0"].accepted) == (["too short"], False)

@@ -10,9 +10,13 @@ import pytest
 
 from chexreason.data.credentialed import ExportError
 from chexreason.labels.catalog import CHEXPERT14
+from chexreason.prompts import Prompt
 from chexreason.traces.ask import Tariff, Then
 from chexreason.traces.budget import Budget, estimate
 from chexreason.traces.endpoint import api_key, check_export, failure, is_loopback
+from chexreason.traces.instruction import Instruction
+from chexreason.traces.task import Limits, Task
+from chexreason.traces.template import OfflineTeacher
 from chexreason.types import Study
 
 REMOTE, LOCAL = "https://api.example.com/v1", "http://127.0.0.1:8000/v1"
@@ -112,12 +116,17 @@ def test_the_budget_counts_what_is_held_and_what_was_spent() -> None:
 
 
 def test_the_estimate_is_the_closed_form() -> None:
-    tariff = Tariff(2.0, 10.0, image_tokens=700, max_tokens=1000)
-    said = dict(attempts=3, concurrency=4, per_minute=None)
-    forecast = estimate(100, "x" * 900, tariff, True, (100, 300), measured=None, **said)
+    teacher = OfflineTeacher()
+    teacher.tariff, teacher.sees_image = Tariff(2.0, 10.0, image_tokens=700, max_tokens=1000), True
+    words = Instruction("arm", "{findings}" + "{prompt}", "{labels}", "{reasons}", 100, 300)
+    task = Task(
+        teacher, words, Prompt("arm", "", "x" * (900 - len("Edema")), "think_solution", names_labels=False), CHEXPERT14
+    )
+    limits, studies = Limits(attempts=3, concurrency=4), [PUBLIC] * 100
+    forecast = estimate(task, limits, studies, None)
     assert (forecast.tokens_in, forecast.tokens_out) == (100 * (300 + 700), 100 * 200 * 1.5)
     assert forecast.usd == pytest.approx(100 * (1000 * 2 + 300 * 10) / 1e6)
     assert forecast.usd_most == pytest.approx(3 * 100 * (1000 * 2 + 1000 * 10) / 1e6)
-    measured = estimate(100, "x", tariff, True, (1, 3), measured=(10.0, 20.0, 6.0), **said)
+    measured = estimate(task, limits, studies, (10.0, 20.0, 6.0))
     assert (measured.tokens_in, measured.seconds) == (1000, 150)
-    assert estimate(100, "x", tariff, True, (1, 3), measured=None, **said | {"per_minute": 10}).seconds == 600
+    assert estimate(task, Limits(per_minute=10), studies, None).seconds == 600

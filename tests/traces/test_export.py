@@ -18,13 +18,13 @@ from chexreason.prompts import load_prompt
 from chexreason.traces.acceptance import acceptance, as_markdown
 from chexreason.traces.answer_faults import check_answers
 from chexreason.traces.budget import Budget
-from chexreason.traces.collect import Limits, collect
+from chexreason.traces.collect import collect_traces
 from chexreason.traces.export import JSONL_NAME, PARQUET_NAME, TraceTeacher, export
 from chexreason.traces.instruction import Instruction, compose
-from chexreason.traces.offline_teacher import OfflineTeacher
 from chexreason.traces.pace import Pace
 from chexreason.traces.store import StoreError, open_store
-from chexreason.traces.task import Task, judge_again
+from chexreason.traces.task import Limits, Task, judge_again
+from chexreason.traces.template import OfflineTeacher
 from chexreason.traces.verify import Fault
 from chexreason.types import Sample, Study
 
@@ -37,7 +37,7 @@ STUDIES = [
 
 
 def task(arm: str = "free_reasoning", seed: int = 0) -> Task:
-    words = Instruction(**yaml.safe_load((CONF / "traces" / f"{arm}.yaml").read_text()))
+    words = Instruction(**yaml.safe_load((CONF / "teacher_instruction" / f"{arm}.yaml").read_text()))
     return Task(OfflineTeacher(seed), words, load_prompt(arm, CONF / "prompt"), CHEXPERT14)
 
 
@@ -47,7 +47,8 @@ def made(folder: Path, arm: str = "free_reasoning", studies=STUDIES) -> Path:
         store.begin(asked.identity, studies, CHEXPERT14)
         judge_again(asked, store, studies)
         assert (
-            collect(asked, store, studies, Limits(), Budget(0.0, 0.0, asked.teacher.tariff, ""), lambda *_: None) == ""
+            collect_traces(asked, store, studies, Limits(), Budget(0.0, 0.0, asked.teacher.tariff, ""), lambda *_: None)
+            == ""
         )
         assert export(store, folder) == len(studies)
         report = acceptance(store, CHEXPERT14, 3, unaskable=2)

@@ -8,27 +8,22 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 from chexreason.labels.catalog import CHEXPERT14
-from chexreason.prompts import load_prompt
 from chexreason.traces.acceptance import acceptance
 from chexreason.traces.ask import Tariff
-from chexreason.traces.budget import Budget
-from chexreason.traces.collect import Limits, collect
-from chexreason.traces.instruction import Instruction
-from chexreason.traces.openai_teacher import OpenAITeacher
 from chexreason.traces.store import open_store
-from chexreason.traces.task import Task, judge_again
-from chexreason.types import Study
+from chexreason.traces.task import Limits
+from tests.support.asking import run_task, study, task
 
 ROOT = Path(__file__).parents[2]
-MODEL = ROOT / "chexreason" / "policy" / "tiny" / "weights" / "tiny_gemma3"
+MODEL = ROOT / "chexreason" / "model" / "weights" / "tiny_gemma3"
 MISSING = [name for name in ("fastapi", "uvicorn", "openai") if importlib.util.find_spec(name) is None]
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=f"pip install {' '.join(MISSING)}")]
 
@@ -49,7 +44,7 @@ def server(tmp_path):
                     if probe.connect_ex(("127.0.0.1", int(port))) == 0:
                         break
                 time.sleep(0.2)
-            yield f"http://localhost:{port}/v1"
+            yield f"http://localhost:{port}"
         finally:
             process.terminate()
             process.wait(30)
@@ -57,18 +52,11 @@ def server(tmp_path):
 
 def test_a_local_model_is_asked_and_its_answers_are_judged(server, tmp_path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (160, 160), dtype=np.uint8)).save(tmp_path / "film.png")
-    studies = [
-        Study(f"mimic:{i}", f"mimic:{i}", "mimic", tmp_path / "film.png", CHEXPERT14.encode([label]), (True,) * 14)
-        for i, label in enumerate(("Edema", "Fracture"))
-    ]
-    words = Instruction(**yaml.safe_load((ROOT / "conf" / "traces" / "free_reasoning.yaml").read_text()))
-    teacher = OpenAITeacher(str(MODEL), server, Tariff(), {"max_tokens": 60, "temperature": 0.7})
-    task = Task(teacher, words, load_prompt("free_reasoning", ROOT / "conf" / "prompt"), CHEXPERT14)
+    studies = [replace(study(i, tmp_path / "film.png", "mimic"), dataset="mimic") for i in range(2)]
     limits = Limits(concurrency=1, attempts=2)
+    local = task(server, Tariff(max_tokens=60), model=str(MODEL), temperature=0.7)
     with open_store(tmp_path / "t.db") as store:
-        store.begin(task.identity, studies, CHEXPERT14)
-        judge_again(task, store, studies)
-        stopped = collect(task, store, studies, limits, Budget(0.0, 0.0, Tariff(), server), lambda *_: None)
+        stopped = run_task(local, store, studies, limits, budget=0.0)
         report = acceptance(store, CHEXPERT14, limits.attempts)
         print(report["requests"], store.rows("SELECT body, faults FROM request"))
         assert stopped == ""

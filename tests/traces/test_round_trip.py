@@ -56,7 +56,7 @@ def test_the_arms_are_the_formats_with_targets() -> None:
     study = Study("x/0", "", "", Path("x.png"), CHEXPERT14.encode(["Edema"]), (True,) * 14)
     assert set(ARMS) == {"only_label", "free_reasoning", "reasoning_narrative", "reasoning_a"}
     for name in set(PROMPTS) - set(ARMS):
-        with pytest.raises(ValueError, match=f"no style for prompt '{name}'"):
+        with pytest.raises(ValueError, match=f"no style for prompt '{name}'; it has: \\['free_reasoning'"):
             TemplateTeacher().write(study, PROMPTS[name], CHEXPERT14)
 
 

@@ -1,46 +1,43 @@
-"""Both online teachers against a real HTTP server: what they send, where, and what they make of the answer."""
+"""The online teacher against a real HTTP server: what it sends, where, and what it makes of the answer."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import io
+import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from PIL import Image
 
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.traces.ask import Question, Reply, Tariff, Then, Unanswered
-from chexreason.traces.budget import Budget
-from chexreason.traces.collect import Limits, collect
-from chexreason.traces.gemini_teacher import GeminiTeacher
-from chexreason.traces.instruction import Instruction, jpeg
+from chexreason.traces.export import JSONL_NAME, export
+from chexreason.traces.instruction import grey_file
 from chexreason.traces.openai_teacher import OpenAITeacher
-from chexreason.traces.store import open_store
-from chexreason.traces.task import Task
+from chexreason.traces.store import ANSWERED, StoreError, Verdict, open_store
+from chexreason.traces.template import TemplateTeacher
 from chexreason.types import Study
 from tests.support import scripted_server as s
+from tests.support.asking import CONF, run, study, task
 
 pytestmark = pytest.mark.slow
-TEACHERS = {"openai": (OpenAITeacher, "/v1"), "gemini": (GeminiTeacher, "")}
-CONF = Path(__file__).parents[2] / "conf"
-ARM = Instruction(**yaml.safe_load((CONF / "traces" / "free_reasoning.yaml").read_text()))
+PIXELS = b"\xff\xd8jpeg"
 TEXT = "These findings apply to it: Edema, Fracture.\n"
 
 
-def question(image: bytes | None = b"\xff\xd8jpeg") -> Question:
-    study = Study("s", "p", "d", Path(), CHEXPERT14.encode(["Edema", "Fracture"]), (True,) * 14)
-    return Question(study, s.PROMPT, CHEXPERT14, TEXT, image)
+def question(image: bytes | None = PIXELS) -> Question:
+    about = Study("s", "p", "d", Path(), CHEXPERT14.encode(["Edema", "Fracture"]), (True,) * 14)
+    return Question(about, s.PROMPT, CHEXPERT14, TEXT, image)
 
 
-def teacher(kind: str, url: str, **options):
-    made, path = TEACHERS[kind]
-    return made("some-model", url + path, Tariff(), options)
+def teacher(url: str, **options) -> OpenAITeacher:
+    return OpenAITeacher("some-model", f"{url}/v1", Tariff(), options)
 
 
 def ask(one, asked: Question) -> str:
@@ -53,70 +50,56 @@ def ask(one, asked: Question) -> str:
     return asyncio.run(whole())
 
 
-@pytest.mark.parametrize("kind", TEACHERS)
-def test_the_words_and_the_image_are_sent_and_the_answer_is_read(kind) -> None:
-    with s.ScriptedServer() as server:
-        one = teacher(kind, server.url, temperature=0.25)
+@pytest.mark.parametrize(("config", "path"), [("openai", "/v1"), ("gemini", "/v1beta/openai/")])
+def test_each_config_sends_words_and_image_and_counts_the_thoughts(config, path, monkeypatch) -> None:
+    cfg = OmegaConf.create({"teacher": OmegaConf.load(CONF / "teacher" / f"{config}.yaml")})
+    assert cfg.teacher.endpoint.endswith(path)
+    monkeypatch.setenv(cfg.teacher.key_variable, "the-key")
+    usage = {"prompt_tokens": 1000, "completion_tokens": 200, "total_tokens": 1500}  # Gemini's: 300 are thoughts
+
+    def behave(n, asked):
+        return s.Act(s.completion(s.right_answer(asked), usage=usage))
+
+    with s.ScriptedServer(behave) as server:
+        cfg.teacher.update(model="some-model", endpoint=server.url + path)
+        one = instantiate(cfg.teacher, _convert_="all")
         reply = one.read(ask(one, question()))
-        assert reply.text == s.right_answer(server.asked[0])
-        assert (reply.refused, reply.cut, reply.tokens_in) == (False, False, 1000)
-        assert reply.tokens_out == (500 if kind == "gemini" else 200)  # thoughts are billed
-        assert "0.25" in str(server.asked[0])
-        sent = str(server.asked[0])
-        assert (
-            base64.b64encode(b"\xff\xd8jpeg").decode() in sent
-            or base64.urlsafe_b64encode(b"\xff\xd8jpeg").decode() in sent
-        )
+        (asked,) = server.asked
+        assert reply == Reply(s.right_answer(asked), False, False, 1000, 500)
+        assert server.paths == [f"{path.rstrip('/')}/chat/completions"]
+        assert server.headers[0]["authorization"] == "Bearer the-key"
+        assert (asked["model"], asked["temperature"]) == ("some-model", 0.7)
+        assert asked["max_tokens"] == cfg.teacher.tariff.max_tokens
+        words, image = asked["messages"][0]["content"]
+        assert words["text"] == TEXT
+        assert image["image_url"]["url"] == f"data:image/jpeg;base64,{base64.b64encode(PIXELS).decode()}"
 
 
-@pytest.mark.parametrize("kind", TEACHERS)
-def test_no_image_is_sent_where_none_is_given(kind) -> None:
+def test_no_image_is_sent_where_none_is_given() -> None:
     with s.ScriptedServer() as server:
-        ask(teacher(kind, server.url), question(None))
+        ask(teacher(server.url), question(None))
         assert "image" not in str(server.asked[0])
 
 
-@pytest.mark.parametrize("kind", TEACHERS)
-@pytest.mark.parametrize(
-    ("status", "then"), [(401, Then.STOP), (429, Then.AGAIN), (500, Then.AGAIN), (413, Then.SMALLER), (400, Then.LEAVE)]
-)
-def test_a_status_is_passed_on_once_with_its_pause(kind, status, then) -> None:
-    act = s.error(status, headers={"Retry-After": "7"})
+def test_an_option_is_sent_as_it_is_or_refused_with_its_name_here() -> None:
+    with s.ScriptedServer() as server:
+        ask(teacher(server.url, reasoning_effort="low", extra_body={"google": {"thinking_config": 1}}), question())
+        assert (server.asked[0]["reasoning_effort"], server.asked[0]["google"]) == ("low", {"thinking_config": 1})
+    with pytest.raises(
+        ValueError, match=r"no option max_output_tokens, thinking_config .*max_tokens.*reasoning_effort"
+    ):
+        teacher("http://127.0.0.1:9", max_output_tokens=9, thinking_config={"thinking_budget": 9})
+
+
+def test_a_status_is_passed_on_once_with_its_pause() -> None:
+    act = s.error(413, headers={"Retry-After": "7"})
     with s.ScriptedServer(lambda n, a: act) as server:
         with pytest.raises(Unanswered) as caught:
-            ask(teacher(kind, server.url), question())
-        assert (caught.value.then, caught.value.wait, len(server.asked)) == (then, 7.0, 1)
+            ask(teacher(server.url), question())
+        assert (caught.value.then, caught.value.wait, len(server.asked)) == (Then.SMALLER, 7.0, 1)
 
 
-BROKEN = {
-    "half a JSON": lambda body: s.Act(body[:99]),
-    "nested JSON": lambda body: s.Act(b"[" * 100_000),
-    "a nested error": lambda body: s.Act(b"[" * 100_000, 500),
-    "not Unicode": lambda body: s.Act(b"\xff\xfe" + body),
-    "a page": lambda body: s.Act(b"<html>busy</html>", headers={"Content-Type": "text/html"}),
-    "nothing": lambda body: s.Act(b""),
-    "a cut connection": lambda body: s.Act(body, cut=True),
-}
-
-
-@pytest.mark.parametrize("kind", TEACHERS)
-@pytest.mark.parametrize("how", BROKEN)
-def test_a_broken_body_is_no_answer_and_the_next_one_counts(kind, how, tmp_path, image) -> None:
-    def behave(n, asked):
-        right = s.good(n, asked)
-        return BROKEN[how](right.body) if n == 0 else right
-
-    study = replace(question().study, image=image)
-    with s.ScriptedServer(behave) as server, open_store(tmp_path / "t.db") as store:
-        task = Task(teacher(kind, server.url), ARM, s.PROMPT, CHEXPERT14)
-        store.begin(task.identity, [study], CHEXPERT14)
-        limits = Limits(pause=0.001, longest_pause=0.01, seconds=5.0)
-        assert collect(task, store, [study], limits, Budget(0, 0, Tariff(), server.url), lambda *_: None) == ""
-        assert (len(server.asked), store.progress()["s"].accepted) == (2, True)
-
-
-@pytest.mark.parametrize("kind", TEACHERS)
-def test_a_redirect_is_not_followed_and_a_proxy_not_used_for_loopback(kind, monkeypatch) -> None:
+def test_a_redirect_is_not_followed_and_a_proxy_not_used_for_loopback(monkeypatch) -> None:
     with s.ScriptedServer() as elsewhere:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
             monkeypatch.setenv(name, elsewhere.url)
@@ -125,34 +108,81 @@ def test_a_redirect_is_not_followed_and_a_proxy_not_used_for_loopback(kind, monk
         act = s.Act(b"", 307, {"Location": elsewhere.url})
         with s.ScriptedServer(lambda n, a: act) as server:
             with pytest.raises(Unanswered) as caught:
-                ask(teacher(kind, server.url), question())
+                ask(teacher(server.url), question())
             assert (caught.value.then, len(server.asked)) == (Then.STOP, 1)
         assert elsewhere.asked == []
 
 
-@pytest.mark.parametrize("kind", TEACHERS)
-def test_nobody_there_is_no_bill(kind) -> None:
+def test_nobody_there_is_no_bill() -> None:
     with pytest.raises(Unanswered) as caught:
-        ask(teacher(kind, "http://127.0.0.1:9"), question())
+        ask(teacher("http://127.0.0.1:9"), question())
     assert (caught.value.then, caught.value.billed) == (Then.AGAIN, False)
 
 
-def test_gemini_refusals_and_limits() -> None:
-    one = teacher("gemini", "http://127.0.0.1:9")
+@pytest.mark.parametrize(
+    ("usage", "tokens_out"),
+    [
+        ({"completion_tokens": 200}, 200),
+        ({"completion_tokens": 200, "total_tokens": 1200}, 200),
+        ({"completion_tokens": 200, "total_tokens": 1500}, 500),
+        ({"completion_tokens": 0, "total_tokens": 1060, "completion_tokens_details": {"reasoning_tokens": 60}}, 60),
+        ({"completion_tokens": 200, "total_tokens": 1200, "completion_tokens_details": {"reasoning_tokens": 50}}, 200),
+        ({"completion_tokens": 200, "completion_tokens_details": {"reasoning_tokens": 50}}, 250),
+        ({"completion_tokens": 200, "total_tokens": "many", "completion_tokens_details": 7}, 200),
+        ({"total_tokens": 1200}, None),
+    ],
+)
+def test_thoughts_are_billed_wherever_an_endpoint_counts_them(usage, tokens_out) -> None:
+    body = s.completion("a", usage={"prompt_tokens": 1000, **usage}).decode()
+    assert teacher("http://127.0.0.1:9").read(body).tokens_out == tokens_out
+
+
+def test_refusals_and_limits_in_the_words_of_openai_and_of_gemini() -> None:
+    one = teacher("http://127.0.0.1:9")
+    for finish in ("content_filter", "content_filter: PROHIBITED_CONTENT", "SAFETY"):
+        assert one.read(s.completion(None, finish).decode()).refused
+    assert not one.read(s.completion("a", "STOP").decode()).refused
+    assert one.read(s.completion("a", "MAX_TOKENS").decode()).cut
+    assert one.read('[{"error": {"message": "blocked for safety"}}]').refused
+    # Gemini's own form, as an earlier client kept it
+    assert one.read(s.gemini("a").decode()) == Reply("a", tokens_in=1000, tokens_out=500)
     assert one.read(s.gemini("a", "SAFETY").decode()).refused
-    assert one.read(s.gemini("a", "MAX_TOKENS").decode()) == Reply("a", cut=True, tokens_in=1000, tokens_out=500)
+    assert one.read(s.gemini("a", "MAX_TOKENS").decode()).cut
     assert one.read('{"promptFeedback": {"blockReason": "OTHER"}}').refused
-    for body in ("[]", "{}", '{"candidates": []}', "null", "{"):
+    for body in ("[]", "{}", "[7]", '{"candidates": []}', '{"promptFeedback": {}}', "null", "7", "{"):
         with pytest.raises(ValueError):  # noqa: PT011
             one.read(body)
-    asyncio.run(one.close())
+
+
+def test_answers_that_an_earlier_gemini_client_paid_for_are_read_and_not_asked_for_again(tmp_path, image) -> None:
+    studies = [study(i, image) for i in range(4)]
+    words = [s.gemini(TemplateTeacher().write(one, s.PROMPT, CHEXPERT14)).decode() for one in studies]
+    with s.ScriptedServer() as server, open_store(tmp_path / "t.db") as store:
+        then = task(server.url)
+        store.begin(then.identity | {"teacher": "GeminiTeacher"}, studies, CHEXPERT14)
+        for i, body in enumerate((words[0], words[1], s.gemini("no form").decode())):
+            number = store.sent(f"x/{i}", 0, "https://generativelanguage.googleapis.com", None, ("a", "b"), 0.5)
+            store.ended(number, ANSWERED, 1.0, body, 0.5)
+            if i != 1:  # the run was killed before it had judged this one
+                reply = then.read(body)
+                store.judged([Verdict(number, reply, then.judge(reply, studies[i]), 0.25)])
+        assert run(store, server, studies) == ""
+        assert len(server.asked) == 2  # the rejected one again, and the one nobody had asked about
+        assert store.rows("SELECT usd FROM request WHERE id <= 3") == [(0.25,), (0.006,), (0.25,)]
+        assert export(store, tmp_path) == 4
+        rows = [json.loads(line) for line in (tmp_path / JSONL_NAME).read_text().splitlines()]
+        assert [row["text"] for row in rows[:2]] == [
+            json.loads(w)["candidates"][0]["content"]["parts"][1]["text"] for w in words[:2]
+        ]
+        with pytest.raises(StoreError, match="model: 'm' -> 'other'"):
+            store.begin(task(server.url, model="other").identity, [], CHEXPERT14)
 
 
 def test_an_image_is_passed_on_as_pixels_alone(tmp_path) -> None:
     exif = Image.Exif()
     exif[0x010E] = "Jane Doe 1950"
     Image.new("L", (400, 200), 90).save(tmp_path / "film.jpg", exif=exif)
-    sent = jpeg(tmp_path / "film.jpg", 100)
+    sent = grey_file(tmp_path / "film.jpg", 100, "JPEG", Image.Resampling.LANCZOS, quality=92)
     assert b"Jane Doe" in (tmp_path / "film.jpg").read_bytes()
     assert b"Jane Doe" not in sent
     assert Image.open(io.BytesIO(sent)).size == (100, 50)
@@ -161,8 +191,8 @@ def test_an_image_is_passed_on_as_pixels_alone(tmp_path) -> None:
 def test_the_package_imports_without_the_clients() -> None:
     script = """
 import sys
-for name in ("openai", "google.genai", "httpx2"): sys.modules[name] = None
-import chexreason.traces.openai_teacher, chexreason.traces.gemini_teacher, chexreason.traces.collect
+for name in ("openai", "httpx2"): sys.modules[name] = None
+import chexreason.traces.openai_teacher, chexreason.traces.collect
 try: chexreason.traces.openai_teacher.OpenAITeacher("m", "http://127.0.0.1/v1", None)
 except ModuleNotFoundError as error: print(error)
 """

@@ -16,12 +16,12 @@ import pytest
 from chexreason.labels.catalog import CHEXPERT14, NIH9
 from chexreason.labels.schema import LabelSet
 from chexreason.parsing import parse
-from chexreason.prompts import Prompt, load_prompt
-from chexreason.traces.phrases_findings import FINDINGS
-from chexreason.traces.phrases_prose import CHECKLIST, READING_ORDER
+from chexreason.prompts import load_prompt
+from chexreason.traces.phrases import CHECKLIST, FINDINGS
 from chexreason.traces.sayable import facts_of
 from chexreason.traces.template import FREE_WORDS, NARRATIVE_WORDS, TemplateTeacher
 from chexreason.types import Sign, Study
+from tools.tiny_models.captions import QUESTIONS, describe, question
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "conf" / "prompt"
@@ -83,19 +83,11 @@ SOME = STUDIES[:120]
 def texts(one: Study, number: int = 0) -> tuple[str, ...]:
     teacher = TemplateTeacher(number)
     answers = [parse(teacher.write(one, PROMPTS[name], CHEXPERT14), CHEXPERT14).think for name in REASONING]
-    return (*answers, teacher.describe(one, CHEXPERT14, random.Random(number)))
+    return (*answers, describe(one, CHEXPERT14, random.Random(number)))
 
 
 def clauses(text: str) -> list[str]:
     return [clause for clause in re.split(r"(?<=\w)[.;]\s+|\n|(?<=\w)\.$", text) if clause]
-
-
-@pytest.mark.parametrize("name", PROMPTS)
-def test_every_answer_reads_back_as_the_positive_labels(name: str) -> None:
-    for one in STUDIES:
-        parsed = parse(TemplateTeacher().write(one, PROMPTS[name], CHEXPERT14), CHEXPERT14, PROMPTS[name].grammar)
-        assert parsed.labels == CHEXPERT14.decode(one.target)
-        assert (parsed.broken, parsed.unknown, parsed.duplicates, parsed.stray_blocks) == (None, (), (), 0)
 
 
 @pytest.mark.slow
@@ -111,18 +103,11 @@ def test_positive_signs_belong_to_positive_labels_and_denials_to_negative_ones()
                 assert not wrong, (wrong, clause, text)
 
 
-def test_every_positive_label_is_said() -> None:
+def test_every_positive_label_is_said_and_none_that_is_not_judged() -> None:
     for one in SOME:
-        for text in texts(one):
-            for label in CHEXPERT14.decode(one.target):
-                assert re.search(SIGN_WORDS[label], text, re.IGNORECASE), (label, text)
-
-
-def test_labels_that_are_not_judged_are_never_mentioned() -> None:
-    for one in SOME:
-        for label, judged in zip(CHEXPERT14, one.mask, strict=True):
-            for text in texts(one) if not judged and label != "No Finding" else ():
-                assert not re.search(SIGN_WORDS[label], text, re.IGNORECASE), (label, text)
+        for label, on, judged in zip(CHEXPERT14, one.target, one.mask, strict=True):
+            for text in texts(one) if on or (not judged and label != "No Finding") else ():
+                assert bool(re.search(SIGN_WORDS[label], text, re.IGNORECASE)) == bool(on), (label, text)
 
 
 def test_no_side_and_no_severity_is_invented() -> None:
@@ -132,18 +117,17 @@ def test_no_side_and_no_severity_is_invented() -> None:
             assert not SEVERITY_WORDS.search(text), text
 
 
-def test_known_side_and_severity_are_said_and_no_other() -> None:
-    one = study(0, ["Pleural Effusion"], signs=(Sign("Pleural Effusion", "left", 0.9), Sign("Edema", "right", 0.1)))
-    seen = {word for n in range(40) for word in SIDE_WORDS.findall(" ".join(texts(one, n)))}
-    grades = {word for n in range(40) for word in SEVERITY_WORDS.findall(" ".join(texts(one, n)))}
-    assert (seen, grades) == ({"left"}, {"large"})
-
-
-def test_two_signs_of_one_label_are_said_as_both_sides_at_the_worse_severity() -> None:
-    signs = (Sign("Consolidation", "left", 0.9), Sign("Consolidation", "right", 0.1))
-    found = " ".join(text for n in range(40) for text in texts(study(0, ["Consolidation"], signs=signs), n))
-    assert set(SIDE_WORDS.findall(found)) == {"bilateral", "both lungs", "each side"}
-    assert set(SEVERITY_WORDS.findall(found)) == {"marked"}
+@pytest.mark.parametrize(
+    ("label", "signs", "sides", "grade"),
+    [
+        ("Pleural Effusion", [("left", 0.9)], {"left"}, "large"),
+        ("Consolidation", [("left", 0.9), ("right", 0.1)], {"bilateral", "both lungs", "each side"}, "marked"),
+    ],
+)
+def test_known_sides_and_the_worst_severity_are_said_and_no_other(label, signs, sides, grade) -> None:
+    one = study(0, [label], signs=(*(Sign(label, *sign) for sign in signs), Sign("Edema", "right", 0.1)))
+    found = " ".join(text for n in range(40) for text in texts(one, n))
+    assert (set(SIDE_WORDS.findall(found)), set(SEVERITY_WORDS.findall(found))) == (sides, {grade})
 
 
 def test_a_parent_label_is_not_denied_beside_its_child() -> None:
@@ -155,12 +139,12 @@ def test_a_parent_label_is_not_denied_beside_its_child() -> None:
 
 def test_the_checklist_has_twelve_numbered_steps_and_covers_every_label_once() -> None:
     lines = texts(STUDIES[0])[REASONING.index("reasoning_a")].splitlines()
-    assert [line.split(":")[0] for line in lines] == [f"{n}. {head}" for n, (head, _) in enumerate(CHECKLIST, 1)]
+    assert [line.split(":")[0] for line in lines] == [f"{n}. {head}" for n, head in enumerate(CHECKLIST, 1)]
     assert len(lines) == 12
-    decided = [label for _, labels in CHECKLIST for label in labels]
+    decided = [label for labels in CHECKLIST.values() for label in labels]
     assert sorted(decided) == sorted(set(CHEXPERT14) - {"No Finding"})
     prompt_lines = PROMPTS["reasoning_a"].text.splitlines()
-    assert all(any(p.startswith(f"{n}. {head}: ") for p in prompt_lines) for n, (head, _) in enumerate(CHECKLIST, 1))
+    assert all(any(p.startswith(f"{n}. {head}: ") for p in prompt_lines) for n, head in enumerate(CHECKLIST, 1))
 
 
 @pytest.mark.parametrize(("name", "bounds"), [("free_reasoning", FREE_WORDS), ("reasoning_narrative", NARRATIVE_WORDS)])
@@ -176,13 +160,6 @@ def test_the_wording_varies(name: str) -> None:
     assert len({TemplateTeacher().write(one, PROMPTS[name], CHEXPERT14) for one in STUDIES}) >= 200
     one = STUDIES[1]
     assert len({TemplateTeacher(seed).write(one, PROMPTS[name], CHEXPERT14) for seed in range(20)}) >= 15
-
-
-def test_the_same_seed_study_and_prompt_give_the_same_text() -> None:
-    one, prompt = STUDIES[5], PROMPTS["free_reasoning"]
-    assert TemplateTeacher(3).write(one, prompt, CHEXPERT14) == TemplateTeacher(3).write(one, prompt, CHEXPERT14)
-    assert len({TemplateTeacher(3).describe(one, CHEXPERT14, random.Random(9)) for _ in range(5)}) == 1
-    assert len({TemplateTeacher(3).question(one, CHEXPERT14, random.Random(9)) for _ in range(5)}) == 1
 
 
 @pytest.mark.slow
@@ -223,41 +200,15 @@ def test_a_study_without_an_answer_is_refused() -> None:
         with pytest.raises(ValueError, match=why):
             teacher.write(one, PROMPTS["only_label"], CHEXPERT14)
     assert teacher.can_write(study(3, ["No Finding", "Support Devices"]), CHEXPERT14)
-    assert "clear" not in teacher.describe(torn, CHEXPERT14, random.Random(0))
+    assert "clear" not in describe(torn, CHEXPERT14, random.Random(0))
 
 
-def test_a_prompt_without_a_style_and_a_wrong_label_set_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"'reasoning_z'; it has: \['free_reasoning'"):
-        TemplateTeacher().write(STUDIES[0], Prompt("reasoning_z", "", "", "think_solution"), CHEXPERT14)
+def test_a_wrong_label_set_is_refused() -> None:
     with pytest.raises(ValueError, match="'nih9' has 9 labels"):
         TemplateTeacher().write(STUDIES[0], PROMPTS["only_label"], NIH9)
     odd = LabelSet("odd", ("Cavity",))
     with pytest.raises(ValueError, match=r"no phrases for \['Cavity'\]"):
-        TemplateTeacher().describe(study(0, ["Cavity"], labels=odd), odd, random.Random(0))
-
-
-def test_captions_are_two_to_five_sentences_of_plain_prose() -> None:
-    for number, one in enumerate([*SOME, study(1, []), study(2, [], unjudged=set(CHEXPERT14))]):
-        text = TemplateTeacher().describe(one, CHEXPERT14, random.Random(number))
-        assert 2 <= len(re.findall(r"\.(?:\s|$)", text)) <= 5, text
-        assert "<" not in text
-
-
-def test_answers_to_questions_follow_the_labels() -> None:
-    asked = set()
-    for number, one in enumerate(STUDIES * 3):
-        question, answer = TemplateTeacher().question(one, CHEXPERT14, random.Random(number))
-        label = next(k for k, f in FINDINGS.items() if question in f.question or question[21:-1] in f.nouns)
-        at = CHEXPERT14.index(label)
-        assert one.mask[at]
-        assert answer.startswith("No") == (one.target[at] == 0), (question, answer)
-        sides = {sign.side for sign in one.signs if sign.label == label} if one.target[at] else set()
-        for word, side in (("left", "left"), ("right", "right"), ("each side", "both"), ("both", "both")):
-            assert not re.search(rf"\b{word}\b", answer) or side in sides, (question, answer)
-        asked.add(label)
-    assert asked == set(CHEXPERT14)
-    with pytest.raises(ValueError, match="nothing to ask"):
-        TemplateTeacher().question(study(0, [], unjudged=set(CHEXPERT14)), CHEXPERT14, random.Random(0))
+        TemplateTeacher().can_write(study(0, ["Cavity"], labels=odd), odd)
 
 
 def test_every_text_is_tidy_and_betrays_no_given_answer() -> None:
@@ -280,7 +231,31 @@ def test_every_phrase_is_tidy_with_every_slot_filled_and_empty(label: str, side:
 
 
 def test_the_phrase_banks_are_complete_and_small() -> None:
-    assert set(FINDINGS) == set(READING_ORDER) == set(CHEXPERT14)
+    assert set(FINDINGS) == set(CHEXPERT14)
     assert all(len(f.signs) >= 4 and len(f.absent) >= 3 and len(f.names) >= 3 for f in FINDINGS.values())
     words = {w for one in SOME for t in texts(one) for w in re.findall(r"[a-z-]+", t.lower())}
     assert len(words) < 900
+
+
+def test_captions_are_two_to_five_sentences_of_plain_prose() -> None:
+    for number, one in enumerate([*SOME, study(1, []), study(2, [], unjudged=set(CHEXPERT14))]):
+        text = describe(one, CHEXPERT14, random.Random(number))
+        assert 2 <= len(re.findall(r"\.(?:\s|$)", text)) <= 5, text
+        assert "<" not in text
+
+
+def test_answers_to_questions_follow_the_labels() -> None:
+    asked = set()
+    for number, one in enumerate(STUDIES * 3):
+        asked_for, answer = question(one, CHEXPERT14, random.Random(number))
+        label = next(k for k, f in FINDINGS.items() if asked_for in QUESTIONS[k] or asked_for[21:-1] in f.nouns)
+        at = CHEXPERT14.index(label)
+        assert one.mask[at]
+        assert answer.startswith("No") == (one.target[at] == 0), (asked_for, answer)
+        sides = {sign.side for sign in one.signs if sign.label == label} if one.target[at] else set()
+        for word, side in (("left", "left"), ("right", "right"), ("each side", "both"), ("both", "both")):
+            assert not re.search(rf"\b{word}\b", answer) or side in sides, (asked_for, answer)
+        asked.add(label)
+    assert asked == set(CHEXPERT14)
+    with pytest.raises(ValueError, match="nothing to ask"):
+        question(study(0, [], unjudged=set(CHEXPERT14)), CHEXPERT14, random.Random(0))

@@ -50,7 +50,7 @@ def test_traces_are_made_once_and_train_the_arm(arm, out) -> None:
     assert (Path(cfg.folder) / "traces.jsonl").read_bytes() == written
     assert json.loads((Path(cfg.folder) / "acceptance.json").read_text())["accepted"] == report["accepted"]
 
-    teacher = "answers@phase.teacher=traces"
+    teacher = "sft_answers@phase.teacher=traces"
     file = f"phase.teacher.file={cfg.folder}/traces.jsonl"
     train = composed("train", f"paths.out={out}", f"prompt={arm}", teacher, file, *SMALL)
     label_set, prompt = build_labels(train), build_prompt(train)

@@ -19,6 +19,7 @@ from chexreason.parsing import Grammar, format_answer
 from chexreason.prompts import load_prompt
 from chexreason.traces.template import ARMS, TemplateTeacher
 from chexreason.types import Study
+from tools.tiny_models.captions import describe, question
 
 Turn = tuple[str, str]  # what the user asks, what the model answers
 
@@ -108,12 +109,12 @@ def trace_words() -> list[str]:
 
 def caption(study: Study, rng: random.Random) -> Turn:
     """A request for a description, and prose that names every positive label."""
-    return rng.choice(CAPTION_REQUESTS), _TEACHER.describe(study, CHEXPERT14, rng)
+    return rng.choice(CAPTION_REQUESTS), describe(study, CHEXPERT14, rng)
 
 
 def questions(study: Study, rng: random.Random, n: int) -> list[Turn]:
     """``n`` questions about judged findings with their answers."""
-    return [_TEACHER.question(study, CHEXPERT14, rng) for _ in range(n)]
+    return [question(study, CHEXPERT14, rng) for _ in range(n)]
 
 
 def task(study: Study, brightness: tuple[float, float], rng: random.Random) -> Turn:
@@ -193,7 +194,7 @@ def _findings(study: Study, rng: random.Random) -> _Task:
     positive = [name for name, on in zip(CHEXPERT14, study.target, strict=True) if on]
     words = [PLAIN_WORDS[name] for name in positive] or ["unclear"]
     return (
-        _TEACHER.describe(study, CHEXPERT14, rng),
+        describe(study, CHEXPERT14, rng),
         rng.choice(FINDINGS_ASKED),
         [*PLAIN_WORDS.values(), "unclear"],
         words,
@@ -202,4 +203,4 @@ def _findings(study: Study, rng: random.Random) -> _Task:
 
 def _think(study: Study, rng: random.Random, sentence: str) -> str:
     """The sentence alone, or after a description of the image."""
-    return sentence if rng.random() < 0.6 else f"{_TEACHER.describe(study, CHEXPERT14, rng)} {sentence}"
+    return sentence if rng.random() < 0.6 else f"{describe(study, CHEXPERT14, rng)} {sentence}"

@@ -16,9 +16,9 @@ import torch
 
 from chexreason.files import whole
 from chexreason.labels.catalog import CHEXPERT14
-from chexreason.phantom import render, sample_patient, sample_study
 from chexreason.phantom.institution import INSTITUTIONS
-from chexreason.phantom.patient import PARENTS
+from chexreason.phantom.patient import PARENT_OF, sample_patient
+from chexreason.phantom.render import render_film, sample_study
 from tools.tiny_models.phantoms import FILM, SEED, SHARD
 
 GRID = 16  # marks are GRID x GRID
@@ -33,12 +33,12 @@ def sign_marks(index: int) -> dict[str, np.ndarray]:
     marks: dict[str, np.ndarray] = {}
     if not study.findings:
         return marks
-    plain = render(replace(study, findings=()), hospital.rendering, FILM).astype(np.float32)
+    plain = render_film(replace(study, findings=()), hospital.rendering, FILM).astype(np.float32)
     for sign in study.findings:
-        film = render(replace(study, findings=(sign,)), hospital.rendering, FILM)
+        film = render_film(replace(study, findings=(sign,)), hospital.rendering, FILM)
         change = np.abs(film - plain).reshape(GRID, FILM // GRID, GRID, FILM // GRID).mean((1, 3))
         mark = (change / max(float(change.max()), 1e-6)).clip(0, 1)
-        for label in {sign.label, PARENTS.get(sign.label, sign.label)}:
+        for label in {sign.label, PARENT_OF.get(sign.label, sign.label)}:
             marks[label] = np.maximum(marks.get(label, 0.0), mark)
     return marks
 

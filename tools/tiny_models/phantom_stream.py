@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.phantom.institution import INSTITUTIONS
 from chexreason.phantom.patient import PhantomStudy, sample_patient
-from chexreason.phantom.render import render, sample_study
+from chexreason.phantom.render import render_film, sample_study
 from chexreason.types import Study
 
 
@@ -23,7 +23,7 @@ def item(
     rng = np.random.default_rng([seed, index])
     hospital = INSTITUTIONS[institution_names[int(rng.integers(len(institution_names)))]]
     study = sample_study(rng, sample_patient(rng), hospital)
-    return render(study, hospital.rendering, size), study
+    return render_film(study, hospital.rendering, size), study
 
 
 def stream(

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from chexreason.labels.catalog import CHEXPERT14
+from chexreason.statistics.ranking import auroc
 
 SIZE = 128
 
@@ -96,23 +97,13 @@ def masked_bce(logits: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -
     return (loss * mask).sum() / mask.sum().clamp(min=1)
 
 
-def auroc(scores: torch.Tensor, target: torch.Tensor) -> float:
-    """Area under the ROC curve by ranks, ties shared; scores and target [N]; NaN without both classes."""
-    _, inverse, counts = scores.unique(return_inverse=True, return_counts=True)
-    ranks = (counts.cumsum(0).double() - (counts - 1) / 2)[inverse]
-    positive = target > 0.5
-    n_pos, n_neg = int(positive.sum()), int((~positive).sum())
-    if n_pos == 0 or n_neg == 0:
-        return float("nan")
-    return float((ranks[positive].sum() - n_pos * (n_pos + 1) / 2) / (n_pos * n_neg))
-
-
 def macro_auroc(logits: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> dict[str, float]:
     """AUROC of each label that has both classes among its labelled studies, and their mean as ``macro``; all [N, L]."""
     areas = {}
     for column, label in enumerate(CHEXPERT14):
         rows = mask[:, column] > 0
-        area = auroc(logits[rows, column], target[rows, column]) if rows.any() else float("nan")
+        scores, truth = logits[rows, column].double().numpy(), (target[rows, column] > 0.5).numpy()
+        area = float(auroc(scores, truth, np.ones((1, len(scores))))[0])
         if not math.isnan(area):
             areas[label] = area
     return areas | {"macro": sum(areas.values()) / max(len(areas), 1)}

@@ -8,7 +8,6 @@ the images (one row an image).
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,18 +15,19 @@ from pathlib import Path
 
 import pandas as pd
 
-from chexreason.data.sources.columns import Faults, VendorCsv, header_of, sha256_of
+from chexreason.data.manifest import parameters
+from chexreason.data.sources.columns import Faults, VendorCsv, header_of, sha256_by_name
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import Track
 
 log = logging.getLogger(__name__)
-CSV_NAMES = {"train": ("train.csv",), "valid": ("valid.csv",), "test": ("groundtruth.csv", "test_labels.csv")}
-SPLITS = {"train": "train", "valid": "val", "test": "test"}  # valid is 200 studies read by three radiologists
-FACTS = ("Sex", "Age", "Frontal/Lateral", "AP/PA")  # of train.csv and valid.csv
-RELEASES = "CheXpert*"  # folder names: CheXpert-v1.0, CheXpert-v1.0-small, CheXpert
-VIEW = r"view\d+_(?:frontal|lateral)\.(?:jpg|jpeg|png)"
-STUDY_PATH = r"(?:.*/)?(?P<part>train|valid|test)/(?P<patient>patient\d+)/(?P<study>study\d+)"
-OUTSIDE = r"(?:^|.*/)\.\.(?:/.*|$)|^/.*|.*[\\:].*"  # "..", an absolute path, a Windows path
+_CSV_NAMES = {"train": ("train.csv",), "valid": ("valid.csv",), "test": ("groundtruth.csv", "test_labels.csv")}
+_SPLITS = {"train": "train", "valid": "val", "test": "test"}  # valid is 200 studies read by three radiologists
+_FACTS = ("Sex", "Age", "Frontal/Lateral", "AP/PA")  # of train.csv and valid.csv
+_RELEASES = "CheXpert*"  # folder names: CheXpert-v1.0, CheXpert-v1.0-small, CheXpert
+_VIEW = r"view\d+_(?:frontal|lateral)\.(?:jpg|jpeg|png)"
+_STUDY_PATH = r"(?:.*/)?(?P<part>train|valid|test)/(?P<patient>patient\d+)/(?P<study>study\d+)"
+_OUTSIDE = r"(?:^|.*/)\.\.(?:/.*|$)|^/.*|.*[\\:].*"  # "..", an absolute path, a Windows path
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class CheXpertSource:
 
     ``root`` is the release's folder or its parent: the csv's paths begin with the release's name, whatever the folder
     is called now. ``frontal_only`` leaves the lateral images out: 518 of the test set remain. ``test_csv`` names the
-    test set's labels where they do not lie there. The splits are train, val (the vendor's valid) and test.
+    test set's labels where they are in another folder. The splits are train, val (the vendor's valid) and test.
     """
 
     name: str
@@ -46,9 +46,9 @@ class CheXpertSource:
     test_csv: Path | None = None
 
     def __post_init__(self) -> None:
-        wrong = [part for part in self.parts if part not in CSV_NAMES]
+        wrong = [part for part in self.parts if part not in _CSV_NAMES]
         if isinstance(self.parts, str) or wrong or not self.parts:
-            raise ValueError(f"CheXpert parts={self.parts!r}; write a list of: {', '.join(CSV_NAMES)}")
+            raise ValueError(f"CheXpert parts={self.parts!r}; write a list of: {', '.join(_CSV_NAMES)}")
 
     @property
     def image_root(self) -> Path:
@@ -58,14 +58,11 @@ class CheXpertSource:
     @property
     def provenance(self) -> dict[str, object]:
         """Parameters, the release's folder name, and the hashes of the csv files read."""
-        files = [self._csv(part) for part in self.parts]
         return {
             "source": "chexpert",
-            "name": self.name,
+            **parameters(self, "root", "test_csv"),
             "release": sorted({self._images(part).name for part in self.parts}),
-            "parts": list(self.parts),
-            "frontal_only": self.frontal_only,
-            "sha256": {file.name: sha256_of(file) for file in files},
+            "sha256": sha256_by_name(self._csv(part) for part in self.parts),
         }
 
     def prepare(self, folder: Path, progress: Track) -> pd.DataFrame:
@@ -76,23 +73,21 @@ class CheXpertSource:
         faults = Faults(f"CheXpert set '{self.name}' in {self.image_root}")
         read = [self._read(part, self._csv(part), faults) for part in self.parts]
         faults.stop()
-        frame = pd.concat([rows for rows in read if rows is not None], ignore_index=True)
+        frame = pd.concat(read, ignore_index=True)
         chosen = frame[frame["path"].str.contains("_frontal.", regex=False)] if self.frontal_only else frame
         if chosen.empty:
             raise ValueError(f"'{self.name}': none of the {len(frame)} images is frontal; set frontal_only=false")
-        log.info(
-            "%s: %d of %d images are kept (frontal_only=%s)", self.name, len(chosen), len(frame), self.frontal_only
-        )
+        kept = (self.name, len(chosen), len(frame), self.frontal_only)
+        log.info("%s: %d of %d images are kept (frontal_only=%s)", *kept)
         return chosen.reset_index(drop=True)
 
     def _read(self, part: str, file: Path, faults: Faults) -> pd.DataFrame:
         by_study = part == "test" and "study" in {name.strip().casefold() for name in header_of(file)}
         key = "Study" if by_study else "Path"
-        table = VendorCsv(file, (key, *(FACTS if part != "test" else ()), *CHEXPERT14.labels), faults)
-        where = _located(table, key, part, rf"{STUDY_PATH}/?" if by_study else rf"{STUDY_PATH}/(?P<view>{VIEW})")
-        rows = pd.concat(
-            [table.rows[[c for c in FACTS if c in table.rows]], where, table.marks(CHEXPERT14.labels)], axis=1
-        )
+        table = VendorCsv(file, (key, *(_FACTS if part != "test" else ()), *CHEXPERT14.labels), faults)
+        where = _located(table, key, part, rf"{_STUDY_PATH}/?" if by_study else rf"{_STUDY_PATH}/(?P<view>{_VIEW})")
+        facts = table.rows.reindex(columns=list(_FACTS), fill_value="")
+        rows = pd.concat([facts, where, table.marks(CHEXPERT14.labels)], axis=1)
         if by_study:
             rows = self._with_views(rows, table)
         return self._frame(rows, part)
@@ -108,19 +103,17 @@ class CheXpertSource:
     def _frame(self, rows: pd.DataFrame, part: str) -> pd.DataFrame:
         exam = rows["patient"] + "/" + rows["study"]
         inside = (self._images(part) / part).relative_to(self.image_root).as_posix()
-        blank = pd.Series("", index=rows.index, dtype="str")
-        facts = {column: rows.get(column, blank) for column in FACTS}
         turned = rows["view"].str.extract(r"_(frontal|lateral)\.", expand=False).str.upper()
         return pd.DataFrame(
             {
                 "study_id": self.name + ":" + exam + "/" + rows["view"].str.rsplit(".", n=1).str[0],
                 "patient_id": "chexpert:" + rows["patient"],
                 "dataset": self.name,
-                "split": SPLITS[part],
+                "split": _SPLITS[part],
                 "path": inside + "/" + exam + "/" + rows["view"],
-                "view": facts["AP/PA"].str.upper().where(facts["AP/PA"] != "", turned),
-                "age": pd.to_numeric(facts["Age"], errors="coerce"),
-                "sex": facts["Sex"].map({"Male": "M", "Female": "F"}).fillna(""),  # one is "Unknown"
+                "view": rows["AP/PA"].str.upper().where(rows["AP/PA"] != "", turned),
+                "age": pd.to_numeric(rows["Age"], errors="coerce"),
+                "sex": rows["Sex"].map({"Male": "M", "Female": "F"}).fillna(""),  # one is "Unknown"
                 "exam_id": "chexpert:" + exam,
                 **rows[list(CHEXPERT14.labels)],
             }
@@ -128,15 +121,15 @@ class CheXpertSource:
 
     def _folders(self) -> list[Path]:
         """The root and the releases in it."""
-        return [self.image_root, *sorted(path for path in self.image_root.glob(RELEASES) if path.is_dir())]
+        return [self.image_root, *sorted(path for path in self.image_root.glob(_RELEASES) if path.is_dir())]
 
     def _csv(self, part: str) -> Path:
-        """The csv of ``part``; of the test set's two, the one row a study is the published truth and goes first."""
+        """The csv of ``part``; of the test set's two, groundtruth.csv is the published truth and comes first."""
         if part == "test" and self.test_csv is not None:
             if not Path(self.test_csv).is_file():
                 raise FileNotFoundError(f"no test_csv at {self.test_csv}")
             return Path(self.test_csv).resolve()
-        for name in CSV_NAMES[part]:
+        for name in _CSV_NAMES[part]:
             found = [folder / name for folder in self._folders() if (folder / name).is_file()]
             if len(found) > 1:
                 raise ValueError(
@@ -144,23 +137,23 @@ class CheXpertSource:
                 )
             if found:
                 return found[0]
-        names = " or ".join(CSV_NAMES[part])
+        names = " or ".join(_CSV_NAMES[part])
         hint = "; or name it in test_csv" if part == "test" else ""
-        raise FileNotFoundError(f"no {names} in {self.image_root} or its {RELEASES} folders; set root to them{hint}")
+        raise FileNotFoundError(f"no {names} in {self.image_root} or its {_RELEASES} folders; set root to them{hint}")
 
     def _images(self, part: str) -> Path:
         """The release's folder that holds the images of ``part``."""
         beside = [folder for folder in (self._csv(part).parent, *self._folders()) if (folder / part).is_dir()]
         inside = [folder for folder in beside if folder.is_relative_to(self.image_root)]
         if not inside:
-            raise FileNotFoundError(f"no folder {part}/ in {self.image_root} or its {RELEASES} folders")
+            raise FileNotFoundError(f"no folder {part}/ in {self.image_root} or its {_RELEASES} folders")
         return inside[0]
 
 
 def _located(table: VendorCsv, key: str, part: str, pattern: str) -> pd.DataFrame:
-    """Patient, study and (of an image) view of each path; what does not fit, or leads out of the root, is a fault."""
+    """Patient, study and (of an image) view of each path; one that does not fit or leads out of the root is a fault."""
     path = table.rows[key]
-    outside = path.str.fullmatch(OUTSIDE)
+    outside = path.str.fullmatch(_OUTSIDE)
     found = path.str.extract(rf"^{pattern}$")
     table.faults.add_rows(table.file, f"with a {key} that leads out of the root", outside, path)
     table.faults.add_rows(
@@ -172,6 +165,4 @@ def _located(table: VendorCsv, key: str, part: str, pattern: str) -> pd.DataFram
 
 def _views(folder: Path) -> list[str]:
     """The names of the images in ``folder``, sorted; none where it is missing."""
-    if not folder.is_dir():
-        return []
-    return sorted(name for name in os.listdir(folder) if re.fullmatch(VIEW, name))
+    return sorted(path.name for path in folder.glob("view*") if re.fullmatch(_VIEW, path.name))

@@ -1,4 +1,4 @@
-"""Vendors' csv files read as text, every fault gathered so that one message tells them all."""
+"""The reader of all vendors' csv files: text columns, and every fault of a data set in one message."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import codecs
 import csv
 import difflib
 import gzip
-import hashlib
 import io
 import logging
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,11 +21,12 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
 
+from chexreason.data.fingerprint import content_sha256
+
 log = logging.getLogger(__name__)
-SHOWN = 3  # examples of each kind of fault
-OTHER_DELIMITERS = (";", "\t", "|")
+_SHOWN = 3  # examples of each kind of fault
+_OTHER_DELIMITERS = (";", "\t", "|")
 Flags = pd.Series | npt.NDArray[np.bool_]  # one a row of a csv, in its order
-WHOLE_NUMBER = r"\d+(?:\.0*)?"  # "10000032.0": an identifier that passed through floating point unharmed
 
 
 class Faults:
@@ -43,8 +44,8 @@ class Faults:
         """Notes the rows [N] that are ``bad``, if any, and the first of their ``shown`` values with line numbers."""
         where = np.flatnonzero(bad)
         if len(where):
-            examples = ", ".join(f"line {i + 2} '{shown.iloc[i]}'" for i in where[:SHOWN])  # the header is line 1
-            self.add(file, f"{len(where)} rows {fault}: {examples}{', ...' if len(where) > SHOWN else ''}")
+            examples = first_of(f"line {i + 2} '{shown.iloc[i]}'" for i in where)  # the header is line 1
+            self.add(file, f"{len(where)} rows {fault}: {examples}")
 
     def stop(self) -> None:
         """Raises ValueError with all that was noted; does nothing where that is nothing."""
@@ -72,15 +73,19 @@ class VendorCsv:
             faults.add(file, str(error))
 
     def whole_numbers(self, column: str) -> pd.Series:
-        """The identifiers in ``column`` without a ".0"; anything but a whole number is a fault."""
+        """The identifiers in ``column`` as ``identifiers`` gives them; anything but a whole number is a fault."""
         text = self.rows[column]
-        whole = text.str.fullmatch(WHOLE_NUMBER)
+        whole = text.str.fullmatch(r"\d+(?:\.0*)?")
         self.faults.add_rows(self.file, f"with a {column} that is no whole number", ~whole, text)
-        dotted = whole & text.str.contains(".", regex=False)
+        return self.identifiers(column)
+
+    def identifiers(self, column: str) -> pd.Series:
+        """The values of ``column``; a whole number that passed through floating point ("10000032.0") is one again."""
+        text = self.rows[column]
+        dotted = text.str.fullmatch(r"\d+\.0*")
         if dotted.any():
             log.warning("%s: %d values of %s end in '.0'; taken as whole numbers", self.file, dotted.sum(), column)
-            return text.mask(dotted, text.str.split(".").str[0])
-        return text
+        return text.mask(dotted, text.str.split(".").str[0])
 
     def marks(self, labels: Sequence[str]) -> pd.DataFrame:
         """Raw marks of ``labels`` [N, L]: 1, 0, -1, NaN where blank; another value is a fault."""
@@ -91,14 +96,15 @@ class VendorCsv:
         bad = ~known[codes].reshape(text.shape)  # [N, L]
         first = bad.argmax(axis=1)
         shown = pd.Series("", index=range(len(text)))
-        for i in np.flatnonzero(bad.any(axis=1))[:SHOWN]:
+        for i in np.flatnonzero(bad.any(axis=1))[:_SHOWN]:
             shown[i] = f"{labels[first[i]]}={text[i, first[i]]}"
         self.faults.add_rows(self.file, "with a mark other than 1, 0, -1 or blank", bad.any(axis=1), shown)
         return pd.DataFrame(parsed[codes].reshape(text.shape), columns=list(labels))
 
     def no_repeats(self, identifiers: pd.Series) -> None:
         """Notes the rows whose identifier an earlier row has."""
-        fault = f"that repeat a {identifiers.name}"
+        article = "an" if str(identifiers.name)[0] in "AEIOU" else "a"
+        fault = f"that repeat {article} {identifiers.name}"
         self.faults.add_rows(self.file, fault, identifiers.duplicated(), identifiers)
 
     def _match(self, columns: Sequence[str], header: Sequence[str], renamed: Mapping[str, str]) -> dict[str, str]:
@@ -142,7 +148,7 @@ class VendorCsv:
                 raise _Unreadable("has a header and no rows") from error
             raise _Unreadable(f"is not a table of UTF-8 text ({error})") from error
         if shifted:
-            examples = ", ".join(f"line {number} {why}" for number, why in shifted[:SHOWN])
+            examples = ", ".join(f"line {number} {why}" for number, why in shifted[:_SHOWN])
             raise _Unreadable(f"has {len(shifted)} rows of another length than the header: {examples}")
         trimmed = [pa.compute.utf8_trim_whitespace(column) for column in table.columns]
         return pa.table(trimmed, names=[ours[theirs] for theirs in table.column_names]).to_pandas()
@@ -150,6 +156,12 @@ class VendorCsv:
 
 class _Unreadable(Exception):
     """Why a file cannot be read at all."""
+
+
+def first_of(names: Iterable[str]) -> str:
+    """The first three of ``names``, with ", ..." where there are more."""
+    listed = list(islice(names, _SHOWN + 1))
+    return ", ".join(listed[:_SHOWN]) + (", ..." if len(listed) > _SHOWN else "")
 
 
 def closest(name: str, known: Sequence[str]) -> str:
@@ -167,14 +179,21 @@ def header_of(file: Path) -> list[str]:
         return []
 
 
-def sha256_of(file: Path) -> str:
-    """SHA-256 of the bytes of ``file``."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+def any_mark(marks: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """One mark [N] of several [N, K] of the same label: present where any is, else uncertain, else absent, else NaN."""
+    result = np.full(len(marks), np.nan)
+    for value in (0.0, -1.0, 1.0):
+        result[(marks == value).any(axis=1)] = value
+    return result
+
+
+def sha256_by_name(files: Iterable[Path]) -> dict[str, str]:
+    """SHA-256 of the bytes of each file, by its name."""
+    return {file.name: content_sha256(file.read_bytes()) for file in files}
 
 
 def _unpacked(file: Path) -> bytes:
-    """The bytes of the csv without BOM; gzip is told by its first bytes, for users rename and unpack."""
+    """The bytes of the csv without BOM; its first bytes tell gzip, for users rename files."""
     data = file.read_bytes()
     try:
         return (gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data).removeprefix(codecs.BOM_UTF8)
@@ -192,7 +211,7 @@ def _header(data: bytes) -> list[str]:
 def _refuse_header(missing: Sequence[str], header: Sequence[str], columns: Sequence[str]) -> NoReturn:
     line = ",".join(header)
     wanted = {column.casefold() for column in columns}
-    for delimiter in OTHER_DELIMITERS:
+    for delimiter in _OTHER_DELIMITERS:
         if wanted & {name.strip().strip('"').casefold() for name in line.split(delimiter)}:
             raise _Unreadable(f"is separated by {delimiter!r}, not by commas; save it as the vendor ships it")
     have = ", ".join(header[:20]) + (", ..." if len(header) > 20 else "")

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from chexreason.data.sources.columns import Faults, VendorCsv, sha256_of
+from chexreason.data.manifest import READERS, parameters
+from chexreason.data.sources.columns import Faults, VendorCsv, sha256_by_name
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import Track
 
@@ -20,13 +21,13 @@ log = logging.getLogger(__name__)
 METADATA = "mimic-cxr-2.0.0-metadata.csv"  # 2.1.0 keeps these names and adds one file
 SPLIT = "mimic-cxr-2.0.0-split.csv"
 RADIOLOGIST = "mimic-cxr-2.1.0-test-set-labeled.csv"
-LABELS = {
+LABEL_FILES = {
     "chexpert": "mimic-cxr-2.0.0-chexpert.csv",
     "negbio": "mimic-cxr-2.0.0-negbio.csv",
     "radiologist": RADIOLOGIST,
 }
 RADIOLOGIST_NAMES = {"Airspace Opacity": "Lung Opacity", "No Findings": "No Finding"}  # theirs: ours; the rest agree
-SPLITS = ("train", "validate", "test")
+_SPLITS = ("train", "validate", "test")
 DICOM_ID = r"[\w-]+"  # becomes a file name: neither "/" nor ".." may be in it
 
 
@@ -47,8 +48,8 @@ class MIMICCXRSource:
     readers: bool = False
 
     def __post_init__(self) -> None:
-        if self.labeler not in LABELS:
-            raise ValueError(f"MIMIC-CXR labeler='{self.labeler}'; choose one of: {', '.join(LABELS)}")
+        if self.labeler not in LABEL_FILES:
+            raise ValueError(f"MIMIC-CXR labeler='{self.labeler}'; choose one of: {', '.join(LABEL_FILES)}")
         if isinstance(self.views, str) or (self.views is not None and not self.views):
             raise ValueError(f"views={self.views!r}; write a list like [AP, PA], or null for every view")
 
@@ -62,13 +63,10 @@ class MIMICCXRSource:
         """Parameters, the release found, and the hashes of the csv files read."""
         return {
             "source": "mimic_cxr",
-            "name": self.name,
+            **parameters(self, "root"),
             "release": "2.1.0" if self._find(RADIOLOGIST) else "2.0.0",
-            "labeler": self.labeler,
-            "views": list(self.views) if self.views is not None else None,
-            "readers": self.readers,
             **({"crosswalk": RADIOLOGIST_NAMES} if self.labeler == "radiologist" else {}),
-            "sha256": {file.name: sha256_of(file) for file in self._files()},
+            "sha256": sha256_by_name(self._files()),
         }
 
     def prepare(self, folder: Path, progress: Track) -> pd.DataFrame:
@@ -85,17 +83,15 @@ class MIMICCXRSource:
         at = splits.reindex(images["dicom_id"]).set_axis(images.index)
         _check_joins(images, at, marks, metadata, labels, faults)
         faults.stop()
-        images = images.assign(split="readers" if self.readers else at["split"])
+        images = images.assign(split=READERS if self.readers else at["split"])
         return self._frame(self._selected(images, marks), marks)
 
     def _frame(self, images: pd.DataFrame, marks: pd.DataFrame) -> pd.DataFrame:
         subject, study, dicom = images["subject_id"], images["study_id"], images["dicom_id"]
         raw = marks[list(CHEXPERT14.labels)].reindex(study).set_axis(images.index)  # [N, 14]
-        blank = int((~study.isin(marks.index)).sum())
-        if blank:
-            log.warning(
-                "%s: %d of %d images are of studies that '%s' left out", self.name, blank, len(raw), self.labeler
-            )
+        if blank := int((~study.isin(marks.index)).sum()):
+            counts = (self.name, blank, len(raw), self.labeler)
+            log.warning("%s: %d of %d images are of studies that '%s' left out", *counts)
         return pd.DataFrame(
             {
                 "study_id": self.name + ":" + dicom,
@@ -128,7 +124,7 @@ class MIMICCXRSource:
         return next((file for file in found if file.is_file()), None)
 
     def _files(self) -> tuple[Path, Path, Path]:
-        names = (METADATA, SPLIT, LABELS[self.labeler])
+        names = (METADATA, SPLIT, LABEL_FILES[self.labeler])
         files = [self._find(name) for name in names]
         absent = [name for name, file in zip(names, files, strict=True) if file is None]
         if absent:
@@ -155,7 +151,7 @@ def _read_splits(file: Path, faults: Faults) -> pd.DataFrame:
     table = VendorCsv(file, ("dicom_id", "study_id", "subject_id", "split"), faults)
     table.no_repeats(table.rows["dicom_id"])
     split = table.rows["split"].str.lower()
-    faults.add_rows(file, f"with a split other than {', '.join(SPLITS)}", ~split.isin(SPLITS), split)
+    faults.add_rows(file, f"with a split other than {', '.join(_SPLITS)}", ~split.isin(_SPLITS), split)
     numbers = {column: table.whole_numbers(column) for column in ("subject_id", "study_id")}
     return pd.DataFrame({**numbers, "split": split}).set_axis(table.rows["dicom_id"])
 

@@ -5,24 +5,24 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from chexreason.data.sources.columns import Faults, VendorCsv, closest, sha256_of
+from chexreason.data.manifest import parameters
+from chexreason.data.sources.columns import Faults, VendorCsv, closest, first_of, sha256_by_name
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.crosswalk import NIH_TO_CHEXPERT, nih_to_chexpert
 from chexreason.progress import Track
 
 log = logging.getLogger(__name__)
-CSV_NAMES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
-CSV_COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patient Gender", "View Position")
-LIST_NAMES = {"train": "train_val_list.txt", "test": "test_list.txt"}
-IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "dcm")
-SPLITS = ("official", "patient_hash")
-SHOWN = 3
+_CSV_NAMES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
+_CSV_COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patient Gender", "View Position")
+_LIST_NAMES = {"train": "train_val_list.txt", "test": "test_list.txt"}
+_SUFFIXES = ("png", "jpg", "jpeg", "dcm")
+_SPLITS = ("official", "patient_hash")
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,10 @@ class NIH14Source:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise ValueError(f"NIH split='{self.split}'; choose one of: {', '.join(SPLITS)}")
-        check_share(self.sft_share)
+        if self.split not in _SPLITS:
+            raise ValueError(f"NIH split='{self.split}'; choose one of: {', '.join(_SPLITS)}")
+        if not 0.0 <= self.sft_share <= 1.0:
+            raise ValueError(f"sft_share={self.sft_share} is not in 0..1")
 
     @property
     def image_root(self) -> Path:
@@ -57,17 +58,11 @@ class NIH14Source:
     @property
     def provenance(self) -> dict[str, object]:
         """Parameters, the hash of the csv and of the split lists, and the number of images found."""
-        files = [entry_csv(self.image_root), *(self._lists().values() if self.split == "official" else ())]
+        files = [self._csv(), *(self._lists().values() if self.split == "official" else ())]
         return {
             "source": "nih14",
-            "name": self.name,
-            "split": self.split,
-            "sft_share": self.sft_share,
-            "include_opacity": self.include_opacity,
-            "n_per_split": dict(self.n_per_split) if self.n_per_split else None,
-            "allow_missing": self.allow_missing,
-            "seed": self.seed,
-            "sha256": {file.name: sha256_of(file) for file in files},
+            **parameters(self, "root"),
+            "sha256": sha256_by_name(files),
             "images_found": len(image_index(self.image_root)),
         }
 
@@ -77,55 +72,86 @@ class NIH14Source:
         Raises FileNotFoundError on a missing csv or list and ValueError that lists all faults of their content.
         """
         faults = Faults(f"{self.name} ({self.image_root})")
-        table = read_entries(entry_csv(self.image_root), faults)
+        file = self._csv()
+        table = _read_entries(file, faults)
         in_test = self._in_test(table, faults) if self.split == "official" else None
-        csv, image = entry_csv(self.image_root), table["Image Index"]
-        # The csv says .png whatever the files are.
-        table = table.assign(path=by_value(stem(image), image_index(self.image_root).get))
-        table = table[note_missing(csv, image, table["path"], self.allow_missing, faults)]
+        image = stem(table["Image Index"])
+        path = by_value(image, image_index(self.image_root).get)  # the csv says .png whatever the files are
+        present = note_missing(file, table["Image Index"], path, self.allow_missing, faults)
         faults.stop()
-        rows = manifest_rows(self.name, table, stem(table["Image Index"]), self.include_opacity)
-        rows["split"] = split_patients(table["Patient ID"], self.sft_share, in_test)
-        return draw(rows, self.n_per_split, self.seed)
+        marks = nih_to_chexpert(table["Finding Labels"], self.include_opacity)  # [N, 14]
+        rows = pd.DataFrame(
+            {
+                "study_id": self.name + ":" + image,
+                "patient_id": "nih14:" + table["Patient ID"],  # by vendor: resized copies of the set share patients
+                "dataset": self.name,
+                "split": self._split(table["Patient ID"], in_test),
+                "path": path,
+                "view": table["View Position"],
+                "age": by_value(table["Patient Age"], _years),
+                "sex": table["Patient Gender"].where(table["Patient Gender"].isin(["M", "F"]), ""),
+                **{label: marks[:, i] for i, label in enumerate(CHEXPERT14.labels)},
+            }
+        )
+        return self._drawn(rows[present])
+
+    def _csv(self) -> Path:
+        for name in _CSV_NAMES:
+            if (self.image_root / name).is_file():
+                return self.image_root / name
+        raise FileNotFoundError(f"no {' or '.join(_CSV_NAMES)} in {self.image_root}; download it beside the images")
 
     def _lists(self) -> dict[str, Path]:
-        lists = {part: self.image_root / name for part, name in LIST_NAMES.items()}
+        lists = {part: self.image_root / name for part, name in _LIST_NAMES.items()}
         for path in lists.values():
             if not path.is_file():
                 raise FileNotFoundError(f"no {path}; download the official list, or set split=patient_hash")
         return lists
 
     def _in_test(self, table: pd.DataFrame, faults: Faults) -> pd.Series:
-        """Which rows [N] the vendor's test list names; what the two lists leave open or contradict is a fault."""
+        """Which rows [N] the vendor's test list names; an image in both lists or in none is a fault."""
         files, image, patient = self._lists(), table["Image Index"], table["Patient ID"]
         listed = {part: set(path.read_text(encoding="utf-8-sig").split()) for part, path in files.items()}
         in_train, in_test = by_value(image, listed["train"].__contains__), by_value(image, listed["test"].__contains__)
         both = sorted(listed["train"] & listed["test"])
         if both:
-            faults.add(files["test"], f"{len(both)} images are in {LIST_NAMES['train']} too: {_some(both)}")
+            faults.add(files["test"], f"{len(both)} images are in {_LIST_NAMES['train']} too: {first_of(both)}")
         crossing = sorted(set(patient[in_train & ~in_test].tolist()) & set(patient[in_test].tolist()))
         if crossing:
-            faults.add(files["test"], f"{len(crossing)} patients have images in both lists: {_some(crossing)}")
+            faults.add(files["test"], f"{len(crossing)} patients have images in both lists: {first_of(crossing)}")
         nowhere = ~(in_train | in_test)
-        faults.add_rows(entry_csv(self.image_root), "whose image is in neither official list", nowhere, image)
+        faults.add_rows(self._csv(), "whose image is in neither official list", nowhere, image)
         return in_test
 
+    def _split(self, patient: pd.Series, in_test: pd.Series | None) -> pd.Series:
+        """The split of each row [N], by its patient's number alone; ``in_test`` [N], where given, decides on test."""
+        bucket = by_value(patient, lambda p: int(hashlib.sha1(p.encode()).hexdigest(), 16) % 10)
+        to_sft = by_value(patient, lambda p: _fraction(f"sft:{p}") < self.sft_share)
+        train = pd.Series("rl", index=patient.index).mask(to_sft, "sft")
+        return train.mask(bucket == 7, "val").mask(bucket >= 8 if in_test is None else in_test, "test")
 
-def entry_csv(root: Path) -> Path:
-    """The vendor's table of images in ``root``; raises FileNotFoundError where there is none."""
-    for name in CSV_NAMES:
-        if (root / name).is_file():
-            return root / name
-    raise FileNotFoundError(f"no {' or '.join(CSV_NAMES)} in {root}; download it beside the images")
+    def _drawn(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """``rows`` with ``n_per_split`` studies of each split that it names, chosen by hash, whatever else is present.
+
+        Raises ValueError where a split has fewer.
+        """
+        keep = pd.Series(True, index=rows.index)
+        for split, n in (self.n_per_split or {}).items():
+            inside = rows["study_id"][rows["split"] == split]
+            if n > len(inside):
+                raise ValueError(f"n_per_split asks for {n} studies of '{split}'; '{self.name}' has {len(inside)}")
+            order = inside.map(lambda study: _fraction(f"{self.seed}:{study}")).sort_values(kind="stable")
+            keep[order.index[n:]] = False
+        return rows[keep].reset_index(drop=True)
 
 
-def read_entries(file: Path, faults: Faults) -> pd.DataFrame:
+def _read_entries(file: Path, faults: Faults) -> pd.DataFrame:
     """The vendor's table as text, one row an image, ``Patient ID`` without leading zeros; its faults are noted."""
-    csv = VendorCsv(file, CSV_COLUMNS, faults)
+    csv = VendorCsv(file, _CSV_COLUMNS, faults)
     patient = csv.whole_numbers("Patient ID").str.lstrip("0")
-    faults.add_rows(file, "that repeat an Image Index", csv.rows["Image Index"].duplicated(), csv.rows["Image Index"])
+    csv.no_repeats(csv.rows["Image Index"])
     check_image_names(file, csv.rows["Image Index"], patient, faults)
-    check_findings(file, csv.rows["Finding Labels"], faults)
+    _check_findings(file, csv.rows["Finding Labels"], faults)
     return csv.rows.assign(**{"Patient ID": patient})
 
 
@@ -145,62 +171,19 @@ def note_missing(file: Path, image: pd.Series, path: pd.Series, allow_missing: b
         log.warning("%s: %s are missing; their rows are left out", file, what)
     elif missing.any():
         way_out = "complete the download" if allow_missing else "complete the download, or set allow_missing=true"
-        faults.add(file, f"{what} are not in the folder: {_some(image[missing])}; {way_out}")
+        faults.add(file, f"{what} are not in the folder: {first_of(image[missing])}; {way_out}")
     return ~missing
 
 
-def check_findings(file: Path, findings: pd.Series, faults: Faults) -> None:
+def _check_findings(file: Path, findings: pd.Series, faults: Faults) -> None:
     """Notes rows whose findings ("Effusion|Mass") have a name NIH does not use, or contradict themselves."""
     parts = {text: text.split("|") for text in findings.unique()}
     unknown = dict.fromkeys(name for names in parts.values() for name in names if name not in NIH_TO_CHEXPERT)
     strange = [text for text, names in parts.items() if unknown.keys() & set(names)]
-    hints = ", ".join(f"'{name}'{closest(name, tuple(NIH_TO_CHEXPERT))}" for name in list(unknown)[:SHOWN])
+    hints = ", ".join(f"'{name}'{closest(name, tuple(NIH_TO_CHEXPERT))}" for name in list(unknown)[:3])
     faults.add_rows(file, f"with a finding NIH does not have ({hints})", findings.isin(strange), findings)
     torn = [text for text, names in parts.items() if "No Finding" in names and len(names) > 1]
     faults.add_rows(file, "with 'No Finding' beside another finding", findings.isin(torn), findings)
-
-
-def manifest_rows(name: str, table: pd.DataFrame, image: pd.Series, include_opacity: bool) -> pd.DataFrame:
-    """Rows of a manifest, all but the split, of a ``table`` with the vendor's columns and ``path``."""
-    marks = nih_to_chexpert(table["Finding Labels"], include_opacity)  # [N, 14]
-    return pd.DataFrame(
-        {
-            "study_id": name + ":" + image,
-            "patient_id": "nih14:" + table["Patient ID"],  # by vendor: resized copies of the set share their patients
-            "dataset": name,
-            "path": table["path"],
-            "view": table["View Position"],
-            "age": by_value(table["Patient Age"], _years),
-            "sex": table["Patient Gender"].where(table["Patient Gender"].isin(["M", "F"]), ""),
-            **{label: marks[:, i] for i, label in enumerate(CHEXPERT14.labels)},
-        },
-        index=table.index,
-    )
-
-
-def split_patients(patient: pd.Series, sft_share: float, in_test: pd.Series | None = None) -> pd.Series:
-    """The split of each row [N], by its patient's number alone, but for test where ``in_test`` [N] says which it is."""
-    bucket = by_value(patient, lambda p: int(hashlib.sha1(p.encode()).hexdigest(), 16) % 10)
-    to_sft = by_value(patient, lambda p: fraction(f"sft:{p}") < sft_share)
-    train = pd.Series("rl", index=patient.index).mask(to_sft, "sft")
-    return train.mask(bucket == 7, "val").mask(bucket >= 8 if in_test is None else in_test[patient.index], "test")
-
-
-def draw(frame: pd.DataFrame, n_per_split: Mapping[str, int] | None, seed: int) -> pd.DataFrame:
-    """Keeps ``n_per_split`` studies of each split it names, chosen by hash: the same whatever else is present.
-
-    Raises ValueError where a split has fewer.
-    """
-    keep = pd.Series(True, index=frame.index)
-    for split, n in (n_per_split or {}).items():
-        inside = frame["study_id"][frame["split"] == split]
-        if n > len(inside):
-            raise ValueError(
-                f"n_per_split asks for {n} studies of '{split}'; '{frame['dataset'].iloc[0]}' has {len(inside)}"
-            )
-        order = inside.map(lambda study: fraction(f"{seed}:{study}")).sort_values(kind="stable")
-        keep[order.index[n:]] = False
-    return frame[keep].reset_index(drop=True)
 
 
 def image_index(root: Path) -> dict[str, str]:
@@ -213,15 +196,9 @@ def image_index(root: Path) -> dict[str, str]:
         with os.scandir(folder) as entries:
             for name in sorted(entry.name for entry in entries):
                 start, _, suffix = name.rpartition(".")
-                if suffix.lower() in IMAGE_SUFFIXES:
+                if suffix.lower() in _SUFFIXES:
                     index.setdefault(start, prefix + name)
     return index
-
-
-def check_share(sft_share: float) -> None:
-    """Raises ValueError where ``sft_share`` is no probability."""
-    if not 0.0 <= sft_share <= 1.0:
-        raise ValueError(f"sft_share={sft_share} is not in 0..1")
 
 
 def stem(image: pd.Series) -> pd.Series:
@@ -236,14 +213,9 @@ def by_value(column: pd.Series, function: Callable[[str], object]) -> pd.Series:
     return pd.Series([known[value] for value in values], index=column.index)
 
 
-def fraction(key: str) -> float:
+def _fraction(key: str) -> float:
     """A number in [0, 1) that depends on ``key`` alone."""
     return int.from_bytes(hashlib.sha1(key.encode()).digest()[:6], "big") / 2**48
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:SHOWN]) + (", ..." if len(listed) > SHOWN else "")
 
 
 def _years(age: str) -> float:

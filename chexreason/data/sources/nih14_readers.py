@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from chexreason.data.manifest import READERS
-from chexreason.data.sources.columns import Faults, VendorCsv, header_of, sha256_of
+from chexreason.data.manifest import READERS, parameters
+from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, header_of, sha256_by_name
 from chexreason.data.sources.nih14 import by_value, check_image_names, image_index, note_missing, stem
-from chexreason.data.sources.table import any_mark
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import Track
 
@@ -29,7 +28,7 @@ FOUR_FINDINGS = {
     "Nodule or mass": "Lung Lesion",
 }
 ALL_FINDINGS = {
-    "Abnormal": "No Finding",  # the other way round: a reader's "normal" is CheXpert's No Finding
+    "Abnormal": "No Finding",  # inverted: a reader's "normal" is CheXpert's No Finding
     "Atelectasis": "Atelectasis",
     "Cardiomegaly": "Cardiomegaly",
     "Effusion": "Pleural Effusion",
@@ -63,7 +62,7 @@ class NIH14ReadersSource:
     """The images of ``study`` ("four_findings" or "all_findings") under ``root``, in split ``readers``.
 
     ``csv`` names one or several label files of that study, relative to ``root`` or absolute. Images are those of
-    ``NIH14Source`` in the same folder; ``allow_missing`` does without those that are not there.
+    ``NIH14Source`` in the same folder; ``allow_missing`` leaves out the rows of absent images.
     """
 
     name: str
@@ -86,11 +85,9 @@ class NIH14ReadersSource:
         """Parameters, the crosswalk, the hashes of the csv files and the number of images found."""
         return {
             "source": "nih14_readers",
-            "name": self.name,
-            "study": self.study,
-            "allow_missing": self.allow_missing,
+            **parameters(self, "root", "csv"),
             "crosswalk": {k: v for k, v in READERS_TO_CHEXPERT.items() if k.startswith(f"{self.study}: ")},
-            "sha256": {file.name: sha256_of(file) for file in self._files()},
+            "sha256": sha256_by_name(self._files()),
             "images_found": len(image_index(self.image_root)),
         }
 
@@ -121,8 +118,8 @@ class NIH14ReadersSource:
         csv = VendorCsv(file, [image_column, "Patient ID", *findings], faults)
         image, patient = csv.rows[image_column], csv.whole_numbers("Patient ID").str.lstrip("0")
         check_image_names(file, image, patient, faults)
-        marks = {column: self._marks(file, csv.rows[column], faults) for column in findings}
-        blank = pd.Series(np.nan, index=image.index)
+        marks = pd.DataFrame({column: self._marks(file, csv.rows[column], faults) for column in findings})
+        about = {label: [column for column, ours in findings.items() if ours == label] for label in CHEXPERT14.labels}
         return pd.DataFrame(
             {
                 "study_id": self.name + ":" + stem(image),
@@ -131,9 +128,9 @@ class NIH14ReadersSource:
                 "split": READERS,
                 "path": by_value(stem(image), image_index(self.image_root).get),
                 "view": "",
-                "age": blank,
+                "age": np.nan,
                 "sex": "",
-                **{label: _label(label, findings, marks, blank) for label in CHEXPERT14.labels},
+                **{label: any_mark(marks[columns].to_numpy()) for label, columns in about.items()},
             }
         )
 
@@ -143,9 +140,3 @@ class NIH14ReadersSource:
         faults.add_rows(file, f"with a mark of {column.name} other than YES or NO", ~written.isin(list(MARKS)), column)
         marks = written.map(MARKS).astype("float64")
         return marks.mask(marks >= 0.0, 1.0 - marks) if column.name == OPPOSITE else marks
-
-
-def _label(label: str, findings: Mapping[str, str], marks: Mapping[str, pd.Series], blank: pd.Series) -> pd.Series:
-    """The mark of one of our labels: of the columns that speak about it, else blank."""
-    columns = [marks[column] for column, ours in findings.items() if ours == label]
-    return pd.Series(any_mark(np.column_stack(columns)), index=blank.index) if columns else blank

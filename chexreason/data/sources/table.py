@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from chexreason.data.sources.columns import Faults, VendorCsv, closest, header_of, sha256_of
+from chexreason.data.fingerprint import content_sha256
+from chexreason.data.manifest import parameters
+from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, closest, header_of
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import Track
 
-log = logging.getLogger(__name__)
-ROUNDED = r"\d\.\d+[eE]\+\d+"  # "1.00000E+07": a spreadsheet has thrown digits of the number away
-DECIMAL = r"(\d+)\.0+"
+_ROUNDED = r"\d\.\d+[eE]\+\d+"  # "1.00000E+07": a spreadsheet has rounded the number
 
 
 @dataclass(frozen=True)
@@ -28,8 +25,8 @@ class TableSource:
 
     Every row is in ``split``, or in the one its ``split_column`` names. ``label_columns`` maps our labels to the csv's
     columns (default: the columns spelled like CheXpert's labels), one or several each (``any_mark``); labels without a
-    column are blank, and ``labelled_only`` leaves out rows that have no mark at all. Patients are told apart by
-    ``patient_column`` and by ``vendor`` (default: ``name``), which copies of one vendor's images share.
+    column are blank, and ``labelled_only`` leaves out rows that have no mark at all. A patient is named by
+    ``patient_column`` and ``vendor`` (default: ``name``), which copies of one vendor's images share.
     """
 
     name: str
@@ -60,23 +57,9 @@ class TableSource:
     @property
     def provenance(self) -> dict[str, object]:
         """Parameters and the hash of the csv."""
-        columns = self.label_columns
-        return {
-            "source": "table",
-            "name": self.name,
-            "csv": Path(self.csv).name,
-            "csv_sha256": sha256_of(self._csv()),
-            "path_column": self.path_column,
-            "patient_column": self.patient_column,
-            "vendor": self.vendor,
-            "split": self.split,
-            "split_column": self.split_column,
-            "label_columns": {label: _listed(names) for label, names in columns.items()} if columns else None,
-            "labelled_only": self.labelled_only,
-            "view_column": self.view_column,
-            "age_column": self.age_column,
-            "sex_column": self.sex_column,
-        }
+        columns = {label: _listed(names) for label, names in (self.label_columns or {}).items()}
+        csv = {"csv": Path(self.csv).name, "csv_sha256": content_sha256(self._csv().read_bytes())}
+        return {"source": "table", **parameters(self, "root"), **csv, "label_columns": columns or None}
 
     def prepare(self, folder: Path, progress: Track) -> pd.DataFrame:
         """The manifest's rows; nothing is written.
@@ -91,10 +74,15 @@ class TableSource:
         table = VendorCsv(self._csv(), list(named), faults)
         marks = table.marks(findings)
         study = self._paths(table.rows, faults)
-        patient = self._patients(table.rows, faults)
+        self._filled(table.rows, self.patient_column, faults)
+        rounded = table.rows[self.patient_column].str.fullmatch(_ROUNDED)
+        fault = f"with a {self.patient_column} rounded by a spreadsheet"
+        faults.add_rows(table.file, fault, rounded, table.rows[self.patient_column])
+        patient = table.identifiers(self.patient_column)
         split = self._filled(table.rows, self.split_column, faults) if self.split_column else self.split
         faults.stop()
         blank = pd.Series("", index=study.index, dtype="str")
+        view, age, sex = (table.rows[column] if column else blank for column in optional[1:])
         rows = pd.DataFrame(
             {
                 "study_id": self.name + ":" + study,
@@ -102,9 +90,9 @@ class TableSource:
                 "dataset": self.name,
                 "split": split,
                 "path": table.rows[self.path_column],
-                "view": table.rows[self.view_column] if self.view_column else blank,
-                "age": pd.to_numeric(table.rows[self.age_column] if self.age_column else blank, errors="coerce"),
-                "sex": (table.rows[self.sex_column] if self.sex_column else blank).str.upper().str[:1].map(_sex),
+                "view": view,
+                "age": pd.to_numeric(age, errors="coerce"),
+                "sex": sex.str.upper().str.extract("^([MF])", expand=False).fillna(""),
                 **{label: any_mark(marks[labels.get(label, [])].to_numpy()) for label in CHEXPERT14.labels},
             }
         )
@@ -117,7 +105,7 @@ class TableSource:
         return path
 
     def _label_columns(self) -> dict[str, list[str]]:
-        """The columns of each label; raises ValueError where there is none to be found."""
+        """The columns of each label; raises ValueError where the csv has none."""
         if self.label_columns is not None:
             return {label: _listed(names) for label, names in self.label_columns.items()}
         header = header_of(self._csv())
@@ -131,7 +119,7 @@ class TableSource:
         return found
 
     def _paths(self, table: pd.DataFrame, faults: Faults) -> pd.Series:
-        """The path of each row without its suffix: what names a study."""
+        """The path of each row without its suffix, which names the study."""
         path = self._filled(table, self.path_column, faults)
         outside = path.map(lambda p: os.path.isabs(p) or os.path.normpath(p).split(os.sep)[0] == os.pardir)
         faults.add_rows(self._csv(), f"whose {self.path_column} leads out of {self.image_root}", outside, path)
@@ -139,18 +127,6 @@ class TableSource:
         again = study.duplicated() & (path != "")
         faults.add_rows(self._csv(), f"that repeat a {self.path_column} (suffix aside)", again, path)
         return study
-
-    def _patients(self, table: pd.DataFrame, faults: Faults) -> pd.Series:
-        """The patient of each row; a number that passed through floating point is a whole number again."""
-        patient = self._filled(table, self.patient_column, faults)
-        rounded = patient.str.fullmatch(ROUNDED)
-        faults.add_rows(self._csv(), f"with a {self.patient_column} rounded by a spreadsheet", rounded, patient)
-        decimal = patient.str.fullmatch(DECIMAL)
-        if decimal.any():
-            log.warning(
-                "%s: %d values of %s end in '.0'; taken as whole numbers", self.csv, decimal.sum(), patient.name
-            )
-        return patient.str.replace(f"^{DECIMAL}$", r"\1", regex=True)
 
     def _filled(self, table: pd.DataFrame, column: str, faults: Faults) -> pd.Series:
         faults.add_rows(self._csv(), f"with an empty {column}", table[column] == "", table[self.path_column])
@@ -163,17 +139,5 @@ class TableSource:
         return rows[marked].reset_index(drop=True)
 
 
-def any_mark(marks: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """One mark [N] of several [N, K] of the same label: present where any is, else uncertain, else absent, else NaN."""
-    result = np.full(len(marks), np.nan)
-    for value in (0.0, -1.0, 1.0):
-        result[(marks == value).any(axis=1)] = value
-    return result
-
-
 def _listed(names: str | Sequence[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
-
-
-def _sex(letter: str) -> str:
-    return letter if letter in ("M", "F") else ""

@@ -1,1 +1,1 @@
-"""Policies played against the rewards without a model: what does a reward pay for?"""
+"""Strategies scored by the rewards without a model, to see what a reward pays for."""

@@ -1,4 +1,4 @@
-"""Policies to try a reward on: answers that look at nothing, and honest ones with a known share of errors."""
+"""Strategies to test a reward with: answers that ignore the image, and honest ones with a known share of errors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from chexreason.parsing import BLOCKS, Grammar
 from chexreason.types import Study
 
 REPEATS = 30  # of one label in a single answer
-NORMAL = "No Finding"
+_NORMAL = "No Finding"
 NONSENSE = "The quick brown fox jumps over the lazy dog. " * 10
-EXPLAINED = {
+ADVERSARIES = {
     "empty_text": "writes nothing at all",
     "empty_list": "obeys the format and lists nothing",
     "unknown_label": "lists one word that is no label",
@@ -30,14 +30,14 @@ EXPLAINED = {
 
 
 def listing(items: Sequence[str], grammar: str) -> str:
-    """An answer that lists ``items`` whatever they are: where ``format_answer`` refuses, a policy does not."""
+    """An answer that lists ``items`` whatever they are, those too that ``format_answer`` refuses."""
     blocks = BLOCKS[Grammar.of(grammar)]
     inside = {"think": "The film was read."}
     return "\n".join(f"<{block}>{inside.get(block, ', '.join(items))}</{block}>" for block in blocks)
 
 
 def constant_texts(prevalence: Mapping[str, float], prompt: str, grammar: str) -> dict[str, str]:
-    """The text each degenerate policy answers every study with, by its name in ``EXPLAINED``.
+    """The one text with which each degenerate strategy answers all studies, by its name in ``ADVERSARIES``.
 
     ``prevalence`` maps the labels, in their order, to their share of the studies; ``prompt`` is what the model reads.
     """
@@ -49,8 +49,8 @@ def constant_texts(prevalence: Mapping[str, float], prompt: str, grammar: str) -
         "most_common": [most_common],
         "repeated_label": [most_common] * REPEATS,
     }
-    if NORMAL in prevalence:
-        lists["no_finding"] = [NORMAL]
+    if _NORMAL in prevalence:
+        lists["no_finding"] = [_NORMAL]
     texts = {name: listing(items, grammar) for name, items in lists.items()}
     return texts | {"empty_text": "", "copied_prompt": prompt, "nonsense": NONSENSE}
 
@@ -59,7 +59,7 @@ def prior_answers(prevalence: Mapping[str, float], n: int, generator: torch.Gene
     """N label sets drawn label by label, from their prevalence alone; ["No Finding"] where nothing was drawn."""
     drawn = torch.rand(n, len(prevalence), generator=generator) < torch.tensor(list(prevalence.values()))  # [N, L]
     sets = [[label for label, on in zip(prevalence, row, strict=True) if on] for row in drawn.tolist()]
-    return [labels or [NORMAL] for labels in sets]
+    return [labels or [_NORMAL] for labels in sets]
 
 
 def honest_answers(
@@ -91,8 +91,8 @@ def _flipped(truth: Tensor, judged: Tensor, luck: Tensor, rate: float, label_set
     share = (truth & judged).sum(0) / judged.sum(0).clamp(min=1)  # [L]
     odds = share / (1 - share).clamp(min=1e-6)
     named = torch.where(truth, luck >= rate, luck < rate * odds) & judged
-    if NORMAL in label_set.labels:
-        normal = label_set.index(NORMAL)
+    if _NORMAL in label_set.labels:
+        normal = label_set.index(_NORMAL)
         named[:, normal] |= ~named.any(1)
     return named
 

@@ -12,9 +12,9 @@ from chexreason.labels.schema import LabelSet
 from chexreason.parsing import parse
 from chexreason.types import Completion, Prediction, Study
 
-KEYS = {"text", "labels", "tokens", "labelled", "study_id", "patient_id"}
-REQUIRED = {"text", "labels"}
-SHOWN = 3  # examples of each kind of fault
+_KEYS = {"text", "labels", "tokens", "labelled", "study_id", "patient_id"}
+_REQUIRED = {"text", "labels"}
+_SHOWN = 3  # examples of each kind of fault
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,11 @@ def of_predictions(found: Sequence[Prediction], label_set: LabelSet, grammar: st
     changed = [p.study_id for p, c in pairs if (p.predicted, p.broken) != (_judged(c, p), c.parsed.broken)]
     if changed:
         raise ValueError(
-            f"{len(changed)} of {len(found)} answers, e.g. of {', '.join(changed[:SHOWN])}, read differently than when "
-            f"they were predicted (grammar '{grammar}', labels '{label_set.name}'): set prompt= and labels= as then"
+            f"{len(changed)} of {len(found)} answers, e.g. of {', '.join(changed[:_SHOWN])}, read differently than "
+            f"when they were predicted (grammar '{grammar}', labels '{label_set.name}'): "
+            "set prompt= and labels= as then"
         )
-    studies = (_study(p.study_id, p.patient_id, p.dataset, p.truth, p.labelled, label_set) for p in found)
+    studies = (study_of(p.study_id, p.patient_id, p.dataset, p.truth, p.labelled, label_set) for p in found)
     return Answers(completions, tuple(studies))
 
 
@@ -74,7 +75,8 @@ def read_answers(path: Path, label_set: LabelSet, grammar: str, n_tokens: int) -
             rows.append((number, row))
     if faults:
         listed = "\n".join(
-            f"  {kind}: {len(lines)} lines, e.g. {', '.join(map(str, lines[:SHOWN]))}" for kind, lines in faults.items()
+            f"  {kind}: {len(lines)} lines, e.g. {', '.join(map(str, lines[:_SHOWN]))}"
+            for kind, lines in faults.items()
         )
         raise ValueError(f"{path} cannot be scored; write one JSON object a line with text and labels:\n{listed}")
     if not rows:
@@ -85,7 +87,7 @@ def read_answers(path: Path, label_set: LabelSet, grammar: str, n_tokens: int) -
         owner = str(row.get("patient_id", study_id))
         judged = row.get("labelled", label_set.labels)
         completions.append(_completion(study_id, row["text"], row.get("tokens", n_tokens), label_set, grammar))
-        studies.append(_study(study_id, owner, path.stem, row["labels"], judged, label_set))
+        studies.append(study_of(study_id, owner, path.stem, row["labels"], judged, label_set))
     return Answers(tuple(completions), tuple(studies))
 
 
@@ -113,10 +115,10 @@ def _faults(row: Any, label_set: LabelSet) -> Iterator[str]:
     if not isinstance(row, Mapping):
         yield "not a JSON object"
         return
-    for name in sorted(REQUIRED - set(row)):
+    for name in sorted(_REQUIRED - set(row)):
         yield f"no field '{name}'"
-    for name in sorted(set(row) - KEYS):
-        yield f"unknown field '{name}' (known: {', '.join(sorted(KEYS))})"
+    for name in sorted(set(row) - _KEYS):
+        yield f"unknown field '{name}' (known: {', '.join(sorted(_KEYS))})"
     if not isinstance(row.get("text", ""), str):
         yield "'text' is not text"
     if type(row.get("tokens", 0)) is not int or row.get("tokens", 0) < 0:
@@ -146,9 +148,10 @@ def _completion(study_id: str, text: str, n_tokens: int, label_set: LabelSet, gr
     return Completion(study_id, text, parse(text, label_set, grammar), n_tokens)
 
 
-def _study(
+def study_of(
     study_id: str, patient_id: str, dataset: str, truth: Sequence[str], judged: Iterable[str], label_set: LabelSet
 ) -> Study:
+    """A study without an image: true are the labels of ``truth`` that are among ``judged``."""
     known = set(judged)
     target = label_set.encode(label for label in truth if label in known)
     return Study(study_id, patient_id, dataset, Path(), target, tuple(label in known for label in label_set))

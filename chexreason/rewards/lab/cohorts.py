@@ -1,15 +1,15 @@
-"""Studies to try a reward on that need no file: the phantoms' labels without their films, and published counts."""
+"""Studies to test a reward on that need no file: the phantoms' labels without images, and published counts."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from chexreason.labels.published import CHEXPERT_STUDIES, CHEXPERT_TEST
+from chexreason.labels.catalog import CHEXPERT_STUDIES, CHEXPERT_TEST
 from chexreason.labels.schema import LabelSet
-from chexreason.phantom import PhantomSource, raw_labels
+from chexreason.phantom.institution import raw_labels
+from chexreason.phantom.source import PhantomSource
+from chexreason.rewards.lab.answers import study_of
 from chexreason.types import Study
 
 
@@ -24,7 +24,7 @@ def phantom_cohort(label_set: LabelSet, n: int = 480, seed: int = 0) -> list[Stu
         marks = raw_labels(phantom, source.institution.labelling, np.random.default_rng([phantom.seed, 99]))
         positive = [label for label in label_set if marks[label] == 1.0]
         if positive:
-            found.append(_study(study_id, patient_id, source.name, positive, label_set))
+            found.append(study_of(study_id, patient_id, source.name, positive, label_set, label_set))
     return found
 
 
@@ -46,8 +46,5 @@ def chexpert_cohort(label_set: LabelSet, seed: int = 0) -> list[Study]:
         )
         for i in (first + torch.randperm(last - first, generator=generator))[: CHEXPERT_TEST[label]].tolist():
             chosen[i].append(label)
-    return [_study(f"chexpert-{i}", f"chexpert-{i}", "chexpert", labels, label_set) for i, labels in enumerate(chosen)]
-
-
-def _study(study_id: str, patient_id: str, dataset: str, positive: list[str], label_set: LabelSet) -> Study:
-    return Study(study_id, patient_id, dataset, Path(), label_set.encode(positive), (True,) * len(label_set))
+    named = [(f"chexpert-{i}", labels) for i, labels in enumerate(chosen)]
+    return [study_of(name, name, "chexpert", labels, label_set, label_set) for name, labels in named]

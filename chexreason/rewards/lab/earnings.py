@@ -1,6 +1,6 @@
-"""The rewards lab: what a reward pays to answers that are given, to policies that look at nothing and to honest ones.
+"""The rewards lab: what a reward pays to given answers, to strategies that ignore the image and to honest ones.
 
-Everything here scores copies: a reward that is being trained with does not notice.
+All functions score with a copy of the reward: the state of a reward in training does not change.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from chexreason.labels.schema import LabelSet
 from chexreason.parsing import parse
 from chexreason.rewards.base import Reward, Stateful, named_weights, score, scored_labels
 from chexreason.rewards.lab import adversaries
+from chexreason.statistics.bootstrap import patient_weights
 from chexreason.types import Completion, Study
 
 ROLLOUT = 32  # completions a call: the paper's 8 studies of 4
@@ -47,7 +49,7 @@ class Earnings:
 
 
 @dataclass(frozen=True)
-class Policy:
+class Strategy:
     """A way to answer N studies: its name, its completions [N], and whether it is honest or degenerate."""
 
     name: str
@@ -60,7 +62,8 @@ def earn(
 ) -> Earnings:
     """What ``reward`` pays, to ``ROLLOUT`` completions at a time; the reward itself is unchanged.
 
-    ``settled`` shows a reward with a memory ``WARM_UP`` calls before: what a policy earns that has always been so.
+    With ``settled``, a reward with a memory first scores ``WARM_UP`` calls of the same strategy: the result is then
+    what the strategy earns in the long run.
     """
     reward = copy.deepcopy(reward)
     chunks = [slice(i, i + ROLLOUT) for i in range(0, len(completions), ROLLOUT)]
@@ -89,11 +92,11 @@ def rank_correlation(
     ``owners`` [N] are resampled, each with all its rows: answers about one patient are not independent.
     """
     _, codes = np.unique(np.asarray(owners), return_inverse=True)  # [N]
-    rng, n_owners = np.random.default_rng(seed), int(codes.max()) + 1
+    n_owners = int(codes.max()) + 1
     columns = [np.unique(x.double().numpy(), return_inverse=True)[1] for x in (a, b)]  # [N] each
     draws = []
-    for _ in range(n_resamples if n_owners > 1 else 0):
-        times = np.bincount(rng.integers(n_owners, size=n_owners), minlength=n_owners)[codes]  # [N]
+    for weights in chain.from_iterable(patient_weights(n_owners, n_resamples if n_owners > 1 else 0, seed)):
+        times = weights[codes]  # [N]
         draws.append(_correlation(_ranks(columns[0], times), _ranks(columns[1], times), times))
     value = _correlation(rankdata(columns[0]), rankdata(columns[1]), np.ones(len(codes)))
     defined = [draw for draw in draws if not np.isnan(draw)]
@@ -101,7 +104,7 @@ def rank_correlation(
     return value, float(low), float(high)
 
 
-def policies(
+def strategies(
     studies: Sequence[Study],
     label_set: LabelSet,
     prompt: str,
@@ -110,10 +113,10 @@ def policies(
     honest: Iterable[float],
     n_tokens: int = PAPER_TOKENS,
     seed: int = 0,
-) -> list[Policy]:
-    """The degenerate policies, ``best_constant`` excepted, and honest ones of the F1 asked for, on every study.
+) -> list[Strategy]:
+    """The degenerate strategies except ``best_constant``, and honest ones of the given F1, each on every study.
 
-    Everything but the empty text counts as ``n_tokens`` long: a policy that looks at nothing can write at length.
+    Every text but the empty one counts as ``n_tokens`` long: a strategy that ignores the image can write at length.
     """
     prevalence = prevalence_of(studies, label_set)
     generator = torch.Generator().manual_seed(seed)
@@ -121,18 +124,19 @@ def policies(
     texts = {name: [t] * len(studies) for name, t in adversaries.constant_texts(prevalence, prompt, grammar).items()}
     texts["prior"] = [adversaries.listing(labels, grammar) for labels in drawn]
     found = [
-        Policy(name, _completions(texts[name], studies, label_set, grammar, n_tokens))
-        for name in adversaries.EXPLAINED
+        Strategy(name, _completions(texts[name], studies, label_set, grammar, n_tokens))
+        for name in adversaries.ADVERSARIES
         if name in texts
     ]
     for f1 in honest:
         named = adversaries.honest_answers(studies, label_set, f1, generator)
         answers = [adversaries.listing(labels, grammar) for labels in named]
-        found.append(Policy(honest_name(f1), _completions(answers, studies, label_set, grammar, n_tokens), honest=True))
+        completions = _completions(answers, studies, label_set, grammar, n_tokens)
+        found.append(Strategy(honest_name(f1), completions, honest=True))
     return found
 
 
-def best_constant(reward: Reward, studies: Sequence[Study], label_set: LabelSet, grammar: str) -> tuple[str, ...]:
+def best_paid_labels(reward: Reward, studies: Sequence[Study], label_set: LabelSet, grammar: str) -> tuple[str, ...]:
     """The label set that ``reward`` pays best as the answer to every study.
 
     Found by adding the best label until none adds anything: not always the best of all sets, never worse than the best
@@ -143,8 +147,8 @@ def best_constant(reward: Reward, studies: Sequence[Study], label_set: LabelSet,
     for _ in label_set:
         paid = {}
         for label in (label for label in label_set if label not in chosen):
-            policy = constant_policy("trial", (*chosen, label), studies, label_set, grammar)
-            paid[label] = earn(reward, policy.completions, studies, label_set, settled=True).mean
+            strategy = constant_strategy("trial", (*chosen, label), studies, label_set, grammar)
+            paid[label] = earn(reward, strategy.completions, studies, label_set, settled=True).mean
         top = max(paid, key=lambda label: paid[label])
         if paid[top] <= best:
             break
@@ -152,42 +156,36 @@ def best_constant(reward: Reward, studies: Sequence[Study], label_set: LabelSet,
     return chosen
 
 
-def constant_policy(
+def constant_strategy(
     name: str,
     labels: Sequence[str],
     studies: Sequence[Study],
     label_set: LabelSet,
     grammar: str,
     n_tokens: int = PAPER_TOKENS,
-) -> Policy:
-    """The policy that lists ``labels`` for every study."""
+) -> Strategy:
+    """The strategy that lists ``labels`` for every study."""
     text = adversaries.listing(labels, grammar)
-    return Policy(name, _completions([text] * len(studies), studies, label_set, grammar, n_tokens))
-
-
-def out_earners(paid: Mapping[str, float], honest: float) -> dict[str, float]:
-    """The degenerate policies that earn more than the honest answers of F1 ``BAR``, best first."""
-    above = {name: value for name, value in paid.items() if value > honest}
-    return dict(sorted(above.items(), key=lambda item: -item[1]))
+    return Strategy(name, _completions([text] * len(studies), studies, label_set, grammar, n_tokens))
 
 
 def degenerate_warning(
     reward: Reward, studies: Sequence[Study], label_set: LabelSet, prompt: str, grammar: str
 ) -> str | None:
-    """The degenerate policies that out-earn honest answers of F1 0.5 on (some of) ``studies``, or None.
+    """The degenerate strategies that earn more than honest answers of F1 0.5 on (some of) ``studies``, or None.
 
     Takes a few seconds and leaves the reward as it was.
     """
     looked = studies[:: -(-len(studies) // LOOKED_AT)]  # evenly spaced
-    labels = best_constant(reward, looked, label_set, grammar)
-    tried = policies(looked, label_set, prompt, grammar, honest=[BAR])
-    tried.append(constant_policy("best_constant", labels, looked, label_set, grammar))
-    paid = {p.name: earn(reward, p.completions, looked, label_set, settled=True).mean for p in tried}
-    bar = paid.pop(honest_name(BAR))
-    above = out_earners(paid, bar)
+    labels = best_paid_labels(reward, looked, label_set, grammar)
+    tried = strategies(looked, label_set, prompt, grammar, honest=[BAR])
+    tried.append(constant_strategy("best_constant", labels, looked, label_set, grammar))
+    paid = {s.name: earn(reward, s.completions, looked, label_set, settled=True).mean for s in tried}
+    bar = paid[honest_name(BAR)]
+    above = sorted((name for name in paid if paid[name] > bar), key=lambda name: -paid[name])  # best paid first
     if not above:
         return None
-    listed = ", ".join(f"{name} {value:.4g}" for name, value in above.items())
+    listed = ", ".join(f"{name} {paid[name]:.4g}" for name in above)
     return (
         f"{type(reward).__name__} pays policies that look at no image more than honest answers of F1 {BAR:g} "
         f"({bar:.4g}) on {len(looked)} training studies: {listed} (best_constant: {', '.join(labels)}). Change "
@@ -196,7 +194,7 @@ def degenerate_warning(
 
 
 def honest_name(f1: float) -> str:
-    """What the policy of honest answers of this F1 is called."""
+    """The name of the strategy of honest answers of this F1."""
     return f"F1 {f1:g}"
 
 

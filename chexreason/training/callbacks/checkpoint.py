@@ -1,4 +1,4 @@
-"""The checkpoint a killed run resumes from: written whole, and only where nothing of the step behind it is pending."""
+"""The checkpoint that a killed run resumes from: written whole, and only after a step and its validation."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from lightning.pytorch.callbacks import Checkpoint
 
 
 class ResumePoint(Checkpoint):
-    """Replaces ``path`` by the state of the run, ``every`` optimiser steps or at the next good place after them.
+    """Replaces ``path`` by the state of the run, every ``every`` optimiser steps or as soon as possible after them.
 
-    A good place lies behind a whole optimiser step. Where validation, and what it decides, follows that step, it lies
-    behind those: Lightning takes a validation that is still due for done when it resumes, so early stopping and the
-    best adapter would miss it. An epoch's end is one only in a run that is given in epochs: in one given in steps
-    Lightning would resume behind it with an epoch of one batch. The end of training is no such place either: what is
-    left to do then is never done by a run that finds itself finished, so it resumes from before and does its last
-    steps again.
+    A checkpoint is written only after an optimiser step has finished, and its validation too where one follows. Early
+    stopping and the choice of the best adapter belong to that validation, and a resumed run does not repeat it. The
+    end of an epoch is used only in a run whose length is given in epochs: in one given in steps, Lightning would resume
+    with an epoch of one batch. The end of training is not used: a run that finds itself finished does no more work, so
+    it resumes from the checkpoint before and repeats its last steps.
 
-    A kill loses the steps since the last checkpoint, and the same command does them again. Lightning logs a batch only
-    after its callbacks; its figures therefore lie in the checkpoint too, and a resumed run logs them first.
+    A kill loses the steps since the last checkpoint, and the same command repeats them. Lightning logs a batch only
+    after its callbacks. Its figures are therefore kept in the checkpoint, and a resumed run logs them first.
     """
 
     def __init__(self, path: str | Path, every: int) -> None:
@@ -68,7 +67,7 @@ class ResumePoint(Checkpoint):
 
 
 def _closes_epoch(trainer: L.Trainer) -> bool:
-    """True behind the last batch of an epoch whose end is a good place."""
+    """True after the last batch of an epoch whose end may be a checkpoint."""
     return trainer.is_last_batch and trainer.max_steps == -1
 
 

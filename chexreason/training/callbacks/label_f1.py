@@ -2,15 +2,79 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from chexreason.labels.schema import LabelSet
-from chexreason.statistics.metrics import LabelF1
+from chexreason.statistics.metrics import BoolArray, confusion, label_f1
 from chexreason.statistics.predictions import counts
 from chexreason.types import Prediction
+
+_HEADLINE = ("macro_f1", "macro_f1_supported", "micro_f1", "fail_rate")
+
+
+class LabelF1(Metric):
+    """Per-label, macro and micro F1 and fail rate of one data set, each study counted once.
+
+    Distributed samplers pad the last batch with studies seen on another rank, so sums of counts would be wrong and
+    no rank can tell alone. The state therefore holds one small row a study, keyed by a hash of its id, is
+    concatenated over ranks, and is made unique in ``compute``; of a repeated study the first row counts.
+    Use one object a data set.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    keys: list[Tensor]
+    rows: list[Tensor]
+
+    def __init__(self, labels: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.labels = tuple(labels)
+        self.add_state("keys", default=[], dist_reduce_fx="cat")  # [N] each
+        self.add_state("rows", default=[], dist_reduce_fx="cat")  # [N, 4 L + 1] each: tp, fp, fn, judged, failed
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all studies."""
+        super().reset()
+        # A rank without a study must gather tensors of the others' type and rank; an empty list would become float.
+        self.keys.append(torch.zeros(0, dtype=torch.int64, device=self.device))
+        self.rows.append(torch.zeros(0, 4 * len(self.labels) + 1, dtype=torch.uint8, device=self.device))
+
+    def update(
+        self, pred: BoolArray, target: BoolArray, mask: BoolArray, failed: BoolArray, study_ids: Sequence[str]
+    ) -> None:
+        """Adds bool [N, L] predictions, targets and masks, bool [N] failures and N study ids; raises ValueError."""
+        shape = (len(study_ids), len(self.labels))
+        if not (pred.shape == target.shape == mask.shape == shape and failed.shape == shape[:1]):
+            raise ValueError(
+                f"LabelF1 expects pred, target, mask {list(shape)} and failed {[shape[0]]}; got "
+                f"{list(pred.shape)}, {list(target.shape)}, {list(mask.shape)} and {list(failed.shape)}"
+            )
+        hits = confusion(pred & ~failed[:, None], target, mask).reshape(shape[0], 3 * shape[1])
+        rows = np.concatenate([hits, mask, failed[:, None]], axis=1).astype(np.uint8)  # [N, 4 L + 1]
+        self.rows.append(torch.from_numpy(rows).to(self.device))
+        self.keys.append(torch.tensor([_key(study) for study in study_ids], dtype=torch.int64, device=self.device))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Averages, ``fail_rate``, ``n`` and ``f1/<label>`` of every judged label; empty when nothing was added."""
+        keys, rows = (dim_zero_cat(state).cpu().numpy() for state in (self.keys, self.rows))
+        if not len(rows):
+            return {}
+        _, first = np.unique(keys, return_index=True)  # of a repeated study the row that came first
+        rows = rows[first].astype(np.int64)  # [M, 4 L + 1], M unique studies
+        hits, failed = rows[:, :-1].reshape(len(rows), 4, len(self.labels)), rows[:, -1] > 0
+        values = label_f1(hits[:, :3], hits[:, 3] > 0, failed, self.labels)
+        return {name: torch.tensor(value, dtype=torch.float64, device=self.device) for name, value in values.items()}
 
 
 class LabelF1Callback(L.Callback):
@@ -35,18 +99,18 @@ class LabelF1Callback(L.Callback):
     ) -> None:
         predictions: list[Prediction] = outputs
         metric = self.metrics[list(self.metrics)[dataloader_idx]]
-        pred, truth, mask = counts(predictions, self.label_set.labels)
-        failed = torch.tensor([p.broken is not None for p in predictions])
-        arrays = [torch.as_tensor(a).to(metric.device) for a in (pred, truth, mask, failed)]
-        metric.update(*arrays, study_ids=[p.study_id for p in predictions])
+        failed = np.array([p.broken is not None for p in predictions], dtype=bool)
+        metric.update(*counts(predictions, self.label_set.labels), failed, [p.study_id for p in predictions])
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for name, metric in self.metrics.items():
             values = metric.compute()
             wanted = {k: v for k, v in values.items() if k in _HEADLINE or k.startswith("f1/")}
             figures = {f"val/{name}/{k}": v.float() for k, v in wanted.items()}
-            # the metric has gathered all ranks' studies: they agree, and Lightning wants to be told so
+            # The metric has gathered the studies of all ranks, so they agree; Lightning still asks for sync_dist.
             pl_module.log_dict(figures, add_dataloader_idx=False, sync_dist=True)
 
 
-_HEADLINE = ("macro_f1", "macro_f1_supported", "micro_f1", "fail_rate")
+def _key(study_id: str) -> int:
+    # Python's own hash() is salted per process, so two ranks would not agree.
+    return int.from_bytes(blake2b(study_id.encode(), digest_size=8).digest(), "big", signed=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from chexreason.data.batches import Batch
 from chexreason.files import write_text
 
-COLUMNS = ("step", "study_id", "patient_id", "reward")
+_COLUMNS = ("step", "study_id", "patient_id", "reward")
 
 
 class RewardLog(L.Callback):
@@ -30,10 +30,10 @@ class RewardLog(L.Callback):
         if not path.is_file():
             return
         with path.open(encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.reader(file) if len(row) == len(COLUMNS)]  # a kill can cut the last one short
+            rows = [row for row in csv.reader(file) if len(row) == len(_COLUMNS)]  # a kill can cut the last one short
         kept = [row for row in rows if row[0].isdigit() and int(row[0]) <= last]
         text = io.StringIO(newline="")
-        csv.writer(text).writerows([COLUMNS, *kept])
+        csv.writer(text).writerows([_COLUMNS, *kept])
         write_text(path, text.getvalue())
 
     def on_train_batch_end(
@@ -46,7 +46,7 @@ class RewardLog(L.Callback):
         with path.open("a", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             if new:
-                writer.writerow(COLUMNS)
+                writer.writerow(_COLUMNS)
             for sample, row in zip(batch.samples, rewards, strict=True):
                 study = sample.study
                 writer.writerow((step, study.study_id, study.patient_id, f"{float(row.mean()):.6g}"))

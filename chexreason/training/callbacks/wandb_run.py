@@ -28,7 +28,7 @@ SUMMARIES = {
     "val/loss": "last,min",
 }
 SET_SUMMARIES = {"macro_f1": "last,max", "micro_f1": "last,max", "fail_rate": "last,min"}
-COLUMNS = ("step", "dataset", "study_id", "truth", "predicted", "broken", "text")
+TABLE_COLUMNS = ("step", "dataset", "study_id", "truth", "predicted", "broken", "text")
 _SIDE = 512  # pixels of the longer side of a picture in the table
 
 
@@ -83,7 +83,7 @@ class WandbRun(L.Callback):
         if self.withheld or not rows or not trainer.is_global_zero or trainer.sanity_checking:
             return
         step = trainer.fit_loop.epoch_loop._batches_that_stepped  # where Lightning puts the validation's figures
-        columns = [*COLUMNS, "image"] if self.media else list(COLUMNS)
+        columns = [*TABLE_COLUMNS, "image"] if self.media else list(TABLE_COLUMNS)
         _logger(trainer).log_table("completions", columns, [self._cells(step, row) for row in rows], step=step)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

@@ -1,0 +1,129 @@
+"""From the data half of a config to objects: labels, prompt, manifests, studies; imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from chexreason.data import manifest as manifests
+from chexreason.data.leakage import EVALUATION, check_leaks
+from chexreason.data.prepare import MANIFEST_NAME, prepare_set
+from chexreason.data.prevalence import prevalence_of
+from chexreason.labels.catalog import CHEXPERT14, restrict
+from chexreason.labels.crosswalk import crosswalk_of
+from chexreason.labels.declare import declare
+from chexreason.labels.schema import LabelSet
+from chexreason.labels.uncertainty import LabelPolicy, label_policy
+from chexreason.progress import track
+from chexreason.prompts import Prompt, render
+from chexreason.types import Sample, Study
+
+
+def make(node: Any, **kwargs: Any) -> Any:
+    """Hydra's ``instantiate`` whose errors are the constructor's own: what a user can mend reads as it was written."""
+    try:
+        return instantiate(node, **kwargs)
+    except InstantiationException as error:
+        raise error.__cause__ or error from None
+
+
+def build_labels(cfg: DictConfig) -> LabelSet:
+    """The label set the model answers with."""
+    return make(cfg.labels)
+
+
+def build_prompt(cfg: DictConfig) -> Prompt:
+    """The instruction format."""
+    return Prompt(**OmegaConf.to_container(cfg.prompt, resolve=True))
+
+
+def build_manifests(
+    cfg: DictConfig, *, on_error: str, workers: int, check: bool = True
+) -> dict[str, manifests.Manifest]:
+    """Prepare every set of the data config; what is up to date is left as it is."""
+    prepared = {}
+    for name, node in cfg.data.sets.items():
+        source = make(node.source, _convert_="all")
+        if source.name != name:  # rows, prefixes and the page would carry another name than the config
+            raise ValueError(f"set '{name}' of data={cfg.data.name} has a source called '{source.name}': name it alike")
+        prepared[name] = prepare_set(
+            source,
+            Path(cfg.data.folder) / name,
+            on_error,
+            workers,
+            partial(track, description=f"prepare {name}"),
+            select=make(node.get("select"), _convert_="all"),
+            policy=set_policy(cfg, name),
+            check=check,
+        )
+    return prepared
+
+
+def set_policy(cfg: DictConfig, name: str) -> LabelPolicy:
+    """The label policy of one set of the data config; raises KeyError or ValueError with the choices."""
+    node = cfg.data.sets[name].policy
+    return label_policy(OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node)
+
+
+def load_manifest(cfg: DictConfig, name: str) -> manifests.Manifest:
+    """One prepared set, read once a process; raises KeyError for a set the data config does not have."""
+    if name not in cfg.data.sets:
+        raise KeyError(f"data set '{name}' is not in data={cfg.data.name}; it has: {', '.join(cfg.data.sets)}")
+    path = Path(cfg.data.folder) / name / MANIFEST_NAME
+    return _read(path, path.stat().st_mtime_ns if path.is_file() else 0)
+
+
+@lru_cache(maxsize=16)
+def _read(path: Path, modified: int) -> manifests.Manifest:
+    """A manifest as it stood when it was last ``modified`` (ns); whoever needs another frame copies it."""
+    return manifests.read_manifest(path)
+
+
+def load_studies(cfg: DictConfig, name: str, splits: Sequence[str], label_set: LabelSet) -> list[Study]:
+    """The studies of one prepared set, masked outside its ``label_list``.
+
+    Raises KeyError for a set the data config does not have, or a label list that does not exist.
+    """
+    found = manifests.studies(load_manifest(cfg, name), label_set, set_policy(cfg, name), splits)
+    return restrict(found, label_set, cfg.data.sets[name].get("label_list"))
+
+
+def declaration(cfg: DictConfig, name: str, manifest: manifests.Manifest) -> dict[str, str]:
+    """What the labels of one prepared set mean: ``policy`` and ``data_sha256`` as predictions carry them, ``text``."""
+    policy, label_list = set_policy(cfg, name), cfg.data.sets[name].get("label_list")
+    judged = [label for label in CHEXPERT14 if manifest.frame[label].notna().any()]
+    text = declare(name, policy, judged, crosswalk_of(manifest.provenance), label_list)
+    identity = manifests.content_hash(manifest.frame)[:16]
+    return {"policy": policy.declared, "data_sha256": identity, "text": text}
+
+
+def training_prevalence(cfg: DictConfig, label_set: LabelSet) -> dict[str, float]:
+    """Share of positives among the judged training studies of the home set, by label; 0 where none is judged."""
+    return prevalence_of(load_studies(cfg, cfg.data.home, ("sft", "rl"), label_set), label_set)
+
+
+def build_samples(studies: Sequence[Study], prompt: Prompt, label_set: LabelSet, teacher: Any) -> list[Sample]:
+    """Studies with the prompt's words, and the teacher's answer where there is a teacher and it can write one."""
+    words = render(prompt, label_set)
+    if teacher is None:
+        return [Sample(study, words) for study in studies]
+    writable = [study for study in studies if teacher.can_write(study, label_set)]
+    return [Sample(study, words, teacher.write(study, prompt, label_set)) for study in writable]
+
+
+def check_training(cfg: DictConfig, train: Sequence[Sample]) -> None:
+    """Refuse (LeakageError) samples whose patient or picture is also a validation or test one of any prepared set."""
+    folder, chosen = Path(cfg.data.folder), {sample.study.study_id for sample in train}
+    frames = {}
+    for name in cfg.data.sets:
+        if (folder / name / MANIFEST_NAME).is_file():  # a test set may be prepared later: then it is checked then
+            frame = load_manifest(cfg, name).frame
+            frames[name] = frame[frame["split"].isin(EVALUATION) | frame["study_id"].isin(chosen)]
+    pairs = OmegaConf.to_container(cfg.data.get("allow_overlap") or OmegaConf.create([]))
+    check_leaks(frames, [pair for pair in pairs if set(pair) <= set(frames)])

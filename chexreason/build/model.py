@@ -1,0 +1,42 @@
+"""From the model half of a config to objects: the policy, and the card of its adapter."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig, OmegaConf
+
+from chexreason.build.data import make, set_policy
+from chexreason.labels.schema import LabelSet
+from chexreason.model.adapters import read_card
+from chexreason.model.features import cache_films
+from chexreason.model.policy import Policy
+from chexreason.prompts import Prompt, render
+
+
+def build_policy(cfg: DictConfig) -> Policy:
+    """The base model with ``cfg.adapters`` merged, on the CPU; it reads films through the caches of ``cfg.paths``."""
+    own = ("eval_batch_size", "max_new_tokens")
+    node = OmegaConf.create({k: v for k, v in cfg.model.items() if k not in own})
+    policy = make(node, adapters=list(cfg.adapters))
+    return cache_films(policy, cfg.paths.image_cache, cfg.paths.feature_cache)
+
+
+def adapter_card(cfg: DictConfig, prompt: Prompt, label_set: LabelSet) -> dict[str, object]:
+    """What must be known to use an adapter: prompt, labels, policies, data."""
+    return {
+        "phase": cfg.phase.name,
+        "prompt": {"name": prompt.name, "text": render(prompt, label_set), "grammar": prompt.grammar},
+        "labels": {"name": label_set.name, "order": list(label_set.labels)},
+        "label_policies": {name: set_policy(cfg, name).declared for name in cfg.data.sets},
+        "data": cfg.data.name,
+        "seed": cfg.seed,
+    }
+
+
+def check_card(folder: str, prompt: Prompt, label_set: LabelSet) -> None:
+    """Refuse (ValueError) an adapter that was trained with other words or labels than it would be used with."""
+    card = read_card(folder)
+    trained, now = card["prompt"], {"name": prompt.name, "text": render(prompt, label_set), "grammar": prompt.grammar}
+    if trained != now:
+        raise ValueError(f"{folder} was trained with prompt '{trained['name']}', not this '{now['name']}': set prompt=")
+    if card["labels"]["order"] != list(label_set.labels):
+        raise ValueError(f"{folder} was trained on labels '{card['labels']['name']}': set labels=")

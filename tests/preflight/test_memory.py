@@ -1,0 +1,225 @@
+"""The memory plan: a rehearsal without numbers books exactly what the real step books, and close to what it takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._pytree import tree_iter
+from transformers import AutoModelForImageTextToText
+
+from chexreason.confdir import confdir
+from chexreason.model.adapters import attach_lora
+from chexreason.model.generate import Sampling, sample
+from chexreason.model.policy import Policy
+from chexreason.preflight.memory import (
+    GIB,
+    MemoryPlan,
+    Stage,
+    endless,
+    in_four_bits,
+    largest_of,
+    last_token,
+    rehearse,
+    update,
+    with_pixels,
+)
+from chexreason.preflight.meta_model import (
+    NoProcessor,
+    blank_policy,
+    blank_prompts,
+    count_text_tokens,
+    image_tokens,
+    read_config,
+)
+from chexreason.preflight.rehearsal import MEMORY_KINDS, Rehearsal
+
+FAMILIES = ("tiny_gemma3", "tiny_qwen2_5_vl")
+SIZES = ((2, 1, 40, 30, False), (2, 4, 40, 60, True))  # studies, group, text, answer, shared prefix
+
+
+class Counted(Rehearsal):
+    """The same books over real tensors."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(output):
+            if isinstance(tensor, torch.Tensor):
+                self._book(tensor, self._kind or self._guess(tensor))
+        return output
+
+
+def real(name: str) -> Policy:
+    config = blank_policy(f"tiny:{name}", dtype="float32").base.config
+    model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+    model.requires_grad_(False)
+    return with_adapter(Policy(model, NoProcessor(config.get_text_config().vocab_size), name))
+
+
+def with_adapter(policy: Policy) -> Policy:
+    attach_lora(policy, r=8, alpha=16, dropout=0.1)
+    policy.model.train()
+    return policy
+
+
+def blank(name: str) -> Policy:
+    return with_adapter(blank_policy(f"tiny:{name}", dtype="float32"))
+
+
+def prompts_of(policy: Policy, n: int, text: int):
+    return blank_prompts(policy.base.config, n, text_tokens=text, n_image_tokens=16)
+
+
+def answers(n: int, length: int) -> torch.Tensor:
+    return torch.full((n, length), 3)
+
+
+def step(policy: Policy, prompts, size) -> None:
+    studies, group, _, answer, shared = size
+    update(policy, prompts, answers(studies * group, answer), group_size=group, studies=studies, shared=shared)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("size", SIZES, ids=("sft", "grpo"))
+def test_a_rehearsal_books_what_the_real_step_books_to_the_byte(name, size):
+    books = []
+    for policy, kind in ((blank(name), Rehearsal), (real(name), Counted)):
+        prompts = prompts_of(policy, size[0], size[2])
+        if kind is Counted:
+            prompts = with_pixels(prompts, policy.device)
+        weights = [*policy.model.parameters(), *policy.model.buffers()]
+        with kind({"weights": weights}, policy.base.config.get_text_config().vocab_size) as book:
+            step(policy, prompts, size)
+        books.append(book.peak)
+    assert books[0] == books[1]
+    assert min(books[0][kind] for kind in ("weights", "activations")) > 0
+
+
+def allocated(work, path: Path) -> int:
+    """Peak bytes torch's CPU allocator handed out while ``work`` ran."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        work()
+    seen.export_chrome_trace(str(path))
+    events = [e["args"] for e in json.loads(path.read_text())["traceEvents"] if e.get("name") == "[memory]"]
+    return max(e["Total Allocated"] for e in events if e["Device Type"] == 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("stage", ["sft", "grpo", "rollout"])
+def test_a_plan_is_within_15_percent_of_the_measured_peak(name, stage, tmp_path):
+    size = SIZES[0 if stage == "sft" else 1]
+    studies, group, text, answer, _ = size
+    sampling = Sampling(answer, 0.8, 0.95)
+
+    def work() -> None:
+        policy = real(name)
+        prompts = with_pixels(prompts_of(policy, studies, text), policy.device)
+        optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad])
+        for _ in range(2):
+            step(policy, prompts if stage != "rollout" else prompts.select([0]), size if stage != "rollout" else SMALL)
+            optimizer.step()
+        if stage == "rollout":
+            with endless(policy):
+                sample(policy, prompts, sampling, group_size=group, keys=[(k,) for k in range(studies * group)])
+
+    policy = blank(name)
+    prompts = prompts_of(policy, studies, text)
+    planned = rehearse(
+        policy,
+        (lambda book: last_token(policy, prompts, sampling, group, book))
+        if stage == "rollout"
+        else (lambda _: step(policy, prompts, size)),
+        8.0,
+    )
+    measured = allocated(work, tmp_path / "trace.json")
+    assert sum(planned.values()) == pytest.approx(measured, rel=0.15)
+
+
+SMALL = (1, 1, 40, 2, False)
+
+
+@pytest.mark.slow
+def test_the_cache_is_counted_by_its_closed_form():
+    policy = blank("tiny_gemma3")
+    text = policy.base.config.get_text_config()
+    prompts = prompts_of(policy, 2, 40)
+    peak = rehearse(policy, lambda book: last_token(policy, prompts, Sampling(50), 3, book), 8.0)
+    per_token = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * 4
+    assert peak["cache"] == 2 * 3 * (prompts.input_ids.shape[1] + 50) * per_token
+
+
+@pytest.mark.slow
+def test_weights_adapters_and_state_are_their_own_sizes():
+    policy = blank("tiny_qwen2_5_vl")
+    trainable = sum(p.numel() for p in policy.parameters() if p.requires_grad)
+    prompts = prompts_of(policy, 1, 40)
+    peak = rehearse(policy, lambda _: step(policy, prompts, SMALL), 8.0)
+    assert (peak["adapters"], peak["gradients"], peak["optimiser"]) == (4 * trainable, 4 * trainable, 8 * trainable)
+    assert 0.5 * peak["weights"] < in_four_bits(policy, peak)["weights"] < 0.8 * peak["weights"]  # the tower stays
+    assert all(p.grad is None for p in policy.parameters())
+
+
+@pytest.mark.slow
+def test_checkpointing_trades_activations_away():
+    peaks = []
+    for on in (False, True):
+        policy = with_adapter(blank_policy("tiny:tiny_gemma3", dtype="float32", gradient_checkpointing=on))
+        prompts = prompts_of(policy, 2, 200)
+        peaks.append(rehearse(policy, lambda _, p=policy, q=prompts: step(p, q, (2, 1, 200, 8, False)), 8.0))
+    assert peaks[1]["activations"] < 0.5 * peaks[0]["activations"]
+
+
+def stage_of(total: int, largest: int) -> Stage:
+    return Stage("update", "phase.batch_size", 4, dict.fromkeys(MEMORY_KINDS, 0) | {"weights": total}, largest)
+
+
+def test_a_plan_that_does_not_fit_names_the_setting_to_change():
+    fits = MemoryPlan("a device", GIB, (stage_of(GIB, 4),))
+    fits.check()
+    assert "phase.batch_size=4 (4)" in fits.table()
+    with pytest.raises(ValueError, match=r"update needs 2\.00 of 1\.00 GiB with phase\.batch_size=4: set .*=2"):
+        MemoryPlan("a device", GIB, (stage_of(2 * GIB, 2),)).check()
+    with pytest.raises(ValueError, match=r"one study does not fit either: model\.gradient_checkpointing=true"):
+        MemoryPlan("a device", GIB, (stage_of(2 * GIB, 0),)).check()
+
+
+def test_the_largest_batch_lies_on_the_line_through_two_rehearsals():
+    assert largest_of([1, 4], [110, 140], 155) == 5
+    assert largest_of([1, 4], [110, 140], 109) == 0
+
+
+def test_a_config_that_cannot_be_read_names_the_ways_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(FileNotFoundError, match=r"set model.source to a folder that holds it"):
+        blank_policy(str(tmp_path), dtype="float32")
+
+
+def test_the_papers_models_are_planned_without_a_network_and_others_say_what_is_missing(monkeypatch, caplog):
+    def refuse(*_: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    caplog.set_level("INFO")
+    for name, layers in (("medgemma_4b", 34), ("qwen2_5_vl_3b", 36)):
+        source = yaml.safe_load(Path(confdir(), "model", f"{name}.yaml").read_text())["source"]
+        assert read_config(source).get_text_config().num_hidden_layers == layers
+        assert f"{source}: planned from the config.json that ships with chexreason" in caplog.text
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError, match=r"google/medgemma-27b-it: its config cannot be read .*config\.json"):
+        read_config("google/medgemma-27b-it")
+
+
+def test_image_and_text_tokens_come_from_config_and_tokenizer():
+    gemma, qwen = (blank_policy(f"tiny:{name}", dtype="float32").base.config for name in FAMILIES)
+    assert (image_tokens(gemma, None), image_tokens(qwen, 128 * 128)) == (16, 16)
+    with pytest.raises(ValueError, match=r"model\.max_pixels is not set"):
+        image_tokens(qwen, None)
+    assert count_text_tokens("tiny:tiny_gemma3", "Describe. " * 20) > count_text_tokens("tiny:tiny_gemma3", "Hi")

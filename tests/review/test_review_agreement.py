@@ -1,0 +1,144 @@
+"""Kappa against scikit-learn, edit distance against its definition, and the figures of a review."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+from sklearn.metrics import cohen_kappa_score
+
+from chexreason.labels.catalog import CHEXPERT14
+from chexreason.review.decision import REASONS, VERDICTS, Decision
+from chexreason.review.reviewed_traces import export_review
+from chexreason.review.summary import headlines, summarise
+from chexreason.statistics.kappa import cohen_kappa, kappa, share, word_distance
+from chexreason.traces.trace import Trace, read_traces
+
+verdicts = st.sampled_from(VERDICTS)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(verdicts, verdicts), min_size=1, max_size=30))
+def test_kappa_is_that_of_scikit_learn(pairs):
+    first, second = zip(*pairs, strict=True)
+    found = kappa(first, second, [str(i) for i in range(len(pairs))], n_resamples=5)
+    if len({*first, *second}) == 1:
+        assert found.value is None  # scikit-learn gives NaN
+    else:
+        assert found.value == pytest.approx(cohen_kappa_score(first, second), abs=1e-12)
+    assert found.observed == pytest.approx(np.mean([a == b for a, b in pairs]))
+
+
+def test_the_interval_resamples_patients_not_traces():
+    rng = np.random.default_rng(0)
+    first = rng.choice(VERDICTS, 60).tolist()
+    second = [a if rng.random() < 0.7 else str(rng.choice(VERDICTS)) for a in first]
+    single = kappa(first, second, [str(i) for i in range(60)], 4000)
+    assert single.low < single.value < single.high
+    # the plain bootstrap, drawn independently
+    codes = np.array([[VERDICTS.index(a), VERDICTS.index(b)] for a, b in zip(first, second, strict=True)])
+    draws = []
+    for _ in range(2000):
+        table = np.zeros((3, 3))
+        np.add.at(table, tuple(codes[rng.integers(60, size=60)].T), 1)
+        draws.append(cohen_kappa(table))
+    assert [single.low, single.high] == pytest.approx(np.quantile(draws, (0.025, 0.975)), abs=0.02)
+    # every trace four times over is no more evidence, as long as it stays with its patient
+    again = kappa(first * 4, second * 4, [str(i) for i in range(60)] * 4, 4000)
+    assert (again.value, again.low, again.high) == pytest.approx((single.value, single.low, single.high))
+    assert again.n_patients == 60
+
+
+def test_what_is_not_defined_is_none():
+    alike = kappa(["accept"] * 3, ["accept"] * 3, ["a", "b", "c"], 10)
+    assert (alike.value, alike.low, alike.high, alike.observed) == (None, None, None, 1.0)
+    one = kappa(["accept", "edit"], ["accept", "reject"], ["a", "a"], 10)
+    assert one.value is not None
+    assert one.low is None
+    with pytest.raises(ValueError, match="0, 0, 0"):
+        kappa([], [], [])
+    assert share(0, 0)["rate"] is None
+
+
+words = st.lists(st.sampled_from(["heart", "lung", "clear", "large"]), max_size=7)
+
+
+@settings(max_examples=50, deadline=None)
+@given(words, words)
+def test_word_distance_is_levenshtein(a, b):
+    @cache
+    def distance(i: int, j: int) -> int:
+        if not i or not j:
+            return i + j
+        return min(distance(i - 1, j) + 1, distance(i, j - 1) + 1, distance(i - 1, j - 1) + (a[i - 1] != b[j - 1]))
+
+    assert word_distance(" ".join(a), "\n ".join(b)) == distance(len(a), len(b))
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (0, 7), (45, 50), (7, 7), (500, 1000)])
+def test_the_wilson_interval_is_that_of_scipy(k, n):
+    found, oracle = share(k, n), binomtest(k, n).proportion_ci(0.95, method="wilson")
+    assert (found["rate"], found["low"], found["high"]) == pytest.approx((k / n, oracle.low, oracle.high), abs=1e-12)
+
+
+@pytest.fixture
+def reviewed():
+    labels = [("Edema",), ("Edema", "Fracture"), (), ("Fracture",)]
+    traces = [Trace(f"s{i}", f"p{i}", "d", "", have, "free", f"one two three {i}") for i, have in enumerate(labels)]
+
+    def say(who: str, i: int, verdict: str, **rest: str) -> Decision:
+        return Decision(who, *traces[i].key, traces[i].text_sha256, verdict, **rest)
+
+    decisions = [
+        say("anna", 0, "accept"),
+        say("anna", 1, "edit", reason=REASONS[0], text="one 2 three four 1"),
+        say("anna", 2, "reject", reason=REASONS[1], comment="=HYPERLINK(\"http://x\")\nsecond line, with comma"),
+        say("ben", 0, "accept"),
+        say("ben", 1, "accept"),
+    ]  # fmt: skip
+    return traces, decisions
+
+
+def test_the_summary_counts_by_reader_label_and_pair(reviewed):
+    traces, decisions = reviewed
+    figures = summarise(traces, decisions, CHEXPERT14.labels, n_resamples=200)
+    anna = figures["reviewers"]["anna"]
+    assert [anna[name] for name in ("decided", *VERDICTS)] == [3, 1, 1, 1]
+    assert anna["words_changed"] == {"median": 2, "most": 2, "median_share": 0.5}
+    assert anna["reasons"] == {REASONS[0]: 1, REASONS[1]: 1}
+    assert list(figures["labels"]) == ["Edema", "Fracture", "(no positive label)"]
+    assert {k: (v["traces"], v["n"], v["accepted"]) for k, v in figures["labels"].items()} == {
+        "Edema": (2, 4, 3), "Fracture": (2, 2, 1), "(no positive label)": (1, 1, 0),
+    }  # fmt: skip
+    (pair,) = figures["agreement"]
+    assert (pair["reviewers"], pair["n"], pair["observed"], pair["value"]) == (["anna", "ben"], 2, 0.5, 0.0)
+    assert headlines(figures)[0] == "anna: 3 of 4 decided, 1 accepted, 1 edited, 1 rejected"
+    assert "kappa 0.00" in headlines(figures)[-1]
+    assert headlines(summarise(traces, [], CHEXPERT14.labels)) == ["no decisions yet"]
+
+
+def test_the_export_holds_every_decision_and_no_formula(reviewed, tmp_path):
+    traces, decisions = reviewed
+    export_review(tmp_path, traces, traces, decisions, CHEXPERT14.labels, n_resamples=50)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not strict JSON")
+
+    rows = json.loads((tmp_path / "decisions.json").read_text())
+    json.loads((tmp_path / "agreement.json").read_text(), parse_constant=refuse)
+    assert [row["words_changed"] for row in rows] == [None, 2, None, None, None]
+    assert rows[2]["comment"].startswith("=HYPERLINK")
+    table = list(csv.DictReader(io.StringIO((tmp_path / "decisions.csv").read_text())))
+    assert len(table) == 5
+    assert table[2]["comment"].startswith("'=HYPERLINK")
+    assert table[2]["comment"].endswith("second line, with comma")
+    assert [t.text for t in read_traces(tmp_path / "traces.jsonl")] == [
+        traces[0].text, "one 2 three four 1", traces[3].text
+    ]  # fmt: skip

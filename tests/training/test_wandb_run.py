@@ -1,0 +1,185 @@
+"""A Weights & Biases run read back from the disk, offline: axes, summaries, group, id, answers; and what stays out."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import lightning as L
+import pytest
+import torch
+import wandb
+from PIL import Image
+from wandb.proto import wandb_internal_pb2 as proto
+
+from chexreason.data.credentialed import ExportError
+from chexreason.training.callbacks.loggers import wandb_logger
+from chexreason.training.callbacks.wandb_run import TABLE_COLUMNS, WandbRun
+from chexreason.types import Prediction
+
+MIMIC = {"mimic", "chexpert"}
+AGREEMENT = "data use agreement 17"
+
+
+def answer(study: str, dataset: str, patient: str = "p", image: str = "") -> Prediction:
+    return Prediction(study, f"{patient}:1", dataset, f"of {study}", ("Edema",), ("Edema",), ("Edema",), image=image)
+
+
+def records(run_dir: Path) -> list[proto.Record]:
+    """Every record of the one offline run in ``run_dir``: a log of 32 KiB blocks (LevelDB's) behind a header."""
+    wandb.teardown()  # W&B's own process writes the file, and may still be at it: this waits for its end
+    (path,) = run_dir.glob("wandb/offline-run-*/*.wandb")
+    data, at, part, found = path.read_bytes(), 7, b"", []
+    while at + 7 <= len(data):
+        if 32768 - at % 32768 < 7:  # no header fits into the rest of the block
+            at += 32768 - at % 32768
+            continue
+        _, size, kind = struct.unpack("<IHB", data[at : at + 7])
+        part += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # whole, or the last piece
+            found.append(proto.Record.FromString(part))
+            part = b""
+    return found
+
+
+class Module(L.LightningModule):
+    """Answers each validation with the rows it was given, a set at a time."""
+
+    def __init__(self, rows: dict[str, list[Prediction]]) -> None:
+        super().__init__()
+        self.layer, self.rows = torch.nn.Linear(1, 1), list(rows.values())
+
+    def training_step(self, batch, batch_idx):
+        loss = self.layer(batch).sum()
+        self.log("train/loss", loss)
+        return loss
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        return [self.rows[dataloader_idx][batch_idx]]
+
+    def on_validation_epoch_end(self):
+        self.log("val/a/macro_f1", 0.5 - 0.1 * self.current_epoch)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Data(L.LightningDataModule):
+    def __init__(self, rows: dict[str, list[Prediction]]) -> None:
+        super().__init__()
+        self.rows, self.val_names = rows, tuple(rows)
+        study = SimpleNamespace(dataset="a", patient_id="p:0")
+        self.train_samples = [SimpleNamespace(study=study)]
+
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader(torch.zeros(2, 1))
+
+    def val_dataloader(self):
+        return [torch.utils.data.DataLoader(torch.zeros(len(rows), 1)) for rows in self.rows.values()]
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch, tmp_path):
+    for name, value in {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB__DISABLE_STATS": "true"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "settings"))
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "staging"))
+    yield
+    wandb.finish()
+
+
+def run(folder: Path, rows: dict[str, list[Prediction]], **kwargs) -> WandbRun:
+    settings = {
+        "project": "chexreason",
+        "entity": None,
+        "group": "study/sft",
+        "offline": True,
+        "name": "study/sft/seed0",
+    }
+    folder.mkdir(exist_ok=True)
+    logger = wandb_logger(folder, **settings, config={"arm": "sft"})
+    board = WandbRun(**{"n": 2, **kwargs})
+    quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    length = {"max_epochs": 2, "num_sanity_val_steps": 0, "log_every_n_steps": 1}
+    trainer = L.Trainer(accelerator="cpu", logger=logger, callbacks=[board], **length, **quiet)
+    trainer.fit(Module(rows), Data(rows))
+    return board
+
+
+def tables(folder: Path) -> list[dict]:
+    paths = folder.glob("wandb/offline-run-*/files/media/table/completions_*.json")
+    return sorted((json.loads(path.read_text()) for path in paths), key=lambda t: t["data"][0][0])
+
+
+@pytest.mark.slow
+def test_an_offline_run_holds_axes_summaries_group_and_answers(tmp_path):
+    rows = {"a": [answer(f"a{i}", "a") for i in range(3)], "b": [answer("b0", "b")]}
+    run(tmp_path, rows)
+    found = records(tmp_path)
+    (begun,) = [r.run for r in found if r.WhichOneof("record_type") == "run"][:1]
+    assert (begun.run_group, begun.display_name, begun.project) == ("study/sft", "study/sft/seed0", "chexreason")
+    metrics = {r.metric.name: r.metric for r in found if r.WhichOneof("record_type") == "metric"}
+    assert metrics["val/a/macro_f1"].summary.max
+    assert metrics["val/worst/macro_f1"].summary.max
+    assert metrics["val/b/fail_rate"].summary.min
+    assert {m.step_metric for name, m in metrics.items() if name.startswith(("val/", "train/"))} == {
+        "trainer/global_step"
+    }
+    history = [
+        {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in r.history.item}
+        for r in found
+        if r.history.item
+    ]
+    seen = {row["trainer/global_step"]: row["val/a/macro_f1"] for row in history if "val/a/macro_f1" in row}
+    assert list(seen.values()) == pytest.approx([0.5, 0.4])
+    first, second = tables(tmp_path)
+    assert first["columns"] == list(TABLE_COLUMNS)
+    assert [row[1:3] for row in first["data"]] == [["a", "a0"], ["a", "a1"], ["b", "b0"]]
+    assert [row[2] for row in second["data"]] == [row[2] for row in first["data"]]  # the same studies each time
+    assert (first["data"][0][0], second["data"][0][0]) == tuple(seen)  # and at the figures' steps
+
+
+def test_the_id_is_that_of_the_directory_and_a_resumed_run_goes_on(tmp_path):
+    settings = {"project": "x", "entity": None, "group": "g", "offline": True, "name": "n", "config": {}}
+    here, again, there = (wandb_logger(tmp_path / name, **settings)._wandb_init for name in ("a", "a", "b"))
+    assert here["id"] == again["id"] != there["id"]
+    assert here["resume"] == "allow"
+
+
+@pytest.mark.slow
+def test_credentialed_answers_stay_here_and_pictures_need_the_agreement(tmp_path):
+    Image.new("L", (900, 300)).save(tmp_path / "x.png")
+    rows = {"a": [answer("a0", "a")], "mimic": [answer("m0", "mimic", image=str(tmp_path / "x.png"))]}
+    rows["a"] = [replace(rows["a"][0], image=str(tmp_path / "x.png"))]
+    assert run(tmp_path / "held", rows, credentialed=MIMIC).withheld
+    assert tables(tmp_path / "held") == []
+    with pytest.raises(ExportError, match=r"media=true would show credentialed .*allow_export='...' \(found None\)"):
+        run(tmp_path / "asked", rows, credentialed=MIMIC, media=True)
+    assert wandb.run is None  # the failed run is over: the next job of this process begins its own
+    run(tmp_path / "allowed", rows, credentialed=MIMIC, media=True, allow_export=AGREEMENT)
+    table = tables(tmp_path / "allowed")[0]
+    assert table["columns"] == [*TABLE_COLUMNS, "image"]
+    kept = [entry.path for r in records(tmp_path / "allowed") for entry in r.artifact.manifest.contents]
+    assert any(path.startswith("media/images/") for path in kept), kept  # the table itself only names them
+    assert not [r for r in records(tmp_path / "held") if r.artifact.manifest.contents]
+
+
+def board(studies: list, **kwargs) -> WandbRun:
+    found = WandbRun(2, **kwargs)
+    found._check(studies)
+    return found
+
+
+def test_a_vendor_counts_whatever_its_set_is_called():
+    assert board([answer("s", "mine", patient="mimic")]).withheld
+    assert board([answer("s", "mine")], credentialed=["mine"]).withheld
+    assert not board([answer("s", "mine")], credentialed=["other"]).withheld
+    assert not board([answer("s", "mine", patient="mimic")], allow_export=AGREEMENT).withheld
+    assert board([answer("s", "mine", patient="mimic")], allow_export="none").withheld
+    with pytest.raises(ValueError, match=r"completions=-1: use 0"):
+        WandbRun(-1)
