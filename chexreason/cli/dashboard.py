@@ -16,13 +16,11 @@ from chexreason.confdir import confdir
 from chexreason.errors import did_you_mean, friendly, known_choices
 from chexreason.files import write_json
 from chexreason.sweep.cells import CellError, wanted
-from chexreason.training.callbacks.transfer_rules import CHOSEN_BY
-from chexreason.training.callbacks.wandb_run import STEP
 
 log = logging.getLogger(__name__)
 
-ALL = "All arms"
-TRAINING = {
+ALL_ARMS = "All arms"
+_TRAINING = {
     "Training loss": "train/loss",
     "Token accuracy": "train/token_accuracy",
     "Reward": "train/reward",
@@ -44,7 +42,7 @@ def dashboard(cfg: DictConfig) -> dict[str, Any]:
     if cfg.push and not node.entity:
         raise ValueError("push=true needs a user or team: logger.wandb.entity=...")
     views = {} if cfg.arms is not None else {view: arms_of(view) for view in cfg.views}
-    runs = {ALL: list(cfg.arms or dict.fromkeys(arm for arms in views.values() for arm in arms)), **views}
+    runs = {ALL_ARMS: list(cfg.arms or dict.fromkeys(arm for arms in views.values() for arm in arms)), **views}
     groups = {title: [f"{cfg.name}/{arm}" for arm in arms] for title, arms in runs.items()}
     place = {"entity": node.entity or "", "project": node.project}
     saved = [_workspace(place, f"{cfg.name}: {title}", found, cfg.data.val) for title, found in groups.items()]
@@ -74,9 +72,10 @@ def arms_of(view: str) -> list[str]:
 def _workspace(place: Mapping[str, str], title: str, groups: Sequence[str], sets: Sequence[str]) -> Any:
     """A saved view: the runs of ``groups``, seeds together, by what they score at home and elsewhere."""
     ws = _library("workspaces")
-    columns = [f"summary:val/{name}/macro_f1.max" for name in (*sets, *CHOSEN_BY)]
+    columns = [f"summary:val/{name}/macro_f1.max" for name in (*sets, *_callbacks("transfer_rules").CHOSEN_BY)]
+    x_axis = ws.SectionPanelSettings(x_axis=_callbacks("wandb_run").STEP)
     sections = [
-        ws.Section(name=name, panels=panels, is_open=True, panel_settings=ws.SectionPanelSettings(x_axis=STEP))
+        ws.Section(name=name, panels=panels, is_open=True, panel_settings=x_axis)
         for name, panels in _panels(sets).items()
     ]
     runs = ws.RunsetSettings(
@@ -103,7 +102,7 @@ def _page(place: Mapping[str, str], name: str, groups: Mapping[str, Sequence[str
 def _panels(sets: Sequence[str]) -> dict[str, list[Any]]:
     """The panels by section: transfer first, then training, then the answers."""
     wr = _library("reports.v2")
-    scores = {f"Macro-F1, {name}": f"val/{name}/macro_f1" for name in (*sets, *CHOSEN_BY)}
+    scores = {f"Macro-F1, {name}": f"val/{name}/macro_f1" for name in (*sets, *_callbacks("transfer_rules").CHOSEN_BY)}
     scores |= {f"Fail rate, {name}": f"val/{name}/fail_rate" for name in sets}
     home, *away = (wr.SummaryMetric(f"val/{name}/macro_f1.max") for name in sets)
     scatters = [
@@ -112,14 +111,19 @@ def _panels(sets: Sequence[str]) -> dict[str, list[Any]]:
     answers = wr.WeavePanelSummaryTable(table_name="completions")
     return {
         "Home and away": [*_lines(scores), *scatters],
-        "Training": _lines(TRAINING),
+        "Training": _lines(_TRAINING),
         "Answers to the same studies": [answers],
     }
 
 
 def _lines(metrics: Mapping[str, str]) -> list[Any]:
     wr = _library("reports.v2")
-    return [wr.LinePlot(title=title, x=STEP, y=[metric]) for title, metric in metrics.items()]
+    return [wr.LinePlot(title=title, x=_callbacks("wandb_run").STEP, y=[metric]) for title, metric in metrics.items()]
+
+
+def _callbacks(module: str) -> Any:
+    """A module of ``training.callbacks``: they import Lightning and wandb, which take seconds that --help has not."""
+    return importlib.import_module(f"chexreason.training.callbacks.{module}")
 
 
 def _library(part: str) -> Any:

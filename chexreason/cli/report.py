@@ -14,13 +14,13 @@ from chexreason.build.data import build_labels, declaration, load_manifest, trai
 from chexreason.confdir import confdir
 from chexreason.errors import friendly, known_choices
 from chexreason.reports.report import build_report
-from chexreason.reports.tables import print_summary
+from chexreason.reports.study_tables import print_summary
 from chexreason.runs import COLLAPSE, CONFIG, STAGE, STOPPED, is_done, read_done
 
 log = logging.getLogger(__name__)
 
 
-def report(cfg: DictConfig) -> dict[str, Any]:
+def report_study(cfg: DictConfig) -> dict[str, Any]:
     """Build ``report.html`` and ``report.json`` of the study ``cfg.name``; returns what the JSON holds.
 
     Raises FileNotFoundError naming the arm whose predictions are missing and the command that makes them.
@@ -83,7 +83,7 @@ def _notes(cfg: DictConfig, runs: dict[str, Path]) -> dict[str, str]:
 @friendly(ValueError, KeyError, OSError)
 def main(cfg: DictConfig) -> None:
     """Build the report, print its tables, and say where the page is."""
-    print_summary(report(cfg))
+    print_summary(report_study(cfg))
     log.info("report: %s", Path(cfg.paths.out) / cfg.name / "report.html")
 
 

@@ -16,18 +16,21 @@ from chexreason.build.data import build_labels, training_prevalence
 from chexreason.confdir import confdir
 from chexreason.data.prepare import MANIFEST_NAME
 from chexreason.errors import did_you_mean, friendly, known_choices
-from chexreason.reports.curve_figure import FIGURES
+from chexreason.files import write_text
+from chexreason.reports.figures import FIGURES, draw_curves, draw_printed
 from chexreason.reports.history import Curve, read_history
-from chexreason.reports.paper_tables import write_figure, write_paper, write_ranking, write_table, write_transfer
-from chexreason.reports.printed import TITLES
+from chexreason.reports.printed import TITLES, printed_page
 from chexreason.reports.provenance import Origin
+from chexreason.reports.ranking_page import write_ranking
+from chexreason.reports.result_table import write_table
+from chexreason.reports.transfer_page import write_transfer
 from chexreason.runs import CONFIG, is_done, read_done
 from chexreason.statistics.predictions import read_predictions
 from chexreason.statistics.score_files import MADE_FOR, check_made_for, read_scores
 from chexreason.types import Prediction
 
 log = logging.getLogger(__name__)
-ALL = (*TITLES, *FIGURES, "transfer", "ranking", "paper")
+_EVERY = (*TITLES, *FIGURES, "transfer", "ranking", "paper")
 _RANKING_RESAMPLES = 2_000  # at most: each costs a sort of every label's scores; the page says how many it used
 
 
@@ -38,13 +41,13 @@ def tables(cfg: DictConfig) -> None:
     Raises ValueError on an unknown table, and where runs cannot stand in one table; of all of them the others are
     written first.
     """
-    if cfg.table not in ("all", *ALL):
-        known = ("all", *ALL)
+    if cfg.table not in ("all", *_EVERY):
+        known = ("all", *_EVERY)
         raise ValueError(
             f"unknown table={cfg.table}" + (did_you_mean(cfg.table, known) or f"; choose one of: {', '.join(known)}")
         )
     refused = []
-    for name in ALL if cfg.table == "all" else (cfg.table,):
+    for name in _EVERY if cfg.table == "all" else (cfg.table,):
         try:
             _write(cfg, name, Path(cfg.results) / (cfg.ablation or ""))
         except (ValueError, KeyError, OSError) as fault:
@@ -52,7 +55,7 @@ def tables(cfg: DictConfig) -> None:
                 raise
             refused.append(f"{name}: {fault.args[0] if isinstance(fault, KeyError) else fault}")
     if refused:
-        raise ValueError(f"the others are written; not {len(refused)} of {len(ALL)}:\n" + "\n".join(refused))
+        raise ValueError(f"the others are written; not {len(refused)} of {len(_EVERY)}:\n" + "\n".join(refused))
 
 
 def _write(cfg: DictConfig, name: str, out: Path) -> None:
@@ -65,19 +68,22 @@ def _write(cfg: DictConfig, name: str, out: Path) -> None:
     elif name == "ranking":
         _ranking(cfg, out)
     else:
-        write_paper(out)
+        write_text(out / "paper.md", printed_page())
+        draw_printed(out / "pareto_paper")
         log.info("paper: what its own tables say, %s", out / "paper.md")
 
 
 def _table(cfg: DictConfig, name: str, out: Path) -> None:
     rows = sweep_rows(name)
     runs = {row: seeds for row, cell in rows.items() if (seeds := predictions_of(cfg, cell))}
+    prepared = (Path(cfg.data.folder) / cfg.data.home / MANIFEST_NAME).is_file()
     write_table(
-        name, runs, out, dataset=_dataset(cfg, name), label_set=build_labels(cfg), prevalence=_prevalence(cfg),
+        name, runs, out, dataset=_dataset(cfg, name), label_set=build_labels(cfg),
+        prevalence=training_prevalence(cfg, build_labels(cfg)) if prepared else {},  # of best_constant and prior
         origins={row: origin_of(cfg, rows[row]) for row in runs}, n_resamples=cfg.n_resamples, seed=cfg.seed,
     )  # fmt: skip
-    shown = _shown([cell for row, cell in rows.items() if row not in runs])
-    log.info("%s: %d of %d runs, %s%s", name, len(runs), len(rows), out / f"{name}.md", shown)
+    not_run = [cell for row, cell in rows.items() if row not in runs]
+    log.info("%s: %d of %d runs, %s%s", name, len(runs), len(rows), out / f"{name}.md", _shown(not_run))
 
 
 def _figure(cfg: DictConfig, name: str, out: Path) -> None:
@@ -86,13 +92,12 @@ def _figure(cfg: DictConfig, name: str, out: Path) -> None:
     for row, cell in rows.items():
         folders = _seed_folders(Path(cfg.paths.out) / cfg.name / cell)
         found = {seed: path for seed, folder in folders.items() if (path := folder / "metrics.csv").is_file()}
-        for seed, path in found.items():
-            runs[row if len(found) == 1 else f"{row}, seed {seed}"] = read_history(path)
+        runs |= {row if len(found) == 1 else f"{row}, seed {k}": read_history(path) for k, path in found.items()}
         not_run += [] if found else [row]
     if not runs:
         log.info("%s: not drawn, none of its runs has a metrics.csv: %s", name, ", ".join(rows.values()))
         return
-    write_figure(name, runs, out, not_run)
+    draw_curves(name, runs, out, not_run)
     log.info("%s: %d of %d runs, %s", name, len(rows) - len(not_run), len(rows), out / f"{name}.svg")
 
 
@@ -102,36 +107,40 @@ def _transfer(cfg: DictConfig, out: Path) -> None:
     if len(arms) < 2 or not away:
         log.info("transfer: left out, it needs two arms (found: %s) and two test sets", ", ".join(arms) or "none")
         return
-    lacking = _lacking(cfg, arms)
+    shared = _compared(cfg, arms)
     said = write_transfer(
-        arms, out, home=home, away=away, label_set=build_labels(cfg),
-        origins=_origins(cfg, arms), not_run=lacking,
-        n_resamples=cfg.n_resamples, n_permutations=cfg.n_permutations, seed=cfg.seed,
-    )  # fmt: skip
-    log.info("transfer: %s%s\n%s", out / "transfer.md", _shown(lacking), "\n".join(said))
+        arms, out, home=home, away=away, n_resamples=cfg.n_resamples, n_permutations=cfg.n_permutations, **shared
+    )
+    log.info("transfer: %s%s\n%s", out / "transfer.md", _shown(shared["not_run"]), "\n".join(said))
 
 
 def _ranking(cfg: DictConfig, out: Path) -> None:
-    root = Path(cfg.paths.out) / cfg.name / "scores"
     arms: dict[str, list[tuple[list[Prediction], pd.DataFrame]]] = {}
     for arm, seeds in _arms(cfg).items():
-        cell = _cells(cfg)[arm]
-        answered, folders = _folders(cfg, "eval", cell), _folders(cfg, "scores", cell)
-        pairs = [
-            (answers, _scores(folders[seed], answered[seed])) for seed, answers in seeds.items() if seed in folders
-        ]
-        if pairs:
-            arms[arm] = pairs
+        answered, scored = (_folders(cfg, kind, _cells(cfg)[arm]) for kind in ("eval", "scores"))
+        if both := [(seeds[k], _scores(scored[k], answered[k])) for k in seeds if k in scored]:
+            arms[arm] = both
     if not arms:
+        root = Path(cfg.paths.out) / cfg.name / "scores"
         log.info("ranking: left out, no label scores in %s: make ranking, or chexreason.cli.scores for the arms", root)
         return
-    lacking = _lacking(cfg, arms)
+    shared = _compared(cfg, arms)
     write_ranking(
-        arms, out, sets=list(cfg.data.test), label_set=build_labels(cfg), kind=cfg.scores,
-        origins=_origins(cfg, arms), not_run=lacking, fit_patients=cfg.fit_patients,
-        n_resamples=min(cfg.n_resamples, _RANKING_RESAMPLES), seed=cfg.seed,
+        arms, out, sets=list(cfg.data.test), kind=cfg.scores, fit_patients=cfg.fit_patients,
+        n_resamples=min(cfg.n_resamples, _RANKING_RESAMPLES), **shared,
     )  # fmt: skip
-    log.info("ranking: %s of %s%s", out / "ranking.md", ", ".join(arms), _shown(lacking))
+    log.info("ranking: %s of %s%s", out / "ranking.md", ", ".join(arms), _shown(shared["not_run"]))
+
+
+def _compared(cfg: DictConfig, arms: Iterable[str]) -> dict[str, Any]:
+    """What the pages that compare ``arms`` are told alike: labels, origins, the arms that lack, the seed."""
+    cells = _cells(cfg)
+    return {
+        "label_set": build_labels(cfg),
+        "origins": {arm: origin_of(cfg, cells[arm]) for arm in arms},
+        "not_run": [arm for arm in cells if arm not in arms],
+        "seed": cfg.seed,
+    }
 
 
 def _scores(folder: Path, answered: Path) -> pd.DataFrame:
@@ -157,11 +166,6 @@ def _arms(cfg: DictConfig) -> dict[str, dict[int, list[Prediction]]]:
             f"no finished evaluation of {', '.join(missing)} in {folder}: evaluate these arms first"
         )
     return arms
-
-
-def _lacking(cfg: DictConfig, arms: Mapping[str, Any]) -> list[str]:
-    """The arms that were to be compared and are not among ``arms``."""
-    return [arm for arm in _cells(cfg) if arm not in arms]
 
 
 def _shown(not_run: Sequence[str]) -> str:
@@ -191,10 +195,6 @@ def origin_of(cfg: DictConfig, cell: str) -> Origin:
     return Origin()
 
 
-def _origins(cfg: DictConfig, arms: Iterable[str]) -> dict[str, Origin]:
-    return {arm: origin_of(cfg, _cells(cfg)[arm]) for arm in arms}
-
-
 def _folders(cfg: DictConfig, kind: str, cell: str) -> dict[int, Path]:
     """The finished run folders of a cell by seed; ``kind`` is eval or scores."""
     folder = Path(cfg.paths.out) / cfg.name / kind / cell
@@ -219,13 +219,6 @@ def _dataset(cfg: DictConfig, name: str) -> str:
         f"{name} is measured on {' or '.join(choices.values())}, and data={cfg.data.name} has only "
         f"{', '.join(cfg.data.sets)}: choose another scale= or data=, or say 'sets={{{name}: <set>}}'"
     )
-
-
-def _prevalence(cfg: DictConfig) -> dict[str, float]:
-    """The training prevalences, which `best_constant` and `prior` need; none where that set is not prepared here."""
-    if not (Path(cfg.data.folder) / cfg.data.home / MANIFEST_NAME).is_file():
-        return {}
-    return training_prevalence(cfg, build_labels(cfg))
 
 
 def _sweep(name: str) -> Any:

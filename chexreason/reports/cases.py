@@ -13,13 +13,13 @@ from chexreason.reports.pictures import thumbnail
 from chexreason.statistics.predictions import datasets
 from chexreason.types import Prediction
 
-KINDS = ("right", "wrong", "failed")
+_KINDS = ("right", "wrong", "failed")
 _TEXT_LIMIT = 4_000
 _TAG = re.compile(r"(</?(?:think|solution|answer)>)")
 
 
 @dataclass(frozen=True)
-class Answer:
+class CaseAnswer:
     """One arm's answer: label marks ("hit", "false", "missed") in reading order, and the text behind them."""
 
     arm: str
@@ -53,10 +53,10 @@ class Case:
     image: bytes
     image_note: str
     truth: tuple[str, ...]
-    answers: tuple[Answer, ...]
+    answers: tuple[CaseAnswer, ...]
 
 
-def choose(arms: Mapping[str, Sequence[Prediction]], n_cases: int, seed: int = 0) -> list[tuple[str, str]]:
+def choose_cases(arms: Mapping[str, Sequence[Prediction]], n_cases: int, seed: int = 0) -> list[tuple[str, str]]:
     """(study id, kind) of up to ``n_cases`` studies that every arm answered, drawn evenly over data sets and kinds.
 
     A study is "failed" when some arm's answer is unreadable, else "right" or "wrong" by the last arm's label set.
@@ -69,7 +69,7 @@ def choose(arms: Mapping[str, Sequence[Prediction]], n_cases: int, seed: int = 0
             kind = _kind([answers[study] for answers in by_arm])
             strata.setdefault((last.dataset, kind), []).append(study)
     rng = np.random.default_rng(seed)
-    order = [(name, kind) for name in datasets(by_arm[-1].values()) for kind in KINDS if (name, kind) in strata]
+    order = [(name, kind) for name in datasets(by_arm[-1].values()) for kind in _KINDS if (name, kind) in strata]
     queues = [[str(study) for study in rng.permutation(strata[key])] for key in order]
     # Rounds over the strata: the first study of each, then the second of each, ...
     rounds = [(study, key) for turn in zip_longest(*queues) for study, key in zip(turn, order, strict=True) if study]
@@ -90,11 +90,14 @@ def build_cases(
     first = datasets(next(iter(arms.values())))
     places = {p.study_id: f"{name}-{i}" for name, rows in first.items() for i, p in enumerate(rows, start=1)}
     cases = []
-    for study, kind in choose(arms, n_cases, seed):
+    for study, kind in choose_cases(arms, n_cases, seed):
         answers = {arm: predictions[study] for arm, predictions in by_arm.items()}
         shown = next(iter(answers.values()))
         hidden = shown.dataset in withheld
-        image, note = _picture(shown, images, hidden)
+        if hidden:
+            image, note = b"", "credentialed: image left out"
+        else:
+            image, note = thumbnail(shown.image) if images else (b"", "images left out of this report")
         cases.append(
             Case(
                 name=places[study] if hidden else study,
@@ -109,12 +112,6 @@ def build_cases(
     return cases
 
 
-def _picture(shown: Prediction, images: bool, hidden: bool) -> tuple[bytes, str]:
-    if hidden:
-        return b"", "credentialed: image left out"
-    return thumbnail(shown.image) if images else (b"", "images left out of this report")
-
-
 def _kind(answers: Sequence[Prediction]) -> str:
     if any(answer.broken is not None for answer in answers):
         return "failed"
@@ -122,7 +119,7 @@ def _kind(answers: Sequence[Prediction]) -> str:
     return "right" if set(last.predicted) & set(last.labelled) == set(last.truth) else "wrong"
 
 
-def _answer(arm: str, prediction: Prediction) -> Answer:
+def _answer(arm: str, prediction: Prediction) -> CaseAnswer:
     answered = () if prediction.broken is not None else prediction.predicted
     kept = [label for label in answered if label in prediction.labelled]
     marks = [(label, "hit" if label in prediction.truth else "false") for label in kept]
@@ -130,4 +127,4 @@ def _answer(arm: str, prediction: Prediction) -> Answer:
     text = prediction.text
     if len(text) > _TEXT_LIMIT:
         text = f"{text[:_TEXT_LIMIT]} … ({len(text) - _TEXT_LIMIT} more characters in predictions.jsonl)"
-    return Answer(arm, (*marks, *missed), text, prediction.n_tokens, prediction.broken)
+    return CaseAnswer(arm, (*marks, *missed), text, prediction.n_tokens, prediction.broken)

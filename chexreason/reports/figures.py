@@ -1,146 +1,184 @@
-"""Charts of a study as inline SVG that follows the page's colours, light or dark."""
+"""Figures as files: the paper's curves and the Pareto plots; the same numbers give the same bytes (SVG, PNG, CSV)."""
 
 from __future__ import annotations
 
 import io
-import re
-from collections.abc import Iterator, Mapping
-from textwrap import wrap
-from typing import Any
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+import pandas as pd
 
+from chexreason.files import write_bytes, write_text
 from chexreason.reports.history import Curve, ema
-from chexreason.reports.tables import data_sets
-from chexreason.statistics.comparable import label_count
+from chexreason.reports.printed import MACRO, printed
+from chexreason.reports.tables import csv_text
+from chexreason.statistics.bootstrap import Interval
 
-COLOURS = ("#7d8590", "#2f81c7", "#e0782f", "#2a9d76", "#9b6bd1", "#c7506f")  # distinct for the colour-blind too
-_INK = "#010203"  # replaced by currentColor, so that the page's text colour reaches the axes
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: small, searchable, in the page's font
-    "svg.hashsalt": "chexreason",  # same figures, same bytes
-    "font.size": 10,
+if TYPE_CHECKING:  # matplotlib is imported where something is drawn: it takes half a second that --help has not
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PALETTE = ("#7d8590", "#2f81c7", "#e0782f", "#2a9d76", "#9b6bd1", "#c7506f")  # distinct for the colour-blind too
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text: small, searchable
+    "svg.hashsalt": "chexreason",  # element ids are salted at random otherwise
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "grid.alpha": 0.15,
-    "axes.edgecolor": _INK,
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "grid.color": _INK,
     "legend.frameon": False,
-    "legend.fontsize": 9,
 }
-# (title, columns in metrics.csv; a trailing "*" takes every column that starts so), one chart each where logged
-CHARTS = (
-    ("Loss", ("train/loss", "val/loss")),
-    ("Token accuracy", ("train/token_accuracy", "val/token_accuracy")),
-    ("Total reward", ("train/reward",)),
-    ("Reward by part", ("train/reward/*",)),
-    ("KL to the reference policy", ("train/kl",)),
-    ("Entropy", ("train/entropy",)),
-    ("Completion length, tokens", ("train/completion_length",)),
-    ("Clipped tokens, fraction", ("train/clip_fraction*",)),
-    ("Validation macro-F1", ("val/*/macro_f1",)),
-)
+# DejaVu comes with matplotlib: the PNG does not depend on the machine's fonts.
+_FILE_STYLE = STYLE | {"font.family": "DejaVu Sans", "font.size": 9, "grid.alpha": 0.2, "legend.fontsize": 8}
+# Neither date nor version: files differ only where figures do.
+_METADATA: dict[str, dict[str, Any]] = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
+_PART = "train/reward/"
+_GRPO = (("Total reward", "train/reward"), ("Completion length, tokens", "train/completion_length"))
+_ACROSS = 3  # panels in a row
+
+Points = Mapping[str, tuple[Interval, Interval]]  # of each arm, its score at home and away
 
 
-def transfer_charts(figures: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[str]:
-    """Macro-F1 of every arm with its interval, a chart a data set on one scale, the best trivial row dashed."""
-    arms, trivial = figures["arms"], figures["trivial"]
-    scores = [by_set["macro_f1"] for sets in arms.values() for by_set in sets.values()]
-    top = max([score["high"] or score["value"] for score in scores] + [0.1])
-    for name in data_sets(figures):
-        floor, row = max((by_set[name]["macro_f1"], row) for row, by_set in trivial.items() if name in by_set)
-        with mpl.rc_context(_STYLE):
-            figure = Figure(figsize=(4.4, 2.7), layout="constrained")
-            panel = figure.subplots()
-            for x, arm in enumerate(arms):
-                if name in arms[arm]:
-                    _whisker(panel, x, arms[arm][name]["macro_f1"], COLOURS[x % len(COLOURS)])
-            panel.axhline(floor, color=_INK, linewidth=1, linestyle="--", alpha=0.6)
-            panel.set_title(names.get(name, name))
-            facts = figures["sets"][name]
-            stands_on = [*wrap(f"{label_count(facts)}, label policy {facts['policy']}", 56)]
-            below = [f"dashed: best trivial answer, {row} ({floor:.3f})", *stands_on]
-            panel.set_xlabel("\n".join(below), fontsize=8.5, parse_math=False)
-            panel.set_ylabel("macro-F1")
-            panel.set_xticks(range(len(arms)), [names.get(arm, arm) for arm in arms])
-            panel.set_xlim(-0.5, len(arms) - 0.5)
-            panel.set_ylim(0, max(top, floor) * 1.12)
-            panel.grid(axis="x", visible=False)
-            yield _svg(figure, f"Macro-F1 of every arm with its 95 % interval at {names.get(name, name)}")
+@dataclass(frozen=True)
+class CurveFigure:
+    """A figure of the paper: ``panels`` are (title, column of metrics.csv); ``parts`` adds one for each reward part."""
+
+    title: str
+    panels: tuple[tuple[str, str], ...]
+    parts: bool = False
 
 
-def curve_charts(curves: Mapping[str, Curve], run: str, names: Mapping[str, str]) -> Iterator[str]:
-    """One chart for each of ``CHARTS`` that the run ``run`` logged: raw values faint, moving average (0.95) strong."""
-    for title, patterns in CHARTS:
-        chosen = [name for name in curves for pattern in patterns if _matches(name, pattern)]
-        if not chosen:
-            continue
-        with mpl.rc_context(_STYLE):
-            figure = Figure(figsize=(3.6, 2.4), layout="constrained")
-            panel = figure.subplots()
-            for colour, name in zip(COLOURS[1:] + COLOURS[:1], chosen, strict=False):
-                _line(panel, curves[name], colour, _short(name, names))
-            panel.set_title(f"{run}: {title}")
-            panel.set_xlabel("step")
-            panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            if len(chosen) > 1:
-                panel.legend()
-            yield _svg(figure, f"{title} of {run} by training step")
+FIGURES = {
+    "fig1": CurveFigure(
+        "Figure 1: SFT arms", (("Token accuracy", "train/token_accuracy"), ("Training loss", "train/loss"))
+    ),
+    "fig2": CurveFigure("Figure 2: GRPO, nuanced reward", _GRPO, parts=True),
+    "fig3": CurveFigure("Figure 3: GRPO, hard reward", _GRPO, parts=True),
+}
 
 
-def _whisker(panel: Axes, x: int, score: Mapping[str, Any], colour: str) -> None:
-    panel.plot([x], [score["value"]], marker="o", markersize=8, color=colour)
-    if score["low"] is not None:
-        panel.plot([x, x], [score["low"], score["high"]], color=colour, linewidth=3, solid_capstyle="round", alpha=0.6)
-    top = score["value"] if score["high"] is None else score["high"]
-    panel.annotate(f"{score['value']:.3f}", (x, top), (0, 5), textcoords="offset points", ha="center", fontsize=9.5)
+@contextmanager
+def drawing(
+    style: Mapping[Any, Any], size: tuple[float, float], down: int = 1, across: int = 1
+) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure of ``size`` inches and its panels, row by row; it is drawn and saved under ``style``."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(dict(style)):
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure, figure.subplots(down, across, squeeze=False).ravel().tolist()
 
 
-def _line(panel: Axes, curve: Curve, colour: str, label: str) -> None:
-    if len(curve.values) < 20:  # too few points to smooth
-        panel.plot(curve.steps, curve.values, color=colour, marker="o", markersize=3.5, label=label)
-        return
-    panel.plot(curve.steps, curve.values, color=colour, linewidth=0.8, alpha=0.3)
-    panel.plot(curve.steps, ema(curve.values), color=colour, linewidth=1.8, label=label)
+def by_step(panel: Axes) -> None:
+    """Labels the horizontal axis as training steps: at most five whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    panel.set_xlabel("step")
+    panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
-def _matches(name: str, pattern: str) -> bool:
-    return re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), name) is not None
+def draw_curves(name: str, runs: Mapping[str, Mapping[str, Curve]], out: Path, not_run: Sequence[str] = ()) -> None:
+    """Writes ``<out>/<name>.svg``, ``.png`` and ``.csv``: raw values faint, their moving average (0.95) strong.
+
+    ``runs`` maps each run to its curves; ``not_run`` are named in the title. Raises ValueError where no run logged any
+    of the figure's columns.
+    """
+    chosen = FIGURES[name]
+    columns = dict.fromkeys(column for curves in runs.values() for column in curves)
+    parts = [(f"Reward part: {c.removeprefix(_PART)}", c) for c in columns if chosen.parts and c.startswith(_PART)]
+    panels = [(title, column) for title, column in (*chosen.panels, *parts) if column in columns]
+    if not panels:
+        raise ValueError(f"{name}: none of {', '.join(runs)} logged {' or '.join(c for _, c in chosen.panels)}")
+    across = min(_ACROSS, len(panels))
+    down = -(-len(panels) // across)
+    with drawing(_FILE_STYLE, (3.6 * across, 2.6 * down + 0.4), down, across) as (figure, grid):
+        for panel, (title, column) in zip(grid, panels, strict=False):
+            _draw(panel, title, column, runs)
+        for unused in grid[len(panels) :]:
+            unused.set_visible(False)
+        missing = f" (not run: {', '.join(not_run)})" if not_run else ""
+        figure.suptitle(chosen.title + missing, fontsize=10, parse_math=False)
+        lines = [
+            (name, run, column, int(step), f"{raw:.6g}", f"{smooth:.6g}")
+            for run, curves in runs.items()
+            for curve, column in ((curves[column], column) for _, column in panels if column in curves)
+            for step, raw, smooth in zip(curve.steps, curve.values, ema(curve.values), strict=True)
+        ]
+        _save(figure, out / name, pd.DataFrame(lines, columns=["figure", "run", "column", "step", "raw", "ema"]))
 
 
-def _short(name: str, names: Mapping[str, str]) -> str:
-    if name.endswith("/macro_f1"):
-        dataset = name.split("/")[1]
-        return names.get(dataset, dataset)
-    return name.removeprefix("train/reward/").replace("train/", "train ").replace("val/", "validation ")
+def draw_pareto(points: Points, stem: Path, *, home: str, away: str, title: str) -> None:
+    """Writes ``<stem>.svg``, ``.png`` and ``.csv``: macro-F1 at home and away, an arm a cross of its two intervals.
+
+    A line joins the front.
+    """
+    best = front(points)
+    with drawing(_FILE_STYLE, (5.2, 4.2)) as (figure, (panel,)):
+        joined = [(points[arm][0].value, points[arm][1].value) for arm in best]
+        panel.plot(*zip(*joined, strict=True), color="#999999", linewidth=1, linestyle="--", zorder=1)
+        for i, (arm, (x, y)) in enumerate(points.items()):
+            colour = PALETTE[i % len(PALETTE)]
+            if not math.isnan(x.low):
+                panel.plot([x.low, x.high], [y.value, y.value], color=colour, linewidth=2, alpha=0.5)
+            if not math.isnan(y.low):
+                panel.plot([x.value, x.value], [y.low, y.high], color=colour, linewidth=2, alpha=0.5)
+            face = colour if arm in best else "white"
+            panel.plot(
+                [x.value], [y.value], marker="o", markersize=7, color=colour, markerfacecolor=face, zorder=3, label=arm
+            )
+        panel.set_title(title)
+        panel.set_xlabel(f"macro-F1 at home: {home}", parse_math=False)
+        panel.set_ylabel(f"macro-F1 away: {away}", parse_math=False)
+        panel.legend(title="filled: no arm is better at both", title_fontsize=8)
+        lines = [(arm, x.value, x.low, x.high, y.value, y.low, y.high, arm in best) for arm, (x, y) in points.items()]
+        columns = ["arm", "home", "home_low", "home_high", "away", "away_low", "away_high", "on_front"]
+        _save(figure, stem, pd.DataFrame(lines, columns=columns))
 
 
-def _svg(figure: Figure, alt: str) -> str:
-    file = io.StringIO()
-    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = file.getvalue()
-    text = text[text.index("<svg") :].replace(_INK, "currentColor")
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    return _own_ids(text, alt)
+def draw_printed(stem: Path) -> None:
+    """``draw_pareto`` of the paper's models, as printed: without intervals."""
+    home, away = printed("table5").rows[MACRO], printed("table6").rows[MACRO]
+    points = {
+        model: (Interval(home[model], math.nan, math.nan), Interval(away[model], math.nan, math.nan)) for model in home
+    }
+    draw_pareto(points, stem, home="CheXpert", away="NIH", title="The paper's models, as printed")
 
 
-def _own_ids(svg: str, alt: str) -> str:
-    """The SVG with ids of its own among the charts of a page, a text alternative, and no fixed size."""
-    prefix = re.sub(r"\W+", "-", alt)
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', svg)
-    svg = re.sub(r'(href="|url\()#', rf"\1#{prefix}-", svg)
-    svg = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", svg, count=1)
-    escaped = alt.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{escaped}"', 1)
+def front(points: Points) -> list[str]:
+    """Arms that no other arm matches or beats at both places while beating them at one, best at home first."""
+    scores = {arm: (home.value, away.value) for arm, (home, away) in points.items()}
+    best = [arm for arm, own in scores.items() if not any(_beats(other, own) for other in scores.values())]
+    return sorted(best, key=lambda arm: (-scores[arm][0], -scores[arm][1], arm))
+
+
+def _beats(other: tuple[float, float], own: tuple[float, float]) -> bool:
+    return other != own and other[0] >= own[0] and other[1] >= own[1]
+
+
+def _draw(panel: Axes, title: str, column: str, runs: Mapping[str, Mapping[str, Curve]]) -> None:
+    for i, (run, curves) in enumerate(runs.items()):
+        if column in curves:
+            curve, colour = curves[column], PALETTE[(i + 1) % len(PALETTE)]
+            panel.plot(curve.steps, curve.values, color=colour, linewidth=0.7, alpha=0.3)
+            panel.plot(curve.steps, ema(curve.values), color=colour, linewidth=1.6, label=run)
+    panel.set_title(title, parse_math=False)
+    panel.ticklabel_format(axis="y", useOffset=False)
+    by_step(panel)
+    if len(runs) > 1:
+        panel.legend()
+
+
+def _save(figure: Figure, stem: Path, frame: pd.DataFrame) -> None:
+    """Write the figure as SVG and PNG (150 dpi) and the ``frame`` drawn as CSV; under the style, which has the salt."""
+    for kind, metadata in _METADATA.items():
+        file = io.BytesIO()
+        figure.savefig(file, format=kind, dpi=150, metadata=metadata)
+        write_bytes(stem.with_name(f"{stem.name}.{kind}"), file.getvalue())
+    write_text(stem.with_name(f"{stem.name}.csv"), csv_text(frame))

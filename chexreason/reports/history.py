@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -27,18 +28,17 @@ def read_history(path: Path) -> dict[str, Curve]:
 
     Raises FileNotFoundError, and ValueError naming line and column of a cell that is no number.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
     points: dict[str, list[tuple[float, float]]] = {}
-    for line, row in enumerate(rows, start=2):
-        step = _number(row.get("step"), f"{path}:{line}, column 'step'")
-        for name, cell in row.items():
-            if name in ("step", "epoch") or name is None:
-                continue
-            value = _number(cell, f"{path}:{line}, column '{name}'")
-            if math.isfinite(value):
-                points.setdefault(name, []).append((step if math.isfinite(step) else float(line), value))
-    return {name: _curve(pairs) for name, pairs in points.items()}
+    with path.open(encoding="utf-8", newline="") as file:
+        for line, row in enumerate(csv.DictReader(file), start=2):
+            logged = {k: _number(v, f"{path}:{line}, column '{k}'") for k, v in row.items() if k not in ("epoch", None)}
+            step = logged.pop("step", math.nan)
+            for name, value in logged.items():
+                if math.isfinite(value):
+                    points.setdefault(name, []).append((step if math.isfinite(step) else float(line), value))
+    # The sort is stable: what a resumed run logged later stays behind at equal steps.
+    arrays = {name: np.array(sorted(pairs, key=itemgetter(0))) for name, pairs in points.items()}  # [K, 2] each
+    return {name: Curve(array[:, 0], array[:, 1]) for name, array in arrays.items()}
 
 
 def ema(values: NDArray[np.float64], decay: float = 0.95) -> NDArray[np.float64]:
@@ -124,9 +124,3 @@ def _number(cell: str | None, place: str) -> float:
         raise ValueError(
             f"{place}: '{cell}' is not a number; is this a metrics.csv of Lightning's CSVLogger?"
         ) from None
-
-
-def _curve(pairs: list[tuple[float, float]]) -> Curve:
-    # The sort is stable: what a resumed run logged later stays behind at equal steps.
-    array = np.array(sorted(pairs, key=lambda pair: pair[0]), dtype=np.float64)  # [K, 2]
-    return Curve(steps=array[:, 0], values=array[:, 1])

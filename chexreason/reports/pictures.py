@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from chexreason.data.credentialed import held_sets, named_agreement
-from chexreason.data.image import ImageError, load_image
+from chexreason.data.image import ImageError, jpeg_thumbnail
 from chexreason.files import write_bytes
 from chexreason.types import Prediction
 
-FOLDER = "images"
+_FOLDER = "images"
 _OURS = re.compile(r"[0-9a-f]{16}\.jpg")
-_SIDE = 320  # pixels
+_SIDE, _QUALITY = 320, 82  # pixels; of JPEG
 
 
 def thumbnail(path: str) -> tuple[bytes, str]:
@@ -24,13 +23,9 @@ def thumbnail(path: str) -> tuple[bytes, str]:
     if not path:
         return b"", "no image path in predictions.jsonl"
     try:
-        image = load_image(Path(path)).convert("L")
+        return jpeg_thumbnail(Path(path), _SIDE, _QUALITY), ""
     except ImageError:
         return b"", "image not found or unreadable; did its folder move?"
-    image.thumbnail((_SIDE, _SIDE))
-    file = io.BytesIO()
-    image.save(file, format="JPEG", quality=82)
-    return file.getvalue(), ""
 
 
 def data_uri(jpeg: bytes) -> str:
@@ -40,7 +35,7 @@ def data_uri(jpeg: bytes) -> str:
 
 def file_address(jpeg: bytes) -> str:
     """The picture's address relative to the page: named by its content, so that no identifier is in it."""
-    return f"{FOLDER}/{hashlib.sha256(jpeg).hexdigest()[:16]}.jpg"
+    return f"{_FOLDER}/{hashlib.sha256(jpeg).hexdigest()[:16]}.jpg"
 
 
 def write_pictures(out: Path, jpegs: Iterable[bytes]) -> None:
@@ -52,7 +47,7 @@ def write_pictures(out: Path, jpegs: Iterable[bytes]) -> None:
 def forget_pictures(out: Path, shown: Iterable[bytes]) -> None:
     """Removes the pictures that earlier reports left below ``out``, except those ``shown``; no other file."""
     kept = {Path(file_address(jpeg)).name for jpeg in shown}
-    for path in (out / FOLDER).glob("*.jpg"):
+    for path in (out / _FOLDER).glob("*.jpg"):
         if _OURS.fullmatch(path.name) and path.name not in kept:
             path.unlink()
 

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from chexreason.labels.catalog import CHEXPERT_STUDIES, CHEXPERT_TEST
+
+_FOLDER = Path(__file__).parent / "paper"
 MACRO = "Macro average"
 # How the printed columns of Tables 1 to 4 are called here; those of Tables 5 and 6 are models, their rows labels.
-STATISTIC = {
+_STATISTIC = {
     "micro_p": "micro_precision",
     "micro_r": "micro_recall",
     "micro_f1": "micro_f1",
@@ -59,8 +62,8 @@ def printed(name: str) -> Printed:
         raise ValueError(f"the paper has no '{name}'; it has: {', '.join(TITLES)}")
     header, *lines = _read(f"{name}.csv")
     by_label = header[0] == "label"
-    n_keys = 1 if by_label else sum(column not in STATISTIC for column in header)
-    columns = tuple(header[n_keys:]) if by_label else tuple(STATISTIC[column] for column in header[n_keys:])
+    n_keys = 1 if by_label else sum(column not in _STATISTIC for column in header)
+    columns = tuple(header[n_keys:]) if by_label else tuple(_STATISTIC[column] for column in header[n_keys:])
     rows = {
         " ".join(line[:n_keys]): dict(zip(columns, (float(cell) for cell in line[n_keys:]), strict=True))
         for line in lines
@@ -68,8 +71,24 @@ def printed(name: str) -> Printed:
     return Printed(name, by_label, columns, rows)
 
 
+def all_labels() -> dict[str, float]:
+    """F1 of answering every label for every image on CheXpert's test labels, 2 p / (1 + p) a label, and the mean."""
+    scores = {label: 2 * k / (CHEXPERT_STUDIES + k) for label, k in CHEXPERT_TEST.items()}
+    return {**scores, MACRO: sum(scores.values()) / len(scores)}
+
+
+def printed_page() -> str:
+    """What the printed tables say without any run, as Markdown; ``tools.printed_tables`` computes it from them."""
+    return (_FOLDER / "paper.md").read_text(encoding="utf-8")
+
+
+def printed_sentences() -> list[str]:
+    """The paragraphs of ``printed_page`` between its heading and its first table."""
+    return re.split(r"\n\n(?=\*\*)", printed_page())[0].split("\n\n")[1:]
+
+
 def _read(name: str) -> list[list[str]]:
-    with (Path(__file__).parent / "paper" / name).open(encoding="utf-8", newline="") as file:
+    with (_FOLDER / name).open(encoding="utf-8", newline="") as file:
         return list(csv.reader(file))
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from chexreason.files import write_text
 from chexreason.labels.schema import LabelSet
-from chexreason.reports.provenance import GROUND, Ground
-from chexreason.reports.tables import MISSING, Cell, Table, table_latex
+from chexreason.reports.provenance import Origins, by_seed, common_ground
+from chexreason.reports.tables import MISSING, Table, TableRow, csv_text, interval_cell
 from chexreason.statistics.bootstrap import Interval, Replicates, intervals, paired, replicates, seed_mean
 from chexreason.statistics.operating_point import N_FOLDS, Refit, refit, split_change
 from chexreason.statistics.predictions import datasets, evaluated_labels
@@ -21,8 +23,15 @@ from chexreason.statistics.score_files import aligned
 from chexreason.types import Prediction
 
 Scored = Mapping[str, Sequence[tuple[Sequence[Prediction], pd.DataFrame]]]  # of each arm, each seed's answers, scores
-MACRO = ("macro_auroc", "macro_average_precision", "macro_brier", "macro_ece")
-READING = (
+_COLUMNS = {
+    "macro_f1_own": "macro-F1, own",
+    "macro_f1_refitted": "re-fitted",
+    "macro_auroc": "macro AUROC",
+    "macro_average_precision": "average precision",
+    "macro_brier": "Brier",
+    "macro_ece": "ECE",
+}
+_READING = (
     "Scores order studies; answers also choose how many to name. `own` is the macro-F1 of the arm's answers, "
     "`re-fitted` that of its scores cut at thresholds fitted on at most {patients} other patients of the same set "
     f"({N_FOLDS} folds, fitted thresholds taken as they are). A change splits exactly into `ranking`, the change "
@@ -31,6 +40,43 @@ READING = (
     "basic one (reflected about the figure): a patient drawn twice ties with itself, which raises every resample. ECE "
     "rises still more and has no interval here; compare it between arms of one table only."
 )
+
+
+def write_ranking(
+    arms: Scored,
+    out: Path,
+    *,
+    sets: Sequence[str],
+    label_set: LabelSet,
+    kind: str,
+    origins: Origins | None = None,
+    not_run: Sequence[str] = (),
+    fit_patients: int = 50,
+    n_resamples: int = 2_000,
+    seed: int = 0,
+) -> None:
+    """Writes ``ranking.md``, ``.csv`` and ``.tex``: every arm on each of ``sets``, and how its changes split.
+
+    ``kind`` of scores is frequency or log_odds. What an arm lacks is shown as missing, with the reason; ``not_run``
+    names arms that should have been in it. Raises ValueError where arms stand on different policies, data or studies;
+    nothing is written then.
+    """
+    named = by_seed({arm: dict(enumerate(rows for rows, _ in seeds)) for arm, seeds in arms.items()})
+    ground = common_ground(named, sets, label_set, origins or {}, not_run)
+    views = [
+        see(arms, name, label_set, kind=kind, fit_patients=fit_patients, n_resamples=n_resamples, seed=seed)
+        for name in sets
+    ]
+    parts = [f"# Ranking or operating point? (scores: {kind})"]
+    parts += [_READING.format(patients=fit_patients, resamples=n_resamples), ground.sentence()]
+    for view in views:
+        parts += [table.markdown() for table in (_arm_table(view), step_table(view)) if table.rows]
+        parts += view.missing()
+    tables = [_arm_table(view, ground.sentence(), *view.missing()).latex(f"ranking-{view.dataset}") for view in views]
+    lines = [{**line, "scores": kind, "status": status} for view in views for status, line in _lines(view)]
+    write_text(out / "ranking.md", "\n\n".join(parts) + "\n")
+    write_text(out / "ranking.csv", csv_text(ground.stamped(pd.DataFrame(lines))))
+    write_text(out / "ranking.tex", "\n".join(tables))
 
 
 @dataclass(frozen=True)
@@ -52,6 +98,10 @@ class View:
     dataset: str
     arms: Mapping[str, Sight | None]
     lacking: tuple[str, ...]
+
+    def missing(self) -> list[str]:
+        """What is lacking, in a sentence; nothing where nothing is."""
+        return [f"{MISSING} missing: {'; '.join(self.lacking)}."] * bool(self.lacking)
 
 
 def see(
@@ -90,59 +140,36 @@ def see(
     return View(dataset, found, tuple(lacking))
 
 
-def sight_table(view: View, basis: str = "") -> Table:
+def _arm_table(view: View, *notes: str) -> Table:
     """One row an arm."""
-    rows = []
-    for arm, sight in view.arms.items():
-        figures = _figures(sight) if sight else {}
-        names = ("macro_f1_own", "macro_f1_refitted", *MACRO)
-        rows.append((Cell(arm), *(_cell(figures.get(name)) for name in names)))
-    header = ("arm", "macro-F1, own", "re-fitted", "macro AUROC", "average precision", "Brier", "ECE")
-    return Table(f"Sight and thresholds at {view.dataset}", header, tuple(rows), basis=basis)
+    figures = {arm: _figures(sight) if sight else {} for arm, sight in view.arms.items()}
+    rows: list[TableRow] = [
+        (arm, *(interval_cell(found.get(name)) for name in _COLUMNS)) for arm, found in figures.items()
+    ]
+    return Table(f"Sight and thresholds at {view.dataset}", ("arm", *_COLUMNS.values()), rows, notes=notes)
 
 
 def step_table(view: View) -> Table:
     """One row a pair of arms (earlier before later)."""
-    rows = []
-    for a, b in combinations(view.arms, 2):
-        rows.append((Cell(f"{a} → {b}"), *(_cell(x, "+") for x in _step(view.arms[a], view.arms[b]))))
+    rows: list[TableRow] = [
+        (f"{a} → {b}", *(interval_cell(figure, "+.3f") for figure in _step(view.arms[a], view.arms[b])))
+        for a, b in combinations(view.arms, 2)
+    ]
     header = ("step", "change", "ranking", "operating point", "change in AUROC")
-    return Table(f"Changes in macro-F1 at {view.dataset}, split", header, tuple(rows))
+    return Table(f"Changes in macro-F1 at {view.dataset}, split", header, rows)
 
 
-def sight_page(views: Sequence[View], ground: Ground, kind: str, fit_patients: int, n_resamples: int) -> str:
-    """The tables of all data sets as Markdown, and how to read them."""
-    parts = [f"# Ranking or operating point? (scores: {kind})"]
-    parts += [READING.format(patients=fit_patients, resamples=n_resamples), ground.sentence()]
-    for view in views:
-        parts += [table.markdown() for table in (sight_table(view), step_table(view)) if table.rows]
-        parts += [_missing(view)] if view.lacking else []
-    return "\n\n".join(parts) + "\n"
-
-
-def sight_latex(views: Sequence[View], ground: Ground) -> str:
-    """The table of each data set's arms as LaTeX."""
-    return "\n".join(
-        table_latex(sight_table(view, ground.sentence()), f"ranking-{view.dataset}", _missing(view)) for view in views
-    )
-
-
-def sight_csv(views: Sequence[View], ground: Ground, kind: str) -> str:
-    """One figure a line, of every label and of their mean ("macro"); an arm without answers has one line, missing."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    header = ("arm", "dataset", "label", "measure", "value", "low", "high", "scores", "status", *GROUND)
-    writer.writerow(header)
-    for view in views:
-        for arm, sight in view.arms.items():
-            if sight is None:
-                writer.writerow((arm, view.dataset, *[""] * 5, kind, "missing", *[""] * len(GROUND)))
-                continue
-            for label, measure, figure in _lines(sight):
-                numbers = ("" if x != x else f"{x:.6f}" for x in (figure.value, figure.low, figure.high))  # NaN: ""
-                line = (arm, view.dataset, label, measure, *numbers, kind, "measured", *ground.cells(view.dataset))
-                writer.writerow(line)
-    return file.getvalue()
+def _lines(view: View) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Status and line of every figure, of every label and of their mean ("macro"); one line for an arm without any."""
+    for arm, sight in view.arms.items():
+        line = {"arm": arm, "dataset": view.dataset}
+        if sight is None:
+            yield "missing", {**line, "label": "", "measure": "", "value": math.nan, "low": math.nan, "high": math.nan}
+            continue
+        for name, figure in _figures(sight).items():
+            measure, _, label = name.partition("/")
+            line |= {"label": label or "macro", "measure": measure.removeprefix("macro_")}
+            yield "measured", {**line, "value": figure.value, "low": figure.low, "high": figure.high}
 
 
 def _figures(sight: Sight) -> dict[str, Interval]:
@@ -156,12 +183,6 @@ def _figures(sight: Sight) -> dict[str, Interval]:
     return figures
 
 
-def _lines(sight: Sight) -> Iterator[tuple[str, str, Interval]]:
-    for name, figure in _figures(sight).items():
-        measure, _, label = name.partition("/")
-        yield label or "macro", measure.removeprefix("macro_"), figure
-
-
 def _step(a: Sight | None, b: Sight | None) -> tuple[Interval | None, ...]:
     """Change, its part by ranking and by operating point, and change in AUROC; None where an arm lacks them."""
     if a is None or b is None:
@@ -171,16 +192,3 @@ def _step(a: Sight | None, b: Sight | None) -> tuple[Interval | None, ...]:
         return paired(a.own, b.own)["macro_f1"], None, None, moved
     split = split_change(Refit(a.own, a.refitted), Refit(b.own, b.refitted))
     return split.total, split.ranking, split.operating_point, moved
-
-
-def _missing(view: View) -> str:
-    return f"{MISSING} missing: {'; '.join(view.lacking)}." if view.lacking else ""
-
-
-def _cell(figure: Interval | None, sign: str = "") -> Cell:
-    if figure is None:
-        return Cell(MISSING)
-    if figure.value != figure.value:  # NaN
-        return Cell("undefined")
-    bounds = "" if figure.low != figure.low else f"[{figure.low:{sign}.3f}, {figure.high:{sign}.3f}]"
-    return Cell(f"{figure.value:{sign}.3f}", bounds)

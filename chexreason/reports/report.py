@@ -9,17 +9,17 @@ from typing import Any
 from chexreason.files import write_json, write_text
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.schema import LabelSet
-from chexreason.reports.cases import Case, build_cases
-from chexreason.reports.history import Curve, read_history, read_rewards
-from chexreason.reports.payload import Figures, finite, reward_figures, study_figures
-from chexreason.reports.pictures import forget_pictures, withheld, write_pictures
-from chexreason.reports.report_page import render, score_tables
-from chexreason.reports.tables import data_sets, label_table, long_csv
+from chexreason.reports.cases import build_cases
+from chexreason.reports.history import read_history, read_rewards
+from chexreason.reports.payload import StudyFigures, finite, reward_figures, study_figures
+from chexreason.reports.pictures import withheld
+from chexreason.reports.report_page import write_page
+from chexreason.reports.study_tables import label_tables, long_csv, score_tables
 from chexreason.reports.verdict import verdict
 from chexreason.statistics.comparable import UNRECORDED
 from chexreason.statistics.predictions import read_predictions
 
-IMAGES = ("embedded", "folder", "none")
+_IMAGES = ("embedded", "folder", "none")
 
 
 def build_report(
@@ -33,7 +33,6 @@ def build_report(
     curves: Mapping[str, Path] | None = None,
     stages: Sequence[Mapping[str, Any]] = (),
     attributions: Sequence[Path] = (),
-    pairs: Sequence[tuple[str, str]] | None = None,
     n_resamples: int = 10_000,
     seed: int = 0,
     n_cases: int = 24,
@@ -42,7 +41,7 @@ def build_report(
     allow_export: str | None = None,
     notes: Mapping[str, str] | None = None,
     declarations: Mapping[str, Mapping[str, str]] | None = None,
-) -> Figures:
+) -> StudyFigures:
     """Writes report.html, .json, .md and .csv into ``out`` and returns what the JSON holds.
 
     ``arms`` maps each arm, in the order of training, to its predictions.jsonl; ``names`` gives arms and data sets
@@ -53,20 +52,20 @@ def build_report(
     (``policy``, ``data_sha256``, ``text``). The first data set counts as the training hospital's.
     Raises ValueError or FileNotFoundError naming file, line and way out.
     """
-    _check(arms, images)
+    if not arms:
+        raise ValueError("a report needs at least one arm: {'base': Path('.../predictions.jsonl')}")
+    if images not in _IMAGES:
+        raise ValueError(f"unknown images '{images}'; known: {', '.join(_IMAGES)}")
     names = {"base": "Base", "sft": "SFT", "grpo": "GRPO", **(names or {})}
     predictions = {arm: read_predictions(path) for arm, path in arms.items()}
     hidden = withheld(predictions, credentialed, allow_export)
     runs = {run: read_history(path) for run, path in (curves or {}).items()}
     rewards = [reward_figures(read_rewards(path.parent), n_resamples, seed) for path in (curves or {}).values()]
-    figures: Figures = finite({
+    figures: StudyFigures = finite({
         "title": title,
         "n_resamples": n_resamples,
         "seed": seed,
-        **study_figures(
-            predictions, label_set, train_prevalence=train_prevalence or {}, pairs=pairs,
-            n_resamples=n_resamples, seed=seed,
-        ),
+        **study_figures(predictions, label_set, train_prevalence or {}, n_resamples=n_resamples, seed=seed),
         "grpo": next((found for found in rewards if found), {}),
         "stages": [dict(stage) for stage in stages],
         "notes": dict(notes or {}),
@@ -74,38 +73,14 @@ def build_report(
     })  # fmt: skip
     for name, facts in figures["sets"].items():
         facts["declaration"] = _declaration(facts, (declarations or {}).get(name))
-    figures["verdict"] = verdict(figures, names)
+    figures["verdict"] = verdict(figures)
     cases = build_cases(predictions, n_cases, seed=seed, images=images != "none", withheld=hidden)
     licences = [path.read_text(encoding="utf-8") for path in attributions] if images != "none" else []
     write_json(out / "report.json", figures)
     write_text(out / "report.csv", long_csv(figures))
     write_text(out / "report.md", _markdown(figures))
-    _write_page(out, images == "embedded", figures, runs, cases, licences, hidden)
+    write_page(out, figures, runs, cases, licences, embedded=images == "embedded", withheld=hidden)
     return figures
-
-
-def _check(arms: Mapping[str, Path], images: str) -> None:
-    if not arms:
-        raise ValueError("a report needs at least one arm: {'base': Path('.../predictions.jsonl')}")
-    if images not in IMAGES:
-        raise ValueError(f"unknown images '{images}'; known: {', '.join(IMAGES)}")
-
-
-def _write_page(
-    out: Path,
-    embedded: bool,
-    figures: Figures,
-    runs: Mapping[str, Mapping[str, Curve]],
-    cases: Sequence[Case],
-    licences: Sequence[str],
-    hidden: Collection[str],
-) -> None:
-    """Pictures before the page that shows them, and the old ones go last: the page is whole at every moment."""
-    beside = [] if embedded else [case.image for case in cases if case.image]
-    page = render(figures, runs, cases, licences, embedded=embedded, withheld=hidden)
-    write_pictures(out, beside)
-    write_text(out / "report.html", page)
-    forget_pictures(out, beside)
 
 
 def _declaration(facts: Mapping[str, Any], prepared: Mapping[str, str] | None) -> str:
@@ -123,9 +98,8 @@ def _declaration(facts: Mapping[str, Any], prepared: Mapping[str, str] | None) -
     return ("As declared now; these predictions do not record theirs.\n" if unsure else "") + prepared["text"]
 
 
-def _markdown(figures: Figures) -> str:
-    names = figures["names"]
-    tables = [*score_tables(figures).values(), *(label_table(figures, name, names) for name in data_sets(figures))]
+def _markdown(figures: StudyFigures) -> str:
+    tables = [*score_tables(figures).values(), *label_tables(figures).values()]
     parts = [f"# {figures['title']}", " ".join(figures["verdict"]), *(t.markdown() for t in tables if t.rows)]
     declared = [facts["declaration"].rstrip() for facts in figures["sets"].values() if facts["declaration"]]
     if declared:

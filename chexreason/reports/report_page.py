@@ -11,44 +11,54 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
+from chexreason.files import write_text
 from chexreason.reports.cases import Case
-from chexreason.reports.figures import COLOURS, curve_charts, transfer_charts
+from chexreason.reports.charts import curve_charts, transfer_charts
+from chexreason.reports.figures import PALETTE
 from chexreason.reports.history import Curve
-from chexreason.reports.payload import Figures
-from chexreason.reports.pictures import data_uri, file_address
-from chexreason.reports.tables import (
-    BELOW,
-    Table,
-    change_table,
-    data_sets,
-    label_table,
-    score_table,
-    stage_table,
-)
-from chexreason.statistics.bootstrap import STATISTICS
+from chexreason.reports.payload import StudyFigures
+from chexreason.reports.pictures import data_uri, file_address, forget_pictures, write_pictures
+from chexreason.reports.study_tables import label_tables, score_tables, stage_table
+from chexreason.reports.tables import BELOW
 from chexreason.statistics.trivial import TRIVIAL_ANSWERS
 
 _HERE = Path(__file__).parent
 
 
-def render(
-    figures: Figures,
+def write_page(
+    out: Path,
+    figures: StudyFigures,
     runs: Mapping[str, Mapping[str, Curve]],
     cases: Sequence[Case],
     attributions: Sequence[str],
     *,
     embedded: bool = True,
     withheld: Collection[str] = (),
-) -> str:
-    """The page as HTML: every text from data or models escaped, nothing asked of any other machine.
+) -> None:
+    """Writes ``<out>/report.html``: every text from data or models escaped, nothing asked of any other machine.
 
-    Its images are ``embedded`` or lie beside it (``pictures.write_pictures``). One script of our own filters the cases;
-    the page's policy names it by its hash and forbids every other, and without it the page reads the same.
+    Its images are ``embedded`` or lie beside it. One script of our own filters the cases; the page's policy names it by
+    its hash and forbids every other, and without it the page reads the same.
     """
+    page = _html(figures, runs, cases, attributions, embedded, withheld)
+    # Pictures before the page that shows them, and the old ones go last: the page is whole at every moment.
+    beside = [] if embedded else [case.image for case in cases if case.image]
+    write_pictures(out, beside)
+    write_text(out / "report.html", page)
+    forget_pictures(out, beside)
+
+
+def _html(
+    figures: StudyFigures,
+    runs: Mapping[str, Mapping[str, Curve]],
+    cases: Sequence[Case],
+    attributions: Sequence[str],
+    embedded: bool,
+    withheld: Collection[str],
+) -> str:
     # Autoescape for every name: select_autoescape() would leave a ".j2" template unescaped.
     environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     names, arms = figures["names"], list(figures["arms"])
-    charts = [Markup(svg) for run, curves in runs.items() for svg in curve_charts(curves, names.get(run, run), names)]
     script = (_HERE / "report.js").read_text(encoding="utf-8")
     return environment.get_template("report.html.j2").render(
         figures=figures,
@@ -58,16 +68,18 @@ def render(
         script_hash=_hash(script),
         image_source="data:" if embedded else "'self' file:",  # a page opened from disk has no origin to be 'self'
         address=data_uri if embedded else file_address,
-        transfer=[Markup(svg) for svg in transfer_charts(figures, names)],
+        transfer=[Markup(svg) for svg in transfer_charts(figures)],
         tables=score_tables(figures),
-        label_tables={name: label_table(figures, name, names) for name in data_sets(figures)},
-        charts=charts,
+        label_tables=label_tables(figures),
+        charts=[
+            Markup(svg) for run, curves in runs.items() for svg in curve_charts(curves, names.get(run, run), names)
+        ],
         cases=cases,
         labels=_labels(figures, cases),
         sets=list(dict.fromkeys(case.dataset for case in cases)),
         arms=arms,
         pairs=list(combinations(arms, 2)),
-        colours=dict(zip(arms, cycle(COLOURS), strict=False)),
+        colours=dict(zip(arms, cycle(PALETTE), strict=False)),
         withheld=sorted(withheld),
         attributions=attributions,
         stages=stage_table(figures["stages"]),
@@ -76,14 +88,7 @@ def render(
     )
 
 
-def score_tables(figures: Figures) -> dict[str, Table]:
-    """The table of each statistic, and that of the changes in macro-F1 ("change")."""
-    names = figures["names"]
-    tables = {statistic: score_table(figures, statistic, names) for statistic in STATISTICS}
-    return {**tables, "change": change_table(figures, "macro_f1", names)}
-
-
-def _labels(figures: Figures, cases: Sequence[Case]) -> list[str]:
+def _labels(figures: StudyFigures, cases: Sequence[Case]) -> list[str]:
     """The labels that some case's truth or answer names, in the order of the data sets' own."""
     found = {label for case in cases for label in case.truth}
     found |= {label for case in cases for answer in case.answers for label, _ in answer.marks}

@@ -2,49 +2,82 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
-from chexreason.reports.derived import sentences
-from chexreason.reports.provenance import GROUND, Ground
-from chexreason.reports.tables import TITLES, Cell, Table
+import pandas as pd
+
+from chexreason.files import write_text
+from chexreason.labels.schema import LabelSet
+from chexreason.reports.figures import draw_pareto
+from chexreason.reports.printed import printed_sentences
+from chexreason.reports.provenance import Ground, Origins, common_ground
+from chexreason.reports.result_table import Runs
+from chexreason.reports.tables import MISSING, STATISTIC_TITLES, Table, TableRow, csv_text, interval_cell
 from chexreason.reports.verdict import transfer_sentence
-from chexreason.statistics.bootstrap import Interval
-from chexreason.statistics.transfer import Change, TransferReport
+from chexreason.statistics.transfer import Change, TransferReport, transfer_report
 
 
-def transfer_table(report: TransferReport, basis: str = "") -> Table:
+def write_transfer(
+    arms: Runs,
+    out: Path,
+    *,
+    home: str,
+    away: Sequence[str],
+    label_set: LabelSet,
+    origins: Origins | None = None,
+    not_run: Sequence[str] = (),
+    n_resamples: int = 10_000,
+    n_permutations: int = 10_000,
+    seed: int = 0,
+) -> list[str]:
+    """Writes ``transfer.md``, ``.csv``, ``.tex`` and a Pareto plot for each other data set; returns the sentences.
+
+    ``not_run`` names arms that should have been in it. Raises ValueError when an arm lacks one of the sets, and when
+    arms saw other studies, policies or data; nothing is written then.
+    """
+    answers = {arm: list(seeds.values()) for arm, seeds in arms.items()}
+    report = transfer_report(
+        answers, label_set, home, away, n_resamples=n_resamples, n_permutations=n_permutations, seed=seed
+    )
+    first = {arm: seeds[0] for arm, seeds in answers.items()}
+    ground = common_ground(first, [home, *away], label_set, origins or {}, not_run)
+    table, sentences = _table(report, ground), _sentences(report)
+    write_text(out / "transfer.md", _page(report, table, sentences))
+    write_text(out / "transfer.csv", csv_text(ground.stamped(pd.DataFrame(_lines(report)))))
+    write_text(out / "transfer.tex", table.latex("transfer"))
+    for name in away:
+        points = {arm: (scores[home], scores[name]) for arm, scores in report.scores.items()}
+        draw_pareto(points, out / f"pareto_{name}", home=home, away=name, title="Home against away")
+    return sentences
+
+
+def _table(report: TransferReport, ground: Ground) -> Table:
     """One row a step and other data set: change at home and away with p-values, fraction retained away, gap."""
-    rows = tuple(
+    rows: list[TableRow] = [
         (
-            Cell(f"{step.before} → {step.after}"),
-            Cell(step.away_set),
-            _signed(step.home.difference),
-            Cell(_p(step.home)),
-            _signed(step.away.difference),
-            Cell(_p(step.away)),
-            _plain(step.away.retained),
-            _signed(step.gap),
+            f"{step.before} → {step.after}",
+            step.away_set,
+            interval_cell(step.home.difference, "+.3f"),
+            _p(step.home),
+            interval_cell(step.away.difference, "+.3f"),
+            _p(step.away),
+            interval_cell(step.away.retained, ".2f"),
+            interval_cell(step.gap, "+.3f"),
         )
         for step in report.steps
-    )
-    header = (
-        "step",
-        "away",
-        f"change at {report.home_set}",
-        "p (Holm)",
-        "change away",
-        "p (Holm)",
-        "retained away",
-        "gap",
-    )
-    return Table(f"Transfer: {TITLES.get(report.statistic, report.statistic)}", header, rows, basis=basis)
+    ]
+    at_home = f"change at {report.home_set}"
+    header = ("step", "away", at_home, "p (Holm)", "change away", "p (Holm)", "retained away", "gap")
+    caption = f"Transfer: {STATISTIC_TITLES.get(report.statistic, report.statistic)}"
+    return Table(caption, header, rows, notes=(ground.sentence(),))
 
 
-def transfer_page(report: TransferReport, ground: Ground) -> str:
-    """The report as Markdown: a sentence a step, the table, how to read it, and what the paper's own figures say."""
-    said = [
+def _sentences(report: TransferReport) -> list[str]:
+    """One sentence a step, worded by its intervals."""
+    return [
         transfer_sentence(
             step.before,
             step.after,
@@ -52,57 +85,37 @@ def transfer_page(report: TransferReport, ground: Ground) -> str:
         )
         for step in report.steps
     ]
+
+
+def _page(report: TransferReport, table: Table, sentences: Sequence[str]) -> str:
+    """The report as Markdown: a sentence a step, the table, how to read it, and what the paper's own figures say."""
     reading = (
         "Intervals (95 %) resample patients, the same draws for both arms; `retained away` is the score after the step "
         "over the score before it, `gap` the change away minus the change at home. p: patients swapped between the two "
         f"arms at random; in brackets adjusted for all {report.n_tests} tests of this table (Holm); none where arms "
         "have different numbers of seeds. Intervals are not adjusted: with many steps, some exclude zero by chance."
     )
-    paper = "\n".join(
-        ["What the paper's printed figures say, without intervals:", "", *(f"- {s}" for s in sentences())]
-    )
-    return (
-        "\n\n".join(["# Transfer", *said, transfer_table(report, ground.sentence()).markdown(), reading, paper]) + "\n"
-    )
+    printed = [f"- {sentence}" for sentence in printed_sentences()]
+    paper = "\n".join(["What the paper's printed figures say, without intervals:", "", *printed])
+    return "\n\n".join(["# Transfer", *sentences, table.markdown(), reading, paper]) + "\n"
 
 
-def transfer_csv(report: TransferReport, ground: Ground) -> str:
+def _lines(report: TransferReport) -> Iterator[dict[str, Any]]:
     """One step, data set and quantity a line."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(("before", "after", "place", "dataset", "quantity", "value", "low", "high", "p", "p_holm", *GROUND))
     for step in report.steps:
-        lines: list[tuple[str, ...]] = []
-        for place, name, change in (("home", report.home_set, step.home), ("away", step.away_set, step.away)):
-            p = (_number(change.p), _number(change.p_holm))
-            lines.append((place, name, "change", *_bounds(change.difference), *p))
-            lines.append((place, name, "retained", *_bounds(change.retained), "", ""))
-        lines.append(("away - home", step.away_set, "gap", *_bounds(step.gap), "", ""))
-        for line in lines:
-            writer.writerow((step.before, step.after, *line, *ground.cells(line[1])))
-    return file.getvalue()
-
-
-def _signed(interval: Interval) -> Cell:
-    bounds = "" if math.isnan(interval.low) else f"[{interval.low:+.3f}, {interval.high:+.3f}]"
-    return Cell(f"{interval.value:+.3f}", bounds)
-
-
-def _plain(interval: Interval) -> Cell:
-    if math.isnan(interval.value):
-        return Cell("undefined")
-    return Cell(
-        f"{interval.value:.2f}", "" if math.isnan(interval.low) else f"[{interval.low:.2f}, {interval.high:.2f}]"
-    )
+        quantities = [
+            (place, name, quantity, figure, p)
+            for place, name, change in (("home", report.home_set, step.home), ("away", step.away_set, step.away))
+            for quantity, figure, p in (
+                ("change", change.difference, (change.p, change.p_holm)),
+                ("retained", change.retained, (math.nan, math.nan)),
+            )
+        ]
+        quantities.append(("away - home", step.away_set, "gap", step.gap, (math.nan, math.nan)))
+        for place, name, quantity, figure, (p, p_holm) in quantities:
+            line = {"before": step.before, "after": step.after, "place": place, "dataset": name, "quantity": quantity}
+            yield {**line, "value": figure.value, "low": figure.low, "high": figure.high, "p": p, "p_holm": p_holm}
 
 
 def _p(change: Change) -> str:
-    return "—" if math.isnan(change.p) else f"{change.p:.4f} ({change.p_holm:.4f})"
-
-
-def _bounds(interval: Interval) -> tuple[str, str, str]:
-    return _number(interval.value), _number(interval.low), _number(interval.high)
-
-
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.6f}"
+    return MISSING if math.isnan(change.p) else f"{change.p:.4f} ({change.p_holm:.4f})"

@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-from chexreason.reports.tables import data_sets
+from chexreason.reports.study_tables import data_sets
 from chexreason.statistics.bootstrap import Interval
 
 _READABLE = 0.05  # fail rates above this are worth a sentence
 
 
-def verdict(figures: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+def verdict(figures: Mapping[str, Any]) -> list[str]:
     """Sentences on the changes between neighbouring arms, trivial rows, fail rates and reward.
 
-    ``figures`` is what ``payload.study_figures`` returns, after ``payload.finite``; ``names`` gives display names of
+    ``figures`` is what ``payload.study_figures`` returns, after ``payload.finite``, and ``names``: the display names of
     arms and data sets where they differ from the keys.
     """
-    arms = list(figures["arms"])
+    arms, names = list(figures["arms"]), figures["names"]
     steps = [f"{a}__{b}" for a, b in pairwise(arms) if f"{a}__{b}" in figures["paired"]]
     sentences = [_change(key, figures["paired"][key], names) for key in steps if figures["paired"][key]]
     if steps:
@@ -26,7 +26,7 @@ def verdict(figures: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
     return [*sentences, *_below_trivial(figures, names), *_unreadable(figures, names), *_reward(figures)]
 
 
-def direction(interval: Mapping[str, float | None]) -> int:
+def _direction(interval: Mapping[str, float | None]) -> int:
     """1 or -1 when the whole interval lies on one side of zero; 0 when it includes it or is undefined."""
     low, high = interval["low"], interval["high"]
     if low is None or high is None:
@@ -41,10 +41,9 @@ def transfer_sentence(before: str, after: str, changes: Mapping[str, Interval]) 
 
 
 def _moved(change: Interval, place: str) -> str:
-    way = direction({"low": change.low, "high": change.high})
-    if way > 0:
+    if change.low > 0:
         return f"gains {change.value:.3f} [{change.low:.3f}, {change.high:.3f}] {place}"
-    if way < 0:
+    if change.high < 0:
         return f"loses {-change.value:.3f} [{-change.high:.3f}, {-change.low:.3f}] {place}"
     if change.low != change.low:  # NaN: nothing to resample
         return f"changes by {change.value:+.3f}, of unknown precision, {place}"
@@ -65,7 +64,7 @@ def _change(key: str, sets: Mapping[str, Any], names: Mapping[str, str]) -> str:
 def _verb(change: Mapping[str, float | None]) -> str:
     if change["low"] is None:
         return "has a macro-F1 change of unknown precision"
-    return {1: "gains macro-F1", -1: "loses macro-F1", 0: "shows no clear change"}[direction(change)]
+    return {1: "gains macro-F1", -1: "loses macro-F1", 0: "shows no clear change"}[_direction(change)]
 
 
 def _sized(change: Mapping[str, float | None]) -> str:
@@ -79,8 +78,8 @@ def _transfer(key: str, sets: Mapping[str, Any], names: Mapping[str, str]) -> li
     (home, *away), arm = list(sets) or [""], names.get(key.split("__")[1], key.split("__")[1])
     if not away:
         return []
-    at_home = direction(sets[home]["macro_f1"])
-    others = [direction(sets[name]["macro_f1"]) for name in away]
+    at_home = _direction(sets[home]["macro_f1"])
+    others = [_direction(sets[name]["macro_f1"]) for name in away]
     place = names.get(home, home)
     if at_home > 0 and min(others) < 0:
         return [f"That is the pattern the paper reports: {arm} gains at {place} and loses elsewhere."]
@@ -124,7 +123,7 @@ def _reward(figures: Mapping[str, Any]) -> list[str]:
     if not reward or reward["difference"]["low"] is None:
         return []
     difference, patients = reward["difference"], reward["patients"]
-    verb = {1: "rises", -1: "falls", 0: "does not clearly move"}[direction(difference)]
+    verb = {1: "rises", -1: "falls", 0: "does not clearly move"}[_direction(difference)]
     return [
         f"The training reward {verb} from {reward['first_fifth']['value']:.3g} in the first fifth of the steps to "
         f"{reward['last_fifth']['value']:.3g} in the last "

@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from chexreason.cli.dashboard import ALL, arms_of, dashboard
+from chexreason.cli.dashboard import ALL_ARMS, arms_of, dashboard
 from chexreason.confdir import confdir
 from chexreason.sweep.cells import CellError
 
@@ -48,7 +48,7 @@ def test_a_dry_run_writes_the_same_views_and_page_each_time(tmp_path):
     path = tmp_path / "demo" / "dashboard" / "dashboard.json"
     first = path.read_bytes()
     assert json.loads(first) == written
-    assert [view["name"] for view in written["views"]] == [f"demo: {title}" for title in (ALL, "table4", "beta")]
+    assert [view["name"] for view in written["views"]] == [f"demo: {title}" for title in (ALL_ARMS, "table4", "beta")]
     filters = written["views"][1]["runset_settings"]["filters"]
     assert (
         filters == "Metric(\"Group\") in ['demo/sft_medgemma_free_reasoning', 'demo/grpo_nuanced', 'demo/grpo_hard']"

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from chexreason.build.data import build_manifests
 from chexreason.cli.evaluate import evaluate
-from chexreason.cli.report import report
+from chexreason.cli.report import report_study
 from chexreason.cli.scores import score_labels
 from chexreason.cli.train import train
 from chexreason.confdir import confdir
@@ -80,7 +80,7 @@ def test_the_whole_study(out):
         score_labels(configured("scores", out, *options, "samples=2"))
     answered.write_text(text)
     assert len(score_labels(configured("scores", out, *options, "samples=2"))) == 64  # DONE: read back
-    figures = report(configured("report", out, "name=demo", "n_resamples=200", "n_cases=4"))
+    figures = report_study(configured("report", out, "name=demo", "n_resamples=200", "n_cases=4"))
     page = (out / "demo" / "report.html").read_text()
     assert "<img" in page
     saved = json.loads((out / "demo" / "report.json").read_text())
@@ -119,4 +119,4 @@ def test_an_adapter_with_other_words_is_refused(out):
 
 def test_a_missing_arm_is_named_with_the_way_out(out):
     with pytest.raises(FileNotFoundError, match=r"run `python -m chexreason.cli.evaluate name=nowhere arm=base`"):
-        report(configured("report", out, "name=nowhere"))
+        report_study(configured("report", out, "name=nowhere"))

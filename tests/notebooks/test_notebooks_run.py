@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from chexreason.cli.evaluate import evaluate
 from chexreason.cli.prepare import prepare
-from chexreason.cli.report import report
+from chexreason.cli.report import report_study
 from chexreason.cli.tables import sweep_rows, tables
 from chexreason.cli.train import train
 from chexreason.confdir import confdir
@@ -50,7 +50,7 @@ def study(tmp_path_factory) -> Path:
     sft, grpo = ([str(out / "demo" / arm / "seed0" / "adapter" / "best")] for arm in ("sft", cell))
     for arm, adapters in {"base": [], "sft": sft, cell: grpo, row: sft}.items():
         evaluate(configured("evaluate", f"arm={arm}", f"adapters={adapters}", "max_new_tokens=8", *SMALL))
-    report(configured("report", f"arms=[base,sft,{cell}]", "n_resamples=50", "n_cases=2", *SMALL))
+    report_study(configured("report", f"arms=[base,sft,{cell}]", "n_resamples=50", "n_cases=2", *SMALL))
     few = ("n_resamples=50", "n_permutations=50")
     tables(configured("tables", f"arms=[base,sft,{cell}]", *few, *SMALL))
     return out / "demo"

@@ -6,11 +6,7 @@ from dataclasses import replace
 import pytest
 
 from chexreason.labels.catalog import CHEXPERT14, NIH9
-from chexreason.reports.provenance import Ground, Origin
-from chexreason.reports.transfer_page import transfer_csv, transfer_page, transfer_table
-from chexreason.reports.verdict import transfer_sentence
 from chexreason.statistics.bootstrap import Interval, paired, replicates
-from chexreason.statistics.comparable import set_facts
 from chexreason.statistics.permutation import holm
 from chexreason.statistics.predictions import datasets
 from chexreason.statistics.transfer import transfer_report
@@ -69,7 +65,6 @@ def test_seeds_are_averaged_and_unequal_numbers_of_them_give_no_p(make_arm) -> N
     assert report.scores["sft"]["phantom_a"].value == pytest.approx(sum(singles) / 2)
     assert [math.isnan(step.home.p) for step in report.steps] == [True, True, False]
     assert report.n_tests == 2
-    assert " | — | " in transfer_table(report).markdown()
 
 
 def test_an_arm_without_a_set_and_arms_on_other_studies_are_refused(arms: dict) -> None:
@@ -81,32 +76,3 @@ def test_an_arm_without_a_set_and_arms_on_other_studies_are_refused(arms: dict) 
     arms["grpo"] = [[replace(p, policy="ones") for p in arms["sft"][0]]]
     with pytest.raises(ValueError, match=r"label policy differs: 'not recorded' in base/0, sft/0 \| 'ones' in grpo/0"):
         transfer_report(arms, CHEXPERT14, "phantom_a", ["phantom_b"], **FAST)
-
-
-def test_the_page_says_no_more_than_the_intervals(arms: dict) -> None:
-    report = transfer_report(arms, CHEXPERT14, "phantom_a", ["phantom_b"], **FAST)
-    facts = set_facts({arm: seeds[0] for arm, seeds in arms.items()}, CHEXPERT14)
-    ground = Ground(facts, {"phantom_a": 20, "phantom_b": 20}, {"sft": Origin("test")})
-    page = transfer_page(report, ground)
-    assert "data not recorded); split test: 20 studies at phantom_a, 20 studies at phantom_b." in page
-    assert "Compared with base, sft gains 0." in page
-    assert "adjusted for all 6 tests of this table (Holm)" in page
-    assert "From medgemma_sft to chexreason the printed macro-F1 changes by +0.064 on CheXpert and by -0.056" in page
-    lines = transfer_csv(report, ground).splitlines()
-    assert len(lines) == 1 + 5 * len(report.steps)
-    assert lines[1].startswith("base,sft,home,phantom_a,change,0.")
-    assert lines[1].endswith(",test,not recorded,not recorded")
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (Interval(0.06, 0.02, 0.1), "gains 0.060 [0.020, 0.100] at home"),
-        (Interval(-0.05, -0.09, -0.01), "loses 0.050 [0.010, 0.090] at home"),
-        (Interval(0.01, -0.02, 0.04), "shows no clear difference (+0.010 [-0.020, +0.040]) at home"),
-        (Interval(0.2, math.nan, math.nan), "changes by +0.200, of unknown precision, at home"),
-    ],
-)
-def test_a_sentence_is_worded_by_its_interval(change: Interval, words: str) -> None:
-    said = transfer_sentence("SFT", "GRPO", {"at home": change, "away": Interval(-0.05, -0.09, -0.01)})
-    assert said == f"Compared with SFT, GRPO {words} and loses 0.050 [0.010, 0.090] away."

@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-ROOMS = ("reports.report", "reports.paper_tables", "audit.audit_page", "statistics.transfer", "statistics.kappa")
+PAGES = ("report", "result_table", "ranking_page", "transfer_page")
+ROOMS = (*(f"reports.{page}" for page in PAGES), "audit.audit_page", "statistics.transfer", "statistics.kappa")
 
 
 def test_no_torch_is_imported() -> None:

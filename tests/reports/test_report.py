@@ -13,7 +13,7 @@ from rich.console import Console
 
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.reports.report import build_report
-from chexreason.reports.tables import long_csv, print_summary, score_table
+from chexreason.reports.study_tables import long_csv, print_summary, score_table
 from chexreason.statistics.predictions import counts
 from chexreason.statistics.predictions import read_predictions as read
 from chexreason.statistics.predictions import write_predictions as write
@@ -165,14 +165,23 @@ def test_a_declaration_is_not_claimed_for_files_that_do_not_record_theirs(tmp_pa
     assert "Label policy not recorded (phantom_a, 1 label, data not recorded)" in (tmp_path / "report.md").read_text()
 
 
-def test_arms_scored_under_two_policies_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"policy": "ones: x"}, r"set: label policy differs: 'zeros: .*' in a \| 'ones: x' in b"),
+        ({"study_id": "other"}, "cannot pair two arms evaluated on different studies"),
+    ],
+)
+def test_arms_that_cannot_be_compared_are_refused_and_nothing_is_written(tmp_path: Path, other, message) -> None:
     one = Prediction("s", "p", "set", "t", (), ("Edema",), ("Edema",), policy=POLICY, data_sha256=HASH)
     write(tmp_path / "a.jsonl", [one])
-    write(tmp_path / "b.jsonl", [replace(one, policy="ones: uncertain=positive, blank=masked")])
+    write(tmp_path / "b.jsonl", [replace(one, **other)])
     arms = {"a": tmp_path / "a.jsonl", "b": tmp_path / "b.jsonl"}
-    with pytest.raises(ValueError, match=r"set: label policy differs: 'zeros: .*' in a \| 'ones: .*' in b"):
+    with pytest.raises(ValueError, match=message):
         build_report(arms, tmp_path / "out", title="t", n_resamples=10)
     assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="at least one arm"):
+        build_report({}, tmp_path / "out", title="t")
 
 
 def test_chart_ids_do_not_clash(study: Path) -> None:
@@ -184,7 +193,7 @@ def test_chart_ids_do_not_clash(study: Path) -> None:
 def test_a_figure_below_a_trivial_row_is_marked(figures: dict) -> None:
     figures["arms"]["sft"]["phantom_a"]["macro_f1"] |= {"value": 0.0001}
     figures["arms"]["grpo"]["phantom_a"]["macro_f1"] |= {"value": 0.9}
-    rows = {str(row[0]): row for row in score_table(figures, "macro_f1", {}).rows}
+    rows = {str(row[0]): row for row in score_table(figures | {"names": {}}, "macro_f1").rows}
     assert rows["sft"][1].mark == "below all_labels, best_constant, prior"
     assert rows["grpo"][1].mark == ""
     assert {"nothing", "all_labels", "best_constant", "prior"} < set(rows)
@@ -210,23 +219,3 @@ def test_one_patient_and_no_extras_still_make_a_report(tmp_path: Path) -> None:
     assert figures["arms"]["base"]["set"]["macro_f1"] == {"value": 0.5, "low": None, "high": None}
     assert list(figures["paired"]) == ["all_labels__base"]
     assert "[undefined]" in (tmp_path / "report.html").read_text()
-
-
-def test_arms_on_different_studies_are_refused(tmp_path: Path) -> None:
-    one = Prediction("s", "p", "set", "t", (), ("Edema",), ("Edema",), None)
-    write(tmp_path / "a.jsonl", [one])
-    write(tmp_path / "b.jsonl", [replace(one, study_id="other")])
-    with pytest.raises(ValueError, match="cannot pair two arms evaluated on different studies"):
-        build_report({"a": tmp_path / "a.jsonl", "b": tmp_path / "b.jsonl"}, tmp_path, title="t", n_resamples=10)
-    assert not (tmp_path / "report.html").exists()
-
-
-def test_no_arm_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="at least one arm"):
-        build_report({}, tmp_path, title="t")
-
-
-def test_an_unknown_arm_in_a_pair_is_refused(tmp_path: Path) -> None:
-    write(tmp_path / "a.jsonl", [Prediction("s", "p", "set", "t", (), (), ("Edema",), None)])
-    with pytest.raises(ValueError, match="cannot pair 'a' with 'ppo': this study has the arms a"):
-        build_report({"a": tmp_path / "a.jsonl"}, tmp_path, title="t", pairs=[("a", "ppo")], n_resamples=10)

@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from chexreason.labels.catalog import CHEXPERT14, NIH9
-from chexreason.reports.paper_tables import write_ranking
 from chexreason.reports.provenance import Origin
-from chexreason.reports.ranking_page import see, step_table
+from chexreason.reports.ranking_page import see, step_table, write_ranking
 from chexreason.statistics.predictions import datasets
 from chexreason.statistics.score_files import score_rows
 from chexreason.types import Prediction
@@ -68,20 +67,16 @@ def test_every_label_is_in_the_csv_with_its_interval(arms: dict, tmp_path: Path)
     assert r"\caption{Sight and thresholds at phantom\_a. Label policy not recorded" in tex
 
 
-@pytest.mark.parametrize(
-    ("field", "words"), [("policy", "label policy differs"), ("data_sha256", "manifest content differs")]
-)
-def test_other_policies_and_data_are_refused_by_name(arms: dict, tmp_path: Path, field: str, words: str) -> None:
-    arms["grpo"] = [scored([replace(p, **{field: "other"}) for p in arms["grpo"][0][0]])]
-    with pytest.raises(ValueError, match=rf"{words}: 'not recorded' in sft \| 'other' in grpo"):
-        write(arms, tmp_path)
+def test_other_policies_data_and_studies_are_refused_by_name(arms: dict, tmp_path: Path) -> None:
+    rows = arms["grpo"][0][0]
+    for other, words in (
+        ([replace(p, policy="other") for p in rows], r"label policy differs: 'not recorded' in sft \| 'other' in grpo"),
+        ([replace(p, data_sha256="other") for p in rows], "manifest content differs: 'not recorded' in sft"),
+        (rows[1:], r"phantom_a: .*\n.*sft and grpo: 1 only in the first \['phantom_a:s0'\]"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            write(arms | {"grpo": [scored(other)]}, tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-def test_other_studies_are_refused_by_name(arms: dict, tmp_path: Path) -> None:
-    arms["grpo"] = [scored(arms["grpo"][0][0][1:])]
-    with pytest.raises(ValueError, match=r"phantom_a: .*\n.*sft and grpo: 1 only in the first \['phantom_a:s0'\]"):
-        write(arms, tmp_path)
 
 
 def test_an_arm_without_a_set_is_missing_there_and_nowhere_else(arms: dict, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from chexreason.reports.verdict import direction, verdict
+from chexreason.reports.verdict import verdict
 
 
 def _figures(home: tuple[float | None, ...], away: tuple[float | None, ...], floor: float = 0.1) -> dict:
@@ -18,6 +18,7 @@ def _figures(home: tuple[float | None, ...], away: tuple[float | None, ...], flo
     return {
         "arms": {"sft": arm, "grpo": arm},
         "trivial": {row: {"a": {"macro_f1": value}, "b": {"macro_f1": value}} for row, value in trivial.items()},
+        "names": {},
         "paired": {"sft__grpo": {"a": change(home), "b": change(away)}},
     }
 
@@ -36,11 +37,11 @@ GAIN, LOSS, UNCLEAR = (0.1, 0.05, 0.15), (-0.1, -0.15, -0.05), (0.01, -0.05, 0.0
     ],
 )
 def test_the_papers_pattern_is_claimed_only_by_intervals(home: tuple, away: tuple, expected: str) -> None:
-    assert expected in " ".join(verdict(_figures(home, away), {}))
+    assert expected in " ".join(verdict(_figures(home, away)))
 
 
 def test_changes_are_worded_by_their_intervals() -> None:
-    first = verdict(_figures(GAIN, UNCLEAR), {"grpo": "GRPO", "b": "Hospital B"})[0]
+    first = verdict(_figures(GAIN, UNCLEAR) | {"names": {"grpo": "GRPO", "b": "Hospital B"}})[0]
     assert first == (
         "Compared with sft, GRPO gains macro-F1 at a (+0.100 [+0.050, +0.150], +10%), "
         "but shows no clear change at Hospital B (+0.010 [-0.050, +0.070], +10%)."
@@ -48,8 +49,7 @@ def test_changes_are_worded_by_their_intervals() -> None:
 
 
 def test_an_undefined_interval_claims_nothing() -> None:
-    assert direction({"low": None, "high": None}) == 0
-    assert "unknown precision at a (+0.100, +10%)" in verdict(_figures((0.1, None, None), GAIN), {})[0]
+    assert "unknown precision at a (+0.100, +10%)" in verdict(_figures((0.1, None, None), GAIN))[0]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_an_undefined_interval_claims_nothing() -> None:
     [(0.5, "are below"), (0.38, "are not clearly above"), (0.1, "every arm is clearly above")],
 )
 def test_trivial_rows_are_named(floor: float, expected: str) -> None:
-    text = " ".join(verdict(_figures(GAIN, GAIN, floor), {}))
+    text = " ".join(verdict(_figures(GAIN, GAIN, floor)))
     assert f"{expected} the best trivial answer, all_labels ({floor:.3f})" in text
 
 
@@ -67,7 +67,7 @@ def test_reward_and_unreadable_answers_are_told() -> None:
     part, flat = {"value": 0.2}, {"value": 0.0, "low": -1.0, "high": 1.0}
     figures["grpo"] = {"reward": {"first_fifth": part, "last_fifth": part, "difference": flat}}
     figures["grpo"]["reward"]["patients"] = {"first_fifth": 9, "last_fifth": 8, "both": 7}
-    text = " ".join(verdict(figures, {}))
+    text = " ".join(verdict(figures))
     assert "25% of sft at a" in text
     assert "The training reward does not clearly move from 0.2" in text
     assert "7 of its 8 patients were in the first" in text

@@ -13,17 +13,13 @@ import pytest
 import torch
 
 from chexreason.labels.catalog import CHEXPERT14, NIH9
-from chexreason.reports.derived import all_labels
+from chexreason.reports.figures import draw_curves, draw_pareto, draw_printed, front
 from chexreason.reports.history import Curve
-from chexreason.reports.paper_tables import (
-    write_figure,
-    write_paper,
-    write_ranking,
-    write_table,
-    write_transfer,
-)
-from chexreason.reports.pareto_figure import draw_pareto, front
+from chexreason.reports.printed import all_labels
 from chexreason.reports.provenance import Origin
+from chexreason.reports.ranking_page import write_ranking
+from chexreason.reports.result_table import write_table
+from chexreason.reports.transfer_page import write_transfer
 from chexreason.statistics import score_files as label_scores
 from chexreason.statistics.bootstrap import Interval, replicates
 from chexreason.statistics.predictions import datasets
@@ -61,10 +57,10 @@ def test_ours_stands_beside_the_printed_figure_with_its_interval(runs: dict, tmp
 
 
 def test_a_run_that_is_missing_is_shown_as_missing_and_never_as_zero(runs: dict, tmp_path: Path) -> None:
-    table = write_table("table2", runs, tmp_path, dataset="phantom_a", **FAST)
-    assert table.not_run == ("free_reasoning", "reasoning_narrative")
+    not_run = write_table("table2", runs, tmp_path, dataset="phantom_a", **FAST)
+    assert not_run == ["free_reasoning", "reasoning_narrative"]
     missing = [row for row in _rows(tmp_path / "table2.csv") if row["status"] == "missing"]
-    assert {row["row"] for row in missing} == set(table.not_run)
+    assert {row["row"] for row in missing} == set(not_run)
     assert {row[name] for row in missing for name in ("ours", "low", "high", "seeds")} == {""}
     text, tex = ((tmp_path / f"table2.{kind}").read_text() for kind in ("md", "tex"))
     assert "| free_reasoning | — | 0.480 | — | 0.365 |" in text
@@ -73,8 +69,8 @@ def test_a_run_that_is_missing_is_shown_as_missing_and_never_as_zero(runs: dict,
 
 
 def test_without_any_run_the_printed_table_stands_alone(tmp_path: Path) -> None:
-    table = write_table("table5", {}, tmp_path, dataset="phantom_a", **FAST)
-    assert len(table.not_run) == 5
+    not_run = write_table("table5", {}, tmp_path, dataset="phantom_a", **FAST)
+    assert len(not_run) == 5
     assert {row["status"] for row in _rows(tmp_path / "table5.csv")} == {"missing"}
 
 
@@ -189,13 +185,13 @@ def _curves(scale: float) -> dict[str, Curve]:
 def _everything(make_arm, out: Path) -> None:
     runs = {"only_label": {0: make_arm(0.6)}, "reasoning_a": {0: make_arm(0.7), 1: make_arm(0.75)}}
     write_table("table2", runs, out, dataset="phantom_a", prevalence=dict.fromkeys(CHEXPERT14, 0.3), **FAST)
-    write_figure("fig1", {"only_label": _curves(1), "reasoning_a": _curves(2)}, out, ["free_reasoning"])
-    write_figure("fig3", {"hard": _curves(1)}, out, [])
+    draw_curves("fig1", {"only_label": _curves(1), "reasoning_a": _curves(2)}, out, ["free_reasoning"])
+    draw_curves("fig3", {"hard": _curves(1)}, out, [])
     arms = {"sft": {0: make_arm(0.6)}, "grpo": {0: make_arm(0.7)}}
     write_transfer(arms, out, home="phantom_a", away=["phantom_b"], n_permutations=100, **FAST)
     scored = {arm: [(seeds[0], _noise(seeds[0]))] for arm, seeds in arms.items()}
     write_ranking(scored, out, sets=["phantom_a", "phantom_b"], kind="log_odds", **FAST)
-    write_paper(out)
+    draw_printed(out / "pareto_paper")
 
 
 def _noise(rows: list[Prediction]) -> pd.DataFrame:
@@ -209,7 +205,7 @@ def test_the_same_runs_give_the_same_bytes(make_arm, tmp_path: Path) -> None:
         _everything(make_arm, tmp_path / name)
     first = _hashes(tmp_path / "a")
     assert first == _hashes(tmp_path / "b")
-    expected = {"table2.tex", "fig1.svg", "fig1.png", "fig3.csv", "pareto_phantom_b.png", "paper.md"}
+    expected = {"table2.tex", "fig1.svg", "fig1.png", "fig3.csv", "pareto_phantom_b.png", "pareto_paper.csv"}
     expected |= {f"{name}.{kind}" for name in ("transfer", "ranking") for kind in ("md", "csv", "tex")}
     assert expected <= set(first)
     for path in (tmp_path / "a").glob("*.svg"):
@@ -219,13 +215,13 @@ def test_the_same_runs_give_the_same_bytes(make_arm, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_curves_are_written_raw_and_smoothed(tmp_path: Path) -> None:
     curves = {"train/reward": Curve(np.array([0.0, 5.0]), np.array([4.0, 0.0]))}
-    write_figure("fig2", {"nuanced": curves}, tmp_path, [])
+    draw_curves("fig2", {"nuanced": curves}, tmp_path, [])
     assert [tuple(row.values()) for row in _rows(tmp_path / "fig2.csv")] == [
         ("fig2", "nuanced", "train/reward", "0", "4", "4"),
         ("fig2", "nuanced", "train/reward", "5", "0", f"{4 * 0.95 / 1.95:.6g}"),
     ]
     with pytest.raises(ValueError, match="fig1: none of nuanced logged train/token_accuracy or train/loss"):
-        write_figure("fig1", {"nuanced": curves}, tmp_path, [])
+        draw_curves("fig1", {"nuanced": curves}, tmp_path, [])
 
 
 def _points() -> dict[str, tuple[Interval, Interval]]:
@@ -242,7 +238,7 @@ def test_the_front_holds_arms_that_no_other_beats() -> None:
 
 @pytest.mark.slow
 def test_the_front_is_drawn_with_its_data_beside_it(tmp_path: Path) -> None:
-    draw_pareto(_points(), tmp_path / "p", home="a", away="b", statistic="macro-F1", title="t")
+    draw_pareto(_points(), tmp_path / "p", home="a", away="b", title="t")
     rows = _rows(tmp_path / "p.csv")
     assert [row["on_front"] for row in rows] == ["False", "True", "True", "True", "False"]
     assert (rows[0]["home_low"], rows[0]["away_low"]) == ("0.100000", "")

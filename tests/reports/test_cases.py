@@ -5,9 +5,10 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
-from chexreason.reports.cases import build_cases, choose
+from chexreason.reports.cases import build_cases, choose_cases
 from chexreason.types import Prediction
 
 ONE = Prediction("s", "p", "set", "text", ("Edema", "Fracture"), ("Edema", "Pneumonia"), ("Edema", "Pneumonia"))
@@ -17,29 +18,30 @@ def test_cases_cover_both_hospitals_and_every_outcome(make_arm) -> None:
     right = [replace(p, predicted=p.truth) if i % 2 else p for i, p in enumerate(make_arm(0.5, fail_every=4))]
     right = [replace(p, predicted=()) if p.broken else p for p in right]
     arms = {"sft": make_arm(0.6), "grpo": right}
-    chosen = choose(arms, 12)
+    chosen = choose_cases(arms, 12)
     assert len({study for study, _ in chosen}) == 12
     strata = Counter((study.split(":")[0], kind) for study, kind in chosen)
     assert set(strata.values()) == {2}
     assert len(strata) == 6
-    assert choose(arms, 12) == chosen
-    assert choose(arms, 12, seed=1) != chosen
+    assert choose_cases(arms, 12) == chosen
+    assert choose_cases(arms, 12, seed=1) != chosen
 
 
 def test_no_more_cases_than_studies_and_only_studies_all_arms_answered(make_arm) -> None:
     arm = make_arm(0.5, n=3)
-    assert len(choose({"a": arm, "b": arm[1:]}, 24)) == 5
+    assert len(choose_cases({"a": arm, "b": arm[1:]}, 24)) == 5
 
 
-def test_marks_are_right_wrong_and_missed_and_leave_out_what_nobody_judges() -> None:
-    answer = build_cases({"base": [ONE]}, 1)[0].answers[0]
-    assert answer.marks == (("Edema", "hit"), ("Pneumonia", "missed"))
-
-
-def test_a_broken_answer_predicts_nothing() -> None:
-    case = build_cases({"base": [replace(ONE, broken="no_solution")]}, 1)[0]
-    assert case.kind == "failed"
-    assert case.answers[0].marks == (("Edema", "missed"), ("Pneumonia", "missed"))
+@pytest.mark.parametrize(
+    ("broken", "kind", "marks"),
+    [
+        (None, "wrong", (("Edema", "hit"), ("Pneumonia", "missed"))),  # Fracture, which nobody judges, is left out
+        ("no_solution", "failed", (("Edema", "missed"), ("Pneumonia", "missed"))),  # it predicts nothing
+    ],
+)
+def test_marks_are_right_wrong_and_missed(broken: str | None, kind: str, marks: tuple) -> None:
+    case = build_cases({"base": [replace(ONE, broken=broken)]}, 1)[0]
+    assert (case.kind, case.answers[0].marks) == (kind, marks)
 
 
 def test_images_are_scaled_and_embedded_and_missing_ones_told(tmp_path: Path) -> None:

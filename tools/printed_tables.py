@@ -1,13 +1,20 @@
-"""What the paper's printed tables say without any run: changes, reversed ranks, arms below a constant answer."""
+"""chexreason/reports/paper/paper.md: what the paper's printed tables say without any run.
+
+Changes between models, reversed ranks, models below a constant answer. Run it after a change of the printed tables:
+    python -m tools.printed_tables
+"""
 
 from __future__ import annotations
 
 from itertools import combinations
+from pathlib import Path
 
-from chexreason.labels.catalog import CHEXPERT_STUDIES, CHEXPERT_TEST
-from chexreason.reports.printed import MACRO, Printed, printed
-from chexreason.reports.tables import Cell, Table
+from chexreason.files import write_text
+from chexreason.reports import printed as shipped
+from chexreason.reports.printed import MACRO, Printed, all_labels, printed
+from chexreason.reports.tables import Table
 
+PAGE = Path(shipped.__file__).parent / "paper" / "paper.md"  # shipped, as ``table=paper`` of chexreason.cli.tables
 BASIS = "As printed in arXiv 2512.23090: no intervals, so no change here is known to be more than chance."
 STEPS = (("medgemma", "medgemma_sft"), ("medgemma_sft", "chexreason"), ("medgemma", "chexreason"))
 
@@ -81,12 +88,6 @@ def sentences() -> list[str]:
     return found
 
 
-def all_labels() -> dict[str, float]:
-    """F1 of answering every label for every image on CheXpert's test labels, 2 p / (1 + p) a label, and the mean."""
-    scores = {label: 2 * k / (CHEXPERT_STUDIES + k) for label, k in CHEXPERT_TEST.items()}
-    return {**scores, MACRO: sum(scores.values()) / len(scores)}
-
-
 def page() -> str:
     """The paper's own figures as Markdown."""
     tables = (printed_transfer(), printed_models(), printed_ranks())
@@ -98,7 +99,7 @@ def _all_labels_row(floor: float) -> tuple[str, ...]:
 
 
 def _table(caption: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
-    return Table(caption, header, tuple(tuple(Cell(cell) for cell in row) for row in rows), basis=BASIS)
+    return Table(caption, header, rows, notes=(BASIS,))
 
 
 def _rank(table: Printed, name: str, statistic: str) -> int:
@@ -107,3 +108,7 @@ def _rank(table: Printed, name: str, statistic: str) -> int:
 
 def _sign(value: float) -> int:
     return (value > 0) - (value < 0)
+
+
+if __name__ == "__main__":
+    write_text(PAGE, page())

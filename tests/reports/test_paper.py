@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from chexreason.labels.catalog import CHEXPERT14, NIH9
-from chexreason.reports.derived import all_labels, page, printed_transfer, rank_reversal, sentences
-from chexreason.reports.printed import MACRO, TITLES, printed
+from chexreason.reports.printed import MACRO, TITLES, all_labels, printed, printed_page, printed_sentences
+from tools.printed_tables import page, printed_transfer, rank_reversal, sentences
 
 
 def test_every_table_is_read_whole() -> None:
@@ -52,6 +52,7 @@ def test_ranks_reverse_between_tables_2_and_3() -> None:
 
 
 def test_the_page_repeats_the_papers_claim_and_claims_no_more() -> None:
+    assert (page(), sentences()) == (printed_page(), printed_sentences())
     assert "+0.064 on CheXpert and by -0.056 on NIH, where 81% is retained" in sentences()[0]
     assert "below it: qwen2_5_vl (0.228), medgemma_sft (0.282)" in sentences()[1]
     assert "no change here is known to be more than chance" in page()

@@ -1,0 +1,159 @@
+"""The tables of a study's figures, for the page, for Markdown, for a spreadsheet and for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from chexreason.reports.tables import BELOW, STATISTIC_TITLES, ScoreCell, Table, csv_text
+from chexreason.statistics.bootstrap import STATISTICS
+from chexreason.statistics.comparable import basis
+
+_LONG = ("kind", "row", "dataset", "statistic", "value", "low", "high", "policy", "data_sha256")
+
+
+def data_sets(figures: Mapping[str, Any]) -> list[str]:
+    """Data sets of a study in order of first appearance."""
+    return list(dict.fromkeys(name for by_set in figures["arms"].values() for name in by_set))
+
+
+def score_tables(figures: Mapping[str, Any]) -> dict[str, Table]:
+    """The table of each statistic, and that of the changes in macro-F1 ("change")."""
+    return {statistic: score_table(figures, statistic) for statistic in STATISTICS} | {"change": _change_table(figures)}
+
+
+def score_table(figures: Mapping[str, Any], statistic: str) -> Table:
+    """Arms and trivial rows by data set, one statistic with its interval; F1 below a trivial row is marked as such."""
+    names, sets = figures["names"], data_sets(figures)
+    arms = [
+        (ScoreCell(names.get(arm, arm)), *(_arm_cell(figures, by_set.get(name), name, statistic) for name in sets))
+        for arm, by_set in figures["arms"].items()
+    ]
+    trivial = [
+        (ScoreCell(row), *(ScoreCell(_number(by_set.get(name, {}).get(statistic))) for name in sets))
+        for row, by_set in figures["trivial"].items()
+        if statistic != "fail_rate"  # a constant answer is always readable
+    ]
+    notes = (basis(figures["sets"], names),)
+    return Table(STATISTIC_TITLES[statistic], _by_set(figures), [*arms, *trivial], len(trivial), notes)
+
+
+def _change_table(figures: Mapping[str, Any]) -> Table:
+    """Paired differences in macro-F1 between arms by data set, with intervals and the relative change."""
+    names, sets = figures["names"], data_sets(figures)
+    rows = []
+    for key, by_set in figures["paired"].items():
+        step = " → ".join(names.get(arm, arm) for arm in key.split("__"))
+        rows.append((ScoreCell(step), *(_change_cell(by_set.get(name, {}).get("macro_f1")) for name in sets)))
+    caption = f"Paired difference in {STATISTIC_TITLES['macro_f1']}"
+    return Table(caption, _by_set(figures), rows, notes=(basis(figures["sets"], names),))
+
+
+def label_tables(figures: Mapping[str, Any]) -> dict[str, Table]:
+    """F1 of every evaluated label by arm, beside ``all_labels``, by data set; labels nobody judges are absent."""
+    names, tables = figures["names"], {}
+    for dataset in data_sets(figures):
+        arms = [arm for arm, by_set in figures["arms"].items() if dataset in by_set]
+        each = {arm: figures["arms"][arm][dataset]["per_label"] for arm in arms}
+        floors = figures["trivial"]["all_labels"][dataset]["per_label"]
+        rows = []
+        for label, facts in each[arms[0]].items():
+            floor = floors[label]
+            scores = [each[arm][label]["f1"] for arm in arms]
+            cells = [_score_cell(s, BELOW if _below(s["value"], floor) else "", bar=s["value"]) for s in scores]
+            share = ScoreCell(f"{facts['support']} / {facts['judged']}")
+            rows.append((ScoreCell(label), share, *cells, ScoreCell(f"{floor:.3f}", bar=floor)))
+        header = ("Label", "positives / judged", *(names.get(arm, arm) for arm in arms), "all_labels")
+        caption = f"F1 by label, {names.get(dataset, dataset)} ({BELOW} below all_labels)"
+        notes = (basis({dataset: figures["sets"][dataset]}, names),)
+        tables[dataset] = Table(caption, header, rows, notes=notes)
+    return tables
+
+
+def stage_table(stages: list[dict[str, Any]]) -> Table:
+    """Time and peak memory of each stage."""
+    rows = [
+        (ScoreCell(str(s["name"])), ScoreCell(_duration(s.get("seconds"))), ScoreCell(_size(s.get("peak_rss_bytes"))))
+        for s in stages
+    ]
+    return Table("Time and memory", ("Stage", "time", "peak memory"), rows)
+
+
+def long_csv(figures: Mapping[str, Any]) -> str:
+    """All scores as CSV, one figure a line: kind, row, dataset, statistic, value, low, high, policy, data_sha256."""
+    sets = figures["sets"]
+    lines = [(*line, sets[line[2]]["policy"], sets[line[2]]["data_sha256"]) for line in _long_lines(figures)]
+    return csv_text(pd.DataFrame(lines, columns=_LONG, dtype=object))  # object: every digit of a float
+
+
+def print_summary(figures: Mapping[str, Any], console: Console | None = None) -> None:
+    """Prints the verdict, macro-F1 and paired differences of a report to the terminal."""
+    console = console or Console()
+    for table in (score_table(figures, "macro_f1"), _change_table(figures)):
+        if table.rows:
+            console.print(table.terminal())
+    console.print(" ".join(figures["verdict"]), markup=False, highlight=False)
+
+
+def _by_set(figures: Mapping[str, Any]) -> tuple[str, ...]:
+    return ("", *(figures["names"].get(name, name) for name in data_sets(figures)))
+
+
+def _arm_cell(figures: Mapping[str, Any], scores: Mapping[str, Any] | None, dataset: str, statistic: str) -> ScoreCell:
+    if scores is None:
+        return ScoreCell("n/a")
+    score, above = scores[statistic], []
+    if statistic != "fail_rate":
+        trivial = {row: by_set[dataset][statistic] for row, by_set in figures["trivial"].items() if dataset in by_set}
+        above = [row for row, value in trivial.items() if _below(score["value"], value)]
+    return _score_cell(score, f"below {', '.join(above)}" if above else "")
+
+
+def _below(value: float | None, floor: float | None) -> bool:
+    return value is not None and floor is not None and value < floor
+
+
+def _score_cell(score: Mapping[str, float | None], mark: str = "", bar: float | None = None) -> ScoreCell:
+    return ScoreCell(_number(score["value"]), _bounds(score, ".3f"), mark, bar)
+
+
+def _change_cell(change: Mapping[str, float | None] | None) -> ScoreCell:
+    if change is None or change["value"] is None:
+        return ScoreCell("n/a")
+    relative = change.get("relative")
+    return ScoreCell(f"{change['value']:+.3f}", _bounds(change, "+.3f"), "" if relative is None else f"{relative:+.0%}")
+
+
+def _bounds(score: Mapping[str, float | None], form: str) -> str:
+    low, high = score["low"], score["high"]
+    return "[undefined]" if low is None or high is None else f"[{low:{form}}, {high:{form}}]"
+
+
+def _number(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"
+
+
+def _long_lines(figures: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
+    for kind in ("arms", "paired"):
+        for row, by_set in figures[kind].items():
+            for dataset, scores in by_set.items():
+                found = {statistic: scores[statistic] for statistic in STATISTICS}
+                found |= {f"f1/{label}": facts["f1"] for label, facts in scores.get("per_label", {}).items()}
+                yield from ((kind, row, dataset, s, f["value"], f["low"], f["high"]) for s, f in found.items())
+    for row, by_set in figures["trivial"].items():
+        for dataset, scores in by_set.items():
+            yield from (("trivial", row, dataset, statistic, scores[statistic], None, None) for statistic in STATISTICS)
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "n/a"
+    minutes, rest = divmod(seconds, 60)
+    return f"{rest:.1f} s" if minutes < 1 else f"{int(minutes)} min {int(rest):02d} s"
+
+
+def _size(n_bytes: float | None) -> str:
+    return "n/a" if n_bytes is None else f"{n_bytes / 2**30:.2f} GiB"
