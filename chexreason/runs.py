@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from chexreason.files import locked, write_json, write_text
-from chexreason.renames import current
+from chexreason.renames import current, old_names
 
 DONE, LOCK, CONFIG, STAGE, ATTEMPTS = "DONE", "LOCK", "config.yaml", "stage.json", "attempts.jsonl"
 PREDICTIONS, METRICS, SCORES = "predictions.jsonl", "metrics.json", "scores.parquet"
@@ -238,6 +238,8 @@ def _placed(value: Any, out: str | None) -> Any:
 def _check_config(folder: Path, cfg: DictConfig) -> dict[str, Any]:
     """What the directory's CONFIG is to hold: ``cfg`` resolved, and the hashes of its adapters where they are known."""
     now: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    if old := list(old_names(_flat(now))):
+        raise RunError("; ".join(old))
     hashes = [_adapter_sha256(adapter) for adapter in now.get("adapters") or []]
     now[ADAPTERS] = hashes if all(hashes) else None
     before = _stored(folder)

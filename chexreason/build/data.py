@@ -22,14 +22,20 @@ from chexreason.labels.schema import LabelSet
 from chexreason.labels.uncertainty import LabelPolicy, label_policy
 from chexreason.progress import track
 from chexreason.prompts import Prompt, render
+from chexreason.renames import MOVED
 from chexreason.types import Sample, Study
 
 
 def make(node: Any, **kwargs: Any) -> Any:
-    """Hydra's ``instantiate`` whose errors are the constructor's own: what a user can mend reads as it was written."""
+    """Hydra's ``instantiate`` whose errors are the constructor's own: what a user can mend reads as it was written.
+
+    Raises ValueError with the new name where a config still names what an earlier version called otherwise.
+    """
     try:
         return instantiate(node, **kwargs)
     except InstantiationException as error:
+        if moved := [f"{old} is now {new}" for old, new in MOVED.items() if f"'{old}'" in str(error)]:
+            raise ValueError(f"{moved[0]}: write that after _target_ in the config") from None
         raise error.__cause__ or error from None
 
 

@@ -1,4 +1,4 @@
-"""The study-wide ledger of versions before 0.2, read one last time."""
+"""The study-wide ledger of earlier versions, read one last time."""
 
 from __future__ import annotations
 

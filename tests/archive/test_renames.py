@@ -1,0 +1,58 @@
+"""Old names: stored configs are read in today's, and a user's own config is refused with the new one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.utils import get_object
+
+from chexreason import renames
+from chexreason.build.data import make
+
+OLD, NEW = "chexreason.policy.generate.Sampling", "chexreason.model.generate.Sampling"
+
+
+def test_every_moved_target_is_where_the_table_says() -> None:
+    assert not set(renames.MOVED) & set(renames.MOVED.values())  # no name moves twice: one look-up is enough
+    for target in set(renames.MOVED.values()) - {"chexreason.model.vllm_engine.VllmEngine"}:
+        assert get_object(target)
+
+
+def test_stored_settings_are_read_in_todays_names(monkeypatch) -> None:
+    monkeypatch.setattr(renames, "RENAMED", {"phase.old": "phase.new"})
+    monkeypatch.setattr(renames, "ADDED", {"phase.later": 3})
+    monkeypatch.setattr(renames, "REMOVED", {"phase.gone": "leave it out"})
+    stored = {"phase.old": 1, "phase.gone": 2, "a._target_": OLD, "name": "x"}
+    assert renames.current(stored) == {"phase.new": 1, "phase.later": 3, "a._target_": NEW, "name": "x"}
+    assert renames.current({"phase.later": 4}) == {"phase.later": 4}
+    assert list(renames.old_names(stored)) == [
+        "phase.old is now called phase.new: write phase.new=1",
+        "phase.gone was removed: leave it out",
+        f"a._target_={OLD} has moved: write {NEW}",
+    ]
+
+
+def test_a_config_that_names_what_moved_is_refused_with_the_new_name() -> None:
+    with pytest.raises(ValueError, match=rf"{OLD} is now {NEW}: write that after _target_"):
+        make({"_target_": OLD, "max_new_tokens": 3})
+
+
+@pytest.mark.slow
+def test_a_users_own_config_with_an_old_name_is_refused_at_the_door(tmp_path: Path) -> None:
+    (tmp_path / "rollout").mkdir()
+    engine = "# Mine.\n_target_: chexreason.policy.engine.SharedPrefixEngine\n"
+    (tmp_path / "rollout" / "mine.yaml").write_text(engine)
+    words = [f"--config-dir={tmp_path}", "phase=grpo", "rollout=mine", f"paths.out={tmp_path}/out"]
+    command = [sys.executable, "-m", "chexreason.cli.train", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("error: ")
+    assert said.endswith(
+        "rollout._target_=chexreason.policy.engine.SharedPrefixEngine has moved: "
+        "write chexreason.model.generate.SharedPrefixEngine"
+    )
+    assert not (tmp_path / "out" / "run" / "grpo" / "seed0" / "config.yaml").exists()
