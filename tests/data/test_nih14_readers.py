@@ -34,15 +34,13 @@ def positive(image: str, *findings: str, abnormal: str = "YES") -> str:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """The vendor's images of three patients, and both studies' test labels in the folders they come in."""
-    names = ["00000001_000", "00000002_001", "00000003_000"]
+    one, two, three = names = ("00000001_000.png", "00000002_001.png", "00000003_000.png")
     (tmp_path / "images").mkdir()
     for name in names:
-        (tmp_path / f"images/{name}.jpg").touch()
-    write(
-        tmp_path / FOUR, FOUR_HEADER, four(f"{names[0]}.png", "NO,YES,NO,YES"), four(f"{names[1]}.png", "YES,NO,YES,")
-    )
-    rows = [positive(f"{names[1]}.png", abnormal="NO"), positive(f"{names[2]}.png", "Nodule", "Hernia", "Effusion")]
-    write(tmp_path / ALL, ALL_HEADER, *rows)
+        (tmp_path / "images" / name).with_suffix(".jpg").touch()
+    write(tmp_path / FOUR, FOUR_HEADER, four(one, "NO,YES,NO,YES"), four(two, "YES,NO,YES,"))
+    sick = positive(three, "Nodule", "Hernia", "Effusion")
+    write(tmp_path / ALL, ALL_HEADER, positive(two, abnormal="NO"), sick)
     return tmp_path
 
 

@@ -92,11 +92,10 @@ def test_quarantine_moves_the_bad_rows_aside_and_counts_them(tmp_path):
         prepare_set(Films(bad=(1, 4)), tmp_path, on_error="stop")
     prepare_set(Films(), tmp_path)
     assert not (tmp_path / "quarantine.csv").exists()
-
-
-def test_nothing_readable_is_an_error(tmp_path):
     with pytest.raises(ManifestError, match="no readable image"):
         prepare_set(Films(bad=tuple(range(6))), tmp_path, on_error="quarantine")
+    with pytest.raises(ValueError, match="on_error='skip'; choose one of: stop, quarantine"):
+        prepare_set(Films(), tmp_path, on_error="skip")
 
 
 def test_images_of_a_vendor_stay_where_they_are_and_no_rows_write_nothing(tmp_path):
@@ -134,11 +133,6 @@ def test_a_full_disk_is_named_and_other_errors_pass(tmp_path):
     assert caught.value.errno == errno.ENOSPC
     with pytest.raises(PermissionError):
         prepare_set(Films(error=PermissionError("denied")), tmp_path)
-
-
-def test_an_unknown_mode_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="on_error='skip'; choose one of: stop, quarantine"):
-        prepare_set(Films(), tmp_path, on_error="skip")
 
 
 @dataclass(frozen=True)

@@ -147,21 +147,17 @@ def test_over_represented_labels_are_avoided():
     """Natural prevalence 50:1; the sample comes out level, with the seldom label far over its share."""
     positive = np.zeros((1020, 2), dtype=bool)
     positive[:1000, 0], positive[1000:, 1] = True, True
-    found = drawn(positive, {"sft": 40})
-    assert found.count.tolist() == [[20, 20]]
+    assert drawn(positive, {"sft": 40}).count.tolist() == [[20, 20]]
 
 
-def test_one_image_of_every_patient_before_a_second_of_any():
-    positive = np.ones((100, 1), dtype=bool)
-    found = draw_samples(positive, [f"p{i // 10}" for i in range(100)], keys(100), {"sft": 10}, 0.05, 0)
-    assert len({i // 10 for i in np.flatnonzero(found.sample == 0)}) == 10
-
-
-def test_seeds_differ_and_a_share_is_a_decimal_number():
-    one, again, other = (drawn(np.ones((1000, 1), dtype=bool), {"sft": 100}, 0.07, seed) for seed in (0, 0, 1))
+def test_of_equal_images_seeds_choose_and_a_patient_s_second_comes_after_every_first():
+    positive = np.ones((1000, 1), dtype=bool)
+    found = draw_samples(positive, [f"p{i // 10}" for i in range(1000)], keys(1000), {"sft": 100}, 0.05, 0)
+    assert len({i // 10 for i in np.flatnonzero(found.sample == 0)}) == 100
+    one, again, other = (drawn(positive, {"sft": 100}, 0.07, seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one.sample, again.sample)
     assert (one.sample != other.sample).any()
-    assert one.goal.tolist() == [[7]]
+    assert one.goal.tolist() == [[7]]  # a share is a decimal number
 
 
 @pytest.mark.parametrize(

@@ -65,16 +65,9 @@ def test_a_reward_of_weight_zero_is_a_metric_and_inner_weights_count(study: Call
     total, parts = score(MixReward(rewards, {"format": 0}), [answer("Edema", n_tokens=9)], [study("Edema")], CHEXPERT14)
     assert total.item() == pytest.approx(0.95)
     assert parts["format/valid"].tolist() == [1.0]
-
-
-def test_a_part_that_its_reward_gives_no_weight_has_weight_one(study: Callable, answer: Callable) -> None:
-    class Bare:
-        weights: dict[str, float] = {}  # noqa: RUF012
-
-        def __call__(self, completions, studies, label_set):
-            return {"a": torch.full((len(completions),), 2.0)}
-
-    assert score(MixReward({"bare": Bare()}, {"bare": 3}), [answer()], [study()], CHEXPERT14)[0].item() == 6.0
+    bare = FormatReward()
+    bare.weights = {}  # a part that its reward gives no weight has weight one
+    assert score(MixReward({"bare": bare}, {"bare": 3}), [answer()], [study()], CHEXPERT14)[0].item() == 3.0
 
 
 def test_wrong_mixes_are_refused() -> None:
