@@ -90,10 +90,8 @@ def test_the_refusal_names_counts_examples_and_the_way_out():
 
 
 def test_only_the_named_pair_is_let_through():
-    frames = {
-        name: rows((f"{name}1", "p1", split, "", ""))
-        for name, split in (("home", "sft"), ("away", "test"), ("third", "test"))
-    }
+    splits = {"home": "sft", "away": "test", "third": "test"}
+    frames = {name: rows((f"{name}1", "p1", split, "", "")) for name, split in splits.items()}
     with pytest.raises(LeakageError, match="third") as caught:
         check_leaks(frames, [["away", "home"]])
     assert "away" not in str(caught.value)

@@ -41,7 +41,9 @@ def test_prevalence_reaches_every_reward_that_prices_labels_and_is_asked_for_onl
     assert type(nuanced.weights) is dict
 
 
-@pytest.mark.parametrize("node", [load("hard"), load("nuanced"), load("nuanced").collapse], ids=str)
+@pytest.mark.parametrize(
+    "node", [load("hard"), load("nuanced"), load("nuanced").collapse], ids=["hard", "nuanced", "window"]
+)
 def test_numbers_agree_with_the_constructor(node: Any) -> None:
     apart = ("prevalence", "weights", "collapse")
     parameters = inspect.signature(get_class(node["_target_"])).parameters
