@@ -56,59 +56,6 @@ def test_labels_are_read_from_every_list_style_in_label_set_order(body: str) -> 
     assert (parsed.broken, parsed.unknown, parsed.duplicates, parsed.stray_blocks) == (None, (), (), 0)
 
 
-def test_unknown_and_repeated_items_are_kept_as_written() -> None:
-    parsed = parse(solution("Edema, edema, Heart Failure, EDEMA, Heart Failure"), CHEXPERT14)
-    assert parsed.labels == ("Edema",)
-    assert parsed.unknown == ("Heart Failure", "Heart Failure")
-    assert parsed.duplicates == ("edema", "EDEMA")
-
-
-@pytest.mark.parametrize("body", ["Label 1, Label 2", "label, label", "None"])
-def test_an_echo_of_the_prompt_is_valid_and_predicts_nothing(body: str) -> None:
-    parsed = parse(solution(body), CHEXPERT14)
-    assert parsed.valid
-    assert parsed.labels == ()
-    assert parsed.unknown == tuple(body.split(", "))
-
-
-@pytest.mark.parametrize(
-    ("text", "broken"),
-    [
-        ("", "no_think"),
-        ("Edema", "no_think"),
-        ("<solution>Edema</solution>", "no_think"),
-        ("<think>a<solution>Edema</solution>", "unclosed_think"),
-        ("<think>a</think><think>b</think><solution>Edema</solution>", "two_thinks"),
-        ("<think>a</think>Edema", "no_solution"),
-        ("<think>a</think><solution>Edema", "unclosed_solution"),
-        ("<think>a</think><solution>Edema</solution><solution>Edema</solution>", "two_solutions"),
-        ("<solution>Edema</solution><think>a</think>", "solution_before_think"),
-        ("<think>a<solution>Edema</solution></think>", "misplaced_tag"),
-        ("</think>a<think><solution>Edema</solution>", "misplaced_tag"),
-        ("<think>a</think><solution></solution>", "empty_solution"),
-        ("<think>a</think><solution> , - \n. </solution>", "empty_solution"),
-        ("<THINK>a</THINK><solution>Edema</solution>", "no_think"),
-    ],
-)
-def test_a_broken_answer_names_its_rule_and_predicts_nothing(text: str, broken: str) -> None:
-    parsed = parse(text, CHEXPERT14)
-    assert parsed.broken == broken
-    assert (parsed.labels, parsed.unknown, parsed.duplicates) == ((), (), ())
-
-
-@pytest.mark.parametrize(
-    ("text", "broken"),
-    [
-        ("<solution>Edema</solution>", None),
-        ("<think>a</think><solution>Edema</solution>", "unexpected_think"),
-        ("Edema", "no_solution"),
-        ("</solution>Edema<solution>", "misplaced_tag"),
-    ],
-)
-def test_solution_only_has_no_place_for_reasoning(text: str, broken: str | None) -> None:
-    assert parse(text, CHEXPERT14, "solution_only").broken == broken
-
-
 @pytest.mark.parametrize("grammar", Grammar)
 def test_every_truncated_answer_is_broken(grammar: Grammar) -> None:
     whole = format_answer("The heart is enlarged." * ("think" in BLOCKS[grammar]), ["Cardiomegaly"], grammar)
@@ -133,6 +80,10 @@ def test_every_truncated_answer_is_broken(grammar: Grammar) -> None:
         ("Labels: Edema", (), ("Labels: Edema",), ()),
         ("<answer>Edema</answer>", (), ("<answer>Edema</answer>",), ()),
         (", ".join(CHEXPERT14), CHEXPERT14.labels, (), ()),
+        ("Edema, edema, Cat, EDEMA, Cat", ("Edema",), ("Cat", "Cat"), ("edema", "EDEMA")),
+        ("Label 1, Label 2", (), ("Label 1", "Label 2"), ()),  # echoes of the prompt
+        ("label, label", (), ("label", "label"), ()),
+        ("None", (), ("None",), ()),
     ],
 )
 def test_hostile_lists_are_read_by_the_stated_rules(
@@ -145,6 +96,24 @@ def test_hostile_lists_are_read_by_the_stated_rules(
 @pytest.mark.parametrize(
     ("text", "grammar", "broken", "stray"),
     [
+        ("", "think_solution", "no_think", 0),
+        ("Edema", "think_solution", "no_think", 0),
+        ("<solution>Edema</solution>", "think_solution", "no_think", 0),
+        ("<think>a<solution>Edema</solution>", "think_solution", "unclosed_think", 0),
+        ("<think>a</think><think>b</think><solution>Edema</solution>", "think_solution", "two_thinks", 0),
+        ("<think>a</think>Edema", "think_solution", "no_solution", 0),
+        ("<think>a</think><solution>Edema", "think_solution", "unclosed_solution", 0),
+        ("<think>a</think><solution>Edema</solution><solution>Edema</solution>", "think_solution", "two_solutions", 0),
+        ("<solution>Edema</solution><think>a</think>", "think_solution", "solution_before_think", 0),
+        ("<think>a<solution>Edema</solution></think>", "think_solution", "misplaced_tag", 0),
+        ("</think>a<think><solution>Edema</solution>", "think_solution", "misplaced_tag", 0),
+        ("<think>a</think><solution></solution>", "think_solution", "empty_solution", 0),
+        ("<think>a</think><solution> , - \n. </solution>", "think_solution", "empty_solution", 0),
+        ("<THINK>a</THINK><solution>Edema</solution>", "think_solution", "no_think", 0),
+        ("<solution>Edema</solution>", "solution_only", None, 0),
+        ("<think>a</think><solution>Edema</solution>", "solution_only", "unexpected_think", 0),
+        ("Edema", "solution_only", "no_solution", 0),
+        ("</solution>Edema<solution>", "solution_only", "misplaced_tag", 0),
         ("<think></think><solution>Edema</solution>", "think_solution", None, 0),
         ("<think>a</think><solution>Edema</solution> So it is Fracture.", "think_solution", None, 1),
         ("<think>a</think><solution>Edema</solution><end_of_turn>", "think_solution", None, 1),
@@ -163,10 +132,12 @@ def test_hostile_lists_are_read_by_the_stated_rules(
         ("<answer>Edema</answer>", "solution_only", "no_solution", 0),
     ],
 )
-def test_hostile_outputs_are_read_by_the_stated_rules(text: str, grammar: str, broken: str | None, stray: int) -> None:
+def test_an_output_is_read_by_the_stated_rules_and_a_broken_one_predicts_nothing(
+    text: str, grammar: str, broken: str | None, stray: int
+) -> None:
     parsed = parse(text, CHEXPERT14, grammar)
     assert (parsed.broken, parsed.stray_blocks) == (broken, stray)
-    assert parsed.labels == (() if broken else ("Edema",))
+    assert (parsed.labels, parsed.unknown, parsed.duplicates) == (() if broken else ("Edema",), (), ())
 
 
 def test_text_outside_the_blocks_is_counted_not_broken() -> None:
@@ -174,10 +145,6 @@ def test_text_outside_the_blocks_is_counted_not_broken() -> None:
     assert parse(text, CHEXPERT14).stray_blocks == 3
     assert parse(text, CHEXPERT14).labels == ("Edema",)
     assert parse(f"  \n{solution('Edema')}\n ", CHEXPERT14).stray_blocks == 0
-
-
-def test_the_reasoning_is_handed_on() -> None:
-    assert parse("<think>\n The lungs.\n</think><solution>Edema</solution>", CHEXPERT14).think == "The lungs."
 
 
 @given(st.one_of(st.text(), st.lists(st.sampled_from([*TAGS, "Edema", ",", "\n", "1."])).map("".join)), grammars)

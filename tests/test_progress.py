@@ -8,29 +8,31 @@ from chexreason import progress
 from chexreason.progress import Meter, silent, track
 
 
-def test_items_pass_through_and_the_rate_is_logged(caplog, monkeypatch):
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch, caplog):
     monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
-    with caplog.at_level(logging.INFO):
-        assert list(track(range(5), 5, "films")) == [0, 1, 2, 3, 4]
+    caplog.set_level(logging.INFO)
+
+
+def test_items_pass_through_and_the_rate_is_logged(caplog):
+    assert list(track(range(5), 5, "films")) == [0, 1, 2, 3, 4]
     assert "films: 5 of 5 in" in caplog.text
     assert list(silent([1, 2], 2)) == [1, 2]
 
 
-def test_a_note_takes_the_place_of_the_rate(caplog, monkeypatch):
-    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
-    with caplog.at_level(logging.INFO), Meter(5, "traces") as meter:
+def test_a_note_takes_the_place_of_the_rate(caplog):
+    with Meter(5, "traces") as meter:
         meter(2, "accepted, 3 answers/min, 0.10 USD")
     assert [record.getMessage() for record in caplog.records] == ["traces: 2 of 5 accepted, 3 answers/min, 0.10 USD"]
 
 
-def test_an_error_inside_the_loop_still_ends_it(caplog, monkeypatch):
-    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
+def test_an_error_inside_the_loop_still_ends_it(caplog):
 
     def broken():
         yield 1
         raise RuntimeError("boom")
 
-    with caplog.at_level(logging.INFO), pytest.raises(RuntimeError, match="boom"):
+    with pytest.raises(RuntimeError, match="boom"):
         list(track(broken(), 9, "films"))
     assert "films: 1 of 9 in" in caplog.text
 

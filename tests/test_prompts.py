@@ -17,20 +17,6 @@ from chexreason.prompts import Prompt, load_prompt, render
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "conf" / "prompt"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-CUES = {
-    "reasoning_narrative": "free-form expert narrative that aggregates evidence",
-    "reasoning_self_check": "region-by-region scan, then an explicit verification pass",
-    "reasoning_hypothesis": "hypothesis-driven comparison of candidate findings",
-    "reasoning_a": "mandatory structured 12-step checklist with a strict format",
-    "reasoning_b": "zonal lung review with pathology differentiation",
-    "reasoning_c": "evidence-heavy report with a label-confidence matrix",
-    "reasoning_d": "definition-guided labelling with strict criteria",
-    "reasoning_e": "second-look pass over anatomic blind spots",
-    "reasoning_f": "a differential diagnosis required for each abnormality",
-    "free_reasoning": "concise analysis, then labels",
-    "only_label": "labels alone, no rationale",
-    "nv_reason": "NV-Reason-CXR-3B's own question and answer form, for that comparator",
-}
 OURS = [name for name in NAMES if name != "nv_reason"]
 # The words that trained adapters and the shipped models were made with: an adapter's card refuses any other.
 FROZEN = {
@@ -41,24 +27,17 @@ FROZEN = {
 }
 
 
-def test_the_twelve_formats_are_there_with_the_papers_cues() -> None:
-    assert {name: load_prompt(name, FOLDER).cue for name in NAMES} == CUES
-
-
 @pytest.mark.parametrize("name", OURS)
-def test_a_packaged_prompt_states_labels_and_format(name: str) -> None:
+def test_a_packaged_prompt_states_labels_and_format_and_its_echo_predicts_nothing(name: str) -> None:
     prompt = load_prompt(name, FOLDER)
     text = render(prompt, CHEXPERT14)
     assert prompt.name == name
     assert prompt.grammar == ("solution_only" if name == "only_label" else "think_solution")
     assert ", ".join(CHEXPERT14) in text
     tags = ["<think>", "</think>"] * (name != "only_label") + ["<solution>", "</solution>"]
-    found = sorted(
-        (text.index(tag), tag) for tag in ("<think>", "</think>", "<solution>", "</solution>") if tag in text
-    )
-    assert [tag for _, tag in found] == tags
-    assert all(text.count(tag) == 1 for tag in tags)
+    assert re.findall("</?(?:think|solution)>", text) == tags
     assert text.endswith("<solution>label, label</solution>")
+    assert parse(text[text.index(tags[0]) :], CHEXPERT14, prompt.grammar).labels == ()
 
 
 def test_nv_reason_is_asked_in_its_own_words() -> None:
@@ -78,35 +57,10 @@ def test_the_words_that_adapters_were_trained_with_stay(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_prompt_file_says_what_it_is_and_how_to_run_it(name: str) -> None:
+def test_a_prompt_file_says_how_to_run_it_and_gives_the_config_the_same_prompt(name: str) -> None:
     text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
-    assert text.startswith("# ")
     assert f"# Run: python -m chexreason.cli.{'train' if name in FROZEN else 'evaluate'} prompt={name}\n" in text
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_config_gives_the_same_prompt_as_the_file(name: str) -> None:
-    node = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{name}.yaml"), resolve=True)
-    assert Prompt(**node) == load_prompt(name, FOLDER)
-
-
-@pytest.mark.parametrize("name", OURS)
-def test_echoing_the_form_a_prompt_shows_predicts_nothing(name: str) -> None:
-    prompt = load_prompt(name, FOLDER)
-    text = render(prompt, CHEXPERT14)
-    opening = "<think>" if prompt.grammar == "think_solution" else "<solution>"
-    assert parse(text[text.index(opening) :], CHEXPERT14, prompt.grammar).labels == ()
-
-
-@pytest.mark.parametrize("name", ["free_reasoning", "only_label"])
-def test_the_small_model_prompts_stay_compact(name: str) -> None:
-    text = render(load_prompt(name, FOLDER), CHEXPERT14)
-    assert len(text.replace(", ".join(CHEXPERT14), "").split()) <= 90
-
-
-def test_the_checklist_prompt_writes_out_twelve_steps() -> None:
-    lines = render(load_prompt("reasoning_a", FOLDER), CHEXPERT14).splitlines()
-    assert [n for n in range(1, 14) if any(line.startswith(f"{n}. ") for line in lines)] == list(range(1, 13))
+    assert Prompt(**OmegaConf.to_container(OmegaConf.create(text), resolve=True)) == load_prompt(name, FOLDER)
 
 
 @pytest.mark.parametrize(
@@ -127,25 +81,17 @@ def test_a_format_writes_out_the_parts_of_its_cue_in_order(name: str, starts: li
         assert any(line.startswith(start) for line in lines), start
 
 
-def test_the_label_set_given_is_the_one_listed() -> None:
-    text = render(load_prompt("only_label", FOLDER), NIH9)
-    assert ", ".join(NIH9) in text
-    assert "Fracture" not in text
-
-
-def test_definitions_are_those_of_the_label_set_given() -> None:
+def test_labels_and_definitions_are_those_of_the_label_set_given() -> None:
     text = render(load_prompt("reasoning_d", FOLDER), NIH9)
+    assert ", ".join(NIH9) in text
     assert [line[2:].split(":")[0] for line in text.splitlines() if line.startswith("- ")] == list(NIH9)
     assert "\n- Edema: fluid in interstitium" in text
 
 
-def test_a_label_without_a_definition_is_refused() -> None:
+def test_a_label_without_a_definition_and_definitions_without_a_place_are_refused() -> None:
     odd = LabelSet("odd", ("Edema", "Cavity", "Emphysema"))
     with pytest.raises(ValueError, match="'reasoning_d' has no definition of: Cavity, Emphysema; add it"):
         render(load_prompt("reasoning_d", FOLDER), odd)
-
-
-def test_definitions_without_a_place_are_refused() -> None:
     with pytest.raises(ValueError, match=r"'p' has definitions, but its text has no \{definitions\}"):
         render(Prompt("p", "", "{labels}", "solution_only", {"Edema": "fluid"}), NIH9)
 
@@ -164,12 +110,9 @@ def test_a_prompt_without_its_label_list_is_refused(text: str, message: str) -> 
         render(Prompt("mine", "", text, "solution_only"), NIH9)
 
 
-def test_a_label_list_written_by_hand_will_do() -> None:
+def test_a_label_list_written_by_hand_will_do_and_doubled_braces_are_literal() -> None:
     assert render(Prompt("mine", "", "Edema or Fracture?", "solution_only"), LabelSet("two", ("Edema", "Fracture")))
     assert render(Prompt("mine", "", "Which?", "solution_only", names_labels=False), NIH9) == "Which?"
-
-
-def test_doubled_braces_are_literal() -> None:
     assert render(Prompt("p", "", "{{x}} {labels}", "solution_only"), NIH9).startswith("{x} Atelectasis, ")
 
 
@@ -182,15 +125,12 @@ def test_an_unknown_placeholder_is_refused_with_the_prompt(text: str) -> None:
         render(Prompt("mine", "", text, "solution_only"), NIH9)
 
 
-def test_a_missing_prompt_lists_what_there_is() -> None:
-    with pytest.raises(FileNotFoundError, match=r"nope\.yaml.*only_label"):
-        load_prompt("nope", FOLDER)
-
-
-def test_a_prompt_file_anywhere_can_be_loaded(tmp_path: Path) -> None:
+def test_a_prompt_file_anywhere_can_be_loaded_and_a_missing_one_lists_what_there_is(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("name: mine\ncue: c\ntext: 'Any of {labels}?'\ngrammar: solution_only\n", encoding="utf-8")
     assert load_prompt(path, FOLDER) == Prompt("mine", "c", "Any of {labels}?", "solution_only")
+    with pytest.raises(FileNotFoundError, match=r"nope\.yaml.*only_label"):
+        load_prompt("nope", FOLDER)
 
 
 @pytest.mark.parametrize(

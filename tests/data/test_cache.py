@@ -40,8 +40,13 @@ def shrink(image: Image.Image) -> Image.Image:
     return image.resize((16, 16))
 
 
-def entries(folder):
-    return [path for path in folder.rglob("*") if path.is_file()]
+@pytest.fixture
+def cache(tmp_path):
+    return ImageCache(tmp_path / "cache", shrink, "key")
+
+
+def entries(tmp_path):
+    return [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
 
 def test_tensors_are_equal_bit_by_bit(policy, films, tmp_path):
@@ -54,11 +59,10 @@ def test_tensors_are_equal_bit_by_bit(policy, films, tmp_path):
         assert torch.equal(prompts.pixel_values, plain.pixel_values)
         assert torch.equal(prompts.input_ids, plain.input_ids)
         assert (prompts.grid is None and plain.grid is None) or torch.equal(prompts.grid, plain.grid)
-    assert len(entries(tmp_path / "cache")) == len(films)
+    assert len(entries(tmp_path)) == len(films)
 
 
-def test_an_entry_spares_the_decoder(films, tmp_path):
-    cache = ImageCache(tmp_path / "cache", shrink, "key")
+def test_an_entry_spares_the_decoder(films, cache, tmp_path):
     first = [cache.load(study) for study in films]
     for study in films:
         study.image.unlink()
@@ -70,11 +74,10 @@ def test_an_entry_spares_the_decoder(films, tmp_path):
         ImageCache(tmp_path / "cache", shrink, "other").load(films[0])
 
 
-def test_without_a_known_hash_the_file_is_hashed(films, tmp_path):
+def test_without_a_known_hash_the_file_is_hashed(films, cache, tmp_path):
     study = replace(films[0], image_sha256="")
-    cache = ImageCache(tmp_path / "cache", shrink, "key")
     cache.load(study)
-    assert [path.name for path in entries(tmp_path / "cache")] == [films[0].image_sha256]
+    assert [path.name for path in entries(tmp_path)] == [films[0].image_sha256]
     Image.new("L", (20, 20), 9).save(study.image)
     assert np.asarray(cache.load(study)).max() == 9  # the content has changed, so has the key
     study.image.unlink()
@@ -85,21 +88,19 @@ def test_without_a_known_hash_the_file_is_hashed(films, tmp_path):
 @pytest.mark.parametrize(
     "damage", [lambda b: b[:50], lambda b: b"", lambda b: b[:-9] + b"\0" + b[-8:], lambda b: b[4:]]
 )
-def test_a_damaged_entry_is_made_anew(films, tmp_path, damage):
-    cache = ImageCache(tmp_path / "cache", shrink, "key")
+def test_a_damaged_entry_is_made_anew(films, cache, tmp_path, damage):
     expected = np.asarray(cache.load(films[4]))
-    (entry,) = entries(tmp_path / "cache")
+    (entry,) = entries(tmp_path)
     whole = entry.read_bytes()
     entry.write_bytes(damage(whole))
     np.testing.assert_array_equal(np.asarray(cache.load(films[4])), expected)
     assert entry.read_bytes() == whole
 
 
-def test_a_grey_film_takes_one_byte_a_pixel(films, tmp_path):
-    cache = ImageCache(tmp_path / "cache", shrink, "key")
+def test_a_grey_film_takes_one_byte_a_pixel(films, cache, tmp_path):
     for study in (films[0], films[4]):
         cache.load(study)
-    grey, colour = sorted(path.stat().st_size for path in entries(tmp_path / "cache"))
+    grey, colour = sorted(path.stat().st_size for path in entries(tmp_path))
     assert (grey, colour) == (16 * 16 + 132, 3 * 16 * 16 + 132)
 
 
@@ -109,12 +110,11 @@ def test_many_readers_share_a_folder(films, tmp_path):
         loaded = list(pool.map(lambda i: np.asarray(caches[i % 4].load(films[i % 3])), range(48)))
     for i, pixels in enumerate(loaded):
         np.testing.assert_array_equal(pixels, np.asarray(shrink(load_image(films[i % 3].image))))
-    assert len(entries(tmp_path / "cache")) == 3  # no temporary file is left
+    assert len(entries(tmp_path)) == 3  # no temporary file is left
 
 
-def test_a_folder_that_cannot_be_written_slows_and_does_not_stop(films, tmp_path, caplog):
+def test_a_folder_that_cannot_be_written_slows_and_does_not_stop(films, cache, tmp_path, caplog):
     (tmp_path / "cache").write_text("a file where the folder should be")
-    cache = ImageCache(tmp_path / "cache", shrink, "key")
     with caplog.at_level(logging.WARNING):
         for study in films[:3]:
             np.testing.assert_array_equal(np.asarray(cache.load(study)), np.asarray(shrink(load_study(study))))

@@ -7,14 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from chexreason.data.manifest import conform
 from chexreason.data.prepare import prepare_set
 from chexreason.data.sources.chexpert import CheXpertSource
-from chexreason.progress import silent
+from tests.support.manifests import rows_of
 
 
 def frame(root, **options) -> pd.DataFrame:
-    return conform(CheXpertSource("chexpert", root, **options).prepare(root / "unused", silent))
+    return rows_of(CheXpertSource("chexpert", root, **options))
 
 
 @pytest.mark.parametrize("release", ["CheXpert-v1.0", "CheXpert-v1.0-small", "renamed"])
@@ -32,19 +31,15 @@ def test_train_and_valid_of_both_releases(chexpert_tree, release):
     assert (first["No Finding"], first["Pneumothorax"], rows.loc[1, "Cardiomegaly"]) == (1, 0, -1)
     assert np.isnan(first["Edema"])
     assert len(frame(root, parts=["train", "valid"])) == 3
-
-
-def test_the_root_may_be_the_parent(chexpert_tree):
-    root = chexpert_tree("CheXpert-v1.0-small")
-    above = frame(root.parent, parts=["train", "test"])
-    assert all((root.parent / path).is_file() for path in above["path"])
-    inside = frame(root, parts=["train", "test"])
-    assert ("CheXpert-v1.0-small/" + inside["path"]).tolist() == above["path"].tolist()
+    if release != "renamed":  # the root may be the parent
+        above = frame(root.parent, parts=["train", "test"])
+        assert all((root.parent / path).is_file() for path in above["path"])
+        assert (f"{release}/" + frame(root, parts=["train", "test"])["path"]).tolist() == above["path"].tolist()
 
 
 @pytest.mark.parametrize("absent", ["groundtruth.csv", "test_labels.csv"])
 def test_the_test_set_is_the_same_from_either_csv(chexpert_tree, absent):
-    root = chexpert_tree()
+    root = chexpert_tree(groundtruth=lambda text: text.replace("study1,", "study1/,"))  # with a slash or without
     (root / absent).unlink()
     rows = frame(root)
     assert rows["path"].tolist() == [
@@ -76,8 +71,6 @@ def test_the_labels_of_the_test_set_may_lie_elsewhere(chexpert_tree, tmp_path):
 
 FAULTS = [
     ("train", lambda t: t.replace("AP/PA", "View"), "lacks the columns 'AP/PA'"),
-    ("train", lambda t: t.replace("-1.0", "u"), "1 rows with a mark other .*: line 3 'Cardiomegaly=u'"),
-    ("train", lambda t: t.replace("study2", "../.."), r"1 rows with a Path that leads out of the root: line 3 'CheX"),
     ("train", lambda t: t.replace("CheXpert-v1.0/train/p", "/etc/train/p"), "3 rows with a Path that leads out"),
     ("train", lambda t: t.replace("CheXpert-v1.0/train", "C:\\\\train"), "3 rows with a Path that leads out"),
     ("train", lambda t: t.replace("train/patient00001", "valid/patient00001"), "unlike train/patient00001/.*: line 2"),
@@ -110,12 +103,6 @@ def test_one_message_lists_the_faults_of_all_files(chexpert_tree, tmp_path):
     assert not list((tmp_path / "out").glob("*"))
 
 
-def test_a_study_may_end_in_a_slash(chexpert_tree):
-    expected = frame(chexpert_tree())
-    root = chexpert_tree(groundtruth=lambda text: text.replace("study1,", "study1/,"))
-    pd.testing.assert_frame_equal(frame(root), expected)
-
-
 @pytest.mark.slow
 def test_wrong_folders_and_arguments_say_so(chexpert_tree):
     root = chexpert_tree("CheXpert-v1.0")
@@ -131,10 +118,8 @@ def test_wrong_folders_and_arguments_say_so(chexpert_tree):
         with pytest.raises(ValueError, match="write a list of: train, valid, test"):
             CheXpertSource("chexpert", root, parts)
     for path in root.glob("test/*/*/*_frontal.jpg"):
-        path.unlink()
-    (root / "test" / "patient64741" / "study1" / "view1_lateral.jpg").touch()
-    (root / "test" / "patient64743" / "study1" / "view1_lateral.jpg").touch()
-    with pytest.raises(ValueError, match="none of the 3 images is frontal; set frontal_only=false"):
+        path.rename(path.with_name("view1_lateral.jpg"))
+    with pytest.raises(ValueError, match="none of the 4 images is frontal; set frontal_only=false"):
         frame(root)
 
 

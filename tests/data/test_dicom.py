@@ -1,6 +1,6 @@
 """DICOM radiographs: shown as the file says, and refused where it is no single grey film."""
 
-import builtins
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -60,34 +60,30 @@ def test_bit_depths_fill_the_greys(tmp_path, bits):
     np.testing.assert_allclose(inverted, 255 - GREY, atol=1)
 
 
-def test_twelve_bits_in_a_file_that_claims_sixteen_are_not_dark(tmp_path):
-    pixels = (RAMP * 4095).astype(np.uint16)
-    np.testing.assert_allclose(grey(film(tmp_path / "x.dcm", pixels, 16)), GREY, atol=1)
-    assert grey(film(tmp_path / "y.dcm", pixels // 2, 12)).max() == round(2047 / 4095 * 255)  # as exposed
+SIGNED = (RAMP * 4095 - 2048).astype(np.int16)
+DARK = (RAMP * 4095).astype(np.uint16)
 
 
-def test_signed_pixels_and_a_rescale_slope(tmp_path):
-    signed = (RAMP * 4095 - 2048).astype(np.int16)
-    np.testing.assert_allclose(grey(film(tmp_path / "x.dcm", signed, 12)), GREY, atol=1)
-    rescaled = film(tmp_path / "y.dcm", signed, 12, RescaleSlope="2", RescaleIntercept="5000")
-    np.testing.assert_allclose(grey(rescaled), GREY, atol=1)
-    turned = film(tmp_path / "z.dcm", signed, 12, RescaleSlope="-1", RescaleIntercept="0")
-    np.testing.assert_allclose(grey(turned), 255 - GREY, atol=1)
+@pytest.mark.parametrize(
+    ("pixels", "bits", "elements", "expected"),
+    [
+        (DARK, 16, {}, GREY),  # twelve bits in a file that claims sixteen are not dark
+        (DARK // 2, 12, {}, GREY * 2047 / 4095),  # as exposed
+        (SIGNED, 12, {}, GREY),
+        (SIGNED, 12, {"RescaleSlope": "2", "RescaleIntercept": "5000"}, GREY),
+        (SIGNED, 12, {"RescaleSlope": "-1", "RescaleIntercept": "0"}, 255 - GREY),
+    ],
+)
+def test_values_are_scaled_by_the_detector_and_the_slope(tmp_path, pixels, bits, elements, expected):
+    np.testing.assert_allclose(grey(film(tmp_path / "x.dcm", pixels, bits, **elements)), expected, atol=1)
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 def test_the_first_window_is_applied_to_rescaled_values(tmp_path, photometric):
     pixels = np.array([[0, 900, 1000, 1100, 4000]], np.uint16)
-    path = film(
-        tmp_path / "x.dcm",
-        pixels,
-        12,
-        PhotometricInterpretation=photometric,
-        RescaleSlope="2",
-        RescaleIntercept="-1000",
-        WindowCenter=["1000.5", "0"],  # of values 800, 1000, 1200
-        WindowWidth=["401", "1"],
-    )
+    rescale = {"RescaleSlope": "2", "RescaleIntercept": "-1000", "PhotometricInterpretation": photometric}
+    of_1000 = {"WindowCenter": ["1000.5", "0"], "WindowWidth": ["401", "1"]}  # of values 800, 1000, 1200
+    path = film(tmp_path / "x.dcm", pixels, 12, **rescale, **of_1000)
     expected = np.array([[0, 0, 127.5, 255, 255]])
     np.testing.assert_allclose(grey(path), expected if photometric == "MONOCHROME2" else 255 - expected, atol=0.6)
 
@@ -128,9 +124,8 @@ def test_windows_at_the_edge_of_the_standard():
 
 
 def test_the_signature_counts_not_the_name(tmp_path):
-    pixels = (RAMP * 4095).astype(np.uint16)
     for name in ("film", "film.DCM", "film.dicom", "film.png"):
-        np.testing.assert_allclose(grey(film(tmp_path / name, pixels)), GREY, atol=1)
+        np.testing.assert_allclose(grey(film(tmp_path / name, DARK)), GREY, atol=1)
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "not.png")
     (tmp_path / "not.png").rename(tmp_path / "not.dcm")
     with pytest.raises(ImageError, match=r"named \.dcm but without DICOM's signature"):
@@ -149,13 +144,13 @@ def test_the_signature_counts_not_the_name(tmp_path):
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_what_is_no_grey_film_says_why(tmp_path, elements, reason):
-    path = film(tmp_path / "x.dcm", (RAMP * 4095).astype(np.uint16), **elements)
+    path = film(tmp_path / "x.dcm", DARK, **elements)
     with pytest.raises(ImageError, match=reason):
         load_image(path)
 
 
 def test_dicom_without_pixels_or_cut_off_says_why(tmp_path):
-    path = film(tmp_path / "x.dcm", (RAMP * 4095).astype(np.uint16))
+    path = film(tmp_path / "x.dcm", DARK)
     whole = path.read_bytes()
     path.write_bytes(whole[:-40])
     with pytest.raises(ImageError):
@@ -167,13 +162,6 @@ def test_dicom_without_pixels_or_cut_off_says_why(tmp_path):
 
 def test_without_pydicom_the_way_out_is_named(tmp_path, monkeypatch):
     (tmp_path / "film").write_bytes(b"\0" * 128 + b"DICM")
-    imported = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name.split(".")[0] == "pydicom":
-            raise ImportError(name)
-        return imported(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "pydicom", None)  # its import fails
     with pytest.raises(ImageError, match=r"pip install 'chexreason\[dicom\]'"):
         load_image(tmp_path / "film")

@@ -17,10 +17,11 @@ from chexreason.data.check import inspect_images
 from chexreason.data.leakage import RADIUS, LeakageError, check_leaks, find_leaks
 from chexreason.data.manifest import Manifest, ManifestError, write_manifest
 from chexreason.data.prepare import MANIFEST_NAME
-from chexreason.labels.catalog import CHEXPERT14
 from chexreason.types import Sample
+from tests.support.manifests import manifest_rows
 
 ZERO = "0" * 64
+SIDES = ("sft", "readers", "train")  # the last two belong to neither side
 
 
 def rows(*studies: tuple[str, str, str, str, str]) -> pd.DataFrame:
@@ -33,52 +34,47 @@ def bits(n: int) -> str:
     return f"{2**n - 1:064x}"
 
 
-def brief(leaks):
-    return [(leak.kind, leak.one, leak.other, leak.sides, leak.count) for leak in leaks]
+CLEAN = {
+    "home": rows(("a", "p1", "sft", "x", ZERO), ("b", "p1", "rl", "x", ZERO), ("c", "p2", "test", "y", bits(200))),
+    "away": rows(("d", "p3", "test", "z", bits(100)), ("e", "p3", "test", "z", bits(100))),
+}
+PATIENTS_CROSS = {
+    "home": rows(("a", "p1", "sft", "", ""), ("b", "p1", "rl", "", ""), ("c", "p2", "val", "", "")),
+    "away": rows(("d", "p1", "test", "", ""), ("e", "p1", "test", "", ""), ("f", "p2", "test", "", "")),
+}
+FILMS_CROSS = {
+    "home": rows(("a", "p1", "sft", "x", ZERO), ("b", "p2", "sft", "y", bits(100))),
+    "away": rows(("c", "p3", "val", "x", ZERO), ("d", "p4", "val", "z", bits(100 + RADIUS))),
+}
+JUST_APART = {**FILMS_CROSS, "away": FILMS_CROSS["away"].assign(phash=["", bits(101 + RADIUS)])}
+WITHIN_ONE = {"one": rows(("a", "p1", "rl", "x", ZERO), ("b", "p2", "test", "y", bits(1)))}
+ON_NO_SIDE = {"one": rows(*((study, "p1", split, "x", ZERO) for study, split in zip("abc", SIDES, strict=True)))}
+WITHOUT_HASHES = {
+    "home": rows(("a", "p1", "sft", "x", ZERO)).drop(columns=["sha256", "phash"]),
+    "away": rows(("b", "p1", "test", "x", ZERO), ("c", "p2", "test", "", "")),
+}
 
 
-def test_clean_sets_pass():
-    home = rows(("a", "p1", "sft", "x", ZERO), ("b", "p1", "rl", "x", ZERO), ("c", "p2", "test", "y", bits(200)))
-    away = rows(("d", "p3", "test", "z", bits(100)), ("e", "p3", "test", "z", bits(100)))
-    assert check_leaks({"home": home, "away": away}) == []
-    assert find_leaks({}) == []
-
-
-def test_a_patient_crosses_sets():
-    home = rows(("a", "p1", "sft", "", ""), ("b", "p1", "rl", "", ""), ("c", "p2", "val", "", ""))
-    away = rows(("d", "p1", "test", "", ""), ("e", "p1", "test", "", ""), ("f", "p2", "test", "", ""))
-    assert brief(find_leaks({"home": home, "away": away})) == [
-        ("patient", "home", "away", ("train", "test"), 1),
-        ("patient", "home", "away", ("val", "test"), 1),  # a checkpoint chosen on test patients
-    ]
-
-
-def test_equal_bytes_are_one_leak_and_near_ones_another():
-    home = rows(("a", "p1", "sft", "x", ZERO), ("b", "p2", "sft", "y", bits(100)))
-    away = rows(("c", "p3", "val", "x", ZERO), ("d", "p4", "val", "z", bits(100 + RADIUS)))
-    assert brief(find_leaks({"home": home, "away": away})) == [
-        ("image", "home", "away", ("train", "val"), 1),
-        ("picture", "home", "away", ("train", "val"), 1),
-    ]
-    away["phash"] = ["", bits(101 + RADIUS)]
-    assert [leak.kind for leak in find_leaks({"home": home, "away": away})] == ["image"]
-
-
-def test_leaks_within_one_set_count_too():
-    one = rows(("a", "p1", "rl", "x", ZERO), ("b", "p2", "test", "y", bits(1)))
-    assert brief(find_leaks({"one": one})) == [("picture", "one", "one", ("train", "test"), 1)]
-    check_leaks({"one": one}, [["one", "one"]])
-
-
-def test_readers_and_undivided_splits_are_on_no_side():
-    one = rows(("a", "p1", "sft", "x", ZERO), ("b", "p1", "readers", "x", ZERO), ("c", "p1", "train", "x", ZERO))
-    assert check_leaks({"one": one}) == []
-
-
-def test_sets_without_hashes_are_compared_by_patient():
-    home = rows(("a", "p1", "sft", "x", ZERO)).drop(columns=["sha256", "phash"])
-    away = rows(("b", "p1", "test", "x", ZERO), ("c", "p2", "test", "", ""))
-    assert [leak.kind for leak in find_leaks({"home": home, "away": away})] == ["patient"]
+@pytest.mark.parametrize(
+    ("frames", "expected"),
+    [
+        ({}, []),
+        (CLEAN, []),
+        (ON_NO_SIDE, []),
+        # of p2: a checkpoint chosen on test patients
+        (PATIENTS_CROSS, [("patient", ("train", "test"), 1), ("patient", ("val", "test"), 1)]),
+        (FILMS_CROSS, [("image", ("train", "val"), 1), ("picture", ("train", "val"), 1)]),
+        (JUST_APART, [("image", ("train", "val"), 1)]),
+        (WITHIN_ONE, [("picture", ("train", "test"), 1)]),
+        (WITHOUT_HASHES, [("patient", ("train", "test"), 1)]),
+    ],
+)
+def test_what_crosses_is_found_and_nothing_else(frames, expected):
+    leaks = find_leaks(frames)
+    assert [(leak.kind, leak.sides, leak.count) for leak in leaks] == expected
+    names = list(frames)
+    assert {(leak.one, leak.other) for leak in leaks} <= {(name, other) for name in names[:1] for other in names[-1:]}
+    check_leaks(frames, [[names[0], names[-1]]] if expected else [])
 
 
 def test_the_refusal_names_counts_examples_and_the_way_out():
@@ -94,10 +90,8 @@ def test_the_refusal_names_counts_examples_and_the_way_out():
 
 
 def test_only_the_named_pair_is_let_through():
-    frames = {
-        name: rows((f"{name}1", "p1", split, "", ""))
-        for name, split in (("home", "sft"), ("away", "test"), ("third", "test"))
-    }
+    splits = {"home": "sft", "away": "test", "third": "test"}
+    frames = {name: rows((f"{name}1", "p1", split, "", "")) for name, split in splits.items()}
     with pytest.raises(LeakageError, match="third") as caught:
         check_leaks(frames, [["away", "home"]])
     assert "away" not in str(caught.value)
@@ -127,11 +121,12 @@ def test_every_crossing_patient_is_found(one, two):
 
 
 @pytest.mark.slow
-def test_real_sets_that_share_patients_and_films_are_refused(shared_data, tmp_path):
+def test_real_sets_that_share_patients_and_films_are_refused(shared_data):
+    tables = {name: pd.read_csv(shared_data / name / "labels.csv") for name in ("nih", "nih_lowres128")}
+    both = set.intersection(*(set(table["image_index"]) for table in tables.values()))
     frames = {}
-    for name, split in (("nih", "test"), ("nih_lowres128", "sft")):
-        table = pd.read_csv(shared_data / name / "labels.csv")
-        table = table[table["image_index"].isin(_shared(shared_data))][:24]
+    for (name, table), split in zip(tables.items(), ("test", "sft"), strict=True):
+        table = table[table["image_index"].isin(both)][:24]
         facts = inspect_images([shared_data / name / path for path in table["path"]])
         frames[name] = rows(
             *(
@@ -147,28 +142,11 @@ def test_real_sets_that_share_patients_and_films_are_refused(shared_data, tmp_pa
     check_leaks(frames, [["nih", "nih_lowres128"]])
 
 
-def _shared(folder: Path) -> set[str]:
-    one, two = (set(pd.read_csv(folder / name / "labels.csv")["image_index"]) for name in ("nih", "nih_lowres128"))
-    return one & two
-
-
 @pytest.fixture
 def prepared(tmp_path, studies):
     """A data config of two prepared sets, and its training samples; ``away`` has a patient of ``home``'s training."""
-    for name, splits, patients in (("home", ("sft", "sft", "test"), "123"), ("away", ("test", "test"), "27")):
-        frame = pd.DataFrame(
-            {
-                "study_id": [f"{name}:{i}" for i in range(len(splits))],
-                "patient_id": list(patients),
-                "dataset": name,
-                "split": splits,
-                "path": [f"{i}.png" for i in range(len(splits))],
-                "view": "",
-                "age": None,
-                "sex": "",
-                **dict.fromkeys(CHEXPERT14.labels, 0.0),
-            }
-        )
+    for name, splits, patients in (("home", ["sft", "sft", "test"], "123"), ("away", ["test", "test"], "27")):
+        frame = manifest_rows(name, len(splits), split=splits, patient_id=list(patients))
         write_manifest(Manifest(frame, {}, tmp_path), tmp_path / name / MANIFEST_NAME)
     sets = {"home": {}, "away": {}, "later": {}}
     train = [Sample(replace(studies[i], study_id=f"home:{i}"), "x") for i in range(2)]

@@ -6,10 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from chexreason.data.manifest import conform
-from chexreason.data.sources.nih14_readers import ALL_FINDINGS, FOUR_FINDINGS, READERS_TO_CHEXPERT, NIH14ReadersSource
+from chexreason.data.sources.nih14_readers import ALL_FINDINGS, FOUR_FINDINGS, NIH14ReadersSource
 from chexreason.labels.catalog import CHEXPERT14
-from chexreason.progress import silent
+from tests.support.manifests import rows_of
 
 FOUR_HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
@@ -35,15 +34,13 @@ def positive(image: str, *findings: str, abnormal: str = "YES") -> str:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """The vendor's images of three patients, and both studies' test labels in the folders they come in."""
-    names = ["00000001_000", "00000002_001", "00000003_000"]
+    one, two, three = names = ("00000001_000.png", "00000002_001.png", "00000003_000.png")
     (tmp_path / "images").mkdir()
     for name in names:
-        (tmp_path / f"images/{name}.jpg").touch()
-    write(
-        tmp_path / FOUR, FOUR_HEADER, four(f"{names[0]}.png", "NO,YES,NO,YES"), four(f"{names[1]}.png", "YES,NO,YES,")
-    )
-    rows = [positive(f"{names[1]}.png", abnormal="NO"), positive(f"{names[2]}.png", "Nodule", "Hernia", "Effusion")]
-    write(tmp_path / ALL, ALL_HEADER, *rows)
+        (tmp_path / "images" / name).with_suffix(".jpg").touch()
+    write(tmp_path / FOUR, FOUR_HEADER, four(one, "NO,YES,NO,YES"), four(two, "YES,NO,YES,"))
+    sick = positive(three, "Nodule", "Hernia", "Effusion")
+    write(tmp_path / ALL, ALL_HEADER, positive(two, abnormal="NO"), sick)
     return tmp_path
 
 
@@ -53,7 +50,7 @@ def write(path: Path, *lines: str) -> None:
 
 
 def frame(root: Path, csv: str | list[str] = FOUR, **options) -> pd.DataFrame:
-    return conform(NIH14ReadersSource("nih_readers", root, csv, **options).prepare(root / "unused", silent))
+    return rows_of(NIH14ReadersSource("nih_readers", root, csv, **options))
 
 
 def marked(row: pd.Series) -> dict[str, float]:
@@ -66,6 +63,8 @@ def test_four_findings(root):
     assert rows["patient_id"].tolist() == ["nih14:1", "nih14:2"]
     assert rows["path"].tolist() == ["images/00000001_000.jpg", "images/00000002_001.jpg"]
     assert set(rows["split"]) == {"readers"}
+    crosswalk = {f"four_findings: {column}": label for column, label in FOUR_FINDINGS.items()}
+    assert NIH14ReadersSource("r", root, FOUR).provenance["crosswalk"] == crosswalk
     assert marked(rows.iloc[0]) == {"Fracture": 0, "Lung Lesion": 1, "Lung Opacity": 0, "Pneumothorax": 1}
     assert marked(rows.iloc[1]) == {"Fracture": 1, "Lung Opacity": 1, "Pneumothorax": 0}
 
@@ -91,15 +90,6 @@ def test_several_files_of_one_study(root):
     assert len(frame(root, [FOUR, "validation_labels.csv"])) == 3
     with pytest.raises(ValueError, match=r"2 rows that repeat an image .* 'nih_readers:00000001_000'"):
         frame(root, [FOUR, FOUR])
-
-
-def test_the_crosswalk_names_every_column(root):
-    assert READERS_TO_CHEXPERT["all_findings: not Abnormal"] == "No Finding"
-    assert len(READERS_TO_CHEXPERT) == len(FOUR_FINDINGS) + len(ALL_FINDINGS)
-    assert set(READERS_TO_CHEXPERT.values()) - {""} <= set(CHEXPERT14.labels)
-    assert NIH14ReadersSource("r", root, FOUR).provenance["crosswalk"] == {
-        f"four_findings: {column}": label for column, label in FOUR_FINDINGS.items()
-    }
 
 
 def test_all_faults_come_in_one_message(root):

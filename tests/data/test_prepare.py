@@ -19,6 +19,7 @@ from chexreason.data.prepare import prepare_set
 from chexreason.data.selection import Selected
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.uncertainty import ONES, ZEROS
+from tests.support.manifests import manifest_rows
 
 
 @dataclass(frozen=True)
@@ -42,20 +43,7 @@ class Films:
                 path.write_bytes(path.read_bytes()[:40])
             if self.error and i == 3:
                 raise self.error
-        labels = dict.fromkeys(CHEXPERT14.labels, 0.0)
-        return pd.DataFrame(
-            {
-                "study_id": [f"f:{i}" for i in range(6)],
-                "patient_id": [f"f:p{i}" for i in range(6)],
-                "dataset": "films",
-                "split": "test",
-                "path": [f"images/{i}.png" for i in range(6)],
-                "view": "",
-                "age": None,
-                "sex": "",
-                **labels,
-            }
-        )
+        return manifest_rows("films", 6)
 
 
 def test_a_good_set_is_written_once(tmp_path):
@@ -63,6 +51,12 @@ def test_a_good_set_is_written_once(tmp_path):
     made = prepare_set(source, tmp_path)
     assert made.split_counts() == {"test": 6}
     assert made.provenance["seed"] == 1
+    assert made.frame["sha256"].str.fullmatch("[0-9a-f]{64}").all()
+    assert made.frame["sha256"].is_unique  # hashes tell copies apart
+    assert "phash" in made.frame
+    ids = pd.read_csv(tmp_path / "ids" / "test.csv", keep_default_na=False)
+    assert ids["path"].tolist() == made.frame["path"].tolist()
+    assert list(ids) == ["study_id", "patient_id", "path", "labels"]
     assert prepare_set(source, tmp_path).provenance == made.provenance
     assert len(source.calls) == 1
 
@@ -89,7 +83,7 @@ def test_stop_lists_every_bad_image_and_writes_no_manifest(tmp_path):
 
 def test_quarantine_moves_the_bad_rows_aside_and_counts_them(tmp_path):
     made = prepare_set(Films(bad=(1, 4)), tmp_path, on_error="quarantine")
-    assert made.frame["study_id"].tolist() == ["f:0", "f:2", "f:3", "f:5"]
+    assert made.frame["study_id"].tolist() == [f"films:{i}" for i in (0, 2, 3, 5)]
     assert made.provenance["quarantined"] == 2
     aside = pd.read_csv(tmp_path / "quarantine.csv")
     assert [Path(path).name for path in aside["path"]] == ["1.png", "4.png"]
@@ -98,11 +92,30 @@ def test_quarantine_moves_the_bad_rows_aside_and_counts_them(tmp_path):
         prepare_set(Films(bad=(1, 4)), tmp_path, on_error="stop")
     prepare_set(Films(), tmp_path)
     assert not (tmp_path / "quarantine.csv").exists()
-
-
-def test_nothing_readable_is_an_error(tmp_path):
     with pytest.raises(ManifestError, match="no readable image"):
         prepare_set(Films(bad=tuple(range(6))), tmp_path, on_error="quarantine")
+    with pytest.raises(ValueError, match="on_error='skip'; choose one of: stop, quarantine"):
+        prepare_set(Films(), tmp_path, on_error="skip")
+
+
+def test_images_of_a_vendor_stay_where_they_are_and_no_rows_write_nothing(tmp_path):
+    vendor, out = tmp_path / "vendor", tmp_path / "out"
+    vendor.mkdir()
+
+    @dataclass(frozen=True)
+    class Vendor(Films):
+        n: int = 6
+
+        def prepare(self, folder, progress):
+            return super().prepare(vendor, progress)[: self.n]
+
+    with pytest.raises(ManifestError, match="'films' has no rows"):
+        prepare_set(Vendor(image_root=vendor, n=0), out)
+    assert not out.exists()
+    assert prepare_set(Vendor(image_root=vendor), out).root == vendor
+    assert {p.name for p in out.iterdir()} == {"manifest.parquet", "images.jsonl", "ids"}
+    back = read_manifest(out / "manifest.parquet")
+    assert all((back.root / path).is_file() for path in back.frame["path"])
 
 
 def test_an_interrupted_run_leaves_no_manifest(tmp_path):
@@ -122,28 +135,6 @@ def test_a_full_disk_is_named_and_other_errors_pass(tmp_path):
         prepare_set(Films(error=PermissionError("denied")), tmp_path)
 
 
-def test_images_of_a_vendor_stay_where_they_are(tmp_path):
-    vendor = tmp_path / "vendor"
-    vendor.mkdir()
-    Films().prepare(vendor, lambda items, total: items)
-
-    @dataclass(frozen=True)
-    class Vendor(Films):
-        def prepare(self, folder, progress):
-            return Films().prepare(vendor, progress)
-
-    made = prepare_set(Vendor(image_root=vendor), tmp_path / "out")
-    assert made.root == vendor
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"manifest.parquet", "images.jsonl", "ids"}
-    back = read_manifest(tmp_path / "out" / "manifest.parquet")
-    assert all((back.root / path).is_file() for path in back.frame["path"])
-
-
-def test_an_unknown_mode_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="on_error='skip'; choose one of: stop, quarantine"):
-        prepare_set(Films(), tmp_path, on_error="skip")
-
-
 @dataclass(frozen=True)
 class Half:
     """Two films to sft, one to val, the rest left out."""
@@ -158,16 +149,6 @@ class Half:
         group = {"images": 2, "share": dict.fromkeys(CHEXPERT14.labels, 0.0)}
         report = {"pool": group, "splits": {"sft": group}, "min_share": 0.05, "warnings": [f"{dataset} is small"]}
         return Selected(frame[:3].assign(split=["sft", "sft", "val"]), report)
-
-
-def test_hashes_tell_copies_apart_and_ids_are_written_out(tmp_path):
-    made = prepare_set(Films(), tmp_path).frame
-    assert made["sha256"].str.fullmatch("[0-9a-f]{64}").all()
-    assert made["sha256"].is_unique
-    assert "phash" in made
-    ids = pd.read_csv(tmp_path / "ids" / "test.csv", keep_default_na=False)
-    assert ids["path"].tolist() == made["path"].tolist()
-    assert list(ids) == ["study_id", "patient_id", "path", "labels"]
 
 
 @pytest.mark.slow
@@ -203,17 +184,6 @@ def test_another_policy_changes_what_is_told_and_no_row(tmp_path):
     pd.testing.assert_frame_equal(before.frame, after.frame)
     written = read_manifest(tmp_path / "manifest.parquet").provenance
     assert prepare_set(source, tmp_path, policy=ONES).provenance == written
-
-
-def test_bad_input_of_a_vendor_writes_nothing(tmp_path):
-    @dataclass(frozen=True)
-    class Empty(Films):
-        def prepare(self, folder, progress):
-            return Films().prepare(tmp_path, progress)[:0]
-
-    with pytest.raises(ManifestError, match="'films' has no rows"):
-        prepare_set(Empty(image_root=tmp_path), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
 
 
 def test_the_way_to_a_manifest_loads_no_torch():

@@ -28,6 +28,11 @@ def keys(n: int) -> list[str]:
     return [f"x:{i}" for i in range(n)]
 
 
+def drawn(positive, sizes, min_share=0.05, seed=0):
+    """A draw from images of one patient each."""
+    return draw_samples(positive, keys(len(positive)), keys(len(positive)), sizes, min_share, seed)
+
+
 def best_by_hand(positive, patient, sizes, goal) -> int | None:
     """The least total shortfall over every possible draw; None when no draw fills the samples."""
     best, owner = None, np.unique(patient, return_inverse=True)[1]
@@ -72,18 +77,14 @@ def test_the_rows_drawn_do_not_depend_on_their_order(pool, min_share, seed, rand
     names, where = keys(len(positive)), list(range(len(positive)))
     random.shuffle(where)
     before = positive.copy()
+    other = positive[where], [patient[i] for i in where], [names[i] for i in where]
     try:
         one = draw_samples(positive, patient, names, SIZES, min_share, seed)
     except ValueError:
         with pytest.raises(ValueError, match="ask for less"):
-            draw_samples(
-                positive[where], [patient[i] for i in where], [names[i] for i in where], SIZES, min_share, seed
-            )
+            draw_samples(*other, SIZES, min_share, seed)
         return
-    other = draw_samples(
-        positive[where], [patient[i] for i in where], [names[i] for i in where], SIZES, min_share, seed
-    )
-    np.testing.assert_array_equal(other.sample, one.sample[where])
+    np.testing.assert_array_equal(draw_samples(*other, SIZES, min_share, seed).sample, one.sample[where])
     np.testing.assert_array_equal(positive, before)
 
 
@@ -108,7 +109,7 @@ def test_every_label_the_pool_has_enough_of_meets_its_share_by_greed_alone(seed,
     """Ten labels of at most a tenth each cannot get in one another's way when patients have one image."""
     rng = np.random.default_rng(seed)
     positive = rng.random((1000, 10)) < np.array([scarce / 1000, *[0.02] * 4, *[0.3] * 5])
-    found = draw_samples(positive, keys(1000), keys(1000), {"sft": 100, "rl": 50}, min_share, seed)
+    found = drawn(positive, {"sft": 100, "rl": 50}, min_share, seed)
     usable = positive.any(axis=1)
     enough = positive[usable].sum(axis=0) >= 150 * min_share + 2
     assert (found.count[:, enough] >= min_share * np.array([[100], [50]]) - 1e-9).all()
@@ -120,26 +121,24 @@ PAIRS = np.array([[1, 0, 0, 1], [0, 0, 1, 0], [1, 1, 0, 0], [0, 1, 0, 0], [0, 0,
 
 
 def test_where_greed_fails_the_exact_search_finds_the_draw():
-    found = draw_samples(PAIRS, list("01234"), list("01234"), {"sft": 2}, 0.5, 0)
+    found = drawn(PAIRS, {"sft": 2}, 0.5)
     assert found.sample.tolist() == [-1, -1, 0, -1, 0]
     assert found.optimal
 
 
 def test_a_search_that_meets_its_limit_leaves_the_greedy_draw_and_says_so(monkeypatch):
     monkeypatch.setattr("chexreason.data.cover._solve", lambda *args: (np.full(5, -1), False))
-    found = draw_samples(PAIRS, list("01234"), list("01234"), {"sft": 2}, 0.5, 0)
+    found = drawn(PAIRS, {"sft": 2}, 0.5)
     assert (found.sample == 0).sum() == 2
     assert (found.count < found.goal).any()
     assert not found.optimal
 
 
 def test_a_large_pool_is_searched_near_the_short_label_alone(monkeypatch):
-    monkeypatch.setattr("chexreason.data.cover.EXACT_ROWS", 4)
     looked_at = []
-    monkeypatch.setattr(
-        "chexreason.data.cover._solve", lambda marks, *_: (looked_at.append(len(marks)), (None, True))[1]
-    )
-    found = draw_samples(PAIRS, list("01234"), list("01234"), {"sft": 2}, 0.5, 0)
+    monkeypatch.setattr("chexreason.data.cover.EXACT_ROWS", 4)
+    monkeypatch.setattr("chexreason.data.cover._solve", lambda marks, *_: looked_at.append(len(marks)) or (None, True))
+    found = drawn(PAIRS, {"sft": 2}, 0.5)
     assert 2 < looked_at[0] < 5
     assert not found.optimal
 
@@ -148,39 +147,30 @@ def test_over_represented_labels_are_avoided():
     """Natural prevalence 50:1; the sample comes out level, with the seldom label far over its share."""
     positive = np.zeros((1020, 2), dtype=bool)
     positive[:1000, 0], positive[1000:, 1] = True, True
-    found = draw_samples(positive, keys(1020), keys(1020), {"sft": 40}, 0.05, 0)
-    assert found.count.tolist() == [[20, 20]]
+    assert drawn(positive, {"sft": 40}).count.tolist() == [[20, 20]]
 
 
-def test_one_image_of_every_patient_before_a_second_of_any():
-    positive = np.ones((100, 1), dtype=bool)
-    found = draw_samples(positive, [f"p{i // 10}" for i in range(100)], keys(100), {"sft": 10}, 0.05, 0)
-    assert len({i // 10 for i in np.flatnonzero(found.sample == 0)}) == 10
-
-
-def test_seeds_differ_and_a_share_is_a_decimal_number():
+def test_of_equal_images_seeds_choose_and_a_patient_s_second_comes_after_every_first():
     positive = np.ones((1000, 1), dtype=bool)
-    drawn = [draw_samples(positive, keys(1000), keys(1000), {"sft": 100}, 0.07, seed) for seed in (0, 0, 1)]
-    np.testing.assert_array_equal(drawn[0].sample, drawn[1].sample)
-    assert (drawn[0].sample != drawn[2].sample).any()
-    assert drawn[0].goal.tolist() == [[7]]
+    found = draw_samples(positive, [f"p{i // 10}" for i in range(1000)], keys(1000), {"sft": 100}, 0.05, 0)
+    assert len({i // 10 for i in np.flatnonzero(found.sample == 0)}) == 100
+    one, again, other = (drawn(positive, {"sft": 100}, 0.07, seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one.sample, again.sample)
+    assert (one.sample != other.sample).any()
+    assert one.goal.tolist() == [[7]]  # a share is a decimal number
 
 
 @pytest.mark.parametrize(
-    ("patient", "sizes", "message"),
+    ("patient", "sft", "rl", "message"),
     [
-        (
-            "abcd",
-            {"sft": 3, "rl": 2},
-            "3 sft and 2 rl are asked for; the pool has 3 images with a positive label, of 3",
-        ),
-        ("aaaa", {"sft": 2, "rl": 1}, "2 sft and 1 rl without a patient in two of them: not possible with 3 images"),
+        ("abcd", 3, 2, "3 sft and 2 rl are asked for; the pool has 3 images with a positive label, of 3"),
+        ("aaaa", 2, 1, "2 sft and 1 rl without a patient in two of them: not possible with 3 images"),
     ],
 )
-def test_more_than_the_pool_has_is_refused(patient, sizes, message):
+def test_more_than_the_pool_has_is_refused(patient, sft, rl, message):
     positive = np.array([[1], [1], [1], [0]], dtype=bool)
     with pytest.raises(ValueError, match=message):
-        draw_samples(positive, list(patient), keys(4), sizes, 0.05, 0)
+        draw_samples(positive, list(patient), keys(4), {"sft": sft, "rl": rl}, 0.05, 0)
 
 
 @pytest.mark.slow

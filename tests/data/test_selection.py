@@ -8,8 +8,9 @@ import pytest
 
 from chexreason.data.manifest import ManifestError, conform
 from chexreason.data.prevalence import prevalence_png
-from chexreason.data.selection import PaperSelection
+from chexreason.data.selection import PaperSelection, Selected
 from chexreason.labels.catalog import CHEXPERT14
+from tests.support.manifests import manifest_rows
 
 LABELS = list(CHEXPERT14.labels)
 SMALL = {"sft": 80, "rl": 40, "val": 30}
@@ -21,24 +22,23 @@ def pool(n: int = 900, **columns) -> pd.DataFrame:
     marks = (rng.random((n // 2, 14)) < 0.12).astype(float).repeat(2, axis=0)  # [N, 14]
     marks[marks == 0] = np.nan
     base = {
-        "study_id": [f"m:{i}" for i in range(n)],
         "patient_id": [f"mimic:p{i // 3 // 2 * 2}" for i in range(n)],
-        "dataset": "m",
         "split": ["test" if i // 30 % 10 == 9 else "train" for i in range(n)],
-        "path": [f"{i}.jpg" for i in range(n)],
         "view": [("AP", "PA", "LATERAL")[i % 3] for i in range(n)],
-        "age": 60,
-        "sex": "F",
         "exam_id": [f"mimic:s{i // 2}" for i in range(n)],
         **{label: marks[:, i] for i, label in enumerate(LABELS)},
     }
-    return conform(pd.DataFrame(base | columns))
+    return conform(manifest_rows("m", n, **(base | columns)))
+
+
+def select(frame: pd.DataFrame, **options) -> Selected:
+    return PaperSelection(**(SMALL | options)).apply(frame, "m")
 
 
 def test_sizes_shares_and_patients():
     frame = pool()
     before = frame.copy(deep=True)
-    found = PaperSelection(**SMALL).apply(frame, "m")
+    found = select(frame)
     kept = conform(found.frame)  # no patient in two splits
     assert kept["split"].value_counts().to_dict() == SMALL
     assert set(kept["view"]) == {"AP", "PA"}
@@ -54,17 +54,16 @@ def test_sizes_shares_and_patients():
 
 def test_the_result_does_not_depend_on_the_order_of_the_rows():
     frame = pool()
-    one = PaperSelection(**SMALL, seed=4).apply(frame, "m").frame.set_index("study_id")["split"]
     shuffled = frame.sample(frac=1, random_state=1).reset_index(drop=True)
-    two = PaperSelection(**SMALL, seed=4).apply(shuffled, "m").frame.set_index("study_id")["split"]
-    pd.testing.assert_series_equal(one.sort_index(), two.sort_index())
-    other = PaperSelection(**SMALL, seed=5).apply(frame, "m").frame.set_index("study_id")["split"]
-    assert set(one.index) != set(other.index)
+    drawn = [select(rows, seed=seed).frame for rows, seed in ((frame, 4), (shuffled, 4), (frame, 5))]
+    one, two, other = (dict(zip(rows["study_id"], rows["split"], strict=True)) for rows in drawn)
+    assert one == two
+    assert set(one) != set(other)
 
 
 def test_the_vendors_test_rows_are_kept_only_where_asked():
     frame = pool()
-    found = PaperSelection(**SMALL, test_split="test").apply(frame, "m").frame
+    found = select(frame, test_split="test").frame
     theirs = frame[(frame["split"] == "test") & frame["view"].isin(["AP", "PA"])]
     assert found[found["split"] == "test"]["study_id"].tolist() == theirs["study_id"].tolist()
 
@@ -72,7 +71,7 @@ def test_the_vendors_test_rows_are_kept_only_where_asked():
 def test_only_marks_of_one_count():
     frame = pool()
     frame["Fracture"] = frame["Fracture"].where(frame["Fracture"].isna(), -1.0)
-    report = PaperSelection(**SMALL).apply(frame, "m").report
+    report = select(frame).report
     assert report["pool"]["positives"]["Fracture"] == 0
     assert report["warnings"] == ["0.0% of every sample: no image of the pool is positive for Fracture"]
 
@@ -81,7 +80,7 @@ def test_a_label_under_its_share_is_named_with_the_share_it_reached():
     frame = pool()
     rare = frame.index[(frame["Fracture"] == 1.0) & (frame["split"] == "train") & (frame["view"] == "AP")][:3]
     frame.loc[~frame.index.isin(rare), "Fracture"] = np.nan
-    report = PaperSelection(**SMALL | {"val": 0}).apply(frame, "m").report
+    report = select(frame, val=0).report
     n = report["splits"]["sft"]["positives"]["Fracture"]
     have = report["pool"]["positives"]["Fracture"]
     assert 0 < n == have
@@ -92,12 +91,15 @@ def test_a_label_under_its_share_is_named_with_the_share_it_reached():
     ]
 
 
-def test_images_without_a_positive_label_are_validated_on_but_not_trained_on():
+@pytest.mark.parametrize("mark", [0.0, np.nan])
+def test_images_without_a_positive_label_are_validated_on_but_not_trained_on_and_unlabelled_ones_are_neither(mark):
     frame = pool()
-    frame.loc[frame.index % 2 == 0, LABELS] = 0.0
-    found = PaperSelection(sft=50, rl=20, val=100).apply(frame.assign(exam_id=""), "m").frame
+    frame.loc[frame.index % 2 == 0, LABELS] = mark
+    found = select(frame.assign(exam_id=""), sft=50, rl=20, val=60 if np.isnan(mark) else 100).frame
     without = ~(found[LABELS] == 1.0).any(axis=1)
-    assert set(found["split"][without]) == {"val"}
+    assert set(found["split"][without]) <= {"val"}
+    assert (found["split"][found[LABELS].eq(0.0).all(axis=1)] == "val").any() == (mark == 0.0)
+    assert found[LABELS].notna().any(axis=1).all()
 
 
 def test_validation_keeps_the_prevalence_of_the_pool_even_where_little_is_left_over():
@@ -106,22 +108,15 @@ def test_validation_keeps_the_prevalence_of_the_pool_even_where_little_is_left_o
     frame = pool(patient_id=[f"mimic:p{i}" for i in range(900)], split="train", exam_id="").assign(
         **dict.fromkeys(LABELS, 0.0) | {"No Finding": 1.0 - rare, "Edema": rare}
     )
-    found = PaperSelection(sft=100, rl=40, val=400, views=None, min_share=0.3).apply(frame, "m").frame
+    found = select(frame, sft=100, rl=40, val=400, views=None, min_share=0.3).frame
     share = (found["Edema"][found["split"] == "val"] == 1.0).mean()
     assert 0.06 < share < 0.15
     assert (found["Edema"][found["split"] == "sft"] == 1.0).mean() >= 0.3
 
 
-def test_images_nobody_labelled_are_not_validated_on():
-    frame = pool()
-    frame.loc[frame.index % 2 == 0, LABELS] = np.nan
-    found = PaperSelection(sft=50, rl=20, val=60).apply(frame.assign(exam_id=""), "m").frame
-    assert found[LABELS].notna().any(axis=1).all()
-
-
 @pytest.mark.slow
 def test_the_report_survives_json_and_is_drawn():
-    report = PaperSelection(**SMALL, test_split="test").apply(pool(), "m").report
+    report = select(pool(), test_split="test").report
     assert json.loads(json.dumps(report)) == report
     assert set(report["splits"]) == {"sft", "rl", "val", "test"}
     assert prevalence_png(report)[:8] == b"\x89PNG\r\n\x1a\n"
@@ -140,7 +135,7 @@ def test_the_report_survives_json_and_is_drawn():
 )
 def test_what_the_pool_cannot_give_is_refused(options, message):
     with pytest.raises(ManifestError, match=message):
-        PaperSelection(**{**SMALL, **options}).apply(pool(), "m")
+        select(pool(), **options)
 
 
 @pytest.mark.parametrize(

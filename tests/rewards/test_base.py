@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 
 from chexreason.labels.catalog import CHEXPERT14, NIH9
-from chexreason.rewards.base import Stateful, named_weights, score, scored_labels, set_jaccard
-from chexreason.rewards.collapse import CollapseWindow
+from chexreason.rewards.base import named_weights, score, scored_labels, set_jaccard
 from chexreason.rewards.hard import HardReward
-from chexreason.rewards.nuanced import NuancedReward
 
 
 class FixedReward:
@@ -60,15 +58,12 @@ def test_parts_of_the_wrong_kind_are_refused(study: Callable, answer: Callable, 
         score(FixedReward({"a": part}), [answer(), answer()], [study(), study()], CHEXPERT14)
 
 
-def test_mispaired_rows_are_refused(study: Callable, answer: Callable) -> None:
+def test_mispaired_rows_and_another_label_set_are_refused(study: Callable, answer: Callable) -> None:
     reward = FixedReward({"a": torch.zeros(2)})
     with pytest.raises(ValueError, match="row 1 pairs a completion of 's2' with study 's1'"):
         score(reward, [answer(), answer(study_id="s2")], [study(), study()], CHEXPERT14)
     with pytest.raises(ValueError, match="2 completions for 1 studies"):
         score(reward, [answer(), answer()], [study()], CHEXPERT14)
-
-
-def test_a_study_read_with_another_label_set_is_refused(study: Callable, answer: Callable) -> None:
     with pytest.raises(ValueError, match=r"'s1' has 14 targets .* 'nih9' has 9"):
         scored_labels(answer("Edema"), study("Edema"), NIH9)
 
@@ -87,8 +82,3 @@ def test_jaccard_by_hand() -> None:
     assert set_jaccard(frozenset(), frozenset()) == 1.0
     assert set_jaccard(frozenset(), frozenset(), n_unknown=1) == 0.0
     assert set_jaccard(a, frozenset()) == set_jaccard(frozenset(), a) == 0.0
-
-
-def test_only_the_reward_with_a_window_is_stateful() -> None:
-    assert isinstance(NuancedReward({}, CollapseWindow()), Stateful)
-    assert not isinstance(HardReward(), Stateful)

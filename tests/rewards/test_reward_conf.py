@@ -41,19 +41,14 @@ def test_prevalence_reaches_every_reward_that_prices_labels_and_is_asked_for_onl
     assert type(nuanced.weights) is dict
 
 
-@pytest.mark.parametrize("name", ["hard", "nuanced"])
-def test_numbers_agree_with_the_constructor(name: str) -> None:
-    nodes = [load(name)]
-    for node in nodes:
-        defaults = {
-            key: parameter.default
-            for key, parameter in inspect.signature(get_class(node["_target_"])).parameters.items()
-            if key not in ("prevalence", "weights", "collapse")
-        }
-        given = {key: value for key, value in node.items() if not key.startswith("_") and key != "weights"}
-        nodes += [given.pop(key) for key in list(given) if key == "collapse"]
-        assert given == defaults
-    assert len(nodes) == (2 if name == "nuanced" else 1)
+@pytest.mark.parametrize(
+    "node", [load("hard"), load("nuanced"), load("nuanced").collapse], ids=["hard", "nuanced", "window"]
+)
+def test_numbers_agree_with_the_constructor(node: Any) -> None:
+    apart = ("prevalence", "weights", "collapse")
+    parameters = inspect.signature(get_class(node["_target_"])).parameters
+    defaults = {key: parameter.default for key, parameter in parameters.items() if key not in apart}
+    assert {key: value for key, value in node.items() if not key.startswith("_") and key not in apart} == defaults
 
 
 def test_the_example_of_a_mix_pays_as_it_says(study: Callable, answer: Callable) -> None:
