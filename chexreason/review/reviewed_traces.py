@@ -34,10 +34,7 @@ def apply_review(traces: Sequence[Trace], decisions: Sequence[Decision]) -> list
             f"{shown}. Apply them to the file that was reviewed"
         )
     rejected = {d.key for d in decisions if d.verdict == "reject"}
-    edited: dict[tuple[str, str], str] = {}
-    for decision in decisions:
-        if decision.verdict == "edit":
-            edited.setdefault(decision.key, decision.text)
+    edited = {d.key: d.text for d in reversed(decisions) if d.verdict == "edit"}  # the first of two stays
     return [replace(t, text=edited.get(t.key, t.text)) for t in traces if t.key not in rejected]
 
 

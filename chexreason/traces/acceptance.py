@@ -11,6 +11,9 @@ from chexreason.labels.schema import LabelSet
 from chexreason.traces.store import ANSWERED, TraceStore
 from chexreason.traces.verify import TRACE_RULES
 
+# Requests by outcome; one without an outcome was in flight when the process died.
+_OUTCOMES = "SELECT COALESCE(outcome, 'lost in flight'), COUNT(*) FROM request GROUP BY 1 ORDER BY 1"
+
 
 def acceptance(store: TraceStore, label_set: LabelSet, attempts: int, unaskable: int = 0) -> dict[str, Any]:
     """Counts and rates of a run so far, JSON-ready.
@@ -36,7 +39,7 @@ def acceptance(store: TraceStore, label_set: LabelSet, attempts: int, unaskable:
         "open": n["studies"] - n["accepted"] - n["set_aside"],
         "unaskable": unaskable,
         "answers": len(judged),
-        "requests": _outcomes(store),
+        "requests": dict(store.rows(_OUTCOMES)),
         "usd": round(store.spent(), 6),
         "tokens_in": tokens[0],
         "tokens_out": tokens[1],
@@ -53,12 +56,6 @@ def _per_label(store: TraceStore, label_set: LabelSet, groups: Mapping[str, set[
         row = {name: sum(label in of[study_id] for study_id in group) for name, group in groups.items()}
         rows[label] = row | {"share": _share(row["accepted"], row["studies"])}
     return rows
-
-
-def _outcomes(store: TraceStore) -> dict[str, int]:
-    """Requests by outcome; one without an outcome was in flight when the process died."""
-    found = store.rows("SELECT COALESCE(outcome, 'lost in flight'), COUNT(*) FROM request GROUP BY 1 ORDER BY 1")
-    return {str(outcome): int(n) for outcome, n in found}
 
 
 def _places(store: TraceStore) -> list[dict[str, Any]]:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from string import Formatter
 
-from PIL import Image
-
-from chexreason.data.image import load_image
 from chexreason.labels.schema import LabelSet
 from chexreason.prompts import Prompt, render
 from chexreason.traces.verify import TRACE_RULES, Fault
@@ -66,16 +61,3 @@ def compose(
         return text
     reasons = "\n".join(f"- {TRACE_RULES[fault.rule]}{f': {fault.detail}' if fault.detail else ''}" for fault in faults)
     return f"{text}\n\n{instruction.retry.format(reasons=reasons).strip()}"
-
-
-def grey_file(path: Path, side: int, kind: str, resample: Image.Resampling, **options: int) -> bytes:
-    """The radiograph at ``path`` as a grey JPEG or PNG (``kind``) whose longer side has at most ``side`` pixels.
-
-    Nothing but the pixels is passed on; ``options`` are those of the file format. Raises ImageError where the file
-    cannot be read.
-    """
-    image = load_image(path).convert("L")
-    image.thumbnail((side, side), resample)
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
