@@ -17,8 +17,8 @@ class Instruction:
     """The words for one SFT arm, and how many words its reasoning may have, both bounds included.
 
     ``text`` holds ``{findings}`` and ``{prompt}`` (the pupil's words); ``unjudged`` with ``{labels}`` follows where
-    nobody judged some of them, and ``retry`` with ``{reasons}`` where an answer was rejected before. Raises ValueError
-    on other placeholders and on bounds out of order.
+    nobody judged some of them, and ``retry`` with ``{reasons}`` where an answer was rejected before. ``form`` is the
+    sentence of ``text`` that this arm alone has. Raises ValueError on other placeholders and on bounds out of order.
     """
 
     name: str
@@ -27,13 +27,10 @@ class Instruction:
     retry: str
     min_words: int
     max_words: int
+    form: str = ""
 
     def __post_init__(self) -> None:
-        for field, wanted in (
-            ("text", {"findings", "prompt"}),
-            ("unjudged", {"labels"}),
-            ("retry", {"reasons"}),
-        ):
+        for field, wanted in (("text", {"findings", "prompt"}), ("unjudged", {"labels"}), ("retry", {"reasons"})):
             found = {part[1] for part in Formatter().parse(getattr(self, field)) if part[1] is not None}
             if found != wanted:
                 raise ValueError(
