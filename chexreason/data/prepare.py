@@ -21,6 +21,7 @@ from chexreason.data.check import ImageFacts, inspect_images
 from chexreason.data.manifest import Manifest, ManifestError
 from chexreason.data.prevalence import prevalence_png
 from chexreason.data.selection import PaperSelection
+from chexreason.data.sources.columns import first_of
 from chexreason.files import write_bytes, write_json, write_text
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.uncertainty import LabelPolicy
@@ -34,7 +35,7 @@ PREVALENCE_NAME = "prevalence.png"
 RECORD_NAME = "images.jsonl"  # what the image pass knows, kept between preparations
 IDS_NAME = "ids"
 ON_ERROR = ("stop", "quarantine")
-_KINDS, _SHOWN = 8, 3  # kinds of fault in one message, and files named of each
+_KINDS = 8  # kinds of fault in one message
 
 
 class Source(Protocol):
@@ -150,10 +151,7 @@ def _faults(bad: Sequence[ImageFacts]) -> str:
     for fact in bad:  # Pillow names the file in some reasons: without it, like faults are counted together
         files[fact.reason.replace(f" {str(fact.path)!r}", "")].append(fact.path)
     commonest = sorted(files.items(), key=lambda item: -len(item[1]))
-    lines = [
-        f"  {len(paths)} x {reason}: {', '.join(map(str, paths[:_SHOWN]))}{', ...' if len(paths) > _SHOWN else ''}"
-        for reason, paths in commonest[:_KINDS]
-    ]
+    lines = [f"  {len(paths)} x {reason}: {first_of(map(str, paths))}" for reason, paths in commonest[:_KINDS]]
     rest = sum(len(paths) for _, paths in commonest[_KINDS:])
     return "\n".join([*lines, *([f"  and {rest} for other reasons"] if rest else [])])
 
