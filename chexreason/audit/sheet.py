@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from chexreason.data.image import ImageError, jpeg_thumbnail
+from chexreason.data.image import ImageError, grey_file
 from chexreason.data.manifest import Manifest
 from chexreason.labels.catalog import CHEXPERT14
 
@@ -63,7 +63,7 @@ def drawn_rows(frame: pd.DataFrame, n: int, seed: int) -> pd.DataFrame:
 
 def _picture(manifest: Manifest, row: pd.Series) -> Picture:
     try:
-        jpeg = jpeg_thumbnail(manifest.root / row["path"], _SIDE, _QUALITY)
+        jpeg = grey_file(manifest.root / row["path"], _SIDE, quality=_QUALITY)
         image, note = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode(), ""
     except ImageError as error:
         image, note = "", error.why

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import TextIO
 
 from PIL import Image, UnidentifiedImageError
 
@@ -17,8 +17,6 @@ from chexreason.data.fingerprint import VERSION, content_sha256, perceptual_hash
 from chexreason.data.image import ImageError, load_image
 from chexreason.progress import Track, silent
 
-_S, _T = TypeVar("_S"), TypeVar("_T")
-_QUEUED = 8  # images in flight per worker: enough to keep it busy, few enough to interrupt
 _RECORDED = ("width", "height", "mode", "sha256", "phash")
 
 
@@ -51,26 +49,14 @@ def inspect_images(
     be read is not recorded: the next pass reads it again.
     """
     known = _read_record(record) if record else {}
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        looked = _in_order(pool, lambda path: _look(path, known), paths, _QUEUED * max(1, workers))
-        tracked = progress(looked, len(paths))
+    with ThreadPool(max(1, workers)) as pool:  # on leaving, also by an interrupt, it drops what is queued
+        tracked = progress(pool.imap(partial(_look, known=known), paths), len(paths))
         if record is None:
             return [facts for facts, _ in tracked]
         record.parent.mkdir(parents=True, exist_ok=True)
         with record.open("a", encoding="utf-8", buffering=1) as file:  # line by line: a killed pass keeps its work
             file.write("\n")  # closes a line that was cut short
             return [_remember(file, facts, key) for facts, key in tracked]
-
-
-def _in_order(pool: Executor, function: Callable[[_S], _T], items: Iterable[_S], window: int) -> Iterator[_T]:
-    """Results in the order of ``items``, with at most ``window`` in work: an interrupt waits for these alone."""
-    queue: deque[Future[_T]] = deque()
-    for item in items:
-        queue.append(pool.submit(function, item))
-        if len(queue) >= window:
-            yield queue.popleft().result()
-    while queue:
-        yield queue.popleft().result()
 
 
 def _look(path: Path, known: dict[_Key, ImageFacts]) -> tuple[ImageFacts, _Key | None]:

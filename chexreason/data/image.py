@@ -50,16 +50,19 @@ def load_image(path: Path) -> Image.Image:
         raise ImageError(path, str(error) or type(error).__name__) from error
 
 
-def jpeg_thumbnail(path: Path, side: int, quality: int, resample: int = Image.Resampling.BICUBIC) -> bytes:
-    """The radiograph at ``path`` as a grey JPEG of at most ``side`` pixels a side; nothing but its pixels is passed on.
+def grey_file(
+    path: Path, side: int, kind: str = "JPEG", resample: int = Image.Resampling.BICUBIC, **options: int
+) -> bytes:
+    """The radiograph at ``path`` as a grey JPEG or PNG (``kind``) whose longer side has at most ``side`` pixels.
 
-    Raises ImageError where the file cannot be read.
+    Nothing but the pixels is passed on; ``options`` are those of the file format. Raises ImageError where the file
+    cannot be read.
     """
     image = load_image(path).convert("L")
     image.thumbnail((side, side), resample)
-    file = io.BytesIO()
-    image.save(file, format="JPEG", quality=quality)
-    return file.getvalue()
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def _rgb(image: Image.Image) -> Image.Image:

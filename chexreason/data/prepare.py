@@ -20,7 +20,8 @@ from chexreason.data import manifest as manifests
 from chexreason.data.check import ImageFacts, inspect_images
 from chexreason.data.manifest import Manifest, ManifestError
 from chexreason.data.prevalence import prevalence_png
-from chexreason.data.selection import Selected
+from chexreason.data.selection import PaperSelection
+from chexreason.data.sources.columns import first_of
 from chexreason.files import write_bytes, write_json, write_text
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.uncertainty import LabelPolicy
@@ -34,7 +35,7 @@ PREVALENCE_NAME = "prevalence.png"
 RECORD_NAME = "images.jsonl"  # what the image pass knows, kept between preparations
 IDS_NAME = "ids"
 ON_ERROR = ("stop", "quarantine")
-_KINDS, _SHOWN = 8, 3  # kinds of fault in one message, and files named of each
+_KINDS = 8  # kinds of fault in one message
 
 
 class Source(Protocol):
@@ -54,14 +55,6 @@ class Source(Protocol):
     def prepare(self, folder: Path, progress: Track) -> pd.DataFrame: ...
 
 
-class Selection(Protocol):
-    """Which of a source's rows a set takes, and into which split; ``provenance`` is JSON-ready."""
-
-    @property
-    def provenance(self) -> Mapping[str, object]: ...
-    def apply(self, frame: pd.DataFrame, dataset: str) -> Selected: ...
-
-
 def prepare_set(
     source: Source,
     folder: Path,
@@ -69,7 +62,7 @@ def prepare_set(
     workers: int = 2,
     progress: Track = silent,
     *,
-    select: Selection | None = None,
+    select: PaperSelection | None = None,
     policy: LabelPolicy | None = None,
     check: bool = True,
 ) -> Manifest:
@@ -100,7 +93,7 @@ def prepare_set(
         built = _looked_at(frame, root, folder, source.name, on_error, workers, progress) if check else frame
         _write_beside(folder, built, report)
         counts = {"studies": len(built), "quarantined": len(frame) - len(built), "images_checked": check}
-        chosen = {"selection": dict(select.provenance) if select else None}
+        chosen = {"selection": select.provenance if select else None}
         provenance = {**source.provenance, **chosen, **declared, **counts, "request_sha256": request}
         manifests.write_manifest(Manifest(built, provenance, root), path)
     except OSError as error:
@@ -115,7 +108,7 @@ def prepare_set(
 
 
 def _rows(
-    source: Source, folder: Path, select: Selection | None, progress: Track
+    source: Source, folder: Path, select: PaperSelection | None, progress: Track
 ) -> tuple[pd.DataFrame, Mapping[str, object] | None]:
     """The conformed rows of the set and the selection's report; a vendor source writes nothing."""
     if source.image_root is None:
@@ -158,10 +151,7 @@ def _faults(bad: Sequence[ImageFacts]) -> str:
     for fact in bad:  # Pillow names the file in some reasons: without it, like faults are counted together
         files[fact.reason.replace(f" {str(fact.path)!r}", "")].append(fact.path)
     commonest = sorted(files.items(), key=lambda item: -len(item[1]))
-    lines = [
-        f"  {len(paths)} x {reason}: {', '.join(map(str, paths[:_SHOWN]))}{', ...' if len(paths) > _SHOWN else ''}"
-        for reason, paths in commonest[:_KINDS]
-    ]
+    lines = [f"  {len(paths)} x {reason}: {first_of(map(str, paths))}" for reason, paths in commonest[:_KINDS]]
     rest = sum(len(paths) for _, paths in commonest[_KINDS:])
     return "\n".join([*lines, *([f"  and {rest} for other reasons"] if rest else [])])
 
@@ -196,12 +186,12 @@ def _up_to_date(path: Path, request: str) -> Manifest | None:
     return existing if existing.provenance.get("request_sha256") == request else None
 
 
-def _request(source: Source, select: Selection | None, on_error: str, check: bool) -> str:
+def _request(source: Source, select: PaperSelection | None, on_error: str, check: bool) -> str:
     """SHA-256 of everything the manifest depends on: another request means another manifest."""
     asked = {
         "schema": manifests.SCHEMA_VERSION,
         "source": dict(source.provenance),
-        "selection": dict(select.provenance) if select else None,
+        "selection": select.provenance if select else None,
         "image_root": str(source.image_root),
         "on_error": on_error,
         "check": check,

@@ -116,7 +116,7 @@ def _greedy(marks: Bools, owner: Ints, sizes: Sequence[int], goal: Ints, seed: i
     weight = patterns / patterns.sum(axis=1, keepdims=True)  # [P, L]
     drawn = np.full(len(marks), NOBODY, dtype=np.int64)  # [M]
     taken_by = np.full(int(owner.max(initial=NOBODY)) + 1, NOBODY, dtype=np.int64)  # [patients]
-    queues = [_Queues(rows, drawn, owner, taken_by, s) for s in range(len(sizes))]
+    is_open = np.ones((len(sizes), len(rows)), dtype=bool)  # [S, P]: a row that was taken never becomes free again
     count, left = np.zeros_like(goal), marks.sum(axis=0)  # [S, L], [L]
     size, n_drawn = np.array(sizes), np.zeros(len(sizes), dtype=np.int64)  # [S], [S]
     missing = goal.copy()  # [S, L]; 0 as well where the pool has no more for this sample
@@ -126,12 +126,18 @@ def _greedy(marks: Bools, owner: Ints, sizes: Sequence[int], goal: Ints, seed: i
         gap = (goal[s] - count[s]) / np.maximum(goal[s], 1)  # [L]
         # rounded, so that equal scores are equal on every machine's linear algebra
         score = np.round(patterns @ np.maximum(gap, 0) - PENALTY * (weight @ np.maximum(-gap, 0)), 9)  # [P]
-        row = queues[s].take(score if label is None else np.where(patterns[:, label] > 0, score, -np.inf))
-        if row is None and label is None:
+        wanted = is_open[s] if label is None else is_open[s] & (patterns[:, label] > 0)  # [P]
+        if not wanted.any() and label is None:
             return None
-        if row is None:
+        if not wanted.any():
             missing[s, label] = 0
             continue
+        best = np.where(wanted, score, -np.inf).argmax()
+        free = (drawn[rows[best]] == NOBODY) & np.isin(taken_by[owner[rows[best]]], (NOBODY, s))
+        if not free.any():
+            is_open[s, best] = False
+            continue
+        row = rows[best][free.argmax()]
         drawn[row], taken_by[owner[row]] = s, s
         count[s] += marks[row]
         left -= marks[row]
@@ -156,27 +162,3 @@ def _patterns(marks: Bools, seed: int) -> tuple[npt.NDArray[np.float64], list[In
     rows = np.split(np.argsort(of_row, kind="stable"), np.cumsum(n_rows)[:-1])
     rank = np.lexsort((np.random.default_rng(seed).permutation(len(code)), -n_rows))
     return code[rank].astype(np.float64), [rows[p] for p in rank]
-
-
-class _Queues:
-    """The rows of every pattern that one sample may still take: a row that was taken never becomes free again."""
-
-    def __init__(self, rows: list[Ints], drawn: Ints, owner: Ints, taken_by: Ints, sample: int) -> None:
-        self.rows, self.drawn, self.owner, self.taken_by, self.sample = rows, drawn, owner, taken_by, sample
-        self.next = [0] * len(rows)
-        self.open = np.ones(len(rows), dtype=bool)  # [P]
-
-    def take(self, score: npt.NDArray[np.float64]) -> int | None:
-        """The first free row of the pattern with the highest ``score`` [P]; None when all above -inf are empty."""
-        while True:
-            score = np.where(self.open, score, -np.inf)
-            best = int(score.argmax()) if len(score) else 0
-            if not len(score) or score[best] == -np.inf:
-                return None
-            queue = self.rows[best]
-            while self.next[best] < len(queue):
-                row = int(queue[self.next[best]])
-                self.next[best] += 1
-                if self.drawn[row] == NOBODY and self.taken_by[self.owner[row]] in (NOBODY, self.sample):
-                    return row
-            self.open[best] = False

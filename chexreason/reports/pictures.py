@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from chexreason.data.credentialed import held_sets, named_agreement
-from chexreason.data.image import ImageError, jpeg_thumbnail
+from chexreason.data.image import ImageError, grey_file
 from chexreason.files import write_bytes
 from chexreason.types import Prediction
 
@@ -23,7 +23,7 @@ def thumbnail(path: str) -> tuple[bytes, str]:
     if not path:
         return b"", "no image path in predictions.jsonl"
     try:
-        return jpeg_thumbnail(Path(path), _SIDE, _QUALITY), ""
+        return grey_file(Path(path), _SIDE, quality=_QUALITY), ""
     except ImageError:
         return b"", "image not found or unreadable; did its folder move?"
 

@@ -8,13 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from chexreason.data.image import grey_file
 from chexreason.labels.schema import LabelSet
 from chexreason.parsing import Grammar
 from chexreason.review.decision import OTHER, REASONS, WITHDRAWN, Decision, decision_faults
 from chexreason.review.journal import ReviewStore
-from chexreason.traces.instruction import grey_file
 from chexreason.traces.trace import Trace, check_labels
 
 _SIDE = 2048  # longest side of a picture as shown, in pixels
@@ -80,7 +78,7 @@ class Desk:
         """The radiograph at ``position`` as an 8-bit grey PNG; raises ImageError or IndexError."""
         path = Path(self._trace(position).image_path)
         # Low compression: the connection is local and the reader waits.
-        return grey_file(path, _SIDE, "PNG", Image.Resampling.BICUBIC, compress_level=1)
+        return grey_file(path, _SIDE, "PNG", compress_level=1)
 
     def _trace(self, position: int) -> Trace:
         if not 0 <= position < len(self.sample):

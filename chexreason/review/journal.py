@@ -65,16 +65,16 @@ class ReviewStore:
                 f"go on with those, or begin another one with name="
             )
         by_key = {trace.key: trace for trace in traces}
-        now = {tuple(key): by_key.get((key[0], key[1])) for *key, _ in kept}
-        missing = [" / ".join(key) for *key, _ in kept if now[tuple(key)] is None]
-        changed = [" / ".join(key) for *key, sha in kept if (trace := now[tuple(key)]) and trace.text_sha256 != sha]
+        missing = [f"{study} / {prompt}" for study, prompt, _ in kept if (study, prompt) not in by_key]
+        there = [(by_key[study, prompt], sha256) for study, prompt, sha256 in kept if (study, prompt) in by_key]
+        changed = [" / ".join(trace.key) for trace, sha256 in there if trace.text_sha256 != sha256]
         if missing or changed:
             raise ValueError(
                 f"the traces are not those that the review in {self.path} was begun with: of {len(kept)} sampled, "
                 f"{len(missing)} are missing ({'; '.join(missing[:_SHOWN])}) and {len(changed)} have other words "
                 f"({'; '.join(changed[:_SHOWN])}). Give the file it was begun with, or begin another one with name="
             )
-        return [by_key[study, prompt] for study, prompt, _ in kept]
+        return [trace for trace, _ in there]
 
     def links(self, reviewers: Sequence[str], renew: bool = False) -> dict[str, str]:
         """The secret token of each reader: the same at every start, unless ``renew`` makes all older ones void."""

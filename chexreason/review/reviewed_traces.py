@@ -34,10 +34,7 @@ def apply_review(traces: Sequence[Trace], decisions: Sequence[Decision]) -> list
             f"{shown}. Apply them to the file that was reviewed"
         )
     rejected = {d.key for d in decisions if d.verdict == "reject"}
-    edited: dict[tuple[str, str], str] = {}
-    for decision in decisions:
-        if decision.verdict == "edit":
-            edited.setdefault(decision.key, decision.text)
+    edited = {d.key: d.text for d in reversed(decisions) if d.verdict == "edit"}  # the first of two stays
     return [replace(t, text=edited.get(t.key, t.text)) for t in traces if t.key not in rejected]
 
 
@@ -57,7 +54,9 @@ def export_review(
     """
     figures = summarise(sample, decisions, labels, n_resamples, seed)
     by_key = {trace.key: trace for trace in sample}
-    rows = [asdict(d) | {"words_changed": _changed(by_key[d.key], d)} for d in decisions if d.key in by_key]
+    shown = [(d, by_key[d.key].text) for d in decisions if d.key in by_key]
+    distances = [word_distance(text, d.text) if d.verdict == "edit" else None for d, text in shown]
+    rows = [asdict(d) | {"words_changed": n} for (d, _), n in zip(shown, distances, strict=True)]
     reviewed = apply_review(traces, decisions)
     write_json(folder / "decisions.json", rows)
     cells = pd.DataFrame(rows, columns=list(_COLUMNS), dtype=object).map(_cell)
@@ -65,10 +64,6 @@ def export_review(
     write_json(folder / "agreement.json", figures)
     write_traces(folder / "traces.jsonl", reviewed)
     return figures
-
-
-def _changed(trace: Trace, decision: Decision) -> int | None:
-    return word_distance(trace.text, decision.text) if decision.verdict == "edit" else None
 
 
 def _cell(value: object) -> str:

@@ -61,8 +61,8 @@ class ReviewServer(ThreadingHTTPServer):
         try:
             super().__init__((host, port), ReviewHandler)
         except (OSError, OverflowError) as error:
-            raise OSError(f"cannot serve on {host} port {port}: {error}; choose another with port= (0: a free one)") \
-                from error  # fmt: skip
+            way_out = "choose another with port= (0: a free one)"
+            raise OSError(f"cannot serve on {host} port {port}: {error}; {way_out}") from error
 
     def reader(self, token: str) -> str | None:
         """The reader with this ``token``, or None; the time does not depend on where a wrong token differs."""

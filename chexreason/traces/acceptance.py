@@ -11,6 +11,15 @@ from chexreason.labels.schema import LabelSet
 from chexreason.traces.store import ANSWERED, TraceStore
 from chexreason.traces.verify import TRACE_RULES
 
+# Requests by outcome; one without an outcome was in flight when the process died.
+_OUTCOMES = "SELECT COALESCE(outcome, 'lost in flight'), COUNT(*) FROM request GROUP BY 1 ORDER BY 1"
+
+_PLACE = ("endpoint", "agreement", "requests", "studies", "first", "last")
+_PLACES = (
+    "SELECT endpoint, agreement, COUNT(*), COUNT(DISTINCT study_id), MIN(sent_at), MAX(sent_at)"
+    " FROM request GROUP BY endpoint, agreement ORDER BY MIN(id)"
+)
+
 
 def acceptance(store: TraceStore, label_set: LabelSet, attempts: int, unaskable: int = 0) -> dict[str, Any]:
     """Counts and rates of a run so far, JSON-ready.
@@ -36,11 +45,11 @@ def acceptance(store: TraceStore, label_set: LabelSet, attempts: int, unaskable:
         "open": n["studies"] - n["accepted"] - n["set_aside"],
         "unaskable": unaskable,
         "answers": len(judged),
-        "requests": _outcomes(store),
+        "requests": dict(store.rows(_OUTCOMES)),
         "usd": round(store.spent(), 6),
         "tokens_in": tokens[0],
         "tokens_out": tokens[1],
-        "sent_to": _places(store),
+        "sent_to": [dict(zip(_PLACE, row, strict=True)) for row in store.rows(_PLACES)],
         "rules": {rule: {"answers": broken[rule], "share": _share(broken[rule], len(judged))} for rule in TRACE_RULES},
         "labels": _per_label(store, label_set, groups),
     }
@@ -53,21 +62,6 @@ def _per_label(store: TraceStore, label_set: LabelSet, groups: Mapping[str, set[
         row = {name: sum(label in of[study_id] for study_id in group) for name, group in groups.items()}
         rows[label] = row | {"share": _share(row["accepted"], row["studies"])}
     return rows
-
-
-def _outcomes(store: TraceStore) -> dict[str, int]:
-    """Requests by outcome; one without an outcome was in flight when the process died."""
-    found = store.rows("SELECT COALESCE(outcome, 'lost in flight'), COUNT(*) FROM request GROUP BY 1 ORDER BY 1")
-    return {str(outcome): int(n) for outcome, n in found}
-
-
-def _places(store: TraceStore) -> list[dict[str, Any]]:
-    query = (
-        "SELECT endpoint, agreement, COUNT(*), COUNT(DISTINCT study_id), MIN(sent_at), MAX(sent_at)"
-        " FROM request GROUP BY endpoint, agreement ORDER BY MIN(id)"
-    )
-    names = ("endpoint", "agreement", "requests", "studies", "first", "last")
-    return [dict(zip(names, row, strict=True)) for row in store.rows(query)]
 
 
 def _share(part: int, whole: int) -> float | None:

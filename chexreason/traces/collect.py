@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import signal
 import time
@@ -14,10 +13,11 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from chexreason.data.image import ImageError
+from chexreason.data.fingerprint import content_sha256
+from chexreason.data.image import ImageError, grey_file
 from chexreason.traces.ask import Question, Reply, Then, Unanswered
 from chexreason.traces.budget import Budget
-from chexreason.traces.instruction import compose, grey_file
+from chexreason.traces.instruction import compose
 from chexreason.traces.pace import Pace
 from chexreason.traces.store import ANSWERED, GARBLED, Progress, TraceStore, Verdict
 from chexreason.traces.task import Limits, Task
@@ -152,7 +152,8 @@ class _Run:
             if self._budget.held < 1e-9 or self._pace.halted:
                 return Unanswered("the budget is spent", Then.STOP)
             await self._pace.sleep(_LOOK)
-        hashes = _sha256(question.text.encode()), _sha256(question.image) if question.image is not None else None
+        image = question.image
+        hashes = content_sha256(question.text.encode()), content_sha256(image) if image is not None else None
         asked = question.study.study_id, question.attempt, task.teacher.endpoint, task.agreement, hashes, most
         number = await self._write(store.sent, *asked)
         start = time.monotonic()
@@ -207,7 +208,3 @@ class _Run:
 
     async def _write(self, method: Callable[..., _T], *values: Any) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._writer, lambda: method(*values))
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from string import Formatter
 
-from PIL import Image
-
-from chexreason.data.image import load_image
 from chexreason.labels.schema import LabelSet
 from chexreason.prompts import Prompt, render
 from chexreason.traces.verify import TRACE_RULES, Fault
@@ -22,8 +17,8 @@ class Instruction:
     """The words for one SFT arm, and how many words its reasoning may have, both bounds included.
 
     ``text`` holds ``{findings}`` and ``{prompt}`` (the pupil's words); ``unjudged`` with ``{labels}`` follows where
-    nobody judged some of them, and ``retry`` with ``{reasons}`` where an answer was rejected before. Raises ValueError
-    on other placeholders and on bounds out of order.
+    nobody judged some of them, and ``retry`` with ``{reasons}`` where an answer was rejected before. ``form`` is the
+    sentence of ``text`` that this arm alone has. Raises ValueError on other placeholders and on bounds out of order.
     """
 
     name: str
@@ -32,13 +27,10 @@ class Instruction:
     retry: str
     min_words: int
     max_words: int
+    form: str = ""
 
     def __post_init__(self) -> None:
-        for field, wanted in (
-            ("text", {"findings", "prompt"}),
-            ("unjudged", {"labels"}),
-            ("retry", {"reasons"}),
-        ):
+        for field, wanted in (("text", {"findings", "prompt"}), ("unjudged", {"labels"}), ("retry", {"reasons"})):
             found = {part[1] for part in Formatter().parse(getattr(self, field)) if part[1] is not None}
             if found != wanted:
                 raise ValueError(
@@ -66,16 +58,3 @@ def compose(
         return text
     reasons = "\n".join(f"- {TRACE_RULES[fault.rule]}{f': {fault.detail}' if fault.detail else ''}" for fault in faults)
     return f"{text}\n\n{instruction.retry.format(reasons=reasons).strip()}"
-
-
-def grey_file(path: Path, side: int, kind: str, resample: Image.Resampling, **options: int) -> bytes:
-    """The radiograph at ``path`` as a grey JPEG or PNG (``kind``) whose longer side has at most ``side`` pixels.
-
-    Nothing but the pixels is passed on; ``options`` are those of the file format. Raises ImageError where the file
-    cannot be read.
-    """
-    image = load_image(path).convert("L")
-    image.thumbnail((side, side), resample)
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()

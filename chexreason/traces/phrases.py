@@ -23,27 +23,12 @@ class Phrases:
     grades: tuple[str, ...] = ("mild", "moderate", "marked")
 
 
-@dataclass(frozen=True, slots=True)
-class Frames:
-    """The words around the findings: how a text opens, links, denies and ends."""
-
-    openers: tuple[str, ...]
-    review: tuple[str, ...]
-    narrative_openers: tuple[str, ...]
-    connectives: tuple[str, ...]
-    negatives: tuple[str, ...]
-    more: tuple[str, ...]
-    conclusions: tuple[str, ...]
-    narrative_conclusions: tuple[str, ...]
-    quality: tuple[str, ...]
-    unjudged: tuple[str, ...]
-
-
 _BANK = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 # In the order in which every text names the findings.
 FINDINGS = {
     label: Phrases(**{kind: tuple(words) for kind, words in row.items()}) for label, row in _BANK["findings"].items()
 }
-FRAMES = Frames(**{kind: tuple(words) for kind, words in _BANK["frames"].items()})
+# The words around the findings: how a text opens, links, denies and ends.
+FRAMES: dict[str, tuple[str, ...]] = {kind: tuple(words) for kind, words in _BANK["frames"].items()}
 # The heading of each step of prompt reasoning_a, and the labels it decides.
 CHECKLIST: dict[str, tuple[str, ...]] = {heading: tuple(labels) for heading, labels in _BANK["checklist"].items()}

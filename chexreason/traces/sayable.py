@@ -55,7 +55,7 @@ class Facts:
         rest = self.positive[n_full:]
         # A long list keeps to bare names, so that no text grows without bound.
         names = [self.name(label, rng) if len(rest) <= 5 else self.plain_name(label, rng) for label in rest]
-        return [*full, rng.choice(FRAMES.more).format(names=join_words(names, "and"))] if rest else full
+        return [*full, rng.choice(FRAMES["more"]).format(names=join_words(names, "and"))] if rest else full
 
     def denials(self, rng: random.Random) -> list[str]:
         """The deniable labels denied in random order: two or three in one sentence, the others one by one."""
@@ -65,7 +65,7 @@ class Facts:
             return []
         nouns = join_words([rng.choice(FINDINGS[label].nouns) for label in labels[:n_first]], "or")
         singles = [rng.choice(FINDINGS[label].absent) for label in labels[n_first:]]
-        return [rng.choice(FRAMES.negatives).format(nouns=nouns), *singles]
+        return [rng.choice(FRAMES["negatives"]).format(nouns=nouns), *singles]
 
 
 def join_words(items: Sequence[str], word: str) -> str:

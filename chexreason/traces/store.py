@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import sqlite3
 import time
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from chexreason.files import locked
 from chexreason.labels.schema import LabelSet
 from chexreason.traces.ask import Reply
 from chexreason.traces.verify import Fault
@@ -123,11 +123,12 @@ class TraceStore:
         usd: float,
     ) -> int:
         """Notes a request before it leaves, with the hashes of its text and image, and returns its number."""
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         with self._transaction() as cursor:
             cursor.execute(
                 "INSERT INTO request (study_id, attempt, sent_at, endpoint, agreement, text_sha256, image_sha256, usd)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (study_id, attempt, _now(), endpoint, agreement, *hashes, usd),
+                (study_id, attempt, now, endpoint, agreement, *hashes, usd),
             )
             return int(cursor.lastrowid or 0)
 
@@ -144,10 +145,11 @@ class TraceStore:
 
         Earlier verdicts about the studies ``anew`` are forgotten first. A second accepted answer to one is refused.
         """
-        values = [
-            (v.reply.text, v.reply.tokens_in, v.reply.tokens_out, v.usd, _packed(v.faults), int(not v.faults), v.number)
-            for v in verdicts
-        ]
+        values = []
+        for v in verdicts:
+            faults = json.dumps([[fault.rule, fault.detail] for fault in v.faults])
+            reply = (v.reply.text, v.reply.tokens_in, v.reply.tokens_out)
+            values.append((*reply, v.usd, faults, int(not v.faults), v.number))
         with self._transaction() as cursor:
             cursor.executemany(
                 "UPDATE request SET accepted = NULL, faults = NULL WHERE study_id = ?", [(name,) for name in anew]
@@ -213,11 +215,8 @@ def open_store(path: Path, patience: float = 30.0) -> Iterator[TraceStore]:
     holds it, or the file is no such database.
     """
     path.parent.mkdir(0o700, parents=True, exist_ok=True)  # what is exported beside it holds the same texts
-    with path.with_suffix(".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StoreError(f"{path} is in use by another run: wait for it, or choose another name=") from None
+    refusal = StoreError(f"{path} is in use by another run: wait for it, or choose another name=")
+    with locked(path.with_suffix(".lock"), refusal):
         connection = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -243,11 +242,3 @@ def _explained(error: sqlite3.Error, path: Path) -> StoreError:
     }
     way = next((way for word, way in ways.items() if word in said), "choose another name= or remove the file")
     return StoreError(f"{path}: {said}; {way}")
-
-
-def _packed(faults: Sequence[Fault]) -> str:
-    return json.dumps([[fault.rule, fault.detail] for fault in faults])
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -79,7 +79,7 @@ class OfflineTeacher:
 def _free(facts: Facts, rng: random.Random) -> str:
     """Concise analysis: what is seen, what is absent, and a conclusion where there is room."""
     body = facts.affirmations(rng, n_full=3 if len(facts.positive) <= 5 else 1)
-    return _compose(FRAMES.openers, body, FRAMES.conclusions, facts, rng, FREE_WORDS)
+    return _compose(FRAMES["openers"], body, FRAMES["conclusions"], facts, rng, FREE_WORDS)
 
 
 def _narrative(facts: Facts, rng: random.Random) -> str:
@@ -88,7 +88,7 @@ def _narrative(facts: Facts, rng: random.Random) -> str:
     first, *others = facts.affirmations(rng, n_full)
     linked = [_link(s, rng) if i < n_full else s for i, s in enumerate(others, start=1)]
     return _compose(
-        FRAMES.narrative_openers, [first, *linked], FRAMES.narrative_conclusions, facts, rng, NARRATIVE_WORDS
+        FRAMES["narrative_openers"], [first, *linked], FRAMES["narrative_conclusions"], facts, rng, NARRATIVE_WORDS
     )
 
 
@@ -97,7 +97,7 @@ def _checklist(facts: Facts, rng: random.Random) -> str:
     lines = []
     for number, (heading, labels) in enumerate(CHECKLIST.items(), start=1):
         if heading == "Quality":
-            clause = rng.choice(FRAMES.quality).format(view=facts.view)
+            clause = rng.choice(FRAMES["quality"]).format(view=facts.view)
         elif heading == "Synthesis":
             clause = join_words([facts.plain_name(label, rng) for label in facts.positive], "and")
         else:
@@ -111,7 +111,7 @@ def _step(labels: Sequence[str], facts: Facts, rng: random.Random) -> str:
     present = [facts.name(label, rng) for label in labels if label in facts.positive]
     absent = [rng.choice(FINDINGS[label].nouns) for label in labels if label in facts.deniable]
     clauses = ([join_words(present, "and")] if present else []) + ([f"no {join_words(absent, 'or')}"] if absent else [])
-    return "; ".join(clauses) or rng.choice(FRAMES.unjudged)
+    return "; ".join(clauses) or rng.choice(FRAMES["unjudged"])
 
 
 STYLES: dict[str, Callable[[Facts, random.Random], str]] = {
@@ -146,7 +146,7 @@ def _compose(
         if n_words + _n_words([sentence]) <= high and (not denials or n_words < low):
             denials.append(sentence)
     review: list[str] = []
-    for sentence in rng.sample(FRAMES.review, len(FRAMES.review)):
+    for sentence in rng.sample(FRAMES["review"], len(FRAMES["review"])):
         if _n_words([*core, *review, *denials, *closing]) < low:
             review.append(sentence)
     return " ".join([core[0], *review, *core[1:], *denials, *closing])
@@ -154,7 +154,7 @@ def _compose(
 
 def _link(sentence: str, rng: random.Random) -> str:
     """The sentence tied to the one before it, half of the time."""
-    return rng.choice(FRAMES.connectives) + sentence[0].lower() + sentence[1:] if rng.random() < 0.5 else sentence
+    return rng.choice(FRAMES["connectives"]) + sentence[0].lower() + sentence[1:] if rng.random() < 0.5 else sentence
 
 
 def _n_words(sentences: Sequence[str]) -> int:

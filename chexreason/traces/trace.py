@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -87,9 +88,7 @@ def write_traces(path: Path, traces: Iterable[Trace]) -> None:
 
 def check_labels(traces: Sequence[Trace], label_set: LabelSet) -> None:
     """Refuses (ValueError) traces whose labels are not in ``label_set``."""
-    counts: dict[str, int] = {}
-    for label in (label for trace in traces for label in trace.labels if label not in label_set.labels):
-        counts[label] = counts.get(label, 0) + 1
+    counts = Counter(label for trace in traces for label in trace.labels if label not in label_set.labels)
     if counts:
         listed = ", ".join(f"'{label}' ({n})" for label, n in counts.items())
         raise ValueError(

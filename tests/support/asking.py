@@ -6,7 +6,7 @@ import json
 import random
 from pathlib import Path
 
-import yaml
+from omegaconf import OmegaConf
 
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.traces.acceptance import acceptance
@@ -21,10 +21,20 @@ from chexreason.types import Study
 from tests.support import scripted_server as s
 
 CONF = Path(__file__).parents[2] / "conf"
-ARM = Instruction(**yaml.safe_load((CONF / "teacher_instruction" / "free_reasoning.yaml").read_text()))
 QUICK = Limits(concurrency=4, seconds=5.0, pause=0.001, longest_pause=0.01, retries=4, give_up=3)
 PRICED = Tariff(1.0, 10.0, image_tokens=500, max_tokens=1000)
 DISEASES = [label for label in CHEXPERT14 if label != "No Finding"]
+
+
+def instruction(arm: str) -> Instruction:
+    """The teacher's instruction for ``arm`` as the command composes it."""
+    files = (CONF / "teacher_instruction" / f"{name}.yaml" for name in ("shared/words", arm))
+    words = OmegaConf.merge(*map(OmegaConf.load, files))
+    del words["defaults"]
+    return Instruction(**OmegaConf.to_container(words, resolve=True))
+
+
+ARM = instruction("free_reasoning")
 
 
 def study(number: int, image: Path, patient: str = "x") -> Study:

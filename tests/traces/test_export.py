@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +26,7 @@ from chexreason.traces.task import Limits, Task, judge_again
 from chexreason.traces.template import OfflineTeacher
 from chexreason.traces.verify import Fault
 from chexreason.types import Sample, Study
+from tests.support.asking import instruction
 
 CONF = Path(__file__).parents[2] / "conf"
 ARMS = ("free_reasoning", "reasoning_a", "reasoning_narrative")
@@ -37,8 +37,7 @@ STUDIES = [
 
 
 def task(arm: str = "free_reasoning", seed: int = 0) -> Task:
-    words = Instruction(**yaml.safe_load((CONF / "teacher_instruction" / f"{arm}.yaml").read_text()))
-    return Task(OfflineTeacher(seed), words, load_prompt(arm, CONF / "prompt"), CHEXPERT14)
+    return Task(OfflineTeacher(seed), instruction(arm), load_prompt(arm, CONF / "prompt"), CHEXPERT14)
 
 
 def made(folder: Path, arm: str = "free_reasoning", studies=STUDIES) -> Path:

@@ -15,10 +15,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
+from chexreason.data.image import grey_file
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.traces.ask import Question, Reply, Tariff, Then, Unanswered
 from chexreason.traces.export import JSONL_NAME, export
-from chexreason.traces.instruction import grey_file
 from chexreason.traces.openai_teacher import OpenAITeacher
 from chexreason.traces.store import ANSWERED, StoreError, Verdict, open_store
 from chexreason.traces.template import TemplateTeacher

@@ -31,9 +31,9 @@ def describe(study: Study, label_set: LabelSet, rng: random.Random) -> str:
     """A caption of two to five sentences: plain prose, no tags, no list of labels; every positive is named."""
     facts = facts_of(study, label_set)
     sentences = [*facts.affirmations(rng, n_full=2), *facts.denials(rng)[:1]]
-    opener = rng.choice(FRAMES.openers).format(view=facts.view)
+    opener = rng.choice(FRAMES["openers"]).format(view=facts.view)
     if len(sentences) < 2 or rng.random() < 0.5:
-        sentences = [opener, *(sentences or [rng.choice(FRAMES.review)])]
+        sentences = [opener, *(sentences or [rng.choice(FRAMES["review"])])]
     return " ".join(sentences)
 
 

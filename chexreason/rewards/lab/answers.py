@@ -65,29 +65,27 @@ def read_answers(path: Path, label_set: LabelSet, grammar: str, n_tokens: int) -
     A row without ``tokens`` counts as ``n_tokens`` long, one without ``labelled`` as judged on every label. Raises
     ValueError listing all kinds of faults, each with its count and first lines.
     """
-    rows = []
+    completions, studies = [], []
     faults: dict[str, list[int]] = {}
     for number, row in _lines(path):
         kinds = dict.fromkeys(_faults(row, label_set))
         for kind in kinds:
             faults.setdefault(kind, []).append(number)
-        if not kinds:
-            rows.append((number, row))
+        if kinds:
+            continue
+        study_id = str(row.get("study_id", f"line {number}"))
+        owner = str(row.get("patient_id", study_id))
+        judged = row.get("labelled", label_set.labels)
+        completions.append(_completion(study_id, row["text"], row.get("tokens", n_tokens), label_set, grammar))
+        studies.append(study_of(study_id, owner, path.stem, row["labels"], judged, label_set))
     if faults:
         listed = "\n".join(
             f"  {kind}: {len(lines)} lines, e.g. {', '.join(map(str, lines[:_SHOWN]))}"
             for kind, lines in faults.items()
         )
         raise ValueError(f"{path} cannot be scored; write one JSON object a line with text and labels:\n{listed}")
-    if not rows:
+    if not studies:
         raise ValueError(f"{path} holds no answers: write one JSON object a line with text and labels")
-    completions, studies = [], []
-    for number, row in rows:
-        study_id = str(row.get("study_id", f"line {number}"))
-        owner = str(row.get("patient_id", study_id))
-        judged = row.get("labelled", label_set.labels)
-        completions.append(_completion(study_id, row["text"], row.get("tokens", n_tokens), label_set, grammar))
-        studies.append(study_of(study_id, owner, path.stem, row["labels"], judged, label_set))
     return Answers(tuple(completions), tuple(studies))
 
 

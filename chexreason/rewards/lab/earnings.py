@@ -12,7 +12,6 @@ from itertools import chain
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from chexreason.data.prevalence import prevalence_of
@@ -94,14 +93,11 @@ def rank_correlation(
     _, codes = np.unique(np.asarray(owners), return_inverse=True)  # [N]
     n_owners = int(codes.max()) + 1
     columns = [np.unique(x.double().numpy(), return_inverse=True)[1] for x in (a, b)]  # [N] each
-    draws = []
-    for weights in chain.from_iterable(patient_weights(n_owners, n_resamples if n_owners > 1 else 0, seed)):
-        times = weights[codes]  # [N]
-        draws.append(_correlation(_ranks(columns[0], times), _ranks(columns[1], times), times))
-    value = _correlation(rankdata(columns[0]), rankdata(columns[1]), np.ones(len(codes)))
+    resamples = chain.from_iterable(patient_weights(n_owners, n_resamples if n_owners > 1 else 0, seed))
+    draws = [_spearman(columns, weights[codes]) for weights in resamples]
     defined = [draw for draw in draws if not np.isnan(draw)]
     low, high = np.quantile(defined, (0.025, 0.975)) if defined else (np.nan, np.nan)
-    return value, float(low), float(high)
+    return _spearman(columns, np.ones(len(codes))), float(low), float(high)
 
 
 def strategies(
@@ -208,15 +204,13 @@ def _completions(
     )
 
 
-def _ranks(values: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Mean ranks [N] of ``values`` [N], whole numbers from 0, when row n occurs ``times[n]`` times."""
-    each = np.bincount(values, weights=times)
-    ranks: np.ndarray = (np.cumsum(each) - each + (each + 1) / 2)[values]
-    return ranks
+def _spearman(columns: Sequence[np.ndarray], times: np.ndarray) -> float:
+    """Spearman's correlation of two columns [N] of whole numbers from 0 when row n occurs ``times[n]`` times.
 
-
-def _correlation(a: np.ndarray, b: np.ndarray, times: np.ndarray) -> float:
-    """Pearson's correlation of ``a`` and ``b`` when row n occurs ``times[n]`` times; NaN where one is constant."""
-    a, b = (x - np.average(x, weights=times) for x in (a, b))
+    NaN where one of them is constant.
+    """
+    each = [np.bincount(values, weights=times) for values in columns]  # how often each value occurs
+    ranks = [(np.cumsum(n) - n + (n + 1) / 2)[values] for values, n in zip(columns, each, strict=True)]  # mean ranks
+    a, b = (x - np.average(x, weights=times) for x in ranks)
     spread = np.sqrt((times * a * a).sum() * (times * b * b).sum())
     return float((times * a * b).sum() / spread) if spread > 1e-12 * len(a) else float("nan")
