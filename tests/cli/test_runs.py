@@ -44,17 +44,6 @@ def test_a_second_run_in_the_same_directory_is_refused(tmp_path):
         pass
 
 
-def test_another_config_in_the_same_directory_is_refused(tmp_path):
-    with runs.open_run(tmp_path, CFG):
-        pass
-    moved = OmegaConf.merge(CFG, {"paths": {"out": "elsewhere"}})
-    with runs.open_run(tmp_path, moved):  # where it is written does not change what is computed
-        pass
-    other = OmegaConf.merge(CFG, {"phase": {"lr": 0.2}})
-    with pytest.raises(runs.RunError, match=r"phase\.lr: 0\.1 -> 0\.2"), runs.open_run(tmp_path, other):
-        pass
-
-
 def test_a_folder_that_moved_or_is_spelled_in_another_way_is_the_same(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
@@ -199,13 +188,6 @@ def test_a_run_of_an_earlier_version_is_the_same_run(tmp_path):
     for other in ({"root": "y"}, {"root": "${oc.env:NOT_THERE}"}):
         changed = OmegaConf.merge(now, other)
         assert runs.digest_in(tmp_path, changed) == runs.digest(changed)
-
-
-def test_done_is_written_last_and_read_back(tmp_path):
-    assert not runs.is_done(tmp_path)
-    runs.mark_done(tmp_path, {"f1": 0.5})
-    assert runs.is_done(tmp_path)
-    assert runs.read_done(tmp_path) == {"f1": 0.5}
 
 
 def test_a_resumed_attempt_replaces_the_steps_it_repeats(tmp_path):

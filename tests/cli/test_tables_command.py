@@ -8,25 +8,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from chexreason.cli.tables import origin_of, predictions_of, sweep_rows, tables
-from chexreason.confdir import confdir
 from chexreason.labels.catalog import CHEXPERT14, NIH9
 from chexreason.reports.printed import TITLES, printed
 from chexreason.reports.provenance import Origin
 from chexreason.statistics import score_files as label_scores
 from chexreason.statistics.predictions import write_predictions as write
 from chexreason.types import Prediction
+from tests.support.configs import composed
 
 pytestmark = pytest.mark.slow
 
 
 def configured(out: Path, *overrides: str) -> DictConfig:
-    fast = ("n_resamples=50", "n_permutations=50")
-    with initialize_config_dir(confdir(), version_base="1.3"):
-        return compose("tables", [f"paths.out={out}", *fast, *overrides])
+    return composed("tables", f"paths.out={out}", "n_resamples=50", "n_permutations=50", *overrides)
 
 
 def answers(shift: int) -> list[Prediction]:
