@@ -14,7 +14,9 @@ from omegaconf import OmegaConf
 
 from chexreason.build.jobs import cells_of, jobs_of
 from chexreason.cli.sweep import costs, show_end, show_plan
+from chexreason.cli.tables import sweep_rows
 from chexreason.confdir import confdir
+from chexreason.reports.printed import TITLES, printed
 from chexreason.runs import attempts, record_attempt
 from chexreason.sweep.cells import Cell, CellError
 from chexreason.sweep.launch import Job, launch
@@ -22,20 +24,12 @@ from tests.support.configs import composed, misfits
 
 ROOT = Path(confdir())
 SWEEPS = sorted(path.stem for path in (ROOT / "sweep").glob("*.yaml"))
-ARMS = ["only_label", "free_reasoning", "reasoning_narrative", "reasoning_a"]
-MODELS = ["nv_reason", "medgemma", "qwen2_5_vl", "medgemma_sft", "chexreason"]
-STYLES = ["narrative", "self_check", "hypothesis", *"abcdef"]
-PRINTED = {  # the paper's rows, in its order; of Tables 5 and 6 the columns
-    "table1": [f"reasoning_{style}" for style in STYLES],
-    "table2": ARMS,
-    "table3": ARMS,
-    "table4": ["nuanced,best", "nuanced,last", "hard,best", "hard,last"],
-    "table5": MODELS,
-    "table6": MODELS,
-    "fig1": ARMS,
+FIGURES = {  # the paper's, with the runs they draw
+    "fig1": ["only_label", "free_reasoning", "reasoning_narrative", "reasoning_a"],
     "fig2": ["nuanced"],
     "fig3": ["hard"],
 }
+PRINTED = [*TITLES, *FIGURES]
 BEYOND = [name for name in SWEEPS if name not in PRINTED and name != "paper"]
 
 
@@ -52,14 +46,16 @@ def every_cell(scale: str, sweeps) -> dict[str, Cell]:
     return found
 
 
-@pytest.mark.parametrize("table", PRINTED)
-def test_every_printed_row_has_its_cell(table):
-    node = OmegaConf.load(ROOT / "sweep" / f"{table}.yaml")
+@pytest.mark.parametrize("name", PRINTED)
+def test_every_printed_row_has_its_cell(name):
+    rows = sweep_rows(name)
     cells = OmegaConf.load(ROOT / "sweep" / "cells" / "paper.yaml")
-    assert [row.row for row in node.rows] == PRINTED[table]
-    verb = "train" if table.startswith("fig") else "evaluate"
-    assert {cells[row.cell].verb for row in node.rows} == {verb}
-    assert len({row.cell for row in node.rows}) == len(node.rows)
+    assert {cells[cell].verb for cell in rows.values()} == {"train" if name in FIGURES else "evaluate"}
+    assert len(set(rows.values())) == len(rows)
+    if name in FIGURES:
+        assert list(rows) == FIGURES[name]
+    else:
+        assert [printed(name).run(row) for row in rows] == list(printed(name).runs)
 
 
 def test_the_sweeps_beyond_the_paper_are_there():

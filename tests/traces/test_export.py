@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -116,6 +117,10 @@ def test_the_instruction_tells_the_findings_the_prompt_and_the_reasons(arm: str)
     again = compose(asked.instruction, STUDIES[1], asked.prompt, CHEXPERT14, [Fault("too long", "999 words")])
     assert again.startswith(text)
     assert "- the reasoning is too long: 999 words" in again
+    assert "Nobody judged" not in text
+    partly = replace(STUDIES[1], mask=tuple(label not in ("Edema", "Pneumonia") for label in CHEXPERT14))
+    told = "Nobody judged these on this radiograph: Edema, Pneumonia. Say neither"
+    assert told in compose(asked.instruction, partly, asked.prompt, CHEXPERT14)
     with pytest.raises(ValueError, match="text must hold"):
         Instruction(arm, "no placeholder", "{labels}", "{reasons}", 1, 2)
 
