@@ -73,20 +73,9 @@ def test_another_language_is_found(think: str, wrong: bool) -> None:
     assert broken(think, "Cardiomegaly") == (["language"] if wrong else [])
 
 
-def test_length_form_and_refusal() -> None:
-    one = study("Edema")
+def test_the_reasoning_keeps_to_its_length() -> None:
     assert broken("There is edema.", "Edema", words=(4, 9)) == ["too short"]
     assert broken("There is edema. " * 4, "Edema", words=(4, 9)) == ["too long"]
-    cases = {
-        "refused": Reply("I cannot", refused=True),
-        "empty": Reply(" \n"),
-        "cut off": Reply("<think>The", cut=True),
-        "form": Reply("Edema"),
-    }
-    for rule, reply in cases.items():
-        assert [fault.rule for fault in verify(reply, one, CHEXPERT14, "think_solution", (1, 9))] == [rule]
-    found = verify(Reply("<solution>Fracture</solution>"), one, CHEXPERT14, "solution_only", (1, 9))
-    assert [(fault.rule, fault.detail) for fault in found] == [("labels", "says Fracture where the study has Edema")]
 
 
 @settings(max_examples=25, deadline=None)
