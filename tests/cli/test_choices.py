@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from chexreason.confdir import choices, command_help
-from chexreason.errors import RENAMED_GROUPS, unknown_choices
+from chexreason.errors import RENAMED_GROUPS, known_choices, unknown_choices
 
 COMMANDS = ["prepare", "preflight", "train", "evaluate", "scores", "report", "rewards", "tables", "traces"]
 
@@ -43,3 +43,30 @@ def test_help_shows_the_settings_a_command_takes_from_another_and_its_choices():
     assert "samples: 8 # " in page
     assert "# As evaluate:" in page
     assert "# labels=chexpert14 | nih9" in page
+
+
+def test_an_unknown_name_gets_the_closest_one(monkeypatch, capsys):
+    for given, said in {
+        "experiment=table2/only_labl": "there is no experiment=table2/only_labl: did you mean table2/only_label?",
+        "sweep=tabel2": "did you mean table2?",
+        "experiment=free_reasonin": "did you mean table2/free_reasoning?",
+        "scale=enormous": "; choose one of: paper, tiny",
+    }.items():
+        assert said in unknown_choices([given])[0]
+    fine = ["reward=hard,nuanced", "debug=null", "name=x", "phase.lr=1", "-m", "+scale=tiny", "prompt=${x}", "seed=0"]
+    assert unknown_choices(fine) == []
+    assert unknown_choices(["--config-dir=mine", "experiment=mine"]) == []
+    monkeypatch.setattr(sys, "argv", ["train", "experiment=demo_sfd", "phase=grpoo"])
+    with pytest.raises(SystemExit) as stopped:
+        known_choices(lambda: pytest.fail("it ran"))()
+    assert stopped.value.code == 1
+    assert "did you mean demo_sft?\n       there is no phase=grpoo: did you mean grpo?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_names_the_closest_choice(command, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [command, "data=phantm"])
+    with pytest.raises(SystemExit) as stopped:
+        importlib.import_module(f"chexreason.cli.{command}").main()
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err == "error: there is no data=phantm: did you mean phantom?\n"

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 
 from chexreason.cli.dashboard import ALL_ARMS, arms_of, dashboard
-from chexreason.confdir import confdir
 from chexreason.sweep.cells import CellError
-
-
-def configured(out: Path, *overrides: str) -> DictConfig:
-    with initialize_config_dir(confdir(), version_base="1.3"):
-        return compose("dashboard", [f"paths.out={out}", *overrides])
+from tests.support.configs import composed
 
 
 def test_a_view_shows_the_runs_its_table_rests_on():
@@ -34,16 +26,16 @@ def test_a_view_shows_the_runs_its_table_rests_on():
 
 def test_what_cannot_be_pushed_is_said_before_anything_is_made(tmp_path):
     with pytest.raises(ValueError, match=r"push=true needs a user or team: logger.wandb.entity="):
-        dashboard(configured(tmp_path, "push=true"))
+        dashboard(composed("dashboard", f"paths.out={tmp_path}", "push=true"))
     with pytest.raises(ValueError, match=r"logger.wandb is null"):
-        dashboard(configured(tmp_path, "logger=csv"))
+        dashboard(composed("dashboard", f"paths.out={tmp_path}", "logger=csv"))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
 def test_a_dry_run_writes_the_same_views_and_page_each_time(tmp_path):
     pytest.importorskip("wandb_workspaces", reason="pip install wandb-workspaces")
-    cfg = configured(tmp_path, "name=demo", "views=[table4, beta]")
+    cfg = composed("dashboard", f"paths.out={tmp_path}", "name=demo", "views=[table4, beta]")
     written = dashboard(cfg)
     path = tmp_path / "demo" / "dashboard" / "dashboard.json"
     first = path.read_bytes()
@@ -70,7 +62,8 @@ def test_push_saves_what_the_library_takes(tmp_path, monkeypatch):
     sent = []
     monkeypatch.setattr(ws.Workspace, "save", lambda self: sent.append(self._to_model()))
     monkeypatch.setattr(wr.Report, "save", lambda self: sent.append(self))  # its runs are looked up on the server
-    dashboard(configured(tmp_path, "name=demo", "arms=[sft,grpo]", "push=true", "logger.wandb.entity=e"))
+    pushed = ("name=demo", "arms=[sft,grpo]", "push=true", "logger.wandb.entity=e")
+    dashboard(composed("dashboard", f"paths.out={tmp_path}", *pushed))
     demo, page = sent
     runs = demo.spec.section.run_sets[0]
     assert runs.filters["filters"][0]["key"] == {"section": "run", "name": "group"}

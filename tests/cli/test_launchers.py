@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from chexreason.build.data import build_manifests
-from chexreason.confdir import confdir
+from tests.support.configs import composed
 
 pytestmark = pytest.mark.slow
 SMALL = (
@@ -27,8 +26,7 @@ PLUGINS = {"joblib": "joblib", "submitit_local": "submitit", "ray": "ray"}
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("out")
-    with initialize_config_dir(confdir(), version_base="1.3"):
-        cfg = compose("prepare", [f"paths.out={folder}", *SMALL, "audit=false"])
+    cfg = composed("prepare", f"paths.out={folder}", *SMALL, "audit=false")
     build_manifests(cfg, on_error="stop", workers=1)
     return folder
 

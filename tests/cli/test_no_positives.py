@@ -9,19 +9,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 
 from chexreason import runs
 from chexreason.build.data import build_manifests
 from chexreason.cli import report
 from chexreason.cli.evaluate import evaluate
 from chexreason.cli.train import train
-from chexreason.confdir import confdir
 from chexreason.data import manifest
 from chexreason.data.prepare import MANIFEST_NAME
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.runs import DONE
+from tests.support.configs import composed
 
 pytestmark = pytest.mark.slow
 SETTINGS = (
@@ -34,17 +32,12 @@ SHORT = "model.max_new_tokens=4"
 NO_VALUE = "macro_f1_supported"
 
 
-def configured(config: str, *overrides: str) -> DictConfig:
-    with initialize_config_dir(confdir(), version_base="1.3"):
-        return compose(config, [*SETTINGS, *overrides])
-
-
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory) -> tuple[str, str]:
     """Where to write, and two prepared hospitals, the second of which marks nothing as present."""
     out = tmp_path_factory.mktemp("out")
     paths = (f"paths.out={out}", f"paths.data={out}")
-    cfg = configured("prepare", *paths)
+    cfg = composed("prepare", *SETTINGS, *paths)
     away = build_manifests(cfg, on_error="stop", workers=1)["phantom_b"]
     frame = away.frame.assign(**{label: away.frame[label].clip(upper=0) for label in CHEXPERT14.labels})
     path = Path(cfg.data.folder) / "phantom_b" / MANIFEST_NAME
@@ -53,7 +46,7 @@ def paths(tmp_path_factory) -> tuple[str, str]:
 
 
 def test_an_evaluation_writes_what_has_no_value_as_null(paths):
-    cfg = configured("evaluate", *paths, SHORT)
+    cfg = composed("evaluate", *SETTINGS, *paths, SHORT)
     evaluate(cfg)
     scores = json.loads((Path(cfg.run_dir) / "metrics.json").read_text())
     assert scores["phantom_b"][NO_VALUE] is None
@@ -62,7 +55,7 @@ def test_an_evaluation_writes_what_has_no_value_as_null(paths):
 
 
 def test_a_training_run_ends_and_is_read_back(paths):
-    cfg = configured("train", *paths, *TRAIN, SHORT)
+    cfg = composed("train", *SETTINGS, *paths, *TRAIN, SHORT)
     metrics, _ = train(cfg)
     assert metrics[f"val/phantom_b/{NO_VALUE}"] is None
     assert json.loads((Path(cfg.run_dir) / DONE).read_text()) == metrics
@@ -73,15 +66,15 @@ def test_a_training_run_ends_and_is_read_back(paths):
     assert "is DONE: nothing to train" in done.stdout + done.stderr
 
 
-def test_a_run_that_was_stopped_is_not_taken_for_a_whole_one(paths, caplog):
-    cfg = configured("train", *paths, *TRAIN, SHORT, "run_dir=" + str(Path(paths[0].split("=")[1]) / "stopped"))
-    folder = Path(cfg.run_dir)
-    folder.mkdir()
-    runs.mark_done(folder, {"val/loss": 1.0, runs.STOPPED: "rollout 3: too few answers differ"})
+def test_a_run_that_was_stopped_is_not_taken_for_a_whole_one(paths, tmp_path, caplog):
+    cfg = composed("train", *SETTINGS, *paths, *TRAIN, SHORT, f"run_dir={tmp_path}")
+    runs.mark_done(tmp_path, {"val/loss": 1.0, runs.STOPPED: "rollout 3: too few answers differ"})
     with caplog.at_level("INFO"):
         assert train(cfg) == ({"val/loss": 1.0}, {})
     assert "is DONE (stopped at rollout 3: too few answers differ): nothing to train" in caplog.text
-    (folder / runs.COLLAPSE).write_text('[{"rollout": 3, "limit": "min_distinct", "reason": "too few answers differ"}]')
-    notes = report._notes(configured("report", *paths), {"grpo": folder})
+    (tmp_path / runs.COLLAPSE).write_text(
+        '[{"rollout": 3, "limit": "min_distinct", "reason": "too few answers differ"}]'
+    )
+    notes = report._notes(composed("report", *SETTINGS, *paths), {"grpo": tmp_path})
     assert notes["signs of collapse in grpo"] == "rollout 3: too few answers differ"
     assert notes["grpo was stopped"] == "rollout 3: too few answers differ"

@@ -9,20 +9,14 @@ import re
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from rich.console import Console
 from scipy.stats import spearmanr
 
 from chexreason.cli import rewards as command
-from chexreason.confdir import confdir
+from tests.support.configs import composed
 
 pytestmark = pytest.mark.slow
 TEXT = "<think>seen</think><solution>{}</solution>"
-
-
-def composed(*overrides: str):
-    with initialize_config_dir(confdir(), version_base="1.3"):
-        return compose("rewards", list(overrides))
 
 
 def printed(show, found) -> str:
@@ -33,7 +27,7 @@ def printed(show, found) -> str:
 
 @pytest.fixture(scope="module")
 def chexpert() -> dict:
-    return command.adversarial(composed("studies=chexpert", "only=[hard, nuanced]"))
+    return command.adversarial(composed("rewards", "studies=chexpert", "only=[hard, nuanced]"))
 
 
 def test_all_labels_reach_the_macro_f1_computed_from_the_published_counts(chexpert):
@@ -87,7 +81,7 @@ def test_a_file_is_scored_under_every_reward(tmp_path):
     answers = [("Edema", ["Edema"]), ("Edema", ["Edema", "Fracture"]), ("Fracture", ["Edema"])] * 5
     lines = [json.dumps({"text": TEXT.format(said), "labels": truth, "tokens": 300}) for said, truth in answers]
     path.write_text("\n".join(lines))
-    found = command.scored_file(composed(f"completions={path}", "n_resamples=50"))
+    found = command.scored_file(composed("rewards", f"completions={path}", "n_resamples=50"))
     rows = {row["reward_name"]: row for row in found["rows"]}
     assert list(rows) == ["hard", "nuanced", "mix"]
     assert rows["hard"]["reward"] == pytest.approx(0.5)
@@ -95,13 +89,13 @@ def test_a_file_is_scored_under_every_reward(tmp_path):
     assert rows["nuanced"]["metrics"] == pytest.approx({"jaccard": 0.5})
     assert "1.000 [1.000, 1.000]" in printed(command.show_file, found)
     path.write_text(lines[0])
-    alone = command.scored_file(composed(f"completions={path}", "only=[hard]"))["rows"][0]
+    alone = command.scored_file(composed("rewards", f"completions={path}", "only=[hard]"))["rows"][0]
     assert alone["rank_correlation"] is None
     assert "undefined" in printed(command.show_file, {"rows": [alone], "n": 1, "completions": "x"})
 
 
 def test_wrong_choices_are_refused_with_the_right_ones():
     with pytest.raises(ValueError, match=r"no reward \['soft'\]; there are hard, nuanced, mix"):
-        command.adversarial(composed("only=[soft]"))
+        command.adversarial(composed("rewards", "only=[soft]"))
     with pytest.raises(ValueError, match="studies=mimic: choose phantom, chexpert or prepared"):
-        command.adversarial(composed("studies=mimic"))
+        command.adversarial(composed("rewards", "studies=mimic"))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,38 +18,10 @@ from chexreason.training.callbacks.loggers import merge_attempts
 CFG = OmegaConf.create({"name": "x", "phase": {"lr": 0.1, "betas": [0.9, 0.95]}, "paths": {"out": "out"}})
 
 
-HOLD = """
-import sys, time
-from omegaconf import OmegaConf
-from chexreason import runs
-with runs.open_run(sys.argv[1], OmegaConf.create({})):
-    print("held", flush=True)
-    time.sleep(120)
-"""
-
-
-@pytest.mark.slow
 def test_a_second_run_in_the_same_directory_is_refused(tmp_path):
-    other = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(runs.RunError, match="in use by another run"), runs.open_run(tmp_path, OmegaConf.create({})):
-            pass
-    finally:
-        other.kill()
-        other.wait()
-    with runs.open_run(tmp_path, OmegaConf.create({})):  # a killed run never blocks its own resume
-        pass
-
-
-def test_another_config_in_the_same_directory_is_refused(tmp_path):
+    with runs.open_run(tmp_path, CFG), pytest.raises(runs.RunError, match="in use by another run"):
+        runs.open_run(tmp_path, CFG).__enter__()
     with runs.open_run(tmp_path, CFG):
-        pass
-    moved = OmegaConf.merge(CFG, {"paths": {"out": "elsewhere"}})
-    with runs.open_run(tmp_path, moved):  # where it is written does not change what is computed
-        pass
-    other = OmegaConf.merge(CFG, {"phase": {"lr": 0.2}})
-    with pytest.raises(runs.RunError, match=r"phase\.lr: 0\.1 -> 0\.2"), runs.open_run(tmp_path, other):
         pass
 
 
@@ -199,13 +169,6 @@ def test_a_run_of_an_earlier_version_is_the_same_run(tmp_path):
     for other in ({"root": "y"}, {"root": "${oc.env:NOT_THERE}"}):
         changed = OmegaConf.merge(now, other)
         assert runs.digest_in(tmp_path, changed) == runs.digest(changed)
-
-
-def test_done_is_written_last_and_read_back(tmp_path):
-    assert not runs.is_done(tmp_path)
-    runs.mark_done(tmp_path, {"f1": 0.5})
-    assert runs.is_done(tmp_path)
-    assert runs.read_done(tmp_path) == {"f1": 0.5}
 
 
 def test_a_resumed_attempt_replaces_the_steps_it_repeats(tmp_path):

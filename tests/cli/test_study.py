@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from chexreason.build.data import build_manifests
@@ -18,11 +17,11 @@ from chexreason.cli.evaluate import evaluate
 from chexreason.cli.report import report_study
 from chexreason.cli.scores import score_labels
 from chexreason.cli.train import train
-from chexreason.confdir import confdir
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.model.adapters import answer_tokens
 from chexreason.model.load import resolve_source
 from chexreason.statistics.score_files import aligned
+from tests.support.configs import composed
 
 pytestmark = pytest.mark.slow
 SMALL = (
@@ -39,8 +38,7 @@ def out(tmp_path_factory) -> Path:
 
 
 def configured(config: str, out: Path, *overrides: str) -> DictConfig:
-    with initialize_config_dir(confdir(), version_base="1.3"):
-        return compose(config, [f"paths.out={out}", *SMALL, *overrides])
+    return composed(config, f"paths.out={out}", *SMALL, *overrides)
 
 
 def train_sft(out: Path, *overrides: str):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import shutil
@@ -11,75 +10,52 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from chexreason.build.jobs import cells_of, jobs_of
 from chexreason.cli.sweep import costs, show_end, show_plan
+from chexreason.cli.tables import sweep_rows
 from chexreason.confdir import confdir
-from chexreason.errors import known_choices, unknown_choices
+from chexreason.reports.printed import TITLES, printed
 from chexreason.runs import attempts, record_attempt
 from chexreason.sweep.cells import Cell, CellError
 from chexreason.sweep.launch import Job, launch
+from tests.support.configs import composed, misfits
 
 ROOT = Path(confdir())
 SWEEPS = sorted(path.stem for path in (ROOT / "sweep").glob("*.yaml"))
-ARMS = ["only_label", "free_reasoning", "reasoning_narrative", "reasoning_a"]
-MODELS = ["nv_reason", "medgemma", "qwen2_5_vl", "medgemma_sft", "chexreason"]
-STYLES = ["narrative", "self_check", "hypothesis", *"abcdef"]
-PRINTED = {  # the paper's rows, in its order; of Tables 5 and 6 the columns
-    "table1": [f"reasoning_{style}" for style in STYLES],
-    "table2": ARMS,
-    "table3": ARMS,
-    "table4": ["nuanced,best", "nuanced,last", "hard,best", "hard,last"],
-    "table5": MODELS,
-    "table6": MODELS,
-    "fig1": ARMS,
+FIGURES = {  # the paper's, with the runs they draw
+    "fig1": ["only_label", "free_reasoning", "reasoning_narrative", "reasoning_a"],
     "fig2": ["nuanced"],
     "fig3": ["hard"],
 }
+PRINTED = [*TITLES, *FIGURES]
 BEYOND = [name for name in SWEEPS if name not in PRINTED and name != "paper"]
 
 
-def configured(*overrides: str):
-    with initialize_config_dir(confdir(), version_base="1.3"):
-        return compose("sweep", list(overrides))
-
-
-def composed(cell: Cell, scale: str):
-    with initialize_config_dir(confdir(), version_base="1.3"):
-        given = [*cell.arguments(Path("out/x"), 0), "name=x"]
-        return compose(cell.verb, given + ([] if cell.verb == "prepare" else [f"scale={scale}"]))
-
-
-def targets(node: object):
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield node
-        for value in node.values():
-            yield from targets(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from targets(value)
+def cell_config(cell: Cell, scale: str):
+    scaled = [f"scale={scale}"] * (cell.verb != "prepare")
+    return composed(cell.verb, *cell.arguments(Path("out/x"), 0), "name=x", *scaled)
 
 
 def every_cell(scale: str, sweeps) -> dict[str, Cell]:
     found: dict[str, Cell] = {}
     for name in sweeps:
-        for cell in cells_of(configured(f"sweep={name}", f"scale={scale}")):
+        for cell in cells_of(composed("sweep", f"sweep={name}", f"scale={scale}")):
             assert found.setdefault(cell.name, cell) == cell, f"two cells are called {cell.name}"
     return found
 
 
-@pytest.mark.parametrize("table", PRINTED)
-def test_every_printed_row_has_its_cell(table):
-    node = OmegaConf.load(ROOT / "sweep" / f"{table}.yaml")
+@pytest.mark.parametrize("name", PRINTED)
+def test_every_printed_row_has_its_cell(name):
+    rows = sweep_rows(name)
     cells = OmegaConf.load(ROOT / "sweep" / "cells" / "paper.yaml")
-    assert [row.row for row in node.rows] == PRINTED[table]
-    verb = "train" if table.startswith("fig") else "evaluate"
-    assert {cells[row.cell].verb for row in node.rows} == {verb}
-    assert len({row.cell for row in node.rows}) == len(node.rows)
+    assert {cells[cell].verb for cell in rows.values()} == {"train" if name in FIGURES else "evaluate"}
+    assert len(set(rows.values())) == len(rows)
+    if name in FIGURES:
+        assert list(rows) == FIGURES[name]
+    else:
+        assert [printed(name).run(row) for row in rows] == list(printed(name).runs)
 
 
 def test_the_sweeps_beyond_the_paper_are_there():
@@ -99,36 +75,29 @@ def test_every_cell_composes_and_fits_its_constructors(scale, sweeps, monkeypatc
     for cell in cells.values():
         if cell.adapter is not None and cell.adapter.startswith("train_"):
             continue  # an ablation's copy of a cell that is here itself
-        cfg = composed(cell, scale)
-        node = OmegaConf.to_container(cfg, resolve=True)
-        for target in targets(node):
-            signature = inspect.signature(get_object(target["_target_"]))
-            if all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in signature.parameters.values()):
-                given = {key for key in target if not key.startswith("_")}
-                assert given <= set(signature.parameters) | {"eval_batch_size", "max_new_tokens"}, cell.name
+        cfg = cell_config(cell, scale)
+        assert misfits(cfg) == [], cell.name
         if cell.verb != "prepare":
             assert (cfg.run_dir, cfg.name) == (str(cell.run_dir(Path("out/x"), 0)), "x")
-            assert list(cfg.adapters) == (
-                [f"out/x/{cell.adapter}/seed0/adapter/{cell.checkpoint}"] * bool(cell.adapter)
-            )
+            adapters = [f"out/x/{cell.adapter}/seed0/adapter/{cell.checkpoint}"] * bool(cell.adapter)
+            assert list(cfg.adapters) == adapters
             assert cell.verb != "scores" or cfg.predictions == f"out/x/eval/{cell.of}/seed0/predictions.jsonl"
             assert cfg.data.name == {"tiny": "phantom", "paper": "paper"}[scale]
     for table in PRINTED:
-        dataset = configured(f"sweep={table}").sweep.get("dataset")
+        dataset = composed("sweep", f"sweep={table}").sweep.get("dataset")
         assert dataset is None or dataset[scale] in cfg.data.sets
 
 
 @pytest.mark.slow
 def test_an_experiment_alone_is_the_cell_of_the_sweep_and_takes_its_scale():
     cells = every_cell("tiny", ["table4", "table5"])
-    with initialize_config_dir(confdir(), version_base="1.3"):
-        hard = compose("train", ["experiment=table4/hard"])
-        sft = compose("evaluate", ["experiment=table5/medgemma_sft", "scale=paper", "seed=2"])
-        qwen = compose("train", ["experiment=table3/only_label", "scale=paper"])
-        alone = compose("train", ["experiment=table4/hard", "arm=grpo_hard", "name=x"])
+    hard = composed("train", "experiment=table4/hard")
+    sft = composed("evaluate", "experiment=table5/medgemma_sft", "scale=paper", "seed=2")
+    qwen = composed("train", "experiment=table3/only_label", "scale=paper")
+    alone = composed("train", "experiment=table4/hard", "arm=grpo_hard", "name=x")
     assert (hard.model.source, hard.phase.name, hard.reward.min_length) == ("tiny:tiny_gemma3", "grpo", 30)
     assert hard.name == "reproduction_tiny"
-    assert alone == composed(cells["grpo_hard"], "tiny")
+    assert alone == cell_config(cells["grpo_hard"], "tiny")
     assert sft.adapters == ["out/reproduction_paper/sft_medgemma_free_reasoning/seed2/adapter/best"]
     assert sft.run_dir == "out/reproduction_paper/eval/medgemma_sft/seed2"
     assert (qwen.model.source, qwen.prompt.name) == ("Qwen/Qwen2.5-VL-3B-Instruct", "only_label")
@@ -137,7 +106,7 @@ def test_an_experiment_alone_is_the_cell_of_the_sweep_and_takes_its_scale():
 
 @pytest.mark.slow
 def test_a_plan_prices_what_is_left_and_writes_nothing(tmp_path, capsys):
-    cfg = configured("sweep=fig2", f"paths.out={tmp_path}", "seeds=[0,1]")
+    cfg = composed("sweep", "sweep=fig2", f"paths.out={tmp_path}", "seeds=[0,1]")
     jobs = jobs_of(cfg, cells_of(cfg))
     assert [job.kind for job in jobs] == ["prepare", "sft", "sft", "grpo", "grpo"]
     assert jobs[4].needs == ("prepare", "sft_medgemma_free_reasoning/seed1")
@@ -147,11 +116,11 @@ def test_a_plan_prices_what_is_left_and_writes_nothing(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
     record_attempt(jobs[1].run_dir, jobs[1].digest, "done", kind="sft", seconds=30.0)
     assert costs(cfg, jobs)[jobs[2].name] == 30.0  # as it took here
-    moved = configured("sweep=fig2", "paths.out=elsewhere", "seeds=[0,1]")
+    moved = composed("sweep", "sweep=fig2", "paths.out=elsewhere", "seeds=[0,1]")
     assert [job.digest for job in jobs_of(moved, cells_of(moved))] == [job.digest for job in jobs]
-    changed = configured("sweep=fig2", f"paths.out={tmp_path}", 'extra.train=["phase.lr=1"]')
+    changed = composed("sweep", "sweep=fig2", f"paths.out={tmp_path}", 'extra.train=["phase.lr=1"]')
     assert not {job.digest for job in jobs_of(changed, cells_of(changed))[1:]} & {job.digest for job in jobs}
-    broken = configured("sweep=fig2", 'extra.train=["phase.rollout=1","experiment=tabel4/hard"]')
+    broken = composed("sweep", "sweep=fig2", 'extra.train=["phase.rollout=1","experiment=tabel4/hard"]')
     with pytest.raises(CellError, match=r"2 cells of this sweep do not compose:\n.*did you mean table4/hard"):
         jobs_of(broken, cells_of(broken))
 
@@ -161,7 +130,7 @@ def test_a_plan_prices_what_is_left_and_writes_nothing(tmp_path, capsys):
 def test_make_lists_an_ablation_with_its_cells_and_cost(name, tmp_path):
     spent = {}
     for scale in ("tiny", "paper"):
-        cfg = configured(f"sweep={name}", f"scale={scale}", f"paths.out={tmp_path}")
+        cfg = composed("sweep", f"sweep={name}", f"scale={scale}", f"paths.out={tmp_path}")
         jobs = jobs_of(cfg, cells_of(cfg))
         spent[scale] = sum(costs(cfg, jobs).values())
     cost = f"({len(jobs)} cells: tiny {spent['tiny'] / 60:.0f} min; paper {spent['paper'] / 3600:.0f} h, a guess)"
@@ -183,23 +152,6 @@ def test_make_shows_what_there_is_and_ends_with_the_status_of_the_sweep(status, 
     lines = said.read_text().splitlines()
     assert lines[0].endswith("attempts=3 paths.out=out sweep=group_size")
     assert [line.split()[-2:] for line in lines[1:]] == [["table=transfer", "ablation=group_size"]] * tables
-
-
-def test_unknown_names_get_the_closest_one(monkeypatch, capsys):
-    assert unknown_choices(["experiment=table2/only_labl"]) == [
-        "there is no experiment=table2/only_labl: did you mean table2/only_label?"
-    ]
-    assert "did you mean table2?" in unknown_choices(["sweep=tabel2"])[0]
-    assert "did you mean table2/free_reasoning?" in unknown_choices(["experiment=free_reasonin"])[0]
-    assert "; choose one of: paper, tiny" in unknown_choices(["scale=enormous"])[0]
-    fine = ["reward=hard,nuanced", "debug=null", "name=x", "phase.lr=1", "-m", "+scale=tiny", "prompt=${x}", "seed=0"]
-    assert unknown_choices(fine) == []
-    assert unknown_choices(["--config-dir=mine", "experiment=mine"]) == []
-    monkeypatch.setattr(sys, "argv", ["train", "experiment=demo_sfd", "phase=grpoo"])
-    with pytest.raises(SystemExit) as stopped:
-        known_choices(lambda: pytest.fail("it ran"))()
-    assert stopped.value.code == 1
-    assert "did you mean demo_sft?\n       there is no phase=grpoo: did you mean grpo?" in capsys.readouterr().err
 
 
 def test_the_end_shows_what_failed_with_its_log(tmp_path, capsys):

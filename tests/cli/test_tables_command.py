@@ -8,25 +8,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from chexreason.cli.tables import origin_of, predictions_of, sweep_rows, tables
-from chexreason.confdir import confdir
+from chexreason.cli.tables import origin_of, predictions_of, tables
 from chexreason.labels.catalog import CHEXPERT14, NIH9
-from chexreason.reports.printed import TITLES, printed
+from chexreason.reports.printed import TITLES
 from chexreason.reports.provenance import Origin
 from chexreason.statistics import score_files as label_scores
 from chexreason.statistics.predictions import write_predictions as write
 from chexreason.types import Prediction
+from tests.support.configs import composed
 
 pytestmark = pytest.mark.slow
 
 
 def configured(out: Path, *overrides: str) -> DictConfig:
-    fast = ("n_resamples=50", "n_permutations=50")
-    with initialize_config_dir(confdir(), version_base="1.3"):
-        return compose("tables", [f"paths.out={out}", *fast, *overrides])
+    return composed("tables", f"paths.out={out}", "n_resamples=50", "n_permutations=50", *overrides)
 
 
 def answers(shift: int) -> list[Prediction]:
@@ -56,11 +53,6 @@ def out(tmp_path: Path) -> Path:
     run.mkdir(parents=True)
     (run / "metrics.csv").write_text("step,train/loss,train/token_accuracy\n0,2.0,0.5\n1,1.0,0.6\n")
     return tmp_path
-
-
-def test_every_sweep_names_rows_of_the_paper() -> None:
-    for name in TITLES:
-        assert [printed(name).run(row) for row in sweep_rows(name)] == list(printed(name).runs)
 
 
 def test_all_of_them_are_written_and_what_was_not_run_is_missing(out: Path) -> None:
@@ -140,22 +132,13 @@ def test_wrong_names_and_mixed_runs_are_refused(out: Path) -> None:
 def test_a_table_says_how_its_runs_came_about(out: Path) -> None:
     eval_, cfg = out / "reproduction_tiny" / "eval", configured(out)
     common = {"split": "val", "model": {"source": "tiny:tiny_gemma3"}, "data": {"val": ["phantom_a", "phantom_b"]}}
-    (eval_ / "medgemma_only_label" / "seed0" / "config.yaml").write_text(
-        OmegaConf.to_yaml(common | {"adapters": ["x/adapter/best"]})
-    )
+    for cell, which in (("medgemma_only_label", "best"), ("medgemma_sft", "last")):
+        config = OmegaConf.to_yaml(common | {"adapters": [f"x/adapter/{which}"]})
+        (eval_ / cell / "seed0" / "config.yaml").write_text(config)
     assert origin_of(cfg, "medgemma_only_label") == Origin("val", "tiny:tiny_gemma3", ("phantom_a", "phantom_b"))
-    (eval_ / "medgemma_sft" / "seed0" / "config.yaml").write_text(
-        OmegaConf.to_yaml(common | {"adapters": ["x/adapter/last"]})
-    )
     assert origin_of(cfg, "medgemma_sft").chosen_on == ()
     assert origin_of(cfg, "nowhere") == Origin()
+    assert list(predictions_of(cfg, "medgemma_only_label")) == [0, 1]  # by seed
     tables(configured(out, "table=table2"))
     text = (out / "reproduction_tiny" / "results" / "table2.md").read_text()
     assert "split val: 12 studies at phantom_a. Checkpoints of only_label were chosen" in text
-
-
-def test_predictions_are_found_by_seed(out: Path) -> None:
-    cfg = configured(out)
-    assert list(predictions_of(cfg, "medgemma_only_label")) == [0, 1]
-    assert predictions_of(cfg, "medgemma") == {}
-    assert predictions_of(cfg, "nowhere") == {}

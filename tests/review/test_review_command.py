@@ -15,14 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from chexreason.cli.review import review
-from chexreason.confdir import confdir
 from chexreason.review.decision import REASONS, Decision
 from chexreason.review.journal import ReviewStore
 from chexreason.traces.trace import Trace, read_traces, write_traces
+from tests.support.configs import composed
 
 pytestmark = pytest.mark.slow  # whole commands
 
@@ -40,30 +39,7 @@ def traces(tmp_path) -> Path:
 
 
 def settings(traces: Path, *overrides: str):
-    with initialize_config_dir(confdir(), version_base="1.3"):
-        return compose("review", [f"file={traces}", f"paths.out={traces.parent / 'out'}", *overrides])
-
-
-def test_neither_the_command_nor_its_rooms_import_torch():
-    script = """
-import importlib, pkgutil, sys
-import chexreason.cli.review, chexreason.review, chexreason.traces
-for room in (chexreason.review, chexreason.traces):
-    for module in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):
-        importlib.import_module(module.name)
-print("torch" in sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
-
-
-def test_results_are_written_without_serving(traces):
-    cfg = settings(traces, "serve=false", "n=3", "reviewers=[anna]", "n_resamples=20")
-    assert review(cfg)["n_traces"] == 3
-    folder = traces.parent / "out" / "review"
-    found = {path.name for path in folder.iterdir() if not path.name.startswith("review.sqlite")}
-    assert found == {"decisions.csv", "decisions.json", "agreement.json", "traces.jsonl"}
-    assert read_traces(folder / "traces.jsonl") == read_traces(traces)
+    return composed("review", f"file={traces}", f"paths.out={traces.parent / 'out'}", *overrides)
 
 
 @pytest.mark.parametrize(
@@ -98,15 +74,19 @@ def test_another_host_is_warned_about_and_named_agreements_are_said(traces, capl
     assert "the DUA of May" in caplog.text
 
 
-def test_the_second_readers_edit_gives_way_to_the_first_named(traces):
-    cfg = settings(traces, "serve=false", "reviewers=[ben,anna]", "n_resamples=20")
-    review(cfg)
-    store = ReviewStore(traces.parent / "out" / "review" / "review.sqlite")
-    first = read_traces(traces)[0]
+def test_results_are_written_without_serving_and_the_edit_of_the_reader_named_first_counts(traces):
+    cfg = settings(traces, "serve=false", "reviewers=[ben,anna]", "n=3", "n_resamples=20")
+    assert review(cfg)["n_traces"] == 3
+    folder = traces.parent / "out" / "review"
+    found = {path.name for path in folder.iterdir() if not path.name.startswith("review.sqlite")}
+    assert found == {"decisions.csv", "decisions.json", "agreement.json", "traces.jsonl"}
+    read = read_traces(traces)
+    assert read_traces(folder / "traces.jsonl") == read
     for name in ("anna", "ben"):
-        store.add(Decision(name, *first.key, first.text_sha256, "edit", REASONS[0], text=f"by {name}"))
+        edit = Decision(name, *read[0].key, read[0].text_sha256, "edit", REASONS[0], text=f"by {name}")
+        ReviewStore(folder / "review.sqlite").add(edit)
     review(cfg)
-    assert read_traces(traces.parent / "out" / "review" / "traces.jsonl")[0].text == "by ben"
+    assert read_traces(folder / "traces.jsonl")[0].text == "by ben"
 
 
 def test_the_command_serves_stops_and_goes_on(traces):

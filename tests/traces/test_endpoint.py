@@ -29,37 +29,23 @@ def study(dataset: str, patient_id: str) -> Study:
 PUBLIC, MIMIC, RENAMED = study("nih", "nih14:1"), study("mimic", "mimic:1"), study("home", "mimic:1")
 
 
-@pytest.mark.parametrize(
-    ("endpoint", "loopback"),
-    [
-        (LOCAL, True),
-        ("http://localhost:11434/v1", True),
-        ("http://[::1]:8000/v1", True),
-        ("http://127.8.8.8/v1", True),
-        (REMOTE, False),
-        ("http://127.0.0.1.example.com/v1", False),
-        ("http://localhost.example.com/v1", False),
-        ("http://user@example.com/127.0.0.1", False),
-        ("http://127.0.0.1@example.com/v1", False),
-        ("http://0.0.0.0:8000/v1", False),
-        ("http://10.0.0.7:8000/v1", False),
-        ("", False),
-    ],
-)
-def test_loopback_is_a_literal_address(endpoint: str, loopback: bool) -> None:
-    assert is_loopback(endpoint) is loopback
+INSIDE = [LOCAL, "http://localhost:11434/v1", "http://[::1]:8000/v1", "http://127.8.8.8/v1"]
+OUTSIDE = [REMOTE, "http://0.0.0.0:8000/v1", "http://10.0.0.7:8000/v1", ""]
+DISGUISED = ["127.0.0.1.example.com", "localhost.example.com", "user@example.com/127.0.0.1", "127.0.0.1@example.com"]
 
 
-@pytest.mark.parametrize("held", [MIMIC, RENAMED, study("chexpert", "chexpert:1")])
+@pytest.mark.parametrize("endpoint", [*INSIDE, *OUTSIDE, *(f"http://{place}/v1" for place in DISGUISED)])
+def test_loopback_is_a_literal_address(endpoint: str) -> None:
+    assert is_loopback(endpoint) == (endpoint in INSIDE)
+
+
 @pytest.mark.parametrize("agreement", [None, "", "yes", True, "  null   "])
-def test_credentialed_studies_do_not_go_to_a_remote_endpoint(held: Study, agreement: object) -> None:
-    with pytest.raises(ExportError, match=r"1 studies of .* may not go to https://api.example.com/v1"):
-        check_export([PUBLIC, held], REMOTE, [], agreement)
-
-
-def test_a_set_is_credentialed_by_its_config_too() -> None:
-    with pytest.raises(ExportError, match="1 studies of nih "):
-        check_export([PUBLIC], REMOTE, ["nih"], None)
+@pytest.mark.parametrize(
+    ("held", "sets"), [(MIMIC, []), (RENAMED, []), (study("chexpert", "chexpert:1"), []), (PUBLIC, ["nih"])]
+)
+def test_credentialed_studies_do_not_go_to_a_remote_endpoint(held: Study, sets: list, agreement: object) -> None:
+    with pytest.raises(ExportError, match=rf"1 studies of {held.dataset} .* may not go to https://api.example.com/v1"):
+        check_export([study("other", "other:1"), held], REMOTE, sets, agreement)
 
 
 def test_what_may_be_sent() -> None:
@@ -119,9 +105,8 @@ def test_the_estimate_is_the_closed_form() -> None:
     teacher = OfflineTeacher()
     teacher.tariff, teacher.sees_image = Tariff(2.0, 10.0, image_tokens=700, max_tokens=1000), True
     words = Instruction("arm", "{findings}" + "{prompt}", "{labels}", "{reasons}", 100, 300)
-    task = Task(
-        teacher, words, Prompt("arm", "", "x" * (900 - len("Edema")), "think_solution", names_labels=False), CHEXPERT14
-    )
+    prompt = Prompt("arm", "", "x" * (900 - len("Edema")), "think_solution", names_labels=False)
+    task = Task(teacher, words, prompt, CHEXPERT14)
     limits, studies = Limits(attempts=3, concurrency=4), [PUBLIC] * 100
     forecast = estimate(task, limits, studies, None)
     assert (forecast.tokens_in, forecast.tokens_out) == (100 * (300 + 700), 100 * 200 * 1.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -16,19 +17,16 @@ from chexreason.labels.catalog import CHEXPERT14
 from chexreason.prompts import load_prompt
 from chexreason.traces.acceptance import acceptance, as_markdown
 from chexreason.traces.answer_faults import check_answers
-from chexreason.traces.budget import Budget
-from chexreason.traces.collect import collect_traces
 from chexreason.traces.export import JSONL_NAME, PARQUET_NAME, TraceTeacher, export
 from chexreason.traces.instruction import Instruction, compose
 from chexreason.traces.pace import Pace
 from chexreason.traces.store import StoreError, open_store
-from chexreason.traces.task import Limits, Task, judge_again
+from chexreason.traces.task import Task
 from chexreason.traces.template import OfflineTeacher
 from chexreason.traces.verify import Fault
 from chexreason.types import Sample, Study
-from tests.support.asking import instruction
+from tests.support.asking import CONF, instruction, run_task
 
-CONF = Path(__file__).parents[2] / "conf"
 ARMS = ("free_reasoning", "reasoning_a", "reasoning_narrative")
 STUDIES = [
     Study(f"x/{i}", f"x:{i}", "x", Path(f"{i}.png"), CHEXPERT14.encode(labels), (True,) * 14)
@@ -36,25 +34,18 @@ STUDIES = [
 ]
 
 
-def task(arm: str = "free_reasoning", seed: int = 0) -> Task:
-    return Task(OfflineTeacher(seed), instruction(arm), load_prompt(arm, CONF / "prompt"), CHEXPERT14)
+def task(arm: str = "free_reasoning") -> Task:
+    return Task(OfflineTeacher(), instruction(arm), load_prompt(arm, CONF / "prompt"), CHEXPERT14)
 
 
-def made(folder: Path, arm: str = "free_reasoning", studies=STUDIES) -> Path:
-    asked = task(arm)
+def made(folder: Path, arm: str = "free_reasoning") -> Path:
     with open_store(folder / "t.db") as store:
-        store.begin(asked.identity, studies, CHEXPERT14)
-        judge_again(asked, store, studies)
-        assert (
-            collect_traces(asked, store, studies, Limits(), Budget(0.0, 0.0, asked.teacher.tariff, ""), lambda *_: None)
-            == ""
-        )
-        assert export(store, folder) == len(studies)
+        assert run_task(task(arm), store, STUDIES) == ""
+        assert export(store, folder) == len(STUDIES)
         report = acceptance(store, CHEXPERT14, 3, unaskable=2)
-        assert report["labels"]["Fracture"] == {
-            "studies": 1, "accepted": 1, "accepted_at_once": 1, "set_aside": 0, "share": 1.0
-        }  # fmt: skip
-        assert "4 of 4 studies have an accepted trace" in as_markdown(report)
+    counts = {"studies": 1, "accepted": 1, "accepted_at_once": 1, "set_aside": 0, "share": 1.0}
+    assert report["labels"]["Fracture"] == counts
+    assert "4 of 4 studies have an accepted trace" in as_markdown(report)
     return folder / JSONL_NAME
 
 
@@ -93,14 +84,6 @@ def test_studies_without_a_trace_are_left_out_and_counted(tmp_path: Path, caplog
     assert [record.getMessage() for record in caplog.records] == [f"{path} has no trace of 1 of 4 studies: left out"]
 
 
-def test_a_trace_whose_labels_disagree_with_the_study_is_refused(tmp_path: Path) -> None:
-    teacher = TraceTeacher(made(tmp_path))
-    prompt = load_prompt("free_reasoning", CONF / "prompt")
-    other = Study("x/0", "x:0", "x", Path("0.png"), CHEXPERT14.encode(["Fracture"]), (True,) * 14)
-    with pytest.raises(ValueError, match="says Edema where the study has Fracture"):
-        check_answers([Sample(other, "", teacher.write(other, prompt, CHEXPERT14))], CHEXPERT14, prompt.grammar)
-
-
 def test_another_question_or_another_study_is_refused_by_the_database(tmp_path: Path) -> None:
     made(tmp_path)
     changed = Study("x/0", "x:0", "x", Path("0.png"), CHEXPERT14.encode(["Fracture"]), (True,) * 14)
@@ -132,6 +115,10 @@ def test_the_instruction_tells_the_findings_the_prompt_and_the_reasons(arm: str)
     again = compose(asked.instruction, STUDIES[1], asked.prompt, CHEXPERT14, [Fault("too long", "999 words")])
     assert again.startswith(text)
     assert "- the reasoning is too long: 999 words" in again
+    assert "Nobody judged" not in text
+    partly = replace(STUDIES[1], mask=tuple(label not in ("Edema", "Pneumonia") for label in CHEXPERT14))
+    told = "Nobody judged these on this radiograph: Edema, Pneumonia. Say neither"
+    assert told in compose(asked.instruction, partly, asked.prompt, CHEXPERT14)
     with pytest.raises(ValueError, match="text must hold"):
         Instruction(arm, "no placeholder", "{labels}", "{reasons}", 1, 2)
 
@@ -147,17 +134,11 @@ def test_back_off_grows_within_its_limit_and_jitters(failures: int, base: float,
     assert 0.0 <= min(found) < max(found) <= min(60.0, base * 2.0 ** min(failures, 32))
 
 
-def test_a_pause_holds_every_request_and_a_halt_wakes_it() -> None:
-    async def turns() -> tuple[float, bool]:
-        loop = asyncio.get_running_loop()
-        pace, start = Pace(None, 1.0, 1.0, 0), loop.time()
-        pace.hold(0.1)
-        await pace.turn()
-        held = loop.time() - start
+def test_a_halt_wakes_a_request_that_waits_for_its_turn() -> None:
+    async def went() -> bool:
+        pace = Pace(None, 1.0, 1.0, 0)
         pace.hold(60.0)
-        loop.call_later(0.01, pace.halt)
-        return held, await pace.turn()
+        asyncio.get_running_loop().call_later(0.01, pace.halt)
+        return await asyncio.wait_for(pace.turn(), 5.0)
 
-    held, went = asyncio.run(turns())
-    assert 0.09 < held < 5.0
-    assert went is False
+    assert asyncio.run(went()) is False

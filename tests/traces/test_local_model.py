@@ -11,9 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.traces.acceptance import acceptance
@@ -50,9 +48,8 @@ def server(tmp_path):
             process.wait(30)
 
 
-def test_a_local_model_is_asked_and_its_answers_are_judged(server, tmp_path) -> None:
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (160, 160), dtype=np.uint8)).save(tmp_path / "film.png")
-    studies = [replace(study(i, tmp_path / "film.png", "mimic"), dataset="mimic") for i in range(2)]
+def test_a_local_model_is_asked_and_its_answers_are_judged(server, tmp_path, image) -> None:
+    studies = [replace(study(i, image, "mimic"), dataset="mimic") for i in range(2)]
     limits = Limits(concurrency=1, attempts=2)
     local = task(server, Tariff(max_tokens=60), model=str(MODEL), temperature=0.7)
     with open_store(tmp_path / "t.db") as store:

@@ -75,28 +75,16 @@ def test_each_config_sends_words_and_image_and_counts_the_thoughts(config, path,
         assert image["image_url"]["url"] == f"data:image/jpeg;base64,{base64.b64encode(PIXELS).decode()}"
 
 
-def test_no_image_is_sent_where_none_is_given() -> None:
+def test_no_image_is_sent_without_one_and_an_option_as_it_is_or_refused_with_its_name_here() -> None:
     with s.ScriptedServer() as server:
-        ask(teacher(server.url), question(None))
+        options = {"reasoning_effort": "low", "extra_body": {"google": {"thinking_config": 1}}}
+        ask(teacher(server.url, **options), question(None))
         assert "image" not in str(server.asked[0])
-
-
-def test_an_option_is_sent_as_it_is_or_refused_with_its_name_here() -> None:
-    with s.ScriptedServer() as server:
-        ask(teacher(server.url, reasoning_effort="low", extra_body={"google": {"thinking_config": 1}}), question())
         assert (server.asked[0]["reasoning_effort"], server.asked[0]["google"]) == ("low", {"thinking_config": 1})
     with pytest.raises(
         ValueError, match=r"no option max_output_tokens, thinking_config .*max_tokens.*reasoning_effort"
     ):
         teacher("http://127.0.0.1:9", max_output_tokens=9, thinking_config={"thinking_budget": 9})
-
-
-def test_a_status_is_passed_on_once_with_its_pause() -> None:
-    act = s.error(413, headers={"Retry-After": "7"})
-    with s.ScriptedServer(lambda n, a: act) as server:
-        with pytest.raises(Unanswered) as caught:
-            ask(teacher(server.url), question())
-        assert (caught.value.then, caught.value.wait, len(server.asked)) == (Then.SMALLER, 7.0, 1)
 
 
 def test_a_redirect_is_not_followed_and_a_proxy_not_used_for_loopback(monkeypatch) -> None:
@@ -188,11 +176,12 @@ def test_an_image_is_passed_on_as_pixels_alone(tmp_path) -> None:
     assert Image.open(io.BytesIO(sent)).size == (100, 50)
 
 
-def test_the_package_imports_without_the_clients() -> None:
+def test_the_package_imports_without_the_clients_and_torch() -> None:
     script = """
 import sys
 for name in ("openai", "httpx2"): sys.modules[name] = None
 import chexreason.traces.openai_teacher, chexreason.traces.collect
+assert "torch" not in sys.modules
 try: chexreason.traces.openai_teacher.OpenAITeacher("m", "http://127.0.0.1/v1", None)
 except ModuleNotFoundError as error: print(error)
 """

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
-import subprocess
-import sys
-import time
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from chexreason.labels.catalog import CHEXPERT14, NIH9
 from chexreason.labels.schema import LabelSet
@@ -19,16 +18,14 @@ from chexreason.parsing import parse
 from chexreason.prompts import load_prompt
 from chexreason.traces.phrases import CHECKLIST, FINDINGS
 from chexreason.traces.sayable import facts_of
-from chexreason.traces.template import FREE_WORDS, NARRATIVE_WORDS, TemplateTeacher
+from chexreason.traces.template import ARMS, FREE_WORDS, NARRATIVE_WORDS, TemplateTeacher
 from chexreason.types import Sign, Study
 from tools.tiny_models.captions import QUESTIONS, describe, question
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "conf" / "prompt"
-PROMPTS = {
-    name: load_prompt(name, FOLDER) for name in ("free_reasoning", "reasoning_narrative", "reasoning_a", "only_label")
-}
-REASONING = [name for name in PROMPTS if name != "only_label"]
+PROMPTS = {path.stem: load_prompt(path.stem, FOLDER) for path in FOLDER.glob("*.yaml")}
+REASONING = ["free_reasoning", "reasoning_narrative", "reasoning_a"]
 DISEASES = [label for label in CHEXPERT14 if label not in {"No Finding", "Support Devices"}]
 
 # Words that only a text about the label uses: written apart from the phrase banks, to catch a phrase gone astray.
@@ -162,33 +159,10 @@ def test_the_wording_varies(name: str) -> None:
     assert len({TemplateTeacher(seed).write(one, PROMPTS[name], CHEXPERT14) for seed in range(20)}) >= 15
 
 
-@pytest.mark.slow
-def test_the_text_does_not_hang_on_the_hash_seed_of_the_process() -> None:
-    code = (
-        "from pathlib import Path; from chexreason.labels.catalog import NIH9; from chexreason.types import Study;"
-        "from chexreason.prompts import Prompt; from chexreason.traces.template import TemplateTeacher;"
-        "s = Study('a', 'b', 'c', Path(), NIH9.encode(['Edema', 'Pneumonia']), (True,) * 9);"
-        "print(TemplateTeacher().write(s, Prompt('free_reasoning', '', '', 'think_solution'), NIH9))"
-    )
-    outputs = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("1", "2")
-    }
-    assert len(outputs) == 1
-    assert "<solution>Edema, Pneumonia</solution>" in outputs.pop()
-
-
-def test_three_hundred_answers_take_under_two_seconds() -> None:
-    start = time.process_time()
-    for one in STUDIES:
-        TemplateTeacher().write(one, PROMPTS["reasoning_narrative"], CHEXPERT14)
-    assert time.process_time() - start < 2.0
+def test_the_answers_are_the_same_in_every_process() -> None:
+    """Strings hash otherwise in each process: an order that is taken from a set would show here."""
+    answers = [TemplateTeacher().write(one, PROMPTS[name], CHEXPERT14) for name in ARMS for one in STUDIES]
+    assert sha256("\n".join(answers).encode()).hexdigest()[:16] == "c472300274b1821e"
 
 
 def test_a_study_without_an_answer_is_refused() -> None:
@@ -230,13 +204,6 @@ def test_every_phrase_is_tidy_with_every_slot_filled_and_empty(label: str, side:
             assert re.search(SIGN_WORDS[label], said, re.IGNORECASE), said
 
 
-def test_the_phrase_banks_are_complete_and_small() -> None:
-    assert set(FINDINGS) == set(CHEXPERT14)
-    assert all(len(f.signs) >= 4 and len(f.absent) >= 3 and len(f.names) >= 3 for f in FINDINGS.values())
-    words = {w for one in SOME for t in texts(one) for w in re.findall(r"[a-z-]+", t.lower())}
-    assert len(words) < 900
-
-
 def test_captions_are_two_to_five_sentences_of_plain_prose() -> None:
     for number, one in enumerate([*SOME, study(1, []), study(2, [], unjudged=set(CHEXPERT14))]):
         text = describe(one, CHEXPERT14, random.Random(number))
@@ -259,3 +226,40 @@ def test_answers_to_questions_follow_the_labels() -> None:
     assert asked == set(CHEXPERT14)
     with pytest.raises(ValueError, match="nothing to ask"):
         question(study(0, [], unjudged=set(CHEXPERT14)), CHEXPERT14, random.Random(0))
+
+
+any_side = st.sampled_from(["left", "right", "both", ""])
+any_sign = st.builds(Sign, st.sampled_from(CHEXPERT14.labels), any_side, st.floats(0, 1))
+
+
+@st.composite
+def any_study(draw: st.DrawFn) -> tuple[Study, LabelSet]:
+    """Any study: all subsets of labels, with gaps in what is judged, contradictions among them."""
+    label_set = draw(st.sampled_from([CHEXPERT14, NIH9]))
+    mask = draw(st.tuples(*[st.booleans()] * len(label_set)))
+    target = draw(st.tuples(*[st.booleans()] * len(label_set)))
+    hot = tuple(int(on and judged) for on, judged in zip(target, mask, strict=True))
+    view, found = draw(st.sampled_from(["PA", "AP", ""])), tuple(draw(st.lists(any_sign, max_size=4)))
+    return Study(draw(st.text(max_size=5)), "", "", Path("x.png"), hot, mask, view=view, signs=found), label_set
+
+
+@pytest.mark.parametrize("name", ARMS)
+@given(any_study(), st.integers(0, 9))
+@settings(max_examples=50, deadline=None)
+def test_the_labels_of_a_study_come_back_from_its_target(name: str, drawn: tuple[Study, LabelSet], seed: int) -> None:
+    (one, label_set), teacher, prompt = drawn, TemplateTeacher(seed), PROMPTS[name]
+    truth = label_set.decode(one.target)
+    torn = "No Finding" in truth and set(truth) - {"No Finding", "Support Devices"} != set()
+    assert teacher.can_write(one, label_set) == (bool(truth) and not torn)
+    if teacher.can_write(one, label_set):
+        parsed = parse(teacher.write(one, prompt, label_set), label_set, prompt.grammar)
+        assert (parsed.labels, parsed.broken) == (truth, None)
+        assert (parsed.unknown, parsed.duplicates, parsed.stray_blocks) == ((), (), 0)
+        assert bool(parsed.think) == (name != "only_label")
+
+
+def test_a_format_without_targets_is_refused() -> None:
+    assert set(ARMS) == {"only_label", *REASONING}
+    for name in set(PROMPTS) - set(ARMS):
+        with pytest.raises(ValueError, match=f"no style for prompt '{name}'; it has: \\['free_reasoning'"):
+            TemplateTeacher().write(study(0, ["Edema"]), PROMPTS[name], CHEXPERT14)

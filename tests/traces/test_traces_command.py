@@ -9,10 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 
-from chexreason.confdir import confdir
+from chexreason.build.data import build_labels, build_manifests, build_prompt, build_samples, load_studies, make
+from chexreason.cli.traces import traces
+from chexreason.data.credentialed import ExportError
+from chexreason.traces.answer_faults import check_answers
+from tests.support import scripted_server as server
+from tests.support.configs import composed
 
 pytestmark = pytest.mark.slow
 SMALL = [
@@ -22,15 +25,8 @@ SMALL = [
 ]
 
 
-def composed(config: str, *overrides: str) -> DictConfig:
-    with initialize_config_dir(confdir(), version_base="1.3"):
-        return compose(config, list(overrides))
-
-
 @pytest.fixture(scope="module")
 def out(tmp_path_factory) -> Path:
-    from chexreason.build.data import build_manifests
-
     folder = tmp_path_factory.mktemp("out")
     build_manifests(composed("prepare", f"paths.out={folder}", *SMALL), on_error="stop", workers=1)
     return folder
@@ -38,10 +34,6 @@ def out(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("arm", ["free_reasoning", "reasoning_narrative", "reasoning_a"])
 def test_traces_are_made_once_and_train_the_arm(arm, out) -> None:
-    from chexreason.build.data import build_labels, build_prompt, build_samples, load_studies, make
-    from chexreason.cli.traces import traces
-    from chexreason.traces.answer_faults import check_answers
-
     cfg = composed("traces", f"paths.out={out}", f"prompt={arm}", *SMALL)
     report = traces(cfg)
     assert (report["accepted"] + report["unaskable"], report["stopped"]) == (15, "")
@@ -60,22 +52,16 @@ def test_traces_are_made_once_and_train_the_arm(arm, out) -> None:
     check_answers(samples, label_set, prompt.grammar)
 
 
-def test_credentialed_studies_are_refused_before_anything_is_written(out) -> None:
-    from chexreason.cli.traces import traces
-    from chexreason.data.credentialed import ExportError
-
+def test_credentialed_studies_are_refused_before_anything_is_written(out, monkeypatch) -> None:
     remote = ["teacher=openai", "teacher.model=m", "+data.credentialed=[phantom_a]", "name=held"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OPENAI_API_KEY", "k")
-        cfg = composed("traces", f"paths.out={out}", *remote, *SMALL)
-        with pytest.raises(ExportError, match="phantom_a are credentialed"):
-            traces(cfg)
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    cfg = composed("traces", f"paths.out={out}", *remote, *SMALL)
+    with pytest.raises(ExportError, match="phantom_a are credentialed"):
+        traces(cfg)
     assert not Path(cfg.folder).exists()
 
 
 def test_studies_without_an_answer_are_an_error_that_says_why(out) -> None:
-    from tests.support import scripted_server as server
-
     def behave(n, asked):
         return server.error(400, "unknown parameter 'top_k'") if n == 2 else server.good(n, asked)
 
@@ -97,8 +83,6 @@ def test_studies_without_an_answer_are_an_error_that_says_why(out) -> None:
 
 @pytest.mark.parametrize("teacher", ["openai", "gemini"])
 def test_a_teacher_with_a_price_is_asked_nothing_before_a_budget_is_set(teacher, out) -> None:
-    from chexreason.cli.traces import traces
-
     priced = ["teacher.tariff.usd_in=1", "teacher.tariff.usd_out=1", "teacher.endpoint=http://127.0.0.1:9"]
     cfg = composed("traces", f"paths.out={out}", f"teacher={teacher}", "teacher.model=m", "name=poor", *priced, *SMALL)
     cfg.folder = f"{out}/poor/{teacher}"

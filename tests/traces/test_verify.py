@@ -1,4 +1,4 @@
-"""The rules for a trace: what gives the answer away or is made up is found, and honest radiology passes."""
+"""The rules for a trace and for answers to learn from: what is wrong is found, and honest radiology passes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chexreason.labels.catalog import CHEXPERT14
-from chexreason.parsing import format_answer
+from chexreason.parsing import Grammar, format_answer
 from chexreason.prompts import load_prompt
-from chexreason.traces import lexicon
+from chexreason.traces.answer_faults import check_answers
 from chexreason.traces.ask import Reply
 from chexreason.traces.template import ARMS, TemplateTeacher
-from chexreason.traces.verify import TRACE_RULES, verify
-from chexreason.types import Study
+from chexreason.traces.verify import verify
+from chexreason.types import Sample, Study
 
 FOLDER = Path(__file__).parents[2] / "conf" / "prompt"
 DISEASES = [label for label in CHEXPERT14 if label != "No Finding"]
@@ -73,25 +73,9 @@ def test_another_language_is_found(think: str, wrong: bool) -> None:
     assert broken(think, "Cardiomegaly") == (["language"] if wrong else [])
 
 
-def test_length_form_and_refusal() -> None:
-    one = study("Edema")
+def test_the_reasoning_keeps_to_its_length() -> None:
     assert broken("There is edema.", "Edema", words=(4, 9)) == ["too short"]
     assert broken("There is edema. " * 4, "Edema", words=(4, 9)) == ["too long"]
-    cases = {
-        "refused": Reply("I cannot", refused=True),
-        "empty": Reply(" \n"),
-        "cut off": Reply("<think>The", cut=True),
-        "form": Reply("Edema"),
-    }
-    for rule, reply in cases.items():
-        assert [fault.rule for fault in verify(reply, one, CHEXPERT14, "think_solution", (1, 9))] == [rule]
-    found = verify(Reply("<solution>Fracture</solution>"), one, CHEXPERT14, "solution_only", (1, 9))
-    assert [(fault.rule, fault.detail) for fault in found] == [("labels", "says Fracture where the study has Edema")]
-
-
-def test_every_label_has_signs_and_every_rule_words() -> None:
-    assert set(lexicon.SIGNS) == set(CHEXPERT14)
-    assert all(TRACE_RULES.values())
 
 
 @settings(max_examples=25, deadline=None)
@@ -108,3 +92,41 @@ def test_no_text_breaks_it(text: str, label: str) -> None:
     verify(Reply(text), study(label), CHEXPERT14, "think_solution", (1, 9))
     answer = Reply(f"<think>{text}</think><solution>{label}</solution>")
     verify(answer, study(label), CHEXPERT14, "think_solution", (1, 9))
+
+
+def sample(number: int, positive: list[str], answer: str | None) -> Sample:
+    """One whose source judges every label but Pneumonia."""
+    judged = tuple(label != "Pneumonia" for label in CHEXPERT14)
+    return Sample(Study(f"x/{number}", "x/p", "x", Path("x.png"), CHEXPERT14.encode(positive), judged), "", answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        ("", r"broken form \(no_think\): 1, e.g. x/0 ''"),
+        ("<think>a</think><solution>Edema", r"broken form \(unclosed_solution\): 1"),
+        ("<think> \n</think><solution>Edema</solution>", "empty reasoning: 1, e.g. x/0"),
+        ("Well: <think>a</think><solution>Edema</solution>", "text outside the blocks: 1"),
+        ("<think>a</think><solution>Edema, Oedema</solution>", r"unknown or repeated labels: 1, e.g. x/0 \['Oedema'\]"),
+        ("<think>a</think><solution>Edema, edema</solution>", r"unknown or repeated labels: 1, e.g. x/0 \['edema'\]"),
+        ("<think>a</think><solution>Fracture</solution>", "says Fracture where the study has Edema"),
+        ("<think>a</think><solution>Edema, Pneumonia</solution>", "says Edema, Pneumonia where the study has Edema"),
+    ],
+)
+def test_a_fault_is_told_with_its_study(answer: str, fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        check_answers([sample(0, ["Edema"], answer)], CHEXPERT14, "think_solution")
+
+
+def test_all_kinds_of_fault_are_listed_once_with_counts_and_first_examples() -> None:
+    wrong = format_answer("a", ["Fracture"])
+    samples = [sample(n, ["Edema"], wrong if n < 50 else "") for n in range(60)]
+    samples += [sample(n, ["Edema"], format_answer("a", ["Edema"])) for n in range(60, 70)]
+    samples.append(sample(70, ["Edema"], None))  # has no answer: is not looked at
+    with pytest.raises(ValueError, match="70 looked at") as caught:
+        check_answers(samples, CHEXPERT14, Grammar.THINK_SOLUTION)
+    message = str(caught.value)
+    assert "labels that disagree with the study: 50, e.g. x/0 " in message
+    assert "broken form (no_think): 10, e.g. x/50 " in message
+    assert ("x/2 " in message, "x/3 " in message) == (True, False)
+    assert len(message.splitlines()) == 4

@@ -1,10 +1,7 @@
-"""Kappa against scikit-learn, edit distance against its definition, and the figures of a review."""
+"""Kappa against scikit-learn, the Wilson interval against scipy, word distance against its definition."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from functools import cache
 
 import numpy as np
@@ -14,13 +11,9 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score
 
-from chexreason.labels.catalog import CHEXPERT14
-from chexreason.review.decision import REASONS, VERDICTS, Decision
-from chexreason.review.reviewed_traces import export_review
-from chexreason.review.summary import headlines, summarise
 from chexreason.statistics.kappa import cohen_kappa, kappa, share, word_distance
-from chexreason.traces.trace import Trace, read_traces
 
+VERDICTS = ("accept", "edit", "reject")
 verdicts = st.sampled_from(VERDICTS)
 
 
@@ -86,59 +79,3 @@ def test_word_distance_is_levenshtein(a, b):
 def test_the_wilson_interval_is_that_of_scipy(k, n):
     found, oracle = share(k, n), binomtest(k, n).proportion_ci(0.95, method="wilson")
     assert (found["rate"], found["low"], found["high"]) == pytest.approx((k / n, oracle.low, oracle.high), abs=1e-12)
-
-
-@pytest.fixture
-def reviewed():
-    labels = [("Edema",), ("Edema", "Fracture"), (), ("Fracture",)]
-    traces = [Trace(f"s{i}", f"p{i}", "d", "", have, "free", f"one two three {i}") for i, have in enumerate(labels)]
-
-    def say(who: str, i: int, verdict: str, **rest: str) -> Decision:
-        return Decision(who, *traces[i].key, traces[i].text_sha256, verdict, **rest)
-
-    decisions = [
-        say("anna", 0, "accept"),
-        say("anna", 1, "edit", reason=REASONS[0], text="one 2 three four 1"),
-        say("anna", 2, "reject", reason=REASONS[1], comment="=HYPERLINK(\"http://x\")\nsecond line, with comma"),
-        say("ben", 0, "accept"),
-        say("ben", 1, "accept"),
-    ]  # fmt: skip
-    return traces, decisions
-
-
-def test_the_summary_counts_by_reader_label_and_pair(reviewed):
-    traces, decisions = reviewed
-    figures = summarise(traces, decisions, CHEXPERT14.labels, n_resamples=200)
-    anna = figures["reviewers"]["anna"]
-    assert [anna[name] for name in ("decided", *VERDICTS)] == [3, 1, 1, 1]
-    assert anna["words_changed"] == {"median": 2, "most": 2, "median_share": 0.5}
-    assert anna["reasons"] == {REASONS[0]: 1, REASONS[1]: 1}
-    assert list(figures["labels"]) == ["Edema", "Fracture", "(no positive label)"]
-    assert {k: (v["traces"], v["n"], v["accepted"]) for k, v in figures["labels"].items()} == {
-        "Edema": (2, 4, 3), "Fracture": (2, 2, 1), "(no positive label)": (1, 1, 0),
-    }  # fmt: skip
-    (pair,) = figures["agreement"]
-    assert (pair["reviewers"], pair["n"], pair["observed"], pair["value"]) == (["anna", "ben"], 2, 0.5, 0.0)
-    assert headlines(figures)[0] == "anna: 3 of 4 decided, 1 accepted, 1 edited, 1 rejected"
-    assert "kappa 0.00" in headlines(figures)[-1]
-    assert headlines(summarise(traces, [], CHEXPERT14.labels)) == ["no decisions yet"]
-
-
-def test_the_export_holds_every_decision_and_no_formula(reviewed, tmp_path):
-    traces, decisions = reviewed
-    export_review(tmp_path, traces, traces, decisions, CHEXPERT14.labels, n_resamples=50)
-
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is not strict JSON")
-
-    rows = json.loads((tmp_path / "decisions.json").read_text())
-    json.loads((tmp_path / "agreement.json").read_text(), parse_constant=refuse)
-    assert [row["words_changed"] for row in rows] == [None, 2, None, None, None]
-    assert rows[2]["comment"].startswith("=HYPERLINK")
-    table = list(csv.DictReader(io.StringIO((tmp_path / "decisions.csv").read_text())))
-    assert len(table) == 5
-    assert table[2]["comment"].startswith("'=HYPERLINK")
-    assert table[2]["comment"].endswith("second line, with comma")
-    assert [t.text for t in read_traces(tmp_path / "traces.jsonl")] == [
-        traces[0].text, "one 2 three four 1", traces[3].text
-    ]  # fmt: skip
