@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 
 from chexreason.build.data import build_manifests
 from chexreason.confdir import confdir
+from tests.support.deep import all_deep_but
 
 pytestmark = pytest.mark.slow
 SMALL = (
@@ -34,7 +35,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("launcher", PLUGINS)
+@pytest.mark.parametrize("launcher", all_deep_but("joblib", PLUGINS))
 def test_every_job_of_a_multirun_trains_in_its_own_folder(launcher: str, out: Path) -> None:
     plugin = f"hydra-{PLUGINS[launcher]}-launcher"
     if importlib.util.find_spec(f"hydra_plugins.hydra_{PLUGINS[launcher]}_launcher") is None:
