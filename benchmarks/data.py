@@ -13,7 +13,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -25,11 +25,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers.image_utils import SizeDict
 
+from benchmarks import measure
+from benchmarks.measure import Row, seconds
 from chexreason.data.cache import ImageCache
 from chexreason.data.check import ImageFacts, inspect_images
 from chexreason.data.fingerprint import near_pairs
 from chexreason.data.leakage import RADIUS
-from chexreason.files import write_json
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.model.adapters import attach_lora
 from chexreason.model.load import load_policy
@@ -39,7 +40,6 @@ from chexreason.training.datamodule import StudyData
 from chexreason.types import Sample, Study
 from tools.tiny_models.phantom_stream import stream
 
-Row = dict[str, object]
 DATA = Path(os.environ.get("CHEXREASON_DATA", Path(__file__).resolve().parents[1] / ".." / "shared" / "data"))
 ANSWER = "<think>The heart is enlarged and both costophrenic angles are blunt.</think><solution>Edema</solution>"
 N_LARGE, N_NIH, N_STEPS = 32, 256, 12
@@ -47,15 +47,7 @@ N_LARGE, N_NIH, N_STEPS = 32, 256, 12
 
 def row(case: str, metric: str, ours: float, peer: float | None = None, bar: float | None = None) -> Row:
     """One line of the table; ``ratio`` is ours over peer."""
-    ratio = None if peer is None else ours / peer
-    return {"case": case, "metric": metric, "ours": ours, "peer": peer, "ratio": ratio, "bar": bar}
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Wall time of ``work``."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    return measure.row(case, metric, ours, peer, None if peer is None else ours / peer, bar)
 
 
 def studies(paths: list[Path]) -> list[Study]:
@@ -210,13 +202,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")
     logging.getLogger("transformers").setLevel(logging.ERROR)
     torch.set_num_threads(1)
-    found = []
     with tempfile.TemporaryDirectory() as folder:
-        for line in rows(Path(folder)):
-            peer = "" if line["peer"] is None else f"  peer {line['peer']:>9.3f}  x{line['ratio']:.2f}"
-            print(f"{line['case']:<74} {line['ours']:>9.3f} {line['metric']:<8}{peer}", flush=True)
-            found.append(line)
-    write_json(Path("out/bench/data.json"), found)
+        measure.report("data", rows(Path(folder)))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import gc
 import json
 import statistics
 import subprocess
@@ -23,25 +22,24 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import astuple
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 import torch
-from torch import Tensor
 
-from benchmarks.grpo_models import FAMILIES
+from benchmarks import measure
 from benchmarks.grpo_sides import Case, Side, ours, peer
 from benchmarks.grpo_work import counted, minimum
+from benchmarks.measure import Row
+from benchmarks.models import FAMILIES
 from chexreason.files import write_json
 from chexreason.quiet import quiet
 
-OUT = Path("out/bench/grpo.json")
+OUT = measure.FOLDER / "grpo.json"
 SIDES: dict[str, Callable[[Case], Side]] = {"ours": ours, "peer": peer}
 # peer over ours, of a whole step, by tokens and group; other sizes, and their parts, stand against no bar
 BARS = {(128, 4): 2.0, (128, 8): 3.0, (370, 4): 1.6, (370, 8): 2.0}
 PART_BARS, MEMORY_BAR = {"reference": 2.5, "rollout": 1.5, "update": None}, 0.6
 CURVE = (1, 2, 4, 8)  # completions of a study, at 8 in all
-Row = dict[str, Any]
 
 
 def seconds(side: Side) -> dict[str, float]:
@@ -54,27 +52,11 @@ def seconds(side: Side) -> dict[str, float]:
     return parts | {"update": whole - sum(parts.values()), "step": whole}
 
 
-def matmul_rate(dtype: str) -> float:
-    """FLOP/s of this machine's best product of two matrices, one thread."""
-    left, right = (torch.randn(1024, 1024).to(getattr(torch, dtype)) for _ in range(2))
-    best = min(_cpu_time(lambda: left @ right) for _ in range(4))
-    return 2 * 1024**3 / best
-
-
-def _cpu_time(work: Callable[[], Tensor]) -> float:
-    start = time.process_time()
-    work()
-    return time.process_time() - start
-
-
 def measured(case: Case, rounds: int) -> Iterator[Row]:
     """Time, work and memory of one case."""
     sides = {name: build(case) for name, build in SIDES.items()}
     flops = {name: counted(side.step) for name, side in sides.items()}  # warms up as well
-    times: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
-    for turn in range(rounds):
-        for name in sides if turn % 2 else reversed(sides):
-            times[name].append(seconds(sides[name]))
+    times = measure.in_turns({name: partial(seconds, side) for name, side in sides.items()}, rounds)
     median = {
         name: {part: statistics.median(t[part] for t in found) for part in found[0]} for name, found in times.items()
     }
@@ -85,20 +67,15 @@ def measured(case: Case, rounds: int) -> Iterator[Row]:
         mine, theirs = median["ours"][part], median["peer"][part]
         yield row(case, f"{part}, CPU s", mine, theirs, theirs / mine, bar)
         yield row(case, f"{part}, tokens/s", tokens / mine, tokens / theirs, theirs / mine, bar)
-    least, peak = minimum(sides["ours"].model, case), matmul_rate(case.dtype)
+    least, peak = minimum(sides["ours"].model, case), measure.matmul_rate(case.dtype)
     mine, theirs = flops["ours"], flops["peer"]
-    yield row(case, "FLOPs of a step, over the minimum", mine / least, theirs / least, theirs / mine, None)
+    yield row(case, "FLOPs of a step, over the minimum", mine / least, theirs / least, theirs / mine)
     shares = [flops[name] / median[name]["step"] / peak for name in ("ours", "peer")]
-    yield row(case, f"share of matmul peak ({peak / 1e9:.0f} GFLOP/s)", *shares, None, None)
-    memory = {name: memory_of(case, name) for name in SIDES}
-    yield row(
-        case,
-        "peak above idle, MB",
-        memory["ours"],
-        memory["peer"],
-        memory["ours"] / memory["peer"],
-        MEMORY_BAR if whole else None,
+    yield row(case, f"share of matmul peak ({peak / 1e9:.0f} GFLOP/s)", *shares)
+    mine, theirs = (
+        float(measure.printed_by(__spec__.name, "--memory", name, *_arguments(case))) / 1e6 for name in SIDES
     )
+    yield row(case, "peak above idle, MB", mine, theirs, mine / theirs, MEMORY_BAR if whole else None)
 
 
 def curve(case: Case, rounds: int) -> Iterator[Row]:
@@ -108,38 +85,17 @@ def curve(case: Case, rounds: int) -> Iterator[Row]:
         side = ours(one)
         side.step()
         found = [seconds(side)["step"] for _ in range(rounds)]
-        yield row(one, "our step at 8 completions, CPU s", statistics.median(found), None, None, None)
+        yield row(one, "our step at 8 completions, CPU s", statistics.median(found))
 
 
-def row(case: Case, metric: str, mine: float, other: float | None, ratio: float | None, bar: float | None) -> Row:
+def row(case: Case, metric: str, *numbers: float | None) -> Row:
     """One line of the table."""
-    return {"case": str(case), "metric": metric, "ours": mine, "peer": other, "ratio": ratio, "bar": bar}
-
-
-def memory_of(case: Case, name: str) -> float:
-    """Megabytes, measured in a process of its own."""
-    command = [sys.executable, "-m", __spec__.name, "--memory", name, *_arguments(case)]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]) / 1e6
+    return measure.row(str(case), metric, *numbers)
 
 
 def _arguments(case: Case) -> list[str]:
     names = ("--family", "--group", "--tokens", "--dtype")
     return [str(word) for pair in zip(names, astuple(case), strict=False) for word in pair]
-
-
-def extra_memory(case: Case, name: str) -> int:
-    """Bytes that a step needs above what the process held before; in this process, which is then used up."""
-    side = SIDES[name](case)
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # start the peak anew
-    before = _resident("VmRSS")
-    side.step()
-    return _resident("VmHWM") - before
-
-
-def _resident(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def run(rows: Iterator[Row]) -> None:
@@ -151,10 +107,7 @@ def run(rows: Iterator[Row]) -> None:
             old = json.loads(OUT.read_text()) if OUT.exists() else []
             key = (line["case"], line["metric"].split(" (")[0])
             write_json(OUT, [r for r in old if (r["case"], r["metric"].split(" (")[0]) != key] + [line])
-        peer = f"{line['peer']:>10.3f}" if line["peer"] is not None else " " * 10
-        ratio = f"x{line['ratio']:.2f}" if line["ratio"] is not None else ""
-        bar = f"bar {line['bar']}" if line["bar"] is not None else ""
-        print(f"{line['case']:<36} {line['metric']:<44} {line['ours']:>10.3f} {peer} {ratio:>7} {bar}", flush=True)
+        measure.show(line)
 
 
 def asked() -> argparse.Namespace:
@@ -177,7 +130,7 @@ def main() -> None:
     args = asked()
     case = Case(args.family, args.group, args.tokens, args.dtype)
     if args.memory:
-        print(extra_memory(case, args.memory))
+        print(measure.extra_memory(SIDES[args.memory](case).step))
     elif args.cases == "one":
         run(measured(case, args.rounds))
     elif args.cases == "curve":

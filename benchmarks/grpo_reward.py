@@ -23,19 +23,19 @@ import numpy as np
 import torch
 from PIL import Image
 from scipy import stats
-from torch import nn
 
-from benchmarks.grpo_sides import trl_config
+from benchmarks.grpo_sides import ALPHA, NORM, RANK, TOP_P, trl_trainer, update
+from benchmarks.measure import FOLDER, Row, row
 from chexreason.confdir import confdir
 from chexreason.data.batches import Batch
 from chexreason.files import write_json
-from chexreason.grpo.objective import ObjectiveSpec, denominator, policy_loss
+from chexreason.grpo.objective import ObjectiveSpec
 from chexreason.grpo.rollout import RolloutSpec, collect
 from chexreason.labels.catalog import CHEXPERT14
-from chexreason.model.adapters import TARGETS, attach_lora
+from chexreason.model.adapters import attach_lora
 from chexreason.model.generate import Sampling, sample
 from chexreason.model.load import load_policy
-from chexreason.model.logprobs import completion_scores, study_chunks
+from chexreason.model.logprobs import study_chunks
 from chexreason.model.policy import Policy
 from chexreason.model.predict import read_completions
 from chexreason.parsing import AnswerFormat, Grammar, parse
@@ -45,10 +45,10 @@ from chexreason.rewards.hard import HardReward
 from chexreason.types import Completion, Sample, Study
 from tools.tiny_models.phantom_stream import stream, truth
 
-OUT = Path("out/bench/grpo_reward.json")
+OUT = FOLDER / "grpo_reward.json"
 SIDES, SEEDS, STEPS = ("ours", "peer"), (0, 1, 2), 12
 STUDIES, BATCH, GROUP, TOKENS = 32, 8, 8, 96
-RATE, NORM, TEMPERATURE, TOP_P, RANK, ALPHA = 2e-3, 1.0, 0.8, 0.95, 16, 32
+RATE, TEMPERATURE = 2e-3, 0.8
 SPEC = ObjectiveSpec("bench", "constant", "none", 0.15, 0.22, 0.04, "k3", "token", False, 1)
 REWARD = HardReward(min_length=30)
 SAMPLING = Sampling(TOKENS, TEMPERATURE, TOP_P)
@@ -82,38 +82,23 @@ def ours(adapter: str, seed: int, steps: int) -> Policy:
     for step in range(steps):
         order = order or torch.randperm(STUDIES).tolist()
         chosen, order = order[:BATCH], order[BATCH:]
-        rollout = collect(
-            policy,
-            Batch(tuple(Sample(studies[i], TEXT) for i in chosen), _encode(policy, images, chosen)),
-            spec,
-            step,
-        )
-        whole = denominator(rollout.loss_mask, SPEC, TOKENS)
-        for some in study_chunks(BATCH, BATCH // 2):
-            part = rollout.of(some)
-            scores = completion_scores(
-                policy, part.prompts, part.ids, part.mask, group_size=GROUP, temperature=TEMPERATURE
-            )
-            loss, _ = policy_loss(
-                scores.logp, scores.logp.detach(), part.ref_logp, part.advantages, part.loss_mask, SPEC
-            )
-            (loss / whole).backward()
-        nn.utils.clip_grad_norm_(parameters, NORM)
-        optimizer.step()
-        optimizer.zero_grad()
+        batch = Batch(tuple(Sample(studies[i], TEXT) for i in chosen), _encode(policy, images, chosen))
+        update(policy, collect(policy, batch, spec, step), spec, optimizer)
     return policy
 
 
 def peer(adapter: str, seed: int, steps: int) -> Policy:
     """TRL's steps, by its own trainer."""
-    from datasets import Dataset
-    from peft import LoraConfig
-    from trl import GRPOTrainer
-
     policy, (studies, images) = start(adapter), phantoms()
-    args = trl_config(
+    user = [{"role": "user", "content": TEXT}]
+    torch.manual_seed(seed)
+    trainer = trl_trainer(
+        policy.base,
+        policy.processor,
+        partial(_their_reward, policy, studies),
+        [{"prompt": user, "image": image, "study": i} for i, image in enumerate(images)],
         SPEC,
-        RATE,
+        learning_rate=RATE,
         per_device_train_batch_size=BATCH * GROUP // 2,
         gradient_accumulation_steps=2,
         num_generations=GROUP,
@@ -121,24 +106,12 @@ def peer(adapter: str, seed: int, steps: int) -> Policy:
         max_steps=steps,
         seed=seed,
         temperature=TEMPERATURE,
-        top_p=TOP_P,
         lr_scheduler_type="constant",
         weight_decay=0.0,
         max_grad_norm=NORM,
         save_strategy="no",
         bf16=False,
         log_completions=False,
-    )
-    user = [{"role": "user", "content": TEXT}]
-    rows = [{"prompt": user, "image": image, "study": i} for i, image in enumerate(images)]
-    torch.manual_seed(seed)
-    trainer = GRPOTrainer(
-        policy.base,
-        partial(_their_reward, policy, studies),
-        args=args,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=policy.processor,
-        peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=TARGETS),
     )
     trainer.train()
     policy.model = trainer.model
@@ -176,7 +149,7 @@ def _encode(policy: Policy, images: Sequence[Image.Image], chosen: Sequence[int]
     return policy.encode([images[i] for i in chosen], [TEXT] * len(chosen))
 
 
-def run(adapter: str, side: str, seed: int, steps: int) -> dict[str, Any]:
+def run(adapter: str, side: str, seed: int, steps: int) -> Row:
     """Train one side, and what it earns before and after."""
     before, began = mean_reward(start(adapter)), time.process_time()
     policy = {"ours": ours, "peer": peer}[side](adapter, seed, steps)
@@ -186,7 +159,7 @@ def run(adapter: str, side: str, seed: int, steps: int) -> dict[str, Any]:
     return facts | {"before": before, "after": after, "cpu_seconds": spent}
 
 
-def compared(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def compared(rows: Sequence[Row]) -> Row:
     """Both sides' mean reward, and the 95 % interval (Student's t over seeds) of ours minus theirs."""
     after = {side: np.array([r["after"] for r in rows if r["side"] == side]) for side in SIDES}
     gaps = after["ours"] - after["peer"]
@@ -194,7 +167,7 @@ def compared(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     low, high = gaps.mean() - reach, gaps.mean() + reach
     mine, theirs = (float(after[side].mean()) for side in SIDES)
     case = f"reward after {rows[0]['steps']} steps, {len(gaps)} seeds (difference {low:.3f} to {high:.3f})"
-    return {"case": case, "metric": "mean reward", "ours": mine, "peer": theirs, "ratio": mine / theirs, "bar": 1.0}
+    return row(case, "mean reward", mine, theirs, mine / theirs, 1.0)
 
 
 def main() -> None:

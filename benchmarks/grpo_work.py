@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.grpo_models import IMAGE_TOKENS
 from benchmarks.grpo_sides import Case
+from benchmarks.models import IMAGE_TOKENS
 
 _aten = torch.ops.aten
 PROMPT_TOKENS = 410  # image and words together

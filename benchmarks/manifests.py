@@ -12,20 +12,20 @@ from __future__ import annotations
 import gzip
 import json
 import resource
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from benchmarks.measure import Row, printed_by, report, row
 from chexreason.data import manifest as manifests
 from chexreason.data.sampling import draw_samples
 from chexreason.data.selection import PaperSelection
 from chexreason.data.sources.mimic_cxr import LABEL_FILES, METADATA, SPLIT, MIMICCXRSource
-from chexreason.files import write_json
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import silent
 
@@ -104,35 +104,28 @@ def sample(pool: str) -> dict[str, float]:
 
 def measured(case: str, argument: str) -> dict[str, float]:
     """The case's figures from a process of its own, its whole peak memory among them."""
-    command = [sys.executable, "-m", __spec__.name, case, argument]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return json.loads(printed_by(__spec__.name, case, argument))
 
 
-def main() -> None:
-    """Measure, print, write."""
-    rows = []
+def rows() -> Iterator[Row]:
+    """All lines of the table."""
     for n in SIZES:
         with tempfile.TemporaryDirectory() as folder:
             write_vendor(Path(folder), n)
             found = measured("manifest", folder)
         assert found["rows"] == n
-        case, full = f"MIMIC manifest, {n:,} rows", n == SIZES[-1]
-        rows.append({"case": case, "metric": "s", "ours": found["all"], "bar": 60.0 if full else None})
-        rows.append({"case": case, "metric": "us a row", "ours": found["all"] / n * 1e6, "bar": None})
-        rows.append({"case": case, "metric": "GiB peak", "ours": found["peak_gib"], "bar": None})
-    found = measured("sample", str(POOL))
-    rows.append({"case": f"sampler, 3,000 of {POOL:,}", "metric": "s", "ours": found["all"], "bar": 30.0})
-    rows.append({"case": f"sampler, 3,000 of {POOL:,}", "metric": "GiB peak", "ours": found["peak_gib"], "bar": 2.0})
-    for row in rows:
-        row |= {"peer": None, "ratio": None}
-        bar = f" (bar {row['bar']:g})" if row["bar"] is not None else ""
-        print(f"{row['case']:<34} {row['ours']:>8.2f} {row['metric']}{bar}")
-    write_json(Path("out/bench/manifests.json"), rows)
+        case = f"MIMIC manifest, {n:,} rows"
+        yield row(case, "s", found["all"], bar=60.0 if n == SIZES[-1] else None)
+        yield row(case, "us a row", found["all"] / n * 1e6)
+        yield row(case, "GiB peak", found["peak_gib"])
+    found, case = measured("sample", str(POOL)), f"sampler, 3,000 of {POOL:,}"
+    yield row(case, "s", found["all"], bar=30.0)
+    yield row(case, "GiB peak", found["peak_gib"], bar=2.0)
 
 
 if __name__ == "__main__":
     if len(sys.argv) == 1:
-        main()
+        report("manifests", rows())
     else:
         figures = {"manifest": build_manifest, "sample": sample}[sys.argv[1]](sys.argv[2])
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB

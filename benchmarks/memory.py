@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import resource
 import statistics
-import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
@@ -23,6 +22,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForImageTextToText
 
+from benchmarks.measure import FOLDER, printed_by, row
 from chexreason.files import write_json
 from chexreason.model.adapters import attach_lora
 from chexreason.model.generate import Sampling, sample
@@ -80,8 +80,7 @@ def work(model: str, stage: str, studies: int, group: int, text: int, answer: in
 
 def measured(*case: object) -> tuple[int, int]:
     """Peak bytes of the allocator and resident size, in a process of its own."""
-    command = [sys.executable, "-m", __spec__.name, *map(str, case)]
-    allocator, resident = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-2:]
+    allocator, resident = printed_by(__spec__.name, *case).split()[-2:]
     return int(allocator), int(resident)
 
 
@@ -106,11 +105,10 @@ def main() -> None:
             runs = [measured(model, *case) for _ in range(REPEATS)]
             ours, peer = planned(model, *case), int(statistics.median(peak for peak, _ in runs))
             name = f"{model} {case[0]} {case[1]} x {case[2]}, {case[3]} + {case[4]} tokens"
-            row = {"case": name, "metric": "bytes", "ours": ours, "peer": peer, "ratio": ours / peer, "bar": BAR}
-            rows.append(row)
+            rows.append(row(name, "bytes", ours, peer, ours / peer, BAR))
             size = f"{ours / 2**20:>8.1f} planned {peer / 2**20:>8.1f} measured"
             print(f"{name:<52}{size} MiB {ours / peer:>6.3f} (resident {runs[0][1] / 2**20:.0f} MiB)", flush=True)
-    write_json(Path("out/bench/memory.json"), rows)
+    write_json(FOLDER / "memory.json", rows)
 
 
 if __name__ == "__main__":

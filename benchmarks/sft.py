@@ -13,26 +13,24 @@ the template's line break after the turn, ours does not: hence the gap between t
 
 from __future__ import annotations
 
-import gc
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.sft_models import SIZE, TEXT, VOCABULARY, model, processor
-from chexreason.files import write_json
+from benchmarks import measure, models
+from benchmarks.measure import Row, row
+from benchmarks.models import FAMILIES, TEXT, VOCABULARY
 from chexreason.model.adapters import TARGETS, attach_lora
 from chexreason.model.features import cache_films
 from chexreason.model.logprobs import completion_scores
@@ -42,7 +40,7 @@ from chexreason.types import Sample, Study
 
 Step = Callable[[], float]
 SIDES = ("ours", "features", "peer")
-FAMILIES = {"gemma3": "Gemma 3", "qwen2_5_vl": "Qwen2.5-VL"}
+SIZE = 512  # pixels: 1024 patches
 BATCH, ROUNDS, MEMORY_STEPS = 2, 5, 2
 LORA = {"r": 16, "alpha": 32}
 PROMPT = "You are a radiologist. Read this frontal chest radiograph and list the findings. " * 3
@@ -58,16 +56,23 @@ def folder() -> Path:
 @cache
 def films() -> list[Path]:
     """A batch of grey noise, as files."""
-    rng = np.random.default_rng(0)
     paths = [folder() / f"{i}.png" for i in range(BATCH)]
-    for path in paths:
-        Image.fromarray(rng.integers(0, 255, (SIZE, SIZE), dtype=np.uint8)).convert("RGB").save(path)
+    for path, image in zip(paths, models.images(SIZE, BATCH), strict=True):
+        image.save(path)
     return paths
+
+
+def model(family: str) -> Any:
+    """The model either side starts from."""
+    if family == "gemma3":
+        return models.model(family, SIZE)
+    rope = {"mrope_section": [16, 24, 24], "rope_theta": 10000.0, "rope_type": "default"}
+    return models.model(family, SIZE, text={"rope_parameters": rope}, tower={"fullatt_block_indexes": [2, 5]})
 
 
 def ours(family: str, *, later: bool) -> Step:
     """Our step, as loader and ``SFTModule`` make it."""
-    policy = Policy(model(family), processor(family), "bench")
+    policy = Policy(model(family), models.processor(family, SIZE), "bench")
     torch.manual_seed(1)
     attach_lora(policy, **LORA, dropout=0.0)
     policy.train()
@@ -117,7 +122,7 @@ def peer(family: str) -> Step:
     )
     torch.manual_seed(1)
     lora = LoraConfig(r=LORA["r"], lora_alpha=LORA["alpha"], lora_dropout=0.0, target_modules=TARGETS)
-    base, reader = model(family), processor(family)
+    base, reader = model(family), models.processor(family, SIZE)
     trainer = SFTTrainer(base, args, train_dataset=Dataset.from_list(rows), processing_class=reader, peft_config=lora)
     trainer.current_gradient_accumulation_steps = 1  # its loop would set it
     optimizer = trainer.create_optimizer()
@@ -137,38 +142,15 @@ def build(side: str, family: str) -> Step:
     return peer(family) if side == "peer" else ours(family, later=side == "features")
 
 
-def extra_memory(side: str, family: str) -> int:
-    """Bytes that a few steps need above what the process held before; in this process, which is then used up."""
-    step = build(side, family)
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # start the peak anew
-    before = _resident("VmRSS")
-    for _ in range(MEMORY_STEPS):
-        step()
-    return _resident("VmHWM") - before
-
-
-def _resident(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
-
-
-def memory_of(side: str, family: str) -> float:
-    """Megabytes, measured in a process of its own."""
-    command = [sys.executable, "-m", __spec__.name, side, family]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]) / 1e6
-
-
-def rows(family: str) -> Iterator[dict[str, object]]:
+def rows(family: str) -> Iterator[Row]:
     """The lines of one model; ``ratio`` is peer over ours for time (more is better), ours over peer for memory."""
     steps = {side: build(side, family) for side in SIDES}
     losses = {side: [step()] for side, step in steps.items()}  # the first warms up
-    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
-    for turn in range(ROUNDS):
-        for side in SIDES if turn % 2 else reversed(SIDES):
-            start = time.process_time()
-            losses[side].append(steps[side]())
-            seconds[side].append(time.process_time() - start)
+
+    def timed(side: str) -> float:
+        return measure.seconds(lambda: losses[side].append(steps[side]()), time.process_time)
+
+    seconds = measure.in_turns({side: partial(timed, side) for side in SIDES}, ROUNDS)
     median = {side: statistics.median(values) for side, values in seconds.items()}
     millions = sum(p.numel() for p in model(family).parameters()) / 1e6
     case = f"{FAMILIES[family]}, {millions:.0f} M, batch {BATCH}"
@@ -178,64 +160,28 @@ def rows(family: str) -> Iterator[dict[str, object]]:
     scored = prompt_scores_share(family, median["peer"])
     for side, name, _ in epochs:
         other = median["peer"] * (1 - scored)
-        yield row(f"{case}, {name}, no prompt scored", "CPU s/step", median[side], other, other / median[side], None)
-    other = memory_of("peer", family)
+        yield row(f"{case}, {name}, no prompt scored", "CPU s/step", median[side], other, other / median[side])
+    megabytes = {side: float(measure.printed_by(__spec__.name, side, family)) / 1e6 for side in SIDES}
     for side, name, _ in epochs:
-        memory = memory_of(side, family)
-        yield row(f"{case}, {name}: peak above idle", "MB", memory, other, memory / other, 0.7)
+        mine, other = megabytes[side], megabytes["peer"]
+        yield row(f"{case}, {name}: peak above idle", "MB", mine, other, mine / other, 0.7)
     gap = max(abs(a - b) / b for a, b in zip(losses["features"], losses["peer"], strict=True))
-    yield row(f"{case}: loss of {ROUNDS + 1} steps, largest relative gap", "share", gap, None, None, 0.01)
+    yield row(f"{case}: loss of {ROUNDS + 1} steps, largest relative gap", "share", gap, bar=0.01)
     for side, name, _ in epochs:
-        with Operations() as counted:
+        with FlopCounterMode(display=False) as counter:  # the CPU's attention kernel is not counted
             steps[side]()
-        share = counted.total / median[side] / peak_flops()
-        yield row(f"{case}, {name}: of matmul peak", "share", share, None, None, None)
-
-
-class Operations(TorchDispatchMode):
-    """Adds up the floating-point operations of products and convolutions; the CPU's attention kernel is not counted."""
-
-    total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        if (count := flop_registry.get(func.overloadpacket)) is not None:
-            self.total += count(*args, **(kwargs or {}), out_val=output)
-        return output
+        share = counter.get_total_flops() / median[side] / measure.matmul_rate()
+        yield row(f"{case}, {name}: of matmul peak", "share", share)
 
 
 def prompt_scores_share(family: str, seconds: float) -> float:
     """The part of TRL's step that goes into the vocabulary at prompt positions, at the speed of this machine's peak."""
-    policy = Policy(model(family), processor(family), "bench")
+    policy = Policy(model(family), models.processor(family, SIZE), "bench")
     image = Image.open(films()[0]).convert("RGB")
     prompt = policy.encode([image] * BATCH, [PROMPT] * BATCH).input_ids.numel()
-    return 3 * 2 * prompt * TEXT["hidden_size"] * VOCABULARY / peak_flops() / seconds  # forward, and again in backward
-
-
-@cache
-def peak_flops() -> float:
-    """Operations a second of one large product of float32 matrices."""
-    return 2 * 1024**3 / min(_matmul_seconds() for _ in range(5))
-
-
-def _matmul_seconds() -> float:
-    left, right = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    start = time.process_time()
-    left @ right
-    return time.process_time() - start
-
-
-def row(case: str, metric: str, *numbers: float | None) -> dict[str, object]:
-    """One line of the table: ours, the peer's, the ratio, the bar."""
-    return {"case": case, "metric": metric} | dict(zip(("ours", "peer", "ratio", "bar"), numbers, strict=True))
-
-
-def show(line: dict[str, Any]) -> None:
-    """Print one line of the table."""
-    bar = "" if line["bar"] is None else f"bar {line['bar']}"
-    ratio = f"x{line['ratio']:.2f}" if line["ratio"] else ""
-    peer = "" if line["peer"] is None else f"{line['peer']:.3f}"
-    print(f"{line['case']:<66} {line['ours']:>9.3f} {line['metric']:<10} {peer:>9} {ratio:>6}  {bar}", flush=True)
+    return (
+        3 * 2 * prompt * TEXT["hidden_size"] * VOCABULARY / measure.matmul_rate() / seconds
+    )  # forward, and again in backward
 
 
 def main() -> None:
@@ -244,15 +190,10 @@ def main() -> None:
     torch.set_num_threads(1)
     try:
         if sys.argv[1:]:
-            print(extra_memory(*sys.argv[1:]))
+            print(measure.extra_memory(build(*sys.argv[1:]), MEMORY_STEPS))
             return
-        found = [row("this machine's matmul peak, float32", "GFLOP/s", peak_flops() / 1e9, None, None, None)]
-        show(found[0])
-        for family in FAMILIES:
-            for line in rows(family):
-                show(line)
-                found.append(line)
-        write_json(Path("out/bench/sft.json"), found)
+        peak = row("this machine's matmul peak, float32", "GFLOP/s", measure.matmul_rate() / 1e9)
+        measure.report("sft", chain([peak], *map(rows, FAMILIES)))
     finally:
         shutil.rmtree(folder(), ignore_errors=True)
 

@@ -52,20 +52,21 @@ Lung Opacity is derived, not read, and is left out with `include_opacity: false`
 
 def _policy_table() -> str:
     rows = [(f"`{p.name}`", p.uncertain, p.blank, in_words(p)) for p in LABEL_POLICIES.values()]
-    return _markdown(("preset", "uncertain (-1)", "blank", "in words"), rows)
+    return markdown(("preset", "uncertain (-1)", "blank", "in words"), rows)
 
 
 def _list_table() -> str:
     rows = [(f"`{s.name}`", str(len(s)), ", ".join(s)) for s in LABEL_SETS.values()]
-    return _markdown(("list", "n", "labels"), rows)
+    return markdown(("list", "n", "labels"), rows)
 
 
 def _nih_table() -> str:
     rows = [(theirs, ours or "none", derived) for theirs, ours, derived in NIH14.rows()]
-    return _markdown(("NIH's name", "CheXpert label", "derived from it"), rows)
+    return markdown(("NIH's name", "CheXpert label", "derived from it"), rows)
 
 
-def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of cells as Markdown."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
 
 

@@ -6,7 +6,7 @@ python -m tools.prompts_page > docs/PROMPTS.md
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
@@ -18,6 +18,7 @@ from chexreason.parsing import BLOCKS, Grammar, parse
 from chexreason.prompts import Prompt, load_prompt, render
 from chexreason.traces.template import ARMS, TemplateTeacher
 from chexreason.types import Sign, Study
+from tools.labels_page import markdown
 
 FOLDER = Path(__file__).parents[1] / "conf" / "prompt"
 TOKENIZERS = {
@@ -102,7 +103,7 @@ def _prompt_table() -> str:
         text = render(prompt, CHEXPERT14)
         counts = [str(lengths[0]) for lengths in _lengths([text])]
         rows.append((f"`{name}`", prompt.cue, f"`{prompt.grammar}`", str(len(text.split())), *counts))
-    return _markdown(("prompt", "cue", "grammar", "words", *(f"tokens, {name}" for name in TOKENIZERS)), rows)
+    return markdown(("prompt", "cue", "grammar", "words", *(f"tokens, {name}" for name in TOKENIZERS)), rows)
 
 
 def _target_table() -> str:
@@ -111,7 +112,7 @@ def _target_table() -> str:
         found = _lengths(_answers(load_prompt(name, FOLDER)))
         rows.append((f"`{name}`", *[f"{median(n):.0f}" for n in found], *[str(max(n)) for n in found]))
     columns = [f"{what}, {name}" for what in ("median", "longest") for name in TOKENIZERS]
-    return _markdown(("prompt", *columns), rows)
+    return markdown(("prompt", *columns), rows)
 
 
 def _lengths(texts: Sequence[str]) -> list[list[int]]:
@@ -138,7 +139,7 @@ def _grammar_table() -> str:
         form = "".join(f"<{block}>…</{block}>" for block in BLOCKS[grammar])
         names = [f"`{name}`" for name in NAMES if load_prompt(name, FOLDER).grammar == grammar]
         rows.append((f"`{grammar}`", f"`{form}`", ", ".join(names)))
-    return _markdown(("grammar", "answer", "prompts"), rows)
+    return markdown(("grammar", "answer", "prompts"), rows)
 
 
 def _reading() -> list[str]:
@@ -150,9 +151,9 @@ no label of the set is unknown and predicts nothing: markup, a number or a comme
 Text outside the blocks is counted. Under `think_solution`:"""
     return [
         f"## Reading an answer\n\n{broken}",
-        _markdown(("rule", "broken by"), [(f"`{rule}`", words) for rule, words in RULES.items()]),
+        markdown(("rule", "broken by"), [(f"`{rule}`", words) for rule, words in RULES.items()]),
         read,
-        _markdown(("output", "labels", "remarks"), [_read(text) for text in OUTPUTS]),
+        markdown(("output", "labels", "remarks"), [_read(text) for text in OUTPUTS]),
     ]
 
 
@@ -164,10 +165,6 @@ def _read(text: str) -> tuple[str, str, str]:
     remarks += [f"stretches of text outside the blocks: {parsed.stray_blocks}"] if parsed.stray_blocks else []
     shown = text.replace("\n", "⏎")
     return f"`{shown}`", ", ".join(parsed.labels) or "none", "; ".join(remarks)
-
-
-def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
 
 
 if __name__ == "__main__":

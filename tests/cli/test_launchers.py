@@ -12,6 +12,7 @@ import pytest
 
 from chexreason.build.data import build_manifests
 from tests.support.configs import composed
+from tests.support.deep import all_deep_but
 
 pytestmark = pytest.mark.slow
 SMALL = (
@@ -32,7 +33,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("launcher", PLUGINS)
+@pytest.mark.parametrize("launcher", all_deep_but("joblib", PLUGINS))
 def test_every_job_of_a_multirun_trains_in_its_own_folder(launcher: str, out: Path) -> None:
     plugin = f"hydra-{PLUGINS[launcher]}-launcher"
     if importlib.util.find_spec(f"hydra_plugins.hydra_{PLUGINS[launcher]}_launcher") is None:

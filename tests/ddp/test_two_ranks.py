@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import functools
 import math
 from pathlib import Path
 
@@ -16,19 +14,17 @@ from chexreason.data.batches import EpochOrder
 from chexreason.grpo.module import GRPOModule
 from chexreason.grpo.objective import ObjectiveSpec
 from chexreason.labels.catalog import CHEXPERT14
-from chexreason.model.adapters import attach_lora
 from chexreason.model.generate import Sampling
-from chexreason.model.load import load_policy
-from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.reports.history import read_rewards
 from chexreason.training.callbacks.label_f1 import LabelF1Callback
 from chexreason.training.callbacks.reward_log import RewardLog
 from chexreason.training.datamodule import StudyData, rank_share
 from chexreason.training.sft import SFTModule
 from chexreason.types import Prediction, Sample
+from tests.support import training as t
+from tests.support.deep import all_deep_but
 
 pytestmark = pytest.mark.slow
-ANSWERS = ("a b", "the heart is large", "c", "no finding at all here", "d e f", "g")
 SPEC = ObjectiveSpec("test", "token_mean", "none", 0.2, 0.2, 0.1, "k3", "token", False, 2)
 RELATIVE = 1e-6  # of a gradient's norm: what fp32 leaves open where sums are cut in two
 
@@ -70,15 +66,8 @@ class Gradients(L.Callback):
         self.steps.append(torch.cat([p.grad.flatten() for p in pl_module.trainable().values()]).clone())
 
 
-@functools.cache
-def loaded(model: str):
-    return load_policy(f"tiny:{model}", dtype="float32")
-
-
 def adapted(model: str):
-    policy = copy.deepcopy(loaded(model))
-    torch.manual_seed(0)
-    attach_lora(policy, r=4, alpha=8, dropout=0.0)
+    policy = t.policy_with_lora(model=model)
     generator = torch.Generator().manual_seed(1)
     for name, parameter in policy.named_parameters():
         if "lora_B" in name:  # starts at zero, where half of all gradients are zero
@@ -86,20 +75,12 @@ def adapted(model: str):
     return policy.double()
 
 
-COMMON = {
-    "answer_format": AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION),
-    "max_new_tokens": 4,
-    "make_optimizer": lambda p: torch.optim.SGD(p, lr=0.05),
-    "make_scheduler": lambda o, n: torch.optim.lr_scheduler.LambdaLR(o, lambda step: 1 - step / (2 * n)),
-}
+COMMON = t.common(4) | {"make_optimizer": lambda p: torch.optim.SGD(p, lr=0.05)}
 
 
-def trainer_of(world: int, folder: Path, *callbacks, **kwargs) -> L.Trainer:
-    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    options |= {"num_sanity_val_steps": 0, "inference_mode": False, "use_distributed_sampler": False}
-    options |= {"default_root_dir": folder, "enable_checkpointing": False, "devices": world}
-    options |= {"strategy": "ddp" if world > 1 else "auto"}
-    return L.Trainer(**(options | kwargs), callbacks=list(callbacks))
+def fit(world: int, module, data, folder: Path, callbacks, **kwargs) -> L.Trainer:
+    options = {"enable_checkpointing": False, "devices": world, "strategy": "ddp" if world > 1 else "auto"}
+    return t.fit(module, data, folder, callbacks=callbacks, **(options | kwargs))
 
 
 def result(module, gradients: Gradients, **more):
@@ -126,11 +107,8 @@ def grpo(world: int, folder: Path, studies, *, model="tiny_gemma3", flat=frozens
     data = StudyData(module.policy.encode, module.policy.encode_answers, samples, {}, **sizes)
     callbacks = [gradients, RewardLog(folder)]
     if save:
-        saver = L.Callback()
-        saver.on_train_batch_end = lambda t, *_: t.global_step == 2 and t.save_checkpoint(save)
-        callbacks.append(saver)
-    trainer = trainer_of(world, folder, *callbacks, max_steps=4, max_epochs=-1, limit_val_batches=0)
-    trainer.fit(module, data, ckpt_path=start, weights_only=True)
+        callbacks.append(t.SaveAt(0, save))
+    trainer = fit(world, module, data, folder, callbacks, ckpt_path=start, max_steps=4, max_epochs=-1)
     logged = {k: float(v) for k, v in trainer.callback_metrics.items()}
     return result(module, gradients, seen=reward.seen, state=reward.state_dict(), logged=logged)
 
@@ -149,16 +127,15 @@ def sft(world: int, folder: Path, studies):
     """Two epochs of six studies, each one update of three batches, shared out, and validated on five of the studies."""
     gradients = Gradients()
     module = Answering(adapted("tiny_gemma3"), **COMMON)
-    samples = [Sample(s, "Describe.", a) for s, a in zip(studies, ANSWERS, strict=True)]
+    samples = [Sample(s, "Describe.", a) for s, a in zip(studies, t.ANSWERS, strict=True)]
     sizes = {"batch_size": 2 // world, "eval_batch_size": 1, "accumulate": 3}
     policy = module.policy
-    shown = [dataclasses.replace(samples[0], answer=f"{ANSWERS[0]}."), *samples[1:5]]
+    shown = [dataclasses.replace(samples[0], answer=f"{t.ANSWERS[0]}."), *samples[1:5]]
     n_tokens = int(policy.encode_answers([sample.answer for sample in shown])[1].sum())
     assert n_tokens % 2, "tokens that two ranks divide do not show a weight that is cut off"
     data = StudyData(policy.encode, policy.encode_answers, samples, {"set": shown}, **sizes)
-    options = {"max_epochs": 2, "accumulate_grad_batches": 3}
-    trainer = trainer_of(world, folder, gradients, LabelF1Callback(CHEXPERT14), **options)
-    trainer.fit(module, data)
+    options = {"max_epochs": 2, "accumulate_grad_batches": 3, "limit_val_batches": 1.0}
+    trainer = fit(world, module, data, folder, [gradients, LabelF1Callback(CHEXPERT14)], **options)
     return result(module, gradients, logged={k: float(v) for k, v in trainer.callback_metrics.items()})
 
 
@@ -172,9 +149,9 @@ def assert_close(one, two) -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("model", ["tiny_gemma3", "tiny_qwen2_5_vl"])
+@pytest.mark.parametrize("model", all_deep_but("tiny_gemma3", ["tiny_gemma3", "tiny_qwen2_5_vl"]))
 def test_grpo_on_two_ranks_is_grpo_on_one(on_ranks, studies, tmp_path, model):
-    loaded(model)  # once, before the processes part
+    t.loaded(model)  # once, before the processes part
     (one,) = on_ranks(1, lambda rank: grpo(1, tmp_path / "one", studies, model=model))
     first, second = on_ranks(2, lambda rank: grpo(2, tmp_path / "two", studies, model=model))
     assert_close(one, first)
@@ -192,7 +169,7 @@ def test_a_rank_without_a_loss_token_neither_hangs_nor_skews(on_ranks, studies, 
     order = list(EpochOrder([0] * len(studies), window=2, seed=0, rank=1, world=2))[:2]
     flat = frozenset(studies[i].study_id for i, _ in order)  # all that the second rank sees in the first rollout
     spec = dataclasses.replace(SPEC, zero_variance="mask")
-    loaded("tiny_gemma3")
+    t.loaded("tiny_gemma3")
     (one,) = on_ranks(1, lambda rank: grpo(1, tmp_path / "one", studies, flat=flat, spec=spec))
     first, second = on_ranks(2, lambda rank: grpo(2, tmp_path / "two", studies, flat=flat, spec=spec))
     assert_close(one, first)
@@ -200,7 +177,7 @@ def test_a_rank_without_a_loss_token_neither_hangs_nor_skews(on_ranks, studies, 
 
 
 def test_two_ranks_resume_to_the_bit_and_one_rank_refuses(on_ranks, studies, tmp_path):
-    loaded("tiny_gemma3")
+    t.loaded("tiny_gemma3")
     point = str(tmp_path / "point.ckpt")
     whole = on_ranks(2, lambda rank: grpo(2, tmp_path / "whole", studies, save=point))
     again = on_ranks(2, lambda rank: grpo(2, tmp_path / "again", studies, start=point))
@@ -218,7 +195,7 @@ def test_two_ranks_resume_to_the_bit_and_one_rank_refuses(on_ranks, studies, tmp
 
 
 def test_sft_on_two_ranks_is_sft_on_one_and_counts_five_studies_as_five(on_ranks, studies, tmp_path):
-    loaded("tiny_gemma3")
+    t.loaded("tiny_gemma3")
     (one,) = on_ranks(1, lambda rank: sft(1, tmp_path / "one", studies))
     first, second = on_ranks(2, lambda rank: sft(2, tmp_path / "two", studies))
     assert_close(one, first)

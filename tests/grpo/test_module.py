@@ -22,17 +22,27 @@ from chexreason.training.callbacks.reward_log import RewardLog
 from chexreason.training.sft import SFTModule
 from chexreason.types import Completion
 from tests.support import training as t
+from tests.support.deep import all_deep_but
 
 pytestmark = pytest.mark.slow  # each test runs a model
 
 
-def test_the_ratio_is_one_until_the_policy_has_moved(studies, tmp_path):
-    policy = t.policy_with_lora()
-    module = t.grpo(policy)
-    logged: list[dict[str, float]] = []
-    original = module._update
+def updates_of(module: GRPOModule) -> list[dict[str, float]]:
+    """Fills as the module trains: the sums of each of its updates."""
+    logged, original = [], module._update
     module._update = lambda *given: logged.append(dict(original(*given))) or logged[-1]
-    trainer = t.fit(module, t.grpo_data(policy, studies), tmp_path, max_steps=4, max_epochs=-1)
+    return logged
+
+
+def trained(module: GRPOModule, studies, folder: Path, n_updates: int, **kwargs) -> L.Trainer:
+    data = t.grpo_data(module.policy, studies)
+    return t.fit(module, data, folder, max_steps=n_updates, max_epochs=-1, **kwargs)
+
+
+def test_the_ratio_is_one_until_the_policy_has_moved(studies, tmp_path):
+    module = t.grpo(t.policy_with_lora())
+    logged = updates_of(module)
+    trainer = trained(module, studies, tmp_path, 4)
     means = [sums["abs_log_ratio"] / sums["tokens"] for sums in logged]
     assert max(means[0], means[2]) == 0  # first update on a rollout: its own pass is the old policy's
     assert trainer.callback_metrics["train/rollout_gap"] < 1e-5  # and the sampling loop agrees with it
@@ -47,9 +57,8 @@ def test_in_bfloat16_the_first_update_is_not_clipped_for_rounding(studies, tmp_p
     attach_lora(policy, r=4, alpha=8, dropout=0.0)
     objective = dataclasses.replace(t.SPEC, ratio_level="sequence", clip_low=3e-4, clip_high=4e-4)
     module, policy.banned_ids = t.grpo(policy, sampling=Sampling(24, temperature=1.3), objective=objective), []
-    logged, original = [], module._update
-    module._update = lambda *given: logged.append(dict(original(*given))) or logged[-1]
-    trainer = t.fit(module, t.grpo_data(policy, studies), tmp_path, max_steps=2, max_epochs=-1)
+    logged = updates_of(module)
+    trainer = trained(module, studies, tmp_path, 2)
     assert logged[0]["clip_low"] == logged[0]["clip_high"] == 0
     assert trainer.callback_metrics["train/rollout_gap"] > 1e-5
     assert logged[0]["mismatch"] / logged[0]["tokens"] == pytest.approx(
@@ -91,7 +100,7 @@ def test_a_grpo_update_does_not_depend_on_micro_batches(studies, tmp_path):
         policy = t.policy_with_lora()
         module = t.grpo(policy, micro_studies=micro)
         module.make_optimizer = lambda p: torch.optim.SGD(p, lr=0.1)
-        t.fit(module, t.grpo_data(policy, studies), tmp_path, max_steps=2, max_epochs=-1)
+        trained(module, studies, tmp_path, 2)
         results.append(t.weights(module))
     t.assert_same(results[0], results[1], atol=1e-6)
     t.assert_same(results[0], results[2], atol=1e-6)
@@ -108,9 +117,8 @@ def test_groups_without_a_difference_are_left_out_where_the_objective_says_so(st
     policy = t.policy_with_lora()
     module = t.grpo(policy, reward=Constant(), objective=dataclasses.replace(t.SPEC, zero_variance="mask"))
     module.make_optimizer = lambda p: torch.optim.SGD(p, lr=1.0)
-    before, logged, original = t.weights(module), [], module._update
-    module._update = lambda *given: logged.append(dict(original(*given))) or logged[-1]
-    trainer = t.fit(module, t.grpo_data(policy, studies), tmp_path, max_steps=2, max_epochs=-1)
+    before, logged = t.weights(module), updates_of(module)
+    trainer = trained(module, studies, tmp_path, 2)
     t.assert_same(before, t.weights(module))  # no row counted, and nothing was divided by their number
     assert logged[0]["tokens"] == 0
     assert trainer.callback_metrics["train/entropy"] > 0.1  # of what was sampled: 0 would be a sign of collapse
@@ -130,7 +138,7 @@ def test_what_no_token_shows_has_no_value_and_not_that_of_the_rollout_before(stu
     module = t.grpo(
         policy, reward=FlatAfterTheFirst(), objective=dataclasses.replace(t.SPEC, zero_variance="mask", dual_clip=3.0)
     )
-    trainer = t.fit(module, t.grpo_data(policy, studies), tmp_path, max_steps=n_steps, max_epochs=-1)
+    trainer = trained(module, studies, tmp_path, n_steps)
     known = n_steps == 2
     for name in ("ratio", "mismatch", "kl", "clip_fraction", "clip_fraction_dual"):
         assert trainer.callback_metrics[f"train/{name}"].isfinite() == known, name
@@ -142,7 +150,7 @@ def test_the_correction_sees_the_distribution_sampled_from(studies, tmp_path):
     for top_p in (1.0, 0.5):
         objective = dataclasses.replace(t.SPEC, correction="token")
         module = t.grpo(policy, objective=objective, sampling=Sampling(6, temperature=0.8, top_p=top_p))
-        trainer = t.fit(module, t.grpo_data(policy, studies), tmp_path, max_steps=2, max_epochs=-1)
+        trainer = trained(module, studies, tmp_path, 2)
         seen[top_p] = {name: float(trainer.callback_metrics[f"train/{name}"]) for name in ("mismatch", "correction")}
     assert seen[1.0] == pytest.approx({"mismatch": 0.0, "correction": 1.0}, abs=1e-3)
     # Cutting off makes what is left likelier to be drawn than it is under the whole softmax.
@@ -155,16 +163,15 @@ def test_grpo_raises_the_reward_it_is_given(studies, tmp_path):
     letters = policy.tokenizer.convert_tokens_to_ids(list("abcdefgh"))
     policy.banned_ids = sorted(set(range(len(policy.tokenizer))) - set(letters))  # few actions: learnt in few steps
     module = t.grpo(policy, reward=reward, group_size=8, objective=dataclasses.replace(t.SPEC, kl_beta=0.0))
-    t.fit(module, t.grpo_data(policy, studies), tmp_path, max_steps=30, max_epochs=-1)
+    trained(module, studies, tmp_path, 30)
     means = [sum(t.count("e") for t in texts) / len(texts) for texts in reward.seen]
     assert sum(means[-5:]) / 5 > sum(means[:5]) / 5 + 1, means
 
 
 def grpo_run(studies, folder: Path, ckpt_path: Path | None = None, callbacks=()) -> GRPOModule:
     """Five rollouts of two updates: one epoch of three rollouts and two of the next."""
-    policy = t.policy_with_lora()
-    module, data = t.grpo(policy), t.grpo_data(policy, studies)
-    t.fit(module, data, folder, max_steps=10, max_epochs=-1, ckpt_path=ckpt_path, callbacks=callbacks)
+    module = t.grpo(t.policy_with_lora())
+    trained(module, studies, folder, 10, ckpt_path=ckpt_path, callbacks=callbacks)
     return module
 
 
@@ -176,7 +183,7 @@ def whole_run(studies, tmp_path_factory):
     return grpo_run(studies, folder, callbacks=saves), folder
 
 
-@pytest.mark.parametrize("stop_after", range(4))
+@pytest.mark.parametrize("stop_after", all_deep_but(2, range(4)))  # the end of an epoch
 def test_a_resumed_grpo_run_ends_with_the_same_weights(studies, whole_run, tmp_path, stop_after):
     whole, folder = whole_run
     again = grpo_run(studies, tmp_path, ckpt_path=folder / f"{stop_after}.ckpt")
@@ -211,7 +218,7 @@ def test_checkpoints_hold_the_adapter_alone_and_refuse_another(studies, tmp_path
     policy = t.policy_with_lora()
     module = t.grpo(policy)
     path = tmp_path / "a.ckpt"
-    t.fit(module, t.grpo_data(policy, studies), tmp_path, max_steps=2, max_epochs=-1, callbacks=[t.SaveAt(0, path)])
+    trained(module, studies, tmp_path, 2, callbacks=[t.SaveAt(0, path)])
     saved = torch.load(path, weights_only=True)["state_dict"]
     assert set(saved) == set(module.trainable())
     other = load_policy("tiny:tiny_gemma3", dtype="float32")

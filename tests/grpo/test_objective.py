@@ -10,26 +10,14 @@ import torch
 from torch import Tensor
 
 from chexreason.grpo.objective import LOG_RATIO_LIMIT, ObjectiveSpec, denominator, kl_divergence, policy_loss
-from tests.support.presets import preset
+from tests.support.presets import plain, preset
 
 NORMALISERS = ["constant", "sequence_mean", "token_mean"]
 T_MAX = 10
 
 
 def spec(**changes: Any) -> ObjectiveSpec:
-    fields = {
-        "name": "test",
-        "normaliser": "constant",
-        "scale": "none",
-        "clip_low": 0.15,
-        "clip_high": 0.22,
-        "kl_beta": 0.0,
-        "kl_estimator": "k3",
-        "ratio_level": "token",
-        "kl_ratio_factor": False,
-        "updates_per_rollout": 2,
-    }
-    return ObjectiveSpec(**(fields | changes))
+    return plain(**({"clip_low": 0.15, "clip_high": 0.22} | changes))
 
 
 def batch(n: int = 5, t: int = 6) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -216,21 +204,3 @@ def test_the_named_specs_say_what_their_papers_say() -> None:
     assert parts("paper") == ("constant", "none", 0.15, 0.22, 0.15, "k3", True)
     assert parts("grpo") == ("sequence_mean", "std", 0.2, 0.2, 0.04, "k3", False)
     assert parts("dr_grpo") == ("constant", "none", 0.2, 0.2, 0.0, "k3", False)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"normaliser": "mean"}, "normaliser='mean'; use one of constant, sequence_mean, token_mean"),
-        ({"scale": "batch"}, "scale='batch'"),
-        ({"kl_estimator": "k4"}, "kl_estimator='k4'"),
-        ({"ratio_level": "word"}, "ratio_level='word'"),
-        ({"clip_low": 1.0}, "clip_low=1.0"),
-        ({"clip_high": -0.1}, "clip_high=-0.1"),
-        ({"kl_beta": -1.0}, "kl_beta=-1.0"),
-        ({"updates_per_rollout": 0}, "updates_per_rollout=0"),
-    ],
-)
-def test_impossible_specs_are_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        spec(**changes)

@@ -10,22 +10,7 @@ import torch
 from torch import Tensor
 
 from chexreason.grpo.objective import ObjectiveSpec, denominator, loss_mask, policy_loss
-
-
-def spec(**changes: Any) -> ObjectiveSpec:
-    fields = {
-        "name": "test",
-        "normaliser": "constant",
-        "scale": "none",
-        "clip_low": 0.2,
-        "clip_high": 0.2,
-        "kl_beta": 0.0,
-        "kl_estimator": "k3",
-        "ratio_level": "token",
-        "kl_ratio_factor": False,
-        "updates_per_rollout": 2,
-    }
-    return ObjectiveSpec(**(fields | changes))
+from tests.support.presets import plain as spec
 
 
 def logs(*probabilities: float) -> Tensor:
@@ -150,6 +135,13 @@ def test_the_temperature_of_the_ratio() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"normaliser": "mean"}, "normaliser='mean'; use one of constant, sequence_mean, token_mean"),
+        ({"kl_estimator": "k4"}, "kl_estimator='k4'"),
+        ({"ratio_level": "word"}, "ratio_level='word'"),
+        ({"clip_low": 1.0}, "clip_low=1.0"),
+        ({"clip_high": -0.1}, "clip_high=-0.1"),
+        ({"kl_beta": -1.0}, "kl_beta=-1.0"),
+        ({"updates_per_rollout": 0}, "updates_per_rollout=0"),
         ({"correction": "row"}, "correction='row'; use one of none, token, sequence"),
         ({"correction_cap": 0.0}, r"correction_cap=0\.0 must be > 0"),
         ({"dual_clip": 1.2}, r"dual_clip=1\.2 must be null or > 1 \+ clip_high"),

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from chexreason.data.batches import Batch
-from chexreason.grpo.objective import ObjectiveSpec
+from chexreason.data.batches import Batch, load_study
 from chexreason.grpo.rollout import RolloutSpec, collect, rollout_stats
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.model.generate import Sampled, Sampling
 from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.types import Sample
+from tests.support.presets import plain
 
 pytestmark = pytest.mark.slow  # a model encodes
 
 EDEMA = "<think>{}</think><solution>Edema</solution>"
 TEXTS = [EDEMA.format("a"), EDEMA.format("a"), EDEMA.format("b"), "<think>on and on"]
-SPEC = ObjectiveSpec("test", "constant", "none", 0.2, 0.2, 0.0, "k3", "token", False, 2)
 REWARD = torch.tensor([1.0, 1.0, 0.0, 2.0])
 
 
@@ -39,21 +37,14 @@ def rolled_out(gemma, studies):
 
     reward.weights = {}
     samples = tuple(Sample(study, "Describe.") for study in studies[:2])
-    batch = Batch(samples, gemma.encode(gemma_images(studies[:2]), ["Describe."] * 2))
+    batch = Batch(samples, gemma.encode([load_study(s.study) for s in samples], ["Describe."] * 2))
 
     def run(**changes):
-        objective = replace(SPEC, **changes)
         answers = AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION)
-        spec = RolloutSpec(answers, Sampling(64), 2, reward, objective, seed=0, micro_studies=1, engine=engine)
+        spec = RolloutSpec(answers, Sampling(64), 2, reward, plain(**changes), 0, micro_studies=1, engine=engine)
         return collect(gemma, batch, spec, step=0)
 
     return run
-
-
-def gemma_images(studies):
-    from PIL import Image
-
-    return [Image.open(study.image).convert("RGB") for study in studies]
 
 
 def test_the_figures_of_a_rollout_are_those_counted_by_hand(rolled_out):

@@ -12,7 +12,7 @@ from chexreason.model.generate import Sampling, sample
 from chexreason.model.kv import advance, prefill
 from chexreason.model.logprobs import completion_scores, score_tokens
 from chexreason.model.policy import Policy, pad_right
-from tests.support.adapters import with_lora
+from tests.support.adapters import greedy_is_generate, with_lora
 
 WINDOWS = [None, 20, 10]  # of Gemma's sliding layers: none that acts, shorter than the prompt, than the image's tokens
 TEXTS = ["Describe the radiograph.", "Is there a pleural effusion in this film, and on which side?", "Hi"]
@@ -140,23 +140,7 @@ def test_cached_image_features_change_nothing(policy, images):
 
 
 def test_greedy_equals_the_models_own_generate(policy, images):
-    prompts = encoded(policy, images)
-    ours = sample(policy, prompts, Sampling(16, temperature=0.0))
-    extra = policy.family.sequence_inputs(prompts.type_ids) or {"mm_token_type_ids": prompts.type_ids}
-    theirs = policy.base.generate(
-        input_ids=prompts.input_ids,
-        attention_mask=prompts.attention_mask,
-        max_new_tokens=16,
-        do_sample=False,
-        suppress_tokens=policy.banned_ids,
-        eos_token_id=policy.stop_ids,
-        pad_token_id=policy.pad_id,
-        **policy.family.image_inputs(prompts),
-        **extra,
-    )[:, prompts.input_ids.shape[1] :]
-    width = min(ours.ids.shape[1], theirs.shape[1])
-    mask = ours.mask[:, :width]
-    assert torch.equal(ours.ids[:, :width] * mask, theirs[:, :width] * mask)
+    greedy_is_generate(policy, encoded(policy, images), 16)
 
 
 def test_sampling_leaves_the_model_as_it_was(policy, images):

@@ -12,9 +12,6 @@ from sklearn.metrics import roc_auc_score
 
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.parsing import parse
-from chexreason.phantom.institution import INSTITUTIONS
-from chexreason.phantom.patient import sample_patient
-from chexreason.phantom.render import sample_study
 from tools.tiny_models import dialogues, shapes
 from tools.tiny_models.configs import MODELS, build_processor
 from tools.tiny_models.encode import DialogueEncoder
@@ -26,8 +23,9 @@ from tools.tiny_models.lessons import (
     brightness,
     token_marks,
 )
-from tools.tiny_models.marks import GRID, HOSPITALS, sign_marks
+from tools.tiny_models.marks import GRID, sign_marks
 from tools.tiny_models.package import tiny_path
+from tools.tiny_models.phantom_stream import phantom
 from tools.tiny_models.phantoms import SEED
 from tools.tiny_models.pretrain import Pretraining
 from tools.tiny_models.radiographs import augment, macro_auroc, masked_bce, normalise
@@ -149,10 +147,7 @@ def test_marks_move_with_their_image():
 def test_signs_are_marked_on_their_side():
     sided = {}
     for index in range(24):
-        rng = np.random.default_rng([SEED, index])
-        institution = INSTITUTIONS[HOSPITALS[int(rng.integers(2))]]
-        study = sample_study(rng, sample_patient(rng), institution)
-        for sign in study.findings:
+        for sign in phantom(SEED, index)[0].findings:
             if sign.label in {"Pneumothorax", "Consolidation", "Lung Lesion"} and sign.side != "both":
                 mark = sign_marks(index)[sign.label]
                 left = mark[:, GRID // 2 :].sum() > mark[:, : GRID // 2].sum()  # the patient's left: image right

@@ -1,10 +1,12 @@
-"""A policy with an adapter that does something."""
+"""A policy with an adapter that does something, and its answers beside those of the library."""
 
 from __future__ import annotations
 
 import torch
 
+from chexreason.data.prompt_tensors import EncodedPrompts
 from chexreason.model.adapters import attach_lora
+from chexreason.model.generate import Sampled, Sampling, sample
 from chexreason.model.policy import Policy
 
 
@@ -16,3 +18,26 @@ def with_lora(policy: Policy, seed: int = 0, *, r: int = 4, alpha: int = 8, drop
         if "lora_B" in name and parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.05)
     return policy
+
+
+def greedy_is_generate(policy: Policy, prompts: EncodedPrompts, n: int) -> Sampled:
+    """The greedy answers of ``n`` tokens, after a comparison with those of the model's own ``generate``."""
+    ours = sample(policy, policy.with_features(prompts), Sampling(n, temperature=0.0))
+    extra = policy.family.sequence_inputs(prompts.type_ids)
+    if policy.base.config.model_type == "qwen2_5_vl":
+        extra = {"mm_token_type_ids": prompts.type_ids}
+    theirs = policy.base.generate(
+        input_ids=prompts.input_ids,
+        attention_mask=prompts.attention_mask,
+        max_new_tokens=n,
+        do_sample=False,
+        suppress_tokens=policy.banned_ids,
+        eos_token_id=policy.stop_ids,
+        pad_token_id=policy.pad_id,
+        **policy.family.image_inputs(prompts),
+        **extra,
+    )[:, prompts.input_ids.shape[1] :]
+    width = min(ours.ids.shape[1], theirs.shape[1])
+    mask = ours.mask[:, :width]
+    assert torch.equal(ours.ids[:, :width] * mask, theirs[:, :width] * mask)
+    return ours

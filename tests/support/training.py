@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import lightning as L
@@ -39,14 +39,14 @@ class ManyEs:
 
 
 @functools.cache
-def loaded() -> Policy:
-    return load_policy("tiny:tiny_gemma3", dtype="float32")
+def loaded(model: str = "tiny_gemma3") -> Policy:
+    return load_policy(f"tiny:{model}", dtype="float32")
 
 
-def policy_with_lora(dropout: float = 0.0) -> Policy:
-    policy = copy.deepcopy(loaded())  # a third of the cost of loading
+def policy_with_lora(dropout: float = 0.0, model: str = "tiny_gemma3", **options) -> Policy:
+    policy = copy.deepcopy(loaded(model))  # a third of the cost of loading
     torch.manual_seed(0)
-    attach_lora(policy, r=4, alpha=8, dropout=dropout)
+    attach_lora(policy, r=4, alpha=8, dropout=dropout, **options)
     return policy
 
 
@@ -59,17 +59,11 @@ def common(max_new_tokens: int = 6):
     }
 
 
-def sft_data(policy: Policy, studies: list[Study], batch_size: int, accumulate: int) -> StudyData:
+def sft_data(policy: Policy, studies: list[Study], batch_size: int, accumulate: int, n_val: int = 0) -> StudyData:
     samples = [Sample(s, "Describe.", a) for s, a in zip(studies, ANSWERS, strict=True)]
-    return StudyData(
-        policy.encode,
-        policy.encode_answers,
-        samples,
-        {},
-        batch_size=batch_size,
-        eval_batch_size=2,
-        accumulate=accumulate,
-    )
+    val_sets = {"set": samples[:n_val]} if n_val else {}
+    sizes = {"batch_size": batch_size, "eval_batch_size": 2, "accumulate": accumulate}
+    return StudyData(policy.encode, policy.encode_answers, samples, val_sets, **sizes)
 
 
 def grpo(policy: Policy, reward=None, **kwargs) -> GRPOModule:
@@ -108,5 +102,24 @@ class SaveAt(L.Callback):
         self.batch, self.path = batch, path
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        if trainer.fit_loop.epoch_loop.total_batch_idx == self.batch:
+        if at_batch(self.batch)(trainer):
             trainer.save_checkpoint(self.path)
+
+
+class Killed(BaseException):
+    """Stands for a kill: no hook of Lightning's that saves or cleans up may see an ordinary exception."""
+
+
+class KillAt(L.Callback):
+    """Ends the process's work at a hook, the first time ``when`` holds there."""
+
+    def __init__(self, hook: str, when: Callable[[L.Trainer], bool]) -> None:
+        setattr(self, hook, lambda trainer, *args, **kwargs: self._kill(trainer, when))
+
+    def _kill(self, trainer: L.Trainer, when: Callable[[L.Trainer], bool]) -> None:
+        if when(trainer):
+            raise Killed
+
+
+def at_batch(n: int) -> Callable[[L.Trainer], bool]:
+    return lambda trainer: trainer.fit_loop.epoch_loop.total_batch_idx == n

@@ -15,6 +15,7 @@ import pytest
 
 from chexreason.runs import attempts, record_attempt
 from chexreason.sweep.launch import failures, last_error, launch, seconds_of, states_of
+from tests.support.deep import all_deep_but
 
 WORK = "test -f $DONE || { sleep 0.15; basename $(dirname $DONE) >> $RUNS; echo {} > $DONE; }"
 
@@ -171,7 +172,7 @@ def test_no_process_outlives_a_killed_sweep(tmp_path, job):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", all_deep_but(signal.SIGKILL, [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
 def test_a_sweep_stopped_in_the_middle_ends_with_every_job_done_exactly_once(tmp_path, job, number):
     names = [f"j{i}" for i in range(12)]
     jobs = [job(name, WORK, *names[max(0, i - 2) : max(0, i - 1)]) for i, name in enumerate(names)]

@@ -5,64 +5,36 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import lightning as L
 import pytest
 import torch
 
 from chexreason.data import batches
-from chexreason.labels.catalog import CHEXPERT14
-from chexreason.model.adapters import attach_lora
 from chexreason.model.features import cache_films
-from chexreason.model.load import load_policy
-from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.training.callbacks.checkpoint import ResumePoint
 from chexreason.training.datamodule import StudyData
 from chexreason.training.sft import SFTModule
 from chexreason.types import Sample
+from tests.support import training as t
+from tests.support.deep import all_deep_but
 
 pytestmark = pytest.mark.slow
 
-ANSWERS = ("a b", "the heart is large", "c", "no finding at all here", "d e f", "g")
 TARGETS = r".*language_model.*layers\.0.*(q_proj|up_proj)"
-
-
-class Killed(BaseException):
-    """Stands for a kill: no hook of Lightning's that saves or cleans up may see an ordinary exception."""
-
-
-class KillAt(L.Callback):
-    def __init__(self, batch: int) -> None:
-        self.batch = batch
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        if trainer.fit_loop.epoch_loop.total_batch_idx == self.batch:
-            raise Killed
 
 
 def run(studies, folder: Path, cache: Path | None, model: str, kill: int | None = None) -> dict[str, torch.Tensor]:
     """Three epochs of six studies, two a batch, in another order each; a checkpoint in the folder is resumed from."""
-    policy = load_policy(f"tiny:{model}", dtype="float32")
-    torch.manual_seed(0)
-    attach_lora(policy, r=4, alpha=8, dropout=0.3, targets=TARGETS)
-    module = SFTModule(
-        policy,
-        AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION),
-        make_optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2),
-        make_scheduler=lambda o, n: torch.optim.lr_scheduler.LambdaLR(o, lambda step: 1.0),
-        max_new_tokens=1,
-        seed=7,
-    ).train()
-    samples = [Sample(s, "Describe.", a) for s, a in zip(studies, ANSWERS, strict=True)]
+    policy = t.policy_with_lora(0.3, model, targets=TARGETS)
+    module = SFTModule(policy, **t.common(1), seed=7).train()
+    samples = [Sample(s, "Describe.", a) for s, a in zip(studies, t.ANSWERS, strict=True)]
     reader = cache_films(policy, None, cache and str(cache)).film_reader()
     sizes = {"batch_size": 2, "eval_batch_size": 2}
     data = StudyData(reader.encode, policy.encode_answers, samples, {}, load=reader.load, **sizes)
     point = folder / "last.ckpt"
-    callbacks = [*([] if kill is None else [KillAt(kill)]), ResumePoint(point, 1)]
-    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    options |= {"limit_val_batches": 0, "inference_mode": False, "use_distributed_sampler": False, "devices": 1}
-    trainer = L.Trainer(**options, max_epochs=3, callbacks=callbacks)
-    trainer.fit(module, data, ckpt_path=str(point) if point.is_file() else None, weights_only=True)
-    return {name: p.detach().clone() for name, p in module.trainable().items()}
+    killing = [] if kill is None else [t.KillAt("on_train_batch_start", t.at_batch(kill))]
+    start = str(point) if point.is_file() else None
+    t.fit(module, data, folder, ckpt_path=start, callbacks=[*killing, ResumePoint(point, 1)], max_epochs=3)
+    return t.weights(module)
 
 
 @pytest.fixture
@@ -74,25 +46,19 @@ def seen(monkeypatch) -> list[str]:
     return found
 
 
-def assert_equal(one, other) -> None:
-    for name, value in one.items():
-        assert torch.equal(value, other[name]), name
-
-
-@pytest.mark.parametrize("model", ["tiny_gemma3", "tiny_qwen2_5_vl"])
+@pytest.mark.parametrize("model", all_deep_but("tiny_gemma3", ["tiny_gemma3", "tiny_qwen2_5_vl"]))
 def test_a_killed_run_ends_with_the_same_bits_whatever_became_of_the_cache(studies, tmp_path, seen, model):
     whole = run(studies, tmp_path / "whole", tmp_path / "cache", model)
     assert sorted(seen) == sorted(study.image.name for study in studies)  # once each, in three epochs
     for name, kill in (("kept", 5), ("emptied", 4), ("in the first epoch", 1)):
         folder, cache = tmp_path / name, tmp_path / f"cache {name}"
-        with pytest.raises(Killed):
+        with pytest.raises(t.Killed):
             run(studies, folder, cache, model, kill=kill)
         if name == "emptied":
             shutil.rmtree(cache)
-        assert_equal(whole, run(studies, folder, cache, model))
+        t.assert_same(whole, run(studies, folder, cache, model))
 
 
 def test_without_the_cache_the_run_learns_the_same(studies, tmp_path):
     found = [run(studies, tmp_path / str(cache), cache, "tiny_gemma3") for cache in (tmp_path / "cache", None)]
-    for name, value in found[0].items():
-        torch.testing.assert_close(value, found[1][name], atol=2e-4, rtol=0)
+    t.assert_same(found[0], found[1], atol=2e-4)

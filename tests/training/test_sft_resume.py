@@ -5,69 +5,36 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
-from chexreason.labels.catalog import CHEXPERT14
-from chexreason.model.adapters import attach_lora
 from chexreason.model.generate import key_seed
-from chexreason.model.load import load_policy
-from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.training.callbacks.adapter_export import AdapterExport
 from chexreason.training.callbacks.checkpoint import ResumePoint
-from chexreason.training.datamodule import StudyData
 from chexreason.training.sft import SFTModule
-from chexreason.types import Sample
+from tests.support import training as t
+from tests.support.deep import all_deep_but
 
 pytestmark = pytest.mark.slow
 
-ANSWERS = ("a b", "the heart is large", "c", "no finding at all here", "d e f", "g")
 TARGETS = r".*language_model.*layers\.0.*(q_proj|up_proj)"  # two projections: the order of events is tested
 
 
-class Killed(BaseException):
-    """Stands for a kill: no hook of Lightning's that saves or cleans up may see an ordinary exception."""
-
-
-class KillAt(L.Callback):
-    """Ends the process's work at a hook, the first time ``when`` holds there."""
-
-    def __init__(self, hook: str, when) -> None:
-        setattr(self, hook, lambda trainer, *args, **kwargs: self._kill(trainer, when))
-
-    def _kill(self, trainer: L.Trainer, when) -> None:
-        if when(trainer):
-            raise Killed
-
-
-def run(studies, folder: Path, *, kill: KillAt | None = None, **stopping):
+def run(studies, folder: Path, *, kill: t.KillAt | None = None, **stopping):
     """Three epochs of six studies, two to an update; a checkpoint in the folder is resumed from."""
-    policy = load_policy("tiny:tiny_gemma3", dtype="float32")
-    torch.manual_seed(0)
-    attach_lora(policy, r=4, alpha=8, dropout=0.3, targets=TARGETS)
-    module = SFTModule(
-        policy,
-        AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION),
-        make_optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2),
-        make_scheduler=lambda o, n: torch.optim.lr_scheduler.LambdaLR(o, lambda step: 1 - step / (2 * n)),
-        max_new_tokens=1,
-        seed=7,
-    ).train()
-    samples = [Sample(s, "Describe.", a) for s, a in zip(studies, ANSWERS, strict=True)]
-    sizes = {"batch_size": 1, "eval_batch_size": 2, "accumulate": 2}
-    data = StudyData(policy.encode, policy.encode_answers, samples, {"set": samples[:2]}, **sizes)
+    policy = t.policy_with_lora(0.3, targets=TARGETS)
+    module = SFTModule(policy, **t.common(1), seed=7).train()
     point = folder / "last.ckpt"
     callbacks = [*([kill] if kill else []), AdapterExport(str(folder / "adapter"), "val/loss", "min", {}, [])]
     callbacks += [ResumePoint(point, 1), EarlyStopping("val/loss", **({"patience": 9} | stopping))]
-    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    options |= {"num_sanity_val_steps": 0, "inference_mode": False, "use_distributed_sampler": False}
-    trainer = L.Trainer(**options, devices=1, max_epochs=3, accumulate_grad_batches=2, callbacks=callbacks)
+    length = {"max_epochs": 3, "accumulate_grad_batches": 2, "limit_val_batches": 1.0}
     # what a process has drawn so far must not matter
     torch.manual_seed(random.SystemRandom().getrandbits(32))
-    trainer.fit(module, data, ckpt_path=str(point) if point.is_file() else None, weights_only=True)
-    return trainer
+    start = str(point) if point.is_file() else None
+    return t.fit(
+        module, t.sft_data(policy, studies, 1, 2, n_val=2), folder, ckpt_path=start, callbacks=callbacks, **length
+    )
 
 
 def adapters(folder: Path) -> dict[str, bytes]:
@@ -82,26 +49,22 @@ def whole(studies, tmp_path_factory) -> dict[str, bytes]:
     return adapters(folder)
 
 
-def batch(n: int):
-    return lambda trainer: trainer.fit_loop.epoch_loop.total_batch_idx == n
-
-
 POINTS = {
-    "before the first checkpoint": (KillAt("on_train_batch_start", batch(1)), False),
-    "between accumulation steps": (KillAt("on_after_backward", batch(4)), True),
-    "before the optimiser's step": (KillAt("on_before_optimizer_step", batch(3)), True),
-    "after the last step of an epoch": (KillAt("on_validation_start", batch(5)), True),
-    "inside validation": (KillAt("on_validation_batch_start", batch(11)), True),
-    "after validation": (KillAt("on_train_epoch_start", lambda trainer: trainer.current_epoch == 2), True),
-    "inside the last validation": (KillAt("on_validation_batch_end", batch(17)), True),
-    "at the end of training": (KillAt("on_train_end", lambda trainer: True), True),
+    "before the first checkpoint": (t.KillAt("on_train_batch_start", t.at_batch(1)), False),
+    "between accumulation steps": (t.KillAt("on_after_backward", t.at_batch(4)), True),
+    "before the optimiser's step": (t.KillAt("on_before_optimizer_step", t.at_batch(3)), True),
+    "after the last step of an epoch": (t.KillAt("on_validation_start", t.at_batch(5)), True),
+    "inside validation": (t.KillAt("on_validation_batch_start", t.at_batch(11)), True),
+    "after validation": (t.KillAt("on_train_epoch_start", lambda trainer: trainer.current_epoch == 2), True),
+    "inside the last validation": (t.KillAt("on_validation_batch_end", t.at_batch(17)), True),
+    "at the end of training": (t.KillAt("on_train_end", lambda trainer: True), True),
 }
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", all_deep_but("between accumulation steps", POINTS))
 def test_a_killed_run_ends_with_the_same_adapters(studies, whole, tmp_path, point):
     kill, has_checkpoint = POINTS[point]
-    with pytest.raises(Killed):
+    with pytest.raises(t.Killed):
         run(studies, tmp_path, kill=kill)
     assert (tmp_path / "last.ckpt").is_file() == has_checkpoint
     run(studies, tmp_path)
@@ -111,8 +74,8 @@ def test_a_killed_run_ends_with_the_same_adapters(studies, whole, tmp_path, poin
 def test_a_run_killed_after_it_stopped_early_does_not_go_on(studies, tmp_path):
     options = {"patience": 1, "mode": "max"}  # the loss falls, so it stops
     assert run(studies, tmp_path / "whole", **options).global_step < 9
-    with pytest.raises(Killed):
-        run(studies, tmp_path / "killed", kill=KillAt("on_train_end", lambda trainer: True), **options)
+    with pytest.raises(t.Killed):
+        run(studies, tmp_path / "killed", kill=t.KillAt("on_train_end", lambda trainer: True), **options)
     assert (tmp_path / "killed" / "last.ckpt").is_file()
     run(studies, tmp_path / "killed", **options)
     assert adapters(tmp_path / "killed") == adapters(tmp_path / "whole")

@@ -59,6 +59,19 @@ def build_processor(name: str, tokenizer: PreTrainedTokenizerBase) -> TinyProces
     return Qwen2_5_VLProcessor(images, tokenizer, videos, chat_template=template)
 
 
+def _text(tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
+    """What the text parts of both have in common."""
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": HIDDEN,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 2048,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
 def _build_gemma3(tokenizer: PreTrainedTokenizerBase) -> Gemma3ForConditionalGeneration:
     ids = tokenizer.convert_tokens_to_ids
     config = Gemma3Config(
@@ -72,19 +85,13 @@ def _build_gemma3(tokenizer: PreTrainedTokenizerBase) -> Gemma3ForConditionalGen
             "patch_size": 16,
             "vision_use_head": False,
         },
-        text_config={
-            "vocab_size": len(tokenizer),
-            "hidden_size": HIDDEN,
+        text_config=_text(tokenizer)
+        | {
             "intermediate_size": 512,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 3,
-            "num_key_value_heads": 1,
             "head_dim": 64,
             "query_pre_attn_scalar": 64,
             "sliding_window": 512,
             "sliding_window_pattern": 2,
-            "max_position_embeddings": 2048,
-            "pad_token_id": tokenizer.pad_token_id,
             "eos_token_id": ids("<eos>"),
             "bos_token_id": tokenizer.bos_token_id,
         },
@@ -116,18 +123,12 @@ def _build_qwen2_5_vl(tokenizer: PreTrainedTokenizerBase) -> Qwen2_5_VLForCondit
             "out_hidden_size": HIDDEN,
             "fullatt_block_indexes": [1, 3],
         },
-        text_config={
-            "vocab_size": len(tokenizer),
-            "hidden_size": HIDDEN,
+        text_config=_text(tokenizer)
+        | {
             "intermediate_size": 448,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 3,
-            "num_key_value_heads": 1,
-            "max_position_embeddings": 2048,
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 12, 12]},
             "bos_token_id": ids("<|endoftext|>"),
             "eos_token_id": ids("<|im_end|>"),
-            "pad_token_id": tokenizer.pad_token_id,
         },
         image_token_id=ids("<|image_pad|>"),
         video_token_id=ids("<|video_pad|>"),

@@ -139,10 +139,7 @@ _Task = tuple[str, str, list[str], list[str]]  # reasoning, question, the words 
 
 def _topics(study: Study, brightness: tuple[float, float]) -> list[Callable[[random.Random], _Task]]:
     """The tasks this study can be asked: those whose answer is known."""
-    topics = [
-        lambda rng: _brightness(study, brightness, rng),
-        lambda rng: _halves(study, brightness, rng),
-    ]
+    topics = [lambda rng: _brightness(study, brightness, rng), lambda rng: _halves(study, brightness, rng)]
     if study.view in {"PA", "AP"}:
         topics.append(lambda rng: _view(study, rng))
     if study.mask[CHEXPERT14.index("Support Devices")]:
@@ -168,12 +165,8 @@ def _halves(study: Study, brightness: tuple[float, float], rng: random.Random) -
 
 def _view(study: Study, rng: random.Random) -> _Task:
     asked = rng.choice(("Is this an AP or a PA view?", "State the view of the image."))
-    return (
-        _think(study, rng, f"This is a frontal {study.view} view."),
-        asked,
-        ["AP view", "PA view"],
-        [f"{study.view} view"],
-    )
+    thought = _think(study, rng, f"This is a frontal {study.view} view.")
+    return thought, asked, ["AP view", "PA view"], [f"{study.view} view"]
 
 
 def _hardware(study: Study, rng: random.Random) -> _Task:
@@ -193,12 +186,8 @@ def _side(study: Study, rng: random.Random) -> _Task:
 def _findings(study: Study, rng: random.Random) -> _Task:
     positive = [name for name, on in zip(CHEXPERT14, study.target, strict=True) if on]
     words = [PLAIN_WORDS[name] for name in positive] or ["unclear"]
-    return (
-        describe(study, CHEXPERT14, rng),
-        rng.choice(FINDINGS_ASKED),
-        [*PLAIN_WORDS.values(), "unclear"],
-        words,
-    )
+    thought = describe(study, CHEXPERT14, rng)
+    return thought, rng.choice(FINDINGS_ASKED), [*PLAIN_WORDS.values(), "unclear"], words
 
 
 def _think(study: Study, rng: random.Random, sentence: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -38,25 +37,6 @@ class Lesson:
     turns: list[list[Turn]]
 
 
-class Lessons(Protocol):
-    """A supply of lessons with its own measure of progress."""
-
-    n_targets: int
-    n_marks: int
-
-    def draw(self, n: int, rng: random.Random, *, talk: bool) -> Lesson:
-        """A batch of ``n`` images, with dialogues where ``talk``."""
-        ...
-
-    def refresh(self) -> None:
-        """Take in what has been prepared since."""
-        ...
-
-    def measure(self, student: Student) -> dict[str, float]:
-        """Held-out figures of the auxiliary head."""
-        ...
-
-
 class ChestLessons:
     """Real radiographs (train split, hard labels blended with the teacher's) and phantoms of both hospitals.
 
@@ -87,6 +67,7 @@ class ChestLessons:
         self.marked, self.marks = load_marks(self.phantom_folder, range(1, 1 + len(self.phantom) // SHARD))
 
     def draw(self, n: int, rng: random.Random, *, talk: bool) -> Lesson:
+        """A batch of ``n`` images, with dialogues where ``talk``."""
         n_real = round(self.real_share * n)
         real = torch.tensor([rng.randrange(len(self.real)) for _ in range(n_real)])
         fake = torch.tensor([rng.randrange(len(self.phantom)) for _ in range(n - n_real)])
@@ -102,6 +83,7 @@ class ChestLessons:
         return Lesson(pixels, target, mask, marks, marked, turns)
 
     def measure(self, student: Student) -> dict[str, float]:
+        """Held-out figures of the auxiliary head."""
         sets = {"nih_val_auroc": self.real_val, "phantom_val_auroc": self.phantom_val}
         return {
             name: macro_auroc(logits_of(student, normalise(data.pixels))[:, :N_LABELS], data.target, data.mask)["macro"]
@@ -132,6 +114,9 @@ class ShapeLessons:
         lesson = self.draw(400, random.Random("held-out"), talk=False)
         logits = logits_of(student, lesson.pixels)
         return {"shape_accuracy": float(((logits > 0) == (lesson.target > 0.5)).float().mean())}
+
+
+Lessons = ChestLessons | ShapeLessons
 
 
 def token_marks(marks: list[list[tuple[int, torch.Tensor]]], affine: torch.Tensor) -> torch.Tensor:

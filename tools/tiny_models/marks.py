@@ -7,7 +7,6 @@ Pixel-level supervision is what lets a small vision tower find small signs withi
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,20 +15,17 @@ import torch
 
 from chexreason.files import whole
 from chexreason.labels.catalog import CHEXPERT14
-from chexreason.phantom.institution import INSTITUTIONS
-from chexreason.phantom.patient import PARENT_OF, sample_patient
-from chexreason.phantom.render import render_film, sample_study
-from tools.tiny_models.phantoms import FILM, SEED, SHARD
+from chexreason.phantom.patient import PARENT_OF
+from chexreason.phantom.render import render_film
+from tools.tiny_models.phantom_stream import phantom
+from tools.tiny_models.phantoms import FILM, SEED, SHARD, shards
 
 GRID = 16  # marks are GRID x GRID
-HOSPITALS = ("a", "b")
 
 
 def sign_marks(index: int) -> dict[str, np.ndarray]:
     """Marks in 0..1, float [GRID, GRID], of each sign of phantom ``index``; a parent label gets its children's."""
-    rng = np.random.default_rng([SEED, index])
-    hospital = INSTITUTIONS[HOSPITALS[int(rng.integers(len(HOSPITALS)))]]
-    study = sample_study(rng, sample_patient(rng), hospital)
+    study, hospital = phantom(SEED, index)
     marks: dict[str, np.ndarray] = {}
     if not study.findings:
         return marks
@@ -71,17 +67,5 @@ def load_marks(folder: Path, shards: range) -> tuple[torch.Tensor, dict[int, lis
     return marked, found
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--shards", type=int, default=24)
-    args = parser.parse_args()
-    for index in range(1, args.shards):  # the first shard is held out
-        if not (args.out / f"marks-{index:03d}.npz").exists():
-            mark_shard(index, args.out)
-            print(f"marks of shard {index + 1} of {args.shards}", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    shards(__doc__, "marks", mark_shard, first=1)  # the first shard is held out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 from pathlib import Path
@@ -26,10 +27,7 @@ def write_package(model: TinyModel, processor: TinyProcessor, folder: Path, log:
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    half = type(model)(model.config)
-    half.load_state_dict(model.state_dict())
-    half.generation_config = model.generation_config
-    half.to(torch.float16).save_pretrained(partial)
+    copy.deepcopy(model).to(torch.float16).save_pretrained(partial)
     processor.save_pretrained(partial)
     if log is not None and log.exists():
         shutil.copy(log, partial / "training_log.csv")

@@ -10,27 +10,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chexreason.labels.catalog import CHEXPERT14
-from chexreason.phantom.institution import INSTITUTIONS
+from chexreason.phantom.institution import INSTITUTIONS, Institution
 from chexreason.phantom.patient import PhantomStudy, sample_patient
 from chexreason.phantom.render import render_film, sample_study
 from chexreason.types import Study
 
 
+def phantom(seed: int, index: int, institution_names: Sequence[str] = ("a", "b")) -> tuple[PhantomStudy, Institution]:
+    """Phantom number ``index``, a fresh patient at one of the named hospitals, and that hospital."""
+    rng = np.random.default_rng([seed, index])
+    hospital = INSTITUTIONS[institution_names[int(rng.integers(len(institution_names)))]]
+    return sample_study(rng, sample_patient(rng), hospital), hospital
+
+
 def item(
     seed: int, index: int, institution_names: Sequence[str] = ("a", "b"), size: int = 160
 ) -> tuple[NDArray[np.uint8], PhantomStudy]:
-    """Film [size, size] uint8 and phantom number ``index``, a fresh patient at one of the named hospitals."""
-    rng = np.random.default_rng([seed, index])
-    hospital = INSTITUTIONS[institution_names[int(rng.integers(len(institution_names)))]]
-    study = sample_study(rng, sample_patient(rng), hospital)
+    """Film [size, size] uint8 of a phantom, and the phantom."""
+    study, hospital = phantom(seed, index, institution_names)
     return render_film(study, hospital.rendering, size), study
 
 
 def stream(
-    seed: int, institution_names: Sequence[str] = ("a", "b"), size: int = 160, start: int = 0, step: int = 1
+    seed: int, institution_names: Sequence[str] = ("a", "b"), size: int = 160
 ) -> Iterator[tuple[NDArray[np.uint8], PhantomStudy]]:
-    """Yield items ``start``, ``start + step``, ... for ever; worker w of W takes start=w, step=W."""
-    for index in itertools.count(start, step):
+    """Yield items 0, 1, ... for ever."""
+    for index in itertools.count():
         yield item(seed, index, institution_names, size)
 
 

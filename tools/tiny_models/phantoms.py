@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -67,18 +68,18 @@ def _study(name: str, note: dict[str, object]) -> Study:
     return Study(name, name, str(note["dataset"]), Path(), target, mask, view=str(note["view"]), signs=signs)
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def shards(about: str, name: str, write: Callable[[int, Path], None], first: int = 0) -> None:
+    """The command line that writes the missing files ``<name>-<shard>.npz`` of a folder, from shard ``first`` on."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--shards", type=int, default=24)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    for index in range(args.shards):
-        if not (args.out / f"shard-{index:03d}.npz").exists():
-            render_shard(index, args.out)
-            print(f"shard {index + 1} of {args.shards}", flush=True)
+    for index in range(first, args.shards):
+        if not (args.out / f"{name}-{index:03d}.npz").exists():
+            write(index, args.out)
+            print(f"{name}: shard {index + 1} of {args.shards}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    shards(__doc__, "shard", render_shard)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -45,17 +45,16 @@ class Radiographs:
 def load_radiographs(split: str, folder: Path | None = None) -> Radiographs:
     """All radiographs of one patient split ("train", "val", "test") in the order of the table."""
     folder = folder or data_folder()
-    with open(folder / "labels.csv", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == split]
-    if not rows:
+    table = pd.read_csv(folder / "labels.csv").query("split == @split")
+    if table.empty:
         raise ValueError(f"{folder / 'labels.csv'} has no rows of split '{split}'")
-    pixels = np.stack([np.asarray(Image.open(folder / row["path"]).convert("L")) for row in rows])
-    raw = np.array([[float(row[label] or "nan") for label in CHEXPERT14] for row in rows], dtype=np.float32)
+    pixels = np.stack([np.asarray(Image.open(folder / path).convert("L")) for path in table["path"]])
+    raw = table[list(CHEXPERT14)].to_numpy(dtype=np.float32)
     return Radiographs(
         pixels=torch.from_numpy(pixels),
         target=torch.from_numpy(np.nan_to_num(raw)),
         mask=torch.from_numpy((~np.isnan(raw)).astype(np.float32)),
-        views=tuple(row["view"] for row in rows),
+        views=tuple(table["view"].fillna("")),
     )
 
 

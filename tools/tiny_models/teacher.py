@@ -17,14 +17,7 @@ import torch
 from torch import nn
 
 from chexreason.files import whole
-from tools.tiny_models.radiographs import (
-    Radiographs,
-    augment,
-    load_radiographs,
-    macro_auroc,
-    masked_bce,
-    normalise,
-)
+from tools.tiny_models.radiographs import Radiographs, augment, load_radiographs, macro_auroc, masked_bce, normalise
 
 N_LABELS = 14
 
@@ -93,21 +86,13 @@ def train(out: Path, epochs: int, batch_size: int, lr: float, seed: int) -> None
                 print(f"  {len(losses)}/{steps} {np.mean(losses[-25:]):.4f} {time.time() - start:.0f}s", flush=True)
         areas = macro_auroc(predict(network, val), val.target, val.mask)
         print(f"epoch {epoch + 1} loss {np.mean(losses):.4f} {time.time() - start:.0f}s val {areas}", flush=True)
-        state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
-        _save(state | {"schedule": schedule.state_dict(), "epoch": epoch + 1}, checkpoint)
+        parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
+        with whole(checkpoint) as temporary:
+            torch.save({name: part.state_dict() for name, part in parts.items()} | {"epoch": epoch + 1}, temporary)
     areas = macro_auroc(predict(network, val), val.target, val.mask)
     (out / "teacher.json").write_text(json.dumps({"epochs": epochs, "val_auroc": areas}, indent=1))
-    _write_soft_labels(predict(network, data).sigmoid().numpy(), out / "soft_labels.npz")
-
-
-def _write_soft_labels(probabilities: np.ndarray, path: Path) -> None:
-    with whole(path) as temporary:
-        np.savez(temporary, train=probabilities)
-
-
-def _save(state: dict[str, object], path: Path) -> None:
-    with whole(path) as temporary:
-        torch.save(state, temporary)
+    with whole(out / "soft_labels.npz") as temporary:
+        np.savez(temporary, train=predict(network, data).sigmoid().numpy())
 
 
 def main() -> None:
