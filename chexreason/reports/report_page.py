@@ -40,28 +40,11 @@ def write_page(
     Its images are ``embedded`` or lie beside it. One script of our own filters the cases; the page's policy names it by
     its hash and forbids every other, and without it the page reads the same.
     """
-    page = _html(figures, runs, cases, attributions, embedded, withheld)
-    # Pictures before the page that shows them, and the old ones go last: the page is whole at every moment.
-    beside = [] if embedded else [case.image for case in cases if case.image]
-    for jpeg in beside:
-        write_bytes(out / file_address(jpeg), jpeg)
-    write_text(out / "report.html", page)
-    forget_pictures(out, beside)
-
-
-def _html(
-    figures: StudyFigures,
-    runs: Mapping[str, Mapping[str, Curve]],
-    cases: Sequence[Case],
-    attributions: Sequence[str],
-    embedded: bool,
-    withheld: Collection[str],
-) -> str:
     # Autoescape for every name: select_autoescape() would leave a ".j2" template unescaped.
     environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     arms = list(figures["arms"])
     script = (_HERE / "report.js").read_text(encoding="utf-8")
-    return environment.get_template("report.html.j2").render(
+    page = environment.get_template("report.html.j2").render(
         figures=figures,
         arm_title=arm_title,
         css=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
@@ -85,6 +68,12 @@ def _html(
         trivial=TRIVIAL_ANSWERS,
         below=BELOW,
     )
+    # Pictures before the page that shows them, and the old ones go last: the page is whole at every moment.
+    beside = [] if embedded else [case.image for case in cases if case.image]
+    for jpeg in beside:
+        write_bytes(out / file_address(jpeg), jpeg)
+    write_text(out / "report.html", page)
+    forget_pictures(out, beside)
 
 
 def _labels(figures: StudyFigures, cases: Sequence[Case]) -> list[str]:
