@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -69,13 +69,16 @@ def write_ranking(
     ]
     parts = [f"# Ranking or operating point? (scores: {kind})"]
     parts += [_READING.format(patients=fit_patients, resamples=n_resamples), ground.sentence()]
+    tables, lines = [], []
     for view in views:
-        parts += [table.markdown() for table in (_arm_table(view), step_table(view)) if table.rows]
-        parts += view.missing()
-    tables = [_arm_table(view, ground.sentence(), *view.missing()).latex(f"ranking-{view.dataset}") for view in views]
-    lines = pd.DataFrame([{**line, "scores": kind} for view in views for line in _lines(view)], columns=_CSV)
+        figures = {arm: _figures(sight) for arm, sight in view.arms.items()}
+        table, steps = _arm_table(view.dataset, figures), step_table(view)
+        parts += [shown.markdown() for shown in (table, steps) if shown.rows] + view.missing()
+        noted = replace(table, notes=(ground.sentence(), *view.missing()))
+        tables.append(noted.latex(f"ranking-{view.dataset}"))
+        lines += [{**line, "dataset": view.dataset, "scores": kind} for line in _lines(figures)]
     write_text(out / "ranking.md", "\n\n".join(parts) + "\n")
-    write_text(out / "ranking.csv", csv_text(ground.stamped(lines)))
+    write_text(out / "ranking.csv", csv_text(ground.stamped(pd.DataFrame(lines, columns=_CSV))))
     write_text(out / "ranking.tex", "\n".join(tables))
 
 
@@ -140,11 +143,10 @@ def see(
     return View(dataset, found, tuple(lacking))
 
 
-def _arm_table(view: View, *notes: str) -> Table:
+def _arm_table(dataset: str, figures: Mapping[str, Mapping[str, Interval]]) -> Table:
     """One row an arm."""
-    figures = {arm: _figures(sight) for arm, sight in view.arms.items()}
     rows: list[TableRow] = [(arm, *(interval_cell(own.get(name)) for name in _COLUMNS)) for arm, own in figures.items()]
-    return Table(f"Sight and thresholds at {view.dataset}", ("arm", *_COLUMNS.values()), rows, notes=notes)
+    return Table(f"Sight and thresholds at {dataset}", ("arm", *_COLUMNS.values()), rows)
 
 
 def step_table(view: View) -> Table:
@@ -157,15 +159,15 @@ def step_table(view: View) -> Table:
     return Table(f"Changes in macro-F1 at {view.dataset}, split", header, rows)
 
 
-def _lines(view: View) -> Iterator[dict[str, Any]]:
+def _lines(figures: Mapping[str, Mapping[str, Interval]]) -> Iterator[dict[str, Any]]:
     """The line of every figure, of every label and of their mean ("macro"); one line for an arm without any."""
-    for arm, sight in view.arms.items():
-        line = {"arm": arm, "dataset": view.dataset, "status": "measured" if sight else "missing"}
-        if sight is None:
-            yield line
-        for name, figure in _figures(sight).items():
+    for arm, own in figures.items():
+        if not own:
+            yield {"arm": arm, "status": "missing"}
+        for name, figure in own.items():
             measure, _, label = name.partition("/")
-            yield {**line, "label": label or "macro", "measure": measure.removeprefix("macro_"), **asdict(figure)}
+            line = {"label": label or "macro", "measure": measure.removeprefix("macro_"), **asdict(figure)}
+            yield {"arm": arm, "status": "measured", **line}
 
 
 def _figures(sight: Sight | None) -> dict[str, Interval]:
