@@ -77,15 +77,12 @@ def _interval(totals: npt.NDArray[np.int64], n_resamples: int, rng: np.random.Ge
 def match(first: Manifest, second: Manifest) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], str, int]:
     """Row numbers [M] in ``first`` and [M] in ``second`` of the images both hold, how found, how many ambiguous."""
     for how, key in (("path", _paths), ("file name", _stems)):
-        codes, names = pd.factorize(np.concatenate([key(first), key(second)]))
-        a, b = np.split(codes, [len(first.frame)])  # the same number for the same name
-        in_a, in_b = (np.bincount(side, minlength=len(names)) for side in (a, b))
-        shared = in_b[a] > 0
+        a, b = (pd.Series(np.arange(len(one.frame)), index=key(one)) for one in (first, second))  # row numbers by name
+        shared = a.index.isin(b.index)
         if shared.any():
-            rows = np.flatnonzero((in_a[a] == 1) & (in_b[a] == 1))
-            place = np.zeros(len(names), dtype=np.intp)
-            place[b] = np.arange(len(b))
-            return rows, place[a[rows]], how, int(shared.sum()) - len(rows)
+            a, b = (side[~side.index.duplicated(keep=False)] for side in (a, b))
+            rows = a[a.index.isin(b.index)]
+            return rows.to_numpy(), b[rows.index].to_numpy(), how, int(shared.sum()) - len(rows)
     nothing = np.empty(0, dtype=np.intp)
     return nothing, nothing, "nothing", 0
 

@@ -20,8 +20,7 @@ from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.schema import LabelSet
 from chexreason.labels.uncertainty import LabelPolicy
 
-PAGE_NAME, FIGURES_NAME = "audit.html", "audit.json"
-_TEMPLATE = "audit.html.j2"
+PAGE_NAME = "audit.html"
 
 
 def write_audit(
@@ -50,7 +49,9 @@ def write_audit(
     and crosswalk by set; ``attributions`` the licence texts of the images. Raises ValueError on a name that is no set.
     """
     home, lists = home or next(iter(manifests), ""), label_lists or {}
-    _check_names(manifests, {home, *credentialed, *lists, *(name for pair in agreement for name in pair)})
+    named = {home, *credentialed, *lists, *(name for pair in agreement for name in pair)}
+    if unknown := sorted(named - set(manifests)):
+        raise ValueError(f"the audit has no set called {', '.join(unknown)}; it has: {', '.join(manifests) or 'none'}")
     vendors = {name for name, manifest in manifests.items() if manifest.frame["patient_id"].map(of_vendor).any()}
     credentialed = {*credentialed, *vendors}
     figures: AuditFigures = {
@@ -75,7 +76,7 @@ def write_audit(
     shown = {name: manifest for name, manifest in manifests.items() if name not in credentialed}
     pictures = contact_sheet(shown, n_images, seed)
     licences = [Path(path).read_text(encoding="utf-8") for path in attributions]
-    write_json(folder / FIGURES_NAME, figures)
+    write_json(folder / "audit.json", figures)
     write_text(folder / PAGE_NAME, _render(figures, pictures, licences))
     return figures
 
@@ -84,8 +85,8 @@ def _render(figures: AuditFigures, pictures: Sequence[Picture], licences: Sequen
     """The page as HTML: self-contained, without scripts, every text from the data escaped."""
     # Autoescape for every name: select_autoescape() would leave a ".j2" template unescaped.
     loader = FileSystemLoader(Path(__file__).parent)
-    template = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(_TEMPLATE)
-    return template.render(
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template("audit.html.j2").render(
         figures=figures,
         pictures=pictures,
         licences=licences,
@@ -94,12 +95,6 @@ def _render(figures: AuditFigures, pictures: Sequence[Picture], licences: Sequen
         far_apart=far_apart,
         limits={"few": FEW, "ratio": RATIO, "fair": FAIR},
     )
-
-
-def _check_names(manifests: Mapping[str, Manifest], named: Collection[str]) -> None:
-    unknown = sorted(set(named) - set(manifests))
-    if unknown:
-        raise ValueError(f"the audit has no set called {', '.join(unknown)}; it has: {', '.join(manifests) or 'none'}")
 
 
 def _leak(leak: Leak, credentialed: Collection[str]) -> AuditFigures:

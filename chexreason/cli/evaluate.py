@@ -120,7 +120,7 @@ def main(cfg: DictConfig) -> None:
     for name, values in score_sets(found, label_set).items():
         wanted = ("macro_f1", "macro_f1_supported", "micro_f1", "fail_rate")
         log.info("%s on %s: %s", cfg.arm, name, ", ".join(f"{k} {values[k]:.3f}" for k in wanted))
-        log.info("%s", basis({name: facts[name]}, {}))
+        log.info("%s", basis({name: facts[name]}))
 
 
 if __name__ == "__main__":

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from html import escape
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from chexreason.reports.figures import PALETTE, STYLE, by_step, drawing
 from chexreason.reports.history import Curve, ema
-from chexreason.reports.study_tables import data_sets
+from chexreason.reports.study_tables import arm_title, best_trivial, data_sets
 from chexreason.statistics.comparable import label_count
 
 if TYPE_CHECKING:
@@ -37,38 +38,38 @@ _CHARTS = (
 
 def transfer_charts(figures: Mapping[str, Any]) -> Iterator[str]:
     """Macro-F1 of every arm with its interval, a chart a data set on one scale, the best trivial row dashed."""
-    names, arms, trivial = figures["names"], figures["arms"], figures["trivial"]
+    arms = figures["arms"]
     scores = [by_set["macro_f1"] for sets in arms.values() for by_set in sets.values()]
     top = max([score["high"] or score["value"] for score in scores] + [0.1])
     for name in data_sets(figures):
-        floor, row = max((by_set[name]["macro_f1"], row) for row, by_set in trivial.items() if name in by_set)
+        floor, row = best_trivial(figures, name)
         with drawing(_PAGE_STYLE, (4.4, 2.7)) as (figure, (panel,)):
             for x, arm in enumerate(arms):
                 if name in arms[arm]:
                     _whisker(panel, x, arms[arm][name]["macro_f1"], PALETTE[x % len(PALETTE)])
             panel.axhline(floor, color=_INK, linewidth=1, linestyle="--", alpha=0.6)
-            panel.set_title(names.get(name, name))
+            panel.set_title(name)
             facts = figures["sets"][name]
-            stands_on = [*wrap(f"{label_count(facts)}, label policy {facts['policy']}", 56)]
+            stands_on = wrap(f"{label_count(facts)}, label policy {facts['policy']}", 56)
             below = [f"dashed: best trivial answer, {row} ({floor:.3f})", *stands_on]
             panel.set_xlabel("\n".join(below), fontsize=8.5, parse_math=False)
             panel.set_ylabel("macro-F1")
-            panel.set_xticks(range(len(arms)), [names.get(arm, arm) for arm in arms])
+            panel.set_xticks(range(len(arms)), [arm_title(arm) for arm in arms])
             panel.set_xlim(-0.5, len(arms) - 0.5)
             panel.set_ylim(0, max(top, floor) * 1.12)
             panel.grid(axis="x", visible=False)
-            yield _svg(figure, f"Macro-F1 of every arm with its 95 % interval at {names.get(name, name)}")
+            yield _svg(figure, f"Macro-F1 of every arm with its 95 % interval at {name}")
 
 
-def curve_charts(curves: Mapping[str, Curve], run: str, names: Mapping[str, str]) -> Iterator[str]:
+def curve_charts(curves: Mapping[str, Curve], run: str) -> Iterator[str]:
     """One chart for each of ``_CHARTS`` that the run ``run`` logged: raw values faint, moving average (0.95) strong."""
     for title, patterns in _CHARTS:
-        chosen = [name for name in curves for pattern in patterns if _matches(name, pattern)]
+        chosen = [name for name in curves for pattern in patterns if fnmatchcase(name, pattern)]
         if not chosen:
             continue
         with drawing(_PAGE_STYLE, (3.6, 2.4)) as (figure, (panel,)):
             for colour, name in zip(PALETTE[1:] + PALETTE[:1], chosen, strict=False):
-                _line(panel, curves[name], colour, _short(name, names))
+                _line(panel, curves[name], colour, _short(name))
             panel.set_title(f"{run}: {title}")
             by_step(panel)
             if len(chosen) > 1:
@@ -92,14 +93,9 @@ def _line(panel: Axes, curve: Curve, colour: str, label: str) -> None:
     panel.plot(curve.steps, ema(curve.values), color=colour, linewidth=1.8, label=label)
 
 
-def _matches(name: str, pattern: str) -> bool:
-    return re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), name) is not None
-
-
-def _short(name: str, names: Mapping[str, str]) -> str:
+def _short(name: str) -> str:
     if name.endswith("/macro_f1"):
-        dataset = name.split("/")[1]
-        return names.get(dataset, dataset)
+        return name.split("/")[1]
     return name.removeprefix("train/reward/").replace("train/", "train ").replace("val/", "validation ")
 
 

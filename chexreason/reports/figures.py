@@ -154,12 +154,12 @@ def draw_printed(stem: Path) -> None:
 def front(points: Points) -> list[str]:
     """Arms that no other arm matches or beats at both places while beating them at one, best at home first."""
     scores = {arm: (home.value, away.value) for arm, (home, away) in points.items()}
-    best = [arm for arm, own in scores.items() if not any(_beats(other, own) for other in scores.values())]
+    best = [
+        arm
+        for arm, (x, y) in scores.items()
+        if not any(other != (x, y) and other[0] >= x and other[1] >= y for other in scores.values())
+    ]
     return sorted(best, key=lambda arm: (-scores[arm][0], -scores[arm][1], arm))
-
-
-def _beats(other: tuple[float, float], own: tuple[float, float]) -> bool:
-    return other != own and other[0] >= own[0] and other[1] >= own[1]
 
 
 def _draw(panel: Axes, title: str, column: str, runs: Mapping[str, Mapping[str, Curve]]) -> None:

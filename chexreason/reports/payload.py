@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import Any
 
+import pandas as pd
+
 from chexreason.labels.schema import LabelSet
-from chexreason.reports.history import Rewards, fifths
-from chexreason.statistics.bootstrap import STATISTICS, Interval, Replicates, intervals, paired, replicates
+from chexreason.reports.history import ends, fifths
+from chexreason.statistics.bootstrap import STATISTICS, Replicates, intervals, paired, replicates
 from chexreason.statistics.comparable import set_facts
 from chexreason.statistics.metrics import confusion
 from chexreason.statistics.predictions import counts, datasets, evaluated_labels
@@ -64,12 +66,12 @@ def study_figures(
     return figures
 
 
-def reward_figures(rewards: Rewards | None, n_resamples: int, seed: int) -> StudyFigures:
+def reward_figures(rewards: pd.DataFrame | None, n_resamples: int, seed: int) -> StudyFigures:
     """The reward's first and last fifth and who was in them, where a run logged rewards."""
     if rewards is None:
         return {}
-    found: StudyFigures = {name: _plain(i) for name, i in fifths(rewards, n_resamples, seed).items()}
-    first, last = (set(rewards.patients[part].tolist()) for part in rewards.ends())
+    found: StudyFigures = {name: asdict(i) for name, i in fifths(rewards, n_resamples, seed).items()}
+    first, last = (set(rewards["patient_id"][part]) for part in ends(rewards))
     found["patients"] = {"first_fifth": len(first), "last_fifth": len(last), "both": len(first & last)}
     return {"reward": found}
 
@@ -89,7 +91,7 @@ def _arm_figures(rows: Sequence[Prediction], labels: Sequence[str], sample: Repl
     found = intervals(sample)
     per_label = {
         label: {
-            "f1": _plain(found[f"f1/{label}"]),
+            "f1": asdict(found[f"f1/{label}"]),
             "support": int(hits[0, i] + hits[2, i]),
             "predicted": int(hits[0, i] + hits[1, i]),
             "judged": int(judged[i]),
@@ -98,7 +100,7 @@ def _arm_figures(rows: Sequence[Prediction], labels: Sequence[str], sample: Repl
     }
     size = {"n_studies": len(rows), "n_patients": sample.n_patients}
     tokens = {"mean_tokens": sum(p.n_tokens for p in rows) / len(rows)}
-    return {**{name: _plain(found[name]) for name in STATISTICS}, **size, **tokens, "per_label": per_label}
+    return {**{name: asdict(found[name]) for name in STATISTICS}, **size, **tokens, "per_label": per_label}
 
 
 def _constant(
@@ -110,11 +112,7 @@ def _constant(
 
 
 def _pair_figures(a: Replicates, b: Replicates) -> StudyFigures:
-    figures: StudyFigures = {name: _plain(figure) for name, figure in paired(a, b).items() if name in STATISTICS}
+    figures: StudyFigures = {name: asdict(figure) for name, figure in paired(a, b).items() if name in STATISTICS}
     before, after = a.value["macro_f1"], b.value["macro_f1"]
     figures["macro_f1"]["relative"] = after / before - 1 if before > 0 else math.nan
     return figures
-
-
-def _plain(interval: Interval) -> dict[str, float]:
-    return {"value": interval.value, "low": interval.low, "high": interval.high}

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from chexreason.data.credentialed import held_sets, named_agreement
 from chexreason.data.image import ImageError, grey_file
-from chexreason.files import write_bytes
 from chexreason.types import Prediction
 
 _FOLDER = "images"
@@ -36,12 +35,6 @@ def data_uri(jpeg: bytes) -> str:
 def file_address(jpeg: bytes) -> str:
     """The picture's address relative to the page: named by its content, so that no identifier is in it."""
     return f"{_FOLDER}/{hashlib.sha256(jpeg).hexdigest()[:16]}.jpg"
-
-
-def write_pictures(out: Path, jpegs: Iterable[bytes]) -> None:
-    """Writes each picture below ``out`` at its ``file_address``."""
-    for jpeg in jpegs:
-        write_bytes(out / file_address(jpeg), jpeg)
 
 
 def forget_pictures(out: Path, shown: Iterable[bytes]) -> None:

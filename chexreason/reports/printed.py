@@ -60,7 +60,8 @@ def printed(name: str) -> Printed:
     """The printed table ``table1`` ... ``table6``; raises ValueError on another name."""
     if name not in TITLES:
         raise ValueError(f"the paper has no '{name}'; it has: {', '.join(TITLES)}")
-    header, *lines = _read(f"{name}.csv")
+    with (_FOLDER / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        header, *lines = csv.reader(file)
     by_label = header[0] == "label"
     n_keys = 1 if by_label else sum(column not in _STATISTIC for column in header)
     columns = tuple(header[n_keys:]) if by_label else tuple(_STATISTIC[column] for column in header[n_keys:])
@@ -85,11 +86,6 @@ def printed_page() -> str:
 def printed_sentences() -> list[str]:
     """The paragraphs of ``printed_page`` between its heading and its first table."""
     return re.split(r"\n\n(?=\*\*)", printed_page())[0].split("\n\n")[1:]
-
-
-def _read(name: str) -> list[list[str]]:
-    with (_FOLDER / name).open(encoding="utf-8", newline="") as file:
-        return list(csv.reader(file))
 
 
 def _plain(name: str) -> str:

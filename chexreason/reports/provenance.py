@@ -56,7 +56,7 @@ class Ground:
         """Label policy, labels, data, split and number of studies of every set, and what else its notes must say."""
         shown = ", ".join(f"{n} studies at {name}" for name, n in self.n_studies.items())
         lacking = [f"Not run, and not compared here: {', '.join(self.not_run)}."] if self.not_run else []
-        said = f"{basis(self.facts, {})}; split {self._split()}: {shown}."
+        said = f"{basis(self.facts)}; split {self._split()}: {shown}."
         return " ".join([said, *lacking, *self._chosen(), *self._stand_ins()])
 
     def _split(self) -> str:

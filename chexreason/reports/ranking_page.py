@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from chexreason.labels.schema import LabelSet
 from chexreason.reports.provenance import Origins, by_seed, common_ground
 from chexreason.reports.tables import MISSING, Table, TableRow, csv_text, interval_cell
 from chexreason.statistics.bootstrap import Interval, Replicates, intervals, paired, replicates, seed_mean
-from chexreason.statistics.operating_point import N_FOLDS, Refit, refit, split_change
+from chexreason.statistics.operating_point import N_FOLDS, refit, split_change
 from chexreason.statistics.predictions import datasets, evaluated_labels
 from chexreason.statistics.ranking import ranking_replicates
 from chexreason.statistics.score_files import aligned
@@ -31,6 +30,7 @@ _COLUMNS = {
     "macro_brier": "Brier",
     "macro_ece": "ECE",
 }
+_CSV = ["arm", "dataset", "label", "measure", "value", "low", "high", "scores", "status"]
 _READING = (
     "Scores order studies; answers also choose how many to name. `own` is the macro-F1 of the arm's answers, "
     "`re-fitted` that of its scores cut at thresholds fitted on at most {patients} other patients of the same set "
@@ -69,13 +69,16 @@ def write_ranking(
     ]
     parts = [f"# Ranking or operating point? (scores: {kind})"]
     parts += [_READING.format(patients=fit_patients, resamples=n_resamples), ground.sentence()]
+    tables, lines = [], []
     for view in views:
-        parts += [table.markdown() for table in (_arm_table(view), step_table(view)) if table.rows]
-        parts += view.missing()
-    tables = [_arm_table(view, ground.sentence(), *view.missing()).latex(f"ranking-{view.dataset}") for view in views]
-    lines = [{**line, "scores": kind, "status": status} for view in views for status, line in _lines(view)]
+        figures = {arm: _figures(sight) for arm, sight in view.arms.items()}
+        table, steps = _arm_table(view.dataset, figures), step_table(view)
+        parts += [shown.markdown() for shown in (table, steps) if shown.rows] + view.missing()
+        noted = replace(table, notes=(ground.sentence(), *view.missing()))
+        tables.append(noted.latex(f"ranking-{view.dataset}"))
+        lines += [{**line, "dataset": view.dataset, "scores": kind} for line in _lines(figures)]
     write_text(out / "ranking.md", "\n\n".join(parts) + "\n")
-    write_text(out / "ranking.csv", csv_text(ground.stamped(pd.DataFrame(lines))))
+    write_text(out / "ranking.csv", csv_text(ground.stamped(pd.DataFrame(lines, columns=_CSV))))
     write_text(out / "ranking.tex", "\n".join(tables))
 
 
@@ -128,8 +131,8 @@ def see(
             rankings.append(ranking_replicates(scores, rows, labels, kind=kind, n_resamples=n_resamples, seed=seed))
             own.append(replicates(rows, labels, n_resamples, seed))
             if own[-1].n_patients >= N_FOLDS:
-                points = refit(scores, rows, labels, fit_patients=fit_patients, n_resamples=n_resamples, seed=seed)
-                refitted.append(points.refitted)
+                cut = refit(scores, rows, labels, fit_patients=fit_patients, n_resamples=n_resamples, seed=seed)
+                refitted.append(cut)
         if not own:
             found[arm] = None
             lacking.append(f"{arm}, no answers at {dataset}")
@@ -140,13 +143,10 @@ def see(
     return View(dataset, found, tuple(lacking))
 
 
-def _arm_table(view: View, *notes: str) -> Table:
+def _arm_table(dataset: str, figures: Mapping[str, Mapping[str, Interval]]) -> Table:
     """One row an arm."""
-    figures = {arm: _figures(sight) if sight else {} for arm, sight in view.arms.items()}
-    rows: list[TableRow] = [
-        (arm, *(interval_cell(found.get(name)) for name in _COLUMNS)) for arm, found in figures.items()
-    ]
-    return Table(f"Sight and thresholds at {view.dataset}", ("arm", *_COLUMNS.values()), rows, notes=notes)
+    rows: list[TableRow] = [(arm, *(interval_cell(own.get(name)) for name in _COLUMNS)) for arm, own in figures.items()]
+    return Table(f"Sight and thresholds at {dataset}", ("arm", *_COLUMNS.values()), rows)
 
 
 def step_table(view: View) -> Table:
@@ -159,27 +159,27 @@ def step_table(view: View) -> Table:
     return Table(f"Changes in macro-F1 at {view.dataset}, split", header, rows)
 
 
-def _lines(view: View) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Status and line of every figure, of every label and of their mean ("macro"); one line for an arm without any."""
-    for arm, sight in view.arms.items():
-        line = {"arm": arm, "dataset": view.dataset}
-        if sight is None:
-            yield "missing", {**line, "label": "", "measure": "", "value": math.nan, "low": math.nan, "high": math.nan}
-            continue
-        for name, figure in _figures(sight).items():
+def _lines(figures: Mapping[str, Mapping[str, Interval]]) -> Iterator[dict[str, Any]]:
+    """The line of every figure, of every label and of their mean ("macro"); one line for an arm without any."""
+    for arm, own in figures.items():
+        if not own:
+            yield {"arm": arm, "status": "missing"}
+        for name, figure in own.items():
             measure, _, label = name.partition("/")
-            line |= {"label": label or "macro", "measure": measure.removeprefix("macro_")}
-            yield "measured", {**line, "value": figure.value, "low": figure.low, "high": figure.high}
+            line = {"label": label or "macro", "measure": measure.removeprefix("macro_"), **asdict(figure)}
+            yield {"arm": arm, "status": "measured", **line}
 
 
-def _figures(sight: Sight) -> dict[str, Interval]:
+def _figures(sight: Sight | None) -> dict[str, Interval]:
     """Every figure of an arm: ``<measure>/<label>`` and ``macro_<measure>``."""
+    if sight is None:
+        return {}
     figures = intervals(sight.ranking)
     for point, sample in (("own", sight.own), ("refitted", sight.refitted)):
         for name, figure in intervals(sample).items() if sample else ():
             if name == "macro_f1" or name.startswith("f1/"):
-                measure, _, label = name.partition("/")
-                figures[f"{measure}_{point}" + (f"/{label}" if label else "")] = figure
+                measure, slash, label = name.partition("/")
+                figures[f"{measure}_{point}{slash}{label}"] = figure
     return figures
 
 
@@ -190,5 +190,4 @@ def _step(a: Sight | None, b: Sight | None) -> tuple[Interval | None, ...]:
     moved = paired(a.ranking, b.ranking)["macro_auroc"]
     if a.refitted is None or b.refitted is None:
         return paired(a.own, b.own)["macro_f1"], None, None, moved
-    split = split_change(Refit(a.own, a.refitted), Refit(b.own, b.refitted))
-    return split.total, split.ranking, split.operating_point, moved
+    return (*split_change((a.own, b.own), (a.refitted, b.refitted)), moved)

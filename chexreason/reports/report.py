@@ -14,7 +14,7 @@ from chexreason.reports.history import read_history, read_rewards
 from chexreason.reports.payload import StudyFigures, finite, reward_figures, study_figures
 from chexreason.reports.pictures import withheld
 from chexreason.reports.report_page import write_page
-from chexreason.reports.study_tables import label_tables, long_csv, score_tables
+from chexreason.reports.study_tables import ARM_TITLES, label_tables, long_csv, score_tables
 from chexreason.reports.verdict import verdict
 from chexreason.statistics.comparable import UNRECORDED
 from chexreason.statistics.predictions import read_predictions
@@ -28,7 +28,6 @@ def build_report(
     *,
     title: str,
     label_set: LabelSet = CHEXPERT14,
-    names: Mapping[str, str] | None = None,
     train_prevalence: Mapping[str, float] | None = None,
     curves: Mapping[str, Path] | None = None,
     stages: Sequence[Mapping[str, Any]] = (),
@@ -44,19 +43,18 @@ def build_report(
 ) -> StudyFigures:
     """Writes report.html, .json, .md and .csv into ``out`` and returns what the JSON holds.
 
-    ``arms`` maps each arm, in the order of training, to its predictions.jsonl; ``names`` gives arms and data sets
-    display names; ``curves`` maps runs to the metrics.csv in their folder; ``stages`` hold name, seconds and
-    peak_rss_bytes; ``attributions`` are the licence texts of the images shown, which are "embedded" in the page, lie
-    beside it ("folder") or are left out ("none"), as ``images`` says; those of ``credentialed`` sets only under the
-    agreement named in ``allow_export``. ``declarations`` say in words what the labels of each prepared set mean
-    (``policy``, ``data_sha256``, ``text``). The first data set counts as the training hospital's.
+    ``arms`` maps each arm, in the order of training, to its predictions.jsonl; ``curves`` maps runs to the metrics.csv
+    in their folder; ``stages`` hold name, seconds and peak_rss_bytes; ``attributions`` are the licence texts of the
+    images shown, which are "embedded" in the page, lie beside it ("folder") or are left out ("none"), as ``images``
+    says; those of ``credentialed`` sets only under the agreement named in ``allow_export``. ``declarations`` say in
+    words what the labels of each prepared set mean (``policy``, ``data_sha256``, ``text``). The first data set counts
+    as the training hospital's.
     Raises ValueError or FileNotFoundError naming file, line and way out.
     """
     if not arms:
         raise ValueError("a report needs at least one arm: {'base': Path('.../predictions.jsonl')}")
     if images not in _IMAGES:
         raise ValueError(f"unknown images '{images}'; known: {', '.join(_IMAGES)}")
-    names = {"base": "Base", "sft": "SFT", "grpo": "GRPO", **(names or {})}
     predictions = {arm: read_predictions(path) for arm, path in arms.items()}
     hidden = withheld(predictions, credentialed, allow_export)
     runs = {run: read_history(path) for run, path in (curves or {}).items()}
@@ -69,7 +67,7 @@ def build_report(
         "grpo": next((found for found in rewards if found), {}),
         "stages": [dict(stage) for stage in stages],
         "notes": dict(notes or {}),
-        "names": names,
+        "names": ARM_TITLES,
     })  # fmt: skip
     for name, facts in figures["sets"].items():
         facts["declaration"] = _declaration(facts, (declarations or {}).get(name))

@@ -11,14 +11,14 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from chexreason.files import write_text
+from chexreason.files import write_bytes, write_text
 from chexreason.reports.cases import Case
 from chexreason.reports.charts import curve_charts, transfer_charts
 from chexreason.reports.figures import PALETTE
 from chexreason.reports.history import Curve
 from chexreason.reports.payload import StudyFigures
-from chexreason.reports.pictures import data_uri, file_address, forget_pictures, write_pictures
-from chexreason.reports.study_tables import label_tables, score_tables, stage_table
+from chexreason.reports.pictures import data_uri, file_address, forget_pictures
+from chexreason.reports.study_tables import arm_title, label_tables, score_tables, stage_table
 from chexreason.reports.tables import BELOW
 from chexreason.statistics.trivial import TRIVIAL_ANSWERS
 
@@ -40,29 +40,13 @@ def write_page(
     Its images are ``embedded`` or lie beside it. One script of our own filters the cases; the page's policy names it by
     its hash and forbids every other, and without it the page reads the same.
     """
-    page = _html(figures, runs, cases, attributions, embedded, withheld)
-    # Pictures before the page that shows them, and the old ones go last: the page is whole at every moment.
-    beside = [] if embedded else [case.image for case in cases if case.image]
-    write_pictures(out, beside)
-    write_text(out / "report.html", page)
-    forget_pictures(out, beside)
-
-
-def _html(
-    figures: StudyFigures,
-    runs: Mapping[str, Mapping[str, Curve]],
-    cases: Sequence[Case],
-    attributions: Sequence[str],
-    embedded: bool,
-    withheld: Collection[str],
-) -> str:
     # Autoescape for every name: select_autoescape() would leave a ".j2" template unescaped.
     environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    names, arms = figures["names"], list(figures["arms"])
+    arms = list(figures["arms"])
     script = (_HERE / "report.js").read_text(encoding="utf-8")
-    return environment.get_template("report.html.j2").render(
+    page = environment.get_template("report.html.j2").render(
         figures=figures,
-        names=names,
+        arm_title=arm_title,
         css=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=_hash(script),
@@ -71,9 +55,7 @@ def _html(
         transfer=[Markup(svg) for svg in transfer_charts(figures)],
         tables=score_tables(figures),
         label_tables=label_tables(figures),
-        charts=[
-            Markup(svg) for run, curves in runs.items() for svg in curve_charts(curves, names.get(run, run), names)
-        ],
+        charts=[Markup(svg) for run, curves in runs.items() for svg in curve_charts(curves, arm_title(run))],
         cases=cases,
         labels=_labels(figures, cases),
         sets=list(dict.fromkeys(case.dataset for case in cases)),
@@ -86,6 +68,12 @@ def _html(
         trivial=TRIVIAL_ANSWERS,
         below=BELOW,
     )
+    # Pictures before the page that shows them, and the old ones go last: the page is whole at every moment.
+    beside = [] if embedded else [case.image for case in cases if case.image]
+    for jpeg in beside:
+        write_bytes(out / file_address(jpeg), jpeg)
+    write_text(out / "report.html", page)
+    forget_pictures(out, beside)
 
 
 def _labels(figures: StudyFigures, cases: Sequence[Case]) -> list[str]:

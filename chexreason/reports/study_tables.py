@@ -12,12 +12,23 @@ from chexreason.reports.tables import BELOW, STATISTIC_TITLES, ScoreCell, Table,
 from chexreason.statistics.bootstrap import STATISTICS
 from chexreason.statistics.comparable import basis
 
+ARM_TITLES = {"base": "Base", "sft": "SFT", "grpo": "GRPO"}
 _LONG = ("kind", "row", "dataset", "statistic", "value", "low", "high", "policy", "data_sha256")
 
 
 def data_sets(figures: Mapping[str, Any]) -> list[str]:
     """Data sets of a study in order of first appearance."""
     return list(dict.fromkeys(name for by_set in figures["arms"].values() for name in by_set))
+
+
+def arm_title(arm: str) -> str:
+    """The display name of an arm."""
+    return ARM_TITLES.get(arm, arm)
+
+
+def best_trivial(figures: Mapping[str, Any], name: str) -> tuple[float, str]:
+    """The highest macro-F1 of a trivial answer on the data set ``name``, and which answer that is."""
+    return max((by_set[name]["macro_f1"], row) for row, by_set in figures["trivial"].items() if name in by_set)
 
 
 def score_tables(figures: Mapping[str, Any]) -> dict[str, Table]:
@@ -27,9 +38,9 @@ def score_tables(figures: Mapping[str, Any]) -> dict[str, Table]:
 
 def score_table(figures: Mapping[str, Any], statistic: str) -> Table:
     """Arms and trivial rows by data set, one statistic with its interval; F1 below a trivial row is marked as such."""
-    names, sets = figures["names"], data_sets(figures)
+    sets = data_sets(figures)
     arms = [
-        (ScoreCell(names.get(arm, arm)), *(_arm_cell(figures, by_set.get(name), name, statistic) for name in sets))
+        (ScoreCell(arm_title(arm)), *(_arm_cell(figures, by_set.get(name), name, statistic) for name in sets))
         for arm, by_set in figures["arms"].items()
     ]
     trivial = [
@@ -37,24 +48,23 @@ def score_table(figures: Mapping[str, Any], statistic: str) -> Table:
         for row, by_set in figures["trivial"].items()
         if statistic != "fail_rate"  # a constant answer is always readable
     ]
-    notes = (basis(figures["sets"], names),)
-    return Table(STATISTIC_TITLES[statistic], _by_set(figures), [*arms, *trivial], len(trivial), notes)
+    notes = (basis(figures["sets"]),)
+    return Table(STATISTIC_TITLES[statistic], ("", *sets), [*arms, *trivial], len(trivial), notes)
 
 
 def _change_table(figures: Mapping[str, Any]) -> Table:
     """Paired differences in macro-F1 between arms by data set, with intervals and the relative change."""
-    names, sets = figures["names"], data_sets(figures)
-    rows = []
+    sets, rows = data_sets(figures), []
     for key, by_set in figures["paired"].items():
-        step = " → ".join(names.get(arm, arm) for arm in key.split("__"))
+        step = " → ".join(map(arm_title, key.split("__")))
         rows.append((ScoreCell(step), *(_change_cell(by_set.get(name, {}).get("macro_f1")) for name in sets)))
     caption = f"Paired difference in {STATISTIC_TITLES['macro_f1']}"
-    return Table(caption, _by_set(figures), rows, notes=(basis(figures["sets"], names),))
+    return Table(caption, ("", *sets), rows, notes=(basis(figures["sets"]),))
 
 
 def label_tables(figures: Mapping[str, Any]) -> dict[str, Table]:
     """F1 of every evaluated label by arm, beside ``all_labels``, by data set; labels nobody judges are absent."""
-    names, tables = figures["names"], {}
+    tables = {}
     for dataset in data_sets(figures):
         arms = [arm for arm, by_set in figures["arms"].items() if dataset in by_set]
         each = {arm: figures["arms"][arm][dataset]["per_label"] for arm in arms}
@@ -66,17 +76,16 @@ def label_tables(figures: Mapping[str, Any]) -> dict[str, Table]:
             cells = [_score_cell(s, BELOW if _below(s["value"], floor) else "", bar=s["value"]) for s in scores]
             share = ScoreCell(f"{facts['support']} / {facts['judged']}")
             rows.append((ScoreCell(label), share, *cells, ScoreCell(f"{floor:.3f}", bar=floor)))
-        header = ("Label", "positives / judged", *(names.get(arm, arm) for arm in arms), "all_labels")
-        caption = f"F1 by label, {names.get(dataset, dataset)} ({BELOW} below all_labels)"
-        notes = (basis({dataset: figures["sets"][dataset]}, names),)
-        tables[dataset] = Table(caption, header, rows, notes=notes)
+        header = ("Label", "positives / judged", *map(arm_title, arms), "all_labels")
+        caption = f"F1 by label, {dataset} ({BELOW} below all_labels)"
+        tables[dataset] = Table(caption, header, rows, notes=(basis({dataset: figures["sets"][dataset]}),))
     return tables
 
 
 def stage_table(stages: list[dict[str, Any]]) -> Table:
     """Time and peak memory of each stage."""
     rows = [
-        (ScoreCell(str(s["name"])), ScoreCell(_duration(s.get("seconds"))), ScoreCell(_size(s.get("peak_rss_bytes"))))
+        (ScoreCell(s["name"]), ScoreCell(_duration(s["seconds"])), ScoreCell(f"{s['peak_rss_bytes'] / 2**30:.2f} GiB"))
         for s in stages
     ]
     return Table("Time and memory", ("Stage", "time", "peak memory"), rows)
@@ -96,10 +105,6 @@ def print_summary(figures: Mapping[str, Any], console: Console | None = None) ->
         if table.rows:
             console.print(table.terminal())
     console.print(" ".join(figures["verdict"]), markup=False, highlight=False)
-
-
-def _by_set(figures: Mapping[str, Any]) -> tuple[str, ...]:
-    return ("", *(figures["names"].get(name, name) for name in data_sets(figures)))
 
 
 def _arm_cell(figures: Mapping[str, Any], scores: Mapping[str, Any] | None, dataset: str, statistic: str) -> ScoreCell:
@@ -148,12 +153,6 @@ def _long_lines(figures: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
             yield from (("trivial", row, dataset, statistic, scores[statistic], None, None) for statistic in STATISTICS)
 
 
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "n/a"
+def _duration(seconds: float) -> str:
     minutes, rest = divmod(seconds, 60)
     return f"{rest:.1f} s" if minutes < 1 else f"{int(minutes)} min {int(rest):02d} s"
-
-
-def _size(n_bytes: float | None) -> str:
-    return "n/a" if n_bytes is None else f"{n_bytes / 2**30:.2f} GiB"

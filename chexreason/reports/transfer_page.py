@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,15 @@ def write_transfer(
     )
     first = {arm: seeds[0] for arm, seeds in answers.items()}
     ground = common_ground(first, [home, *away], label_set, origins or {}, not_run)
-    table, sentences = _table(report, ground), _sentences(report)
+    table = _table(report, home, ground)
+    sentences = [
+        transfer_sentence(
+            step.before, step.after, {f"at {home}": step.home.difference, f"at {step.away_set}": step.away.difference}
+        )
+        for step in report.steps
+    ]
     write_text(out / "transfer.md", _page(report, table, sentences))
-    write_text(out / "transfer.csv", csv_text(ground.stamped(pd.DataFrame(_lines(report)))))
+    write_text(out / "transfer.csv", csv_text(ground.stamped(pd.DataFrame(_lines(report, home)))))
     write_text(out / "transfer.tex", table.latex("transfer"))
     for name in away:
         points = {arm: (scores[home], scores[name]) for arm, scores in report.scores.items()}
@@ -54,7 +61,7 @@ def write_transfer(
     return sentences
 
 
-def _table(report: TransferReport, ground: Ground) -> Table:
+def _table(report: TransferReport, home: str, ground: Ground) -> Table:
     """One row a step and other data set: change at home and away with p-values, fraction retained away, gap."""
     rows: list[TableRow] = [
         (
@@ -69,22 +76,8 @@ def _table(report: TransferReport, ground: Ground) -> Table:
         )
         for step in report.steps
     ]
-    at_home = f"change at {report.home_set}"
-    header = ("step", "away", at_home, "p (Holm)", "change away", "p (Holm)", "retained away", "gap")
-    caption = f"Transfer: {STATISTIC_TITLES.get(report.statistic, report.statistic)}"
-    return Table(caption, header, rows, notes=(ground.sentence(),))
-
-
-def _sentences(report: TransferReport) -> list[str]:
-    """One sentence a step, worded by its intervals."""
-    return [
-        transfer_sentence(
-            step.before,
-            step.after,
-            {f"at {report.home_set}": step.home.difference, f"at {step.away_set}": step.away.difference},
-        )
-        for step in report.steps
-    ]
+    header = ("step", "away", f"change at {home}", "p (Holm)", "change away", "p (Holm)", "retained away", "gap")
+    return Table(f"Transfer: {STATISTIC_TITLES['macro_f1']}", header, rows, notes=(ground.sentence(),))
 
 
 def _page(report: TransferReport, table: Table, sentences: Sequence[str]) -> str:
@@ -100,21 +93,15 @@ def _page(report: TransferReport, table: Table, sentences: Sequence[str]) -> str
     return "\n\n".join(["# Transfer", *sentences, table.markdown(), reading, paper]) + "\n"
 
 
-def _lines(report: TransferReport) -> Iterator[dict[str, Any]]:
+def _lines(report: TransferReport, home: str) -> Iterator[dict[str, Any]]:
     """One step, data set and quantity a line."""
     for step in report.steps:
-        quantities = [
-            (place, name, quantity, figure, p)
-            for place, name, change in (("home", report.home_set, step.home), ("away", step.away_set, step.away))
-            for quantity, figure, p in (
-                ("change", change.difference, (change.p, change.p_holm)),
-                ("retained", change.retained, (math.nan, math.nan)),
-            )
-        ]
-        quantities.append(("away - home", step.away_set, "gap", step.gap, (math.nan, math.nan)))
-        for place, name, quantity, figure, (p, p_holm) in quantities:
-            line = {"before": step.before, "after": step.after, "place": place, "dataset": name, "quantity": quantity}
-            yield {**line, "value": figure.value, "low": figure.low, "high": figure.high, "p": p, "p_holm": p_holm}
+        line: dict[str, Any] = {"before": step.before, "after": step.after}
+        for place, name, change in (("home", home, step.home), ("away", step.away_set, step.away)):
+            line |= {"place": place, "dataset": name}
+            yield {**line, "quantity": "change", **asdict(change.difference), "p": change.p, "p_holm": change.p_holm}
+            yield {**line, "quantity": "retained", **asdict(change.retained)}
+        yield {**line, "place": "away - home", "quantity": "gap", **asdict(step.gap)}
 
 
 def _p(change: Change) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-from chexreason.reports.study_tables import data_sets
+from chexreason.reports.study_tables import arm_title, best_trivial, data_sets
 from chexreason.statistics.bootstrap import Interval
 
 _READABLE = 0.05  # fail rates above this are worth a sentence
@@ -15,15 +15,13 @@ _READABLE = 0.05  # fail rates above this are worth a sentence
 def verdict(figures: Mapping[str, Any]) -> list[str]:
     """Sentences on the changes between neighbouring arms, trivial rows, fail rates and reward.
 
-    ``figures`` is what ``payload.study_figures`` returns, after ``payload.finite``, and ``names``: the display names of
-    arms and data sets where they differ from the keys.
+    ``figures`` is what ``payload.study_figures`` returns, after ``payload.finite``.
     """
-    arms, names = list(figures["arms"]), figures["names"]
-    steps = [f"{a}__{b}" for a, b in pairwise(arms) if f"{a}__{b}" in figures["paired"]]
-    sentences = [_change(key, figures["paired"][key], names) for key in steps if figures["paired"][key]]
+    steps = [f"{a}__{b}" for a, b in pairwise(figures["arms"]) if f"{a}__{b}" in figures["paired"]]
+    sentences = [_change(key, figures["paired"][key]) for key in steps if figures["paired"][key]]
     if steps:
-        sentences += _transfer(steps[-1], figures["paired"][steps[-1]], names)
-    return [*sentences, *_below_trivial(figures, names), *_unreadable(figures, names), *_reward(figures)]
+        sentences += _transfer(steps[-1], figures["paired"][steps[-1]])
+    return [*sentences, *_below_trivial(figures), *_unreadable(figures), *_reward(figures)]
 
 
 def _direction(interval: Mapping[str, float | None]) -> int:
@@ -50,13 +48,13 @@ def _moved(change: Interval, place: str) -> str:
     return f"shows no clear difference ({change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]) {place}"
 
 
-def _change(key: str, sets: Mapping[str, Any], names: Mapping[str, str]) -> str:
+def _change(key: str, sets: Mapping[str, Any]) -> str:
     """One sentence on the step ``key`` ("before__after"), data sets with the same outcome under one verb."""
-    before, after = (names.get(arm, arm) for arm in key.split("__"))
+    before, after = map(arm_title, key.split("__"))
     outcomes: dict[str, list[str]] = {}
     for name, statistics in sets.items():
         change = statistics["macro_f1"]
-        outcomes.setdefault(_verb(change), []).append(f"at {names.get(name, name)} ({_sized(change)})")
+        outcomes.setdefault(_verb(change), []).append(f"at {name} ({_sized(change)})")
     clauses = [f"{verb} {_listed(places)}" for verb, places in outcomes.items()]
     return f"Compared with {before}, {after} {', but '.join(clauses)}."
 
@@ -73,14 +71,13 @@ def _sized(change: Mapping[str, float | None]) -> str:
     return f"{change['value']:+.3f}{bounds}{relative}"
 
 
-def _transfer(key: str, sets: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+def _transfer(key: str, sets: Mapping[str, Any]) -> list[str]:
     """Whether the last step gains on the first set and loses on the others, as the paper reports of GRPO."""
-    (home, *away), arm = list(sets) or [""], names.get(key.split("__")[1], key.split("__")[1])
+    (place, *away), arm = list(sets) or [""], arm_title(key.split("__")[1])
     if not away:
         return []
-    at_home = _direction(sets[home]["macro_f1"])
+    at_home = _direction(sets[place]["macro_f1"])
     others = [_direction(sets[name]["macro_f1"]) for name in away]
-    place = names.get(home, home)
     if at_home > 0 and min(others) < 0:
         return [f"That is the pattern the paper reports: {arm} gains at {place} and loses elsewhere."]
     if at_home > 0 and max(others) > 0:
@@ -90,30 +87,29 @@ def _transfer(key: str, sets: Mapping[str, Any], names: Mapping[str, str]) -> li
     return [f"The gain of {arm} at {place} that the paper reports is not established here."]
 
 
-def _below_trivial(figures: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+def _below_trivial(figures: Mapping[str, Any]) -> list[str]:
     """One sentence a data set on how the arms compare with its best trivial row."""
     sentences = []
     for name in data_sets(figures):
-        floor, row = max((by_set[name]["macro_f1"], row) for row, by_set in figures["trivial"].items())
+        floor, row = best_trivial(figures, name)
         groups: dict[str, list[str]] = {"below": [], "not clearly above": []}
-        for arm, by_set in figures["arms"].items():
-            score = by_set[name]["macro_f1"] if name in by_set else {"value": floor, "low": floor}
+        for arm, score in ((arm, sets[name]["macro_f1"]) for arm, sets in figures["arms"].items() if name in sets):
             if score["value"] < floor:
-                groups["below"].append(f"{names.get(arm, arm)} ({score['value']:.3f})")
+                groups["below"].append(f"{arm_title(arm)} ({score['value']:.3f})")
             elif score["low"] is None or score["low"] < floor:
-                groups["not clearly above"].append(f"{names.get(arm, arm)} ({score['value']:.3f})")
+                groups["not clearly above"].append(f"{arm_title(arm)} ({score['value']:.3f})")
         found = [f"{_listed(arms)} {'is' if len(arms) == 1 else 'are'} {how}" for how, arms in groups.items() if arms]
         outcome = " and ".join(found) or "every arm is clearly above"
-        sentences.append(f"At {names.get(name, name)}, {outcome} the best trivial answer, {row} ({floor:.3f}).")
+        sentences.append(f"At {name}, {outcome} the best trivial answer, {row} ({floor:.3f}).")
     return sentences
 
 
-def _unreadable(figures: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+def _unreadable(figures: Mapping[str, Any]) -> list[str]:
     rates = [
-        f"{rate['value']:.0%} of {names.get(arm, arm)} at {names.get(name, name)}"
+        f"{scores['fail_rate']['value']:.0%} of {arm_title(arm)} at {name}"
         for arm, sets in figures["arms"].items()
-        for name, rate in ((name, by_set["fail_rate"]) for name, by_set in sets.items())
-        if rate["value"] > _READABLE
+        for name, scores in sets.items()
+        if scores["fail_rate"]["value"] > _READABLE
     ]
     return [f"Answers that break the format and count as empty: {_listed(rates)}."] if rates else []
 

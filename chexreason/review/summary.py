@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from itertools import combinations
 from statistics import median
 from typing import Any
@@ -82,7 +81,7 @@ def _agreement(
     if not both:
         return {"n": 0}
     own, other = [first[key].verdict for key in both], [second[key].verdict for key in both]
-    return asdict(kappa(own, other, [traces[key].patient_id for key in both], n_resamples, seed))
+    return kappa(own, other, [traces[key].patient_id for key in both], n_resamples, seed)
 
 
 def headlines(figures: Mapping[str, Any]) -> list[str]:

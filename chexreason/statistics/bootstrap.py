@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -17,6 +17,7 @@ from chexreason.types import Prediction
 STATISTICS = ("macro_f1", "macro_f1_supported", "micro_f1", "jaccard", "fail_rate")
 PRECISION_RECALL = ("micro_precision", "micro_recall", "macro_precision", "macro_recall")
 _CHUNK = 512  # resamples at a time: the weights [_CHUNK, P] stay in the cache
+_LEVEL = 0.95  # of every interval
 _SAME = 1e-12  # bounds that differ by rounding alone
 
 
@@ -43,9 +44,9 @@ class Replicates:
         """Number of resampled units."""
         return len(set(self.studies.values()))
 
-    def percentiles(self, name: str, level: float = 0.95) -> Interval:
+    def percentiles(self, name: str) -> Interval:
         """The value of a statistic with its percentile interval."""
-        return percentile_interval(self.value[name], self.draws[name], self.n_patients, level)
+        return percentile_interval(self.value[name], self.draws[name], self.n_patients)
 
 
 def replicates(
@@ -88,16 +89,7 @@ def patient_weights(n_patients: int, n_resamples: int, seed: int) -> Iterator[Fl
         yield weights.astype(np.float64)
 
 
-def kind_weights(times: NDArray[np.int64], n_resamples: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """How often each kind of patient is drawn [R, U], where the data hold ``times`` [U] patients of each kind.
-
-    Patients of one kind have equal counts and are interchangeable. How often each kind is drawn is one multinomial: it
-    gives the same resamples as ``patient_weights`` in distribution, and costs next to nothing at 65,379 patients.
-    """
-    return rng.multinomial(times.sum(), times / times.sum(), size=n_resamples)
-
-
-def intervals(sample: Replicates, level: float = 0.95) -> dict[str, Interval]:
+def intervals(sample: Replicates) -> dict[str, Interval]:
     """The interval of every statistic: percentile, except where resampling with replacement misleads.
 
     A drawn patient comes several times, as ties that are right or wrong together: average precision rises in every
@@ -105,14 +97,14 @@ def intervals(sample: Replicates, level: float = 0.95) -> dict[str, Interval]:
     rises even more and has none. A fail rate of 0 or 1 has Wilson's interval, over patients. Bounds are NaN where
     there is none: one patient, or no spread in the draws, which does not make a figure certain.
     """
-    return {name: _interval(sample, name, level) for name in sample.value}
+    return {name: _interval(sample, name) for name in sample.value}
 
 
-def _interval(sample: Replicates, name: str, level: float) -> Interval:
+def _interval(sample: Replicates, name: str) -> Interval:
     value, measure = sample.value[name], name.removeprefix("macro_").partition("/")[0]
     if name == "fail_rate" and value in (0.0, 1.0):
-        return Interval(value, *wilson(round(value * sample.n_patients), sample.n_patients, level))
-    found = sample.percentiles(name, level)
+        return Interval(value, *wilson(round(value * sample.n_patients), sample.n_patients))
+    found = sample.percentiles(name)
     if measure == "ece" or found.high - found.low < _SAME:
         return Interval(value, math.nan, math.nan)
     if measure == "average_precision":
@@ -120,21 +112,20 @@ def _interval(sample: Replicates, name: str, level: float) -> Interval:
     return found
 
 
-def paired(a: Replicates, b: Replicates, level: float = 0.95) -> dict[str, Interval]:
+def paired(a: Replicates, b: Replicates) -> dict[str, Interval]:
     """The interval of the difference b - a of every statistic, from common resamples of the same studies.
 
     Raises ValueError when the two arms were not evaluated on the same studies or not resampled alike.
     """
     change = difference(a, b)
-    return {name: change.percentiles(name, level) for name in change.value}
+    return {name: change.percentiles(name) for name in change.value}
 
 
 def difference(a: Replicates, b: Replicates) -> Replicates:
     """Every statistic of b minus that of a, on the data and on each common resample; refuses as ``paired``."""
     _check_paired(a, b)
-    return Replicates(
-        studies=a.studies,
-        seed=a.seed,
+    return replace(
+        a,
         value={name: b.value[name] - a.value[name] for name in a.value},
         draws={name: b.draws[name] - a.draws[name] for name in a.draws},
     )
@@ -162,9 +153,8 @@ def seed_mean(samples: Sequence[Replicates]) -> Replicates:
     first = samples[0]
     for other in samples[1:]:
         _check_paired(first, other)
-    return Replicates(
-        studies=first.studies,
-        seed=first.seed,
+    return replace(
+        first,
         value={name: sum(sample.value[name] for sample in samples) / len(samples) for name in first.value},
         draws={name: np.mean([sample.draws[name] for sample in samples], axis=0) for name in first.draws},
     )
@@ -174,9 +164,8 @@ def patient_totals(predictions: Sequence[Prediction], labels: Sequence[str]) -> 
     """Sums of each patient [P, 3 L + 3]: tp, fp, fn a label, studies, Jaccard, failures; patients in sorted order."""
     hits = confusion(*counts(predictions, labels))  # [N, 3, L]
     failed = np.array([p.broken is not None for p in predictions], dtype=np.float64)  # [N]
-    overlap = jaccard_overlap(hits) * (
-        1 - failed
-    )  # an unusable answer earns nothing, even where nothing was to be found
+    # An unusable answer earns nothing, even where nothing was to be found.
+    overlap = jaccard_overlap(hits) * (1 - failed)
     rows = np.column_stack([hits.reshape(len(hits), -1), np.ones_like(failed), overlap, failed])
     owner = owners(predictions)
     totals = np.zeros((owner.max() + 1, rows.shape[1]))
@@ -199,20 +188,20 @@ def statistics(sums: FloatArray, labels: Sequence[str]) -> dict[str, FloatArray]
     return values | {f"f1/{name}": f1[:, i] for i, name in enumerate(labels)}
 
 
-def wilson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
+def wilson(k: int, n: int) -> tuple[float, float]:
     """Wilson's (1927) interval of the proportion ``k`` of ``n``; it has a width at 0 and 1 too."""
     if 2 * k > n:
-        low, high = wilson(n - k, n, level)
+        low, high = wilson(n - k, n)
         return 1 - high, 1 - low
-    z = NormalDist().inv_cdf((1 + level) / 2)
+    z = NormalDist().inv_cdf((1 + _LEVEL) / 2)
     middle, reach = k + z**2 / 2, z * math.sqrt(k * (n - k) / n + z**2 / 4)
     return (middle - reach) / (n + z**2), (middle + reach) / (n + z**2)
 
 
-def percentile_interval(value: float, draws: FloatArray, n_patients: int, level: float = 0.95) -> Interval:
-    """``value`` with the middle ``level`` of its ``draws`` [R], NaN draws left out; bounds are NaN for one patient."""
+def percentile_interval(value: float, draws: FloatArray, n_patients: int) -> Interval:
+    """``value`` with the middle 95 % of its ``draws`` [R], NaN draws left out; bounds are NaN for one patient."""
     if n_patients < 2 or np.isnan(draws).all():
         return Interval(value, math.nan, math.nan)
-    tail = (1 - level) / 2
+    tail = (1 - _LEVEL) / 2
     low, high = np.nanquantile(draws, (tail, 1 - tail)).tolist()
     return Interval(value, low, high)

@@ -47,13 +47,13 @@ def set_facts(arms: Mapping[str, Sequence[Prediction]], label_set: LabelSet) -> 
     return facts
 
 
-def basis(sets: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> str:
+def basis(sets: Mapping[str, Mapping[str, Any]]) -> str:
     """The line below a table: label policies, sets, labels and data of ``sets`` (from ``set_facts``)."""
     by_policy: dict[str, list[str]] = {}
     for name, facts in sets.items():
         data = facts["data_sha256"]
         shown = data if data == UNRECORDED else data[:_SHORT]
-        by_policy.setdefault(facts["policy"], []).append(f"{names.get(name, name)}, {label_count(facts)}, data {shown}")
+        by_policy.setdefault(facts["policy"], []).append(f"{name}, {label_count(facts)}, data {shown}")
     return " · ".join(f"Label policy {policy} ({'; '.join(shown)})" for policy, shown in by_policy.items())
 
 

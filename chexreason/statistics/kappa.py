@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from chexreason.statistics.bootstrap import kind_weights, wilson
+from chexreason.statistics.bootstrap import wilson
 from chexreason.statistics.metrics import FloatArray
-
-
-@dataclass(frozen=True, slots=True)
-class Kappa:
-    """Cohen's kappa with its 95 % interval over resampled patients, and the plain share of equal verdicts.
-
-    None where a figure is not defined: kappa where both readers gave one and the same verdict throughout, the bounds
-    where there are fewer than two patients or no resample defines it.
-    """
-
-    value: float | None
-    low: float | None
-    high: float | None
-    observed: float
-    n: int
-    n_patients: int
 
 
 def cohen_kappa(tables: FloatArray) -> FloatArray:
@@ -53,7 +37,9 @@ def kappa_interval(
     """
     if times.sum() < 2:
         return np.nan, np.nan
-    draws = cohen_kappa(np.tensordot(kind_weights(times, n_resamples, rng), tables, axes=1))  # [R]
+    # How often each kind is drawn is one multinomial: in distribution the same as drawing patients one by one.
+    weights = rng.multinomial(times.sum(), times / times.sum(), size=n_resamples)  # [R, U]
+    draws = cohen_kappa(np.tensordot(weights, tables, axes=1))  # [R]
     defined = draws[~np.isnan(draws)]
     if not len(defined) or len(defined) < needed * len(draws):
         return np.nan, np.nan
@@ -67,11 +53,13 @@ def kappa(
     patients: Sequence[str],
     n_resamples: int = 10_000,
     seed: int = 0,
-) -> Kappa:
+) -> dict[str, Any]:
     """Agreement of two readers on the same traces, in the same order; ``patients`` says whose each trace is.
 
-    The interval is the percentile one over resamples of patients, each with all of his traces. Raises ValueError on
-    no traces and on lengths that differ.
+    ``value`` is Cohen's kappa, ``low`` and ``high`` its 95 % percentile interval over resamples of patients, each with
+    all of his traces, ``observed`` the plain share of equal verdicts. None where a figure is not defined: kappa where
+    both readers gave one and the same verdict throughout, the bounds where there are fewer than two patients or no
+    resample defines it. Raises ValueError on no traces and on lengths that differ.
     """
     if not len(first) == len(second) == len(patients) > 0:
         raise ValueError(f"two readers of the same traces, at least one: {len(first)}, {len(second)}, {len(patients)}")
@@ -82,14 +70,12 @@ def kappa(
     total = tables.sum(axis=0)
     each = np.ones(len(names), dtype=np.int64)
     low, high = kappa_interval(tables, each, n_resamples, np.random.default_rng(seed))
-    return Kappa(
-        value=_known(float(cohen_kappa(total))),
-        low=_known(low),
-        high=_known(high),
-        observed=float(np.trace(total) / total.sum()),
-        n=len(first),
-        n_patients=len(names),
-    )
+    figures = {"value": float(cohen_kappa(total)), "low": low, "high": high}
+    return {name: None if np.isnan(figure) else figure for name, figure in figures.items()} | {
+        "observed": float(np.trace(total) / total.sum()),
+        "n": len(first),
+        "n_patients": len(names),
+    }
 
 
 def word_distance(before: str, after: str) -> int:
@@ -111,7 +97,3 @@ def share(k: int, n: int) -> dict[str, float | int | None]:
     """``k`` of ``n`` as a rate with its 95 % Wilson interval; the rate and its bounds are None where ``n`` is 0."""
     low, high = wilson(k, n) if n else (None, None)
     return {"n": n, "accepted": k, "rate": k / n if n else None, "low": low, "high": high}
-
-
-def _known(value: float) -> float | None:
-    return None if np.isnan(value) else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,35 +17,17 @@ N_FOLDS = 5
 NEVER, ALWAYS = float("inf"), float("-inf")  # thresholds of a label best given to no study, or to every study
 
 
-@dataclass(frozen=True)
-class Refit:
-    """One arm on one data set at two operating points: its ``own`` answers, and its scores cut by re-fitted thresholds.
+def split_change(own: Sequence[Replicates], refitted: Sequence[Replicates]) -> tuple[Interval, ...]:
+    """The change in macro-F1 from one arm to another, then its part by ranking and its part by the operating point.
 
-    Both are bootstrap samples over the same draws; those of ``refitted`` hold the thresholds as fitted.
+    ``own`` are the replicates of the answers of the arm before and of the arm after, ``refitted`` those of ``refit``.
+    The part by ranking is the change between the arms after both get thresholds re-fitted by one rule, so that neither
+    profits from its prevalence of answers. The part by operating point is the rest: the change in what each arm's own
+    answers lose (or gain) against its re-fitted ones. The parts add up exactly in value. Raises ValueError when the
+    arms saw different studies.
     """
-
-    own: Replicates
-    refitted: Replicates
-
-
-@dataclass(frozen=True)
-class Split:
-    """A change in F1 (``total``) as ``ranking`` + ``operating_point``, exactly so in value."""
-
-    total: Interval
-    ranking: Interval
-    operating_point: Interval
-
-
-def split_change(before: Refit, after: Refit, statistic: str = "macro_f1") -> Split:
-    """The change from one arm to another, split into its part by ranking and its part by the choice of thresholds.
-
-    ``ranking`` is the change between the arms after both get thresholds re-fitted by one rule, so that neither profits
-    from its prevalence of answers. ``operating_point`` is the rest: the change in what each arm's own
-    answers lose (or gain) against its re-fitted ones. Raises ValueError when the arms saw different studies.
-    """
-    own, ranking = difference(before.own, after.own), difference(before.refitted, after.refitted)
-    return Split(*(change.percentiles(statistic) for change in (own, ranking, difference(ranking, own))))
+    total, ranking = difference(*own), difference(*refitted)
+    return tuple(change.percentiles("macro_f1") for change in (total, ranking, difference(ranking, total)))
 
 
 def refit(
@@ -53,22 +35,22 @@ def refit(
     predictions: Sequence[Prediction],
     labels: Sequence[str],
     *,
-    n_folds: int = N_FOLDS,
     fit_patients: int | None = 50,
     n_resamples: int = 10_000,
     seed: int = 0,
-) -> Refit:
-    """An arm's own answers beside its scores [N, L] cut at thresholds fitted on other patients of the same data set.
+) -> Replicates:
+    """An arm's scores [N, L] cut at thresholds fitted on other patients of the same data set; draws as ``replicates``.
 
-    Patients are dealt into ``n_folds``; each fold is cut at the thresholds that maximise each label's F1 on at most
+    Patients are dealt into ``N_FOLDS``; each fold is cut at the thresholds that maximise each label's F1 on at most
     ``fit_patients`` patients of the other folds (None: all of them): the small labelled sample a new hospital could
-    give. Folds and samples depend on the patients and the seed alone, so all arms share them.
+    give. Every draw holds the thresholds as fitted. Folds and samples depend on the patients and the seed alone, so all
+    arms share them.
     Raises ValueError with fewer patients than folds, and on scores of another shape or not finite.
     """
     check_scores(scores, predictions, labels)
     _, truth, mask = counts(predictions, labels)
     chosen = np.zeros_like(truth)
-    for inside, fitted_on in _folds([p.patient_id for p in predictions], n_folds, fit_patients, seed):
+    for inside, fitted_on in _folds([p.patient_id for p in predictions], fit_patients, seed):
         for i in range(len(labels)):
             known = fitted_on & mask[:, i]
             chosen[inside, i] = scores[inside, i] >= best_threshold(scores[known, i], truth[known, i])
@@ -76,9 +58,7 @@ def refit(
         replace(p, predicted=tuple(label for label, on in zip(labels, row, strict=True) if on), broken=None)
         for p, row in zip(predictions, (chosen & mask).tolist(), strict=True)
     ]
-    return Refit(
-        own=replicates(predictions, labels, n_resamples, seed), refitted=replicates(answers, labels, n_resamples, seed)
-    )
+    return replicates(answers, labels, n_resamples, seed)
 
 
 def best_threshold(scores: FloatArray, truth: BoolArray) -> float:
@@ -96,17 +76,15 @@ def best_threshold(scores: FloatArray, truth: BoolArray) -> float:
     return float(-levels[best] - levels[best + 1]) / 2
 
 
-def _folds(
-    patients: Sequence[str], n_folds: int, fit_patients: int | None, seed: int
-) -> list[tuple[BoolArray, BoolArray]]:
+def _folds(patients: Sequence[str], fit_patients: int | None, seed: int) -> list[tuple[BoolArray, BoolArray]]:
     """(rows of the fold, rows its thresholds are fitted on), bool [N] each; a patient is on one side only."""
     names = sorted(set(patients))
-    if len(names) < n_folds:
-        raise ValueError(f"{len(names)} patients cannot be dealt into {n_folds} folds; lower n_folds or add patients")
+    if len(names) < N_FOLDS:
+        raise ValueError(f"{len(names)} patients cannot be dealt into {N_FOLDS} folds; add patients")
     order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
     folds = []
-    for k in range(n_folds):
-        inside = set(order[k::n_folds])
+    for k in range(N_FOLDS):
+        inside = set(order[k::N_FOLDS])
         others = set([name for name in order if name not in inside][:fit_patients])
         folds.append((np.array([p in inside for p in patients]), np.array([p in others for p in patients])))
     return folds

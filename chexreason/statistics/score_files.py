@@ -13,10 +13,8 @@ from chexreason.files import whole
 from chexreason.statistics.metrics import FloatArray
 from chexreason.types import Prediction
 
-SCORE_KINDS = (
-    "log_odds",
-    "frequency",
-)  # of the answer with the label against without it; of the label in sampled answers
+# Of the answer with the label against the answer without it; of the label in sampled answers.
+SCORE_KINDS = ("log_odds", "frequency")
 MADE_FOR = "answers_sha256"  # in the DONE of scores: the predictions they belong to
 _KEYS = ("study_id", "dataset", "kind")
 

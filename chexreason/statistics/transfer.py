@@ -27,6 +27,7 @@ from chexreason.statistics.permutation import holm, paired_permutation
 from chexreason.statistics.predictions import datasets, evaluated_labels
 from chexreason.types import Prediction
 
+_SCORE = "macro_f1"
 Arms = Mapping[str, Sequence[Sequence[Prediction]]]  # of each arm, the predictions of each seed
 
 
@@ -61,8 +62,6 @@ class Transfer:
 class TransferReport:
     """``steps`` between all pairs of arms, ``scores`` of each arm by data set, ``n_tests`` that Holm accounts for."""
 
-    home_set: str
-    statistic: str
     steps: tuple[Transfer, ...]
     scores: Mapping[str, Mapping[str, Interval]]
     n_tests: int
@@ -74,12 +73,11 @@ def transfer_report(
     home: str,
     away: Sequence[str],
     *,
-    statistic: str = "macro_f1",
     n_resamples: int = 10_000,
     n_permutations: int = 10_000,
     seed: int = 0,
 ) -> TransferReport:
-    """Every pair of ``arms`` (earlier before later) on the data set ``home`` and on each of ``away``.
+    """The change in macro-F1 of every pair of ``arms`` (earlier before later) on ``home`` and on each of ``away``.
 
     Raises ValueError when an arm lacks one of the sets, and when arms saw other studies, policies or data.
     """
@@ -100,26 +98,24 @@ def transfer_report(
         }
         for a, b in combinations(arms, 2):
             moved[a, b, name] = difference(samples[a][name], samples[b][name])
-            p = _p_value(totals[a], totals[b], labels, statistic, n_permutations, seed)
-            retained = _retained(samples[a][name], samples[b][name], statistic)
-            changes[a, b, name] = Change(moved[a, b, name].percentiles(statistic), retained, p)
+            p = _p_value(totals[a], totals[b], labels, n_permutations, seed)
+            retained = _retained(samples[a][name], samples[b][name])
+            changes[a, b, name] = Change(moved[a, b, name].percentiles(_SCORE), retained, p)
     adjusted = holm([change.p for change in changes.values()])
     changes = {key: replace(change, p_holm=p) for (key, change), p in zip(changes.items(), adjusted, strict=True)}
-    steps = []
-    for a, b in combinations(arms, 2):
-        for name in away:
-            gap = _gap(moved[a, b, home], moved[a, b, name], statistic)
-            steps.append(Transfer(a, b, name, changes[a, b, home], changes[a, b, name], gap))
+    steps = tuple(
+        Transfer(a, b, name, changes[a, b, home], changes[a, b, name], _gap(moved[a, b, home], moved[a, b, name]))
+        for a, b in combinations(arms, 2)
+        for name in away
+    )
     scores = {
-        arm: {name: intervals(sample)[statistic] for name, sample in by_set.items()} for arm, by_set in samples.items()
+        arm: {name: intervals(sample)[_SCORE] for name, sample in found.items()} for arm, found in samples.items()
     }
-    return TransferReport(home, statistic, tuple(steps), scores, sum(p == p for p in adjusted))
+    return TransferReport(steps, scores, sum(p == p for p in adjusted))
 
 
 def _check_sets(rows: Mapping[str, Sequence[Mapping[str, object]]], sets: Sequence[str]) -> None:
-    lacking = [
-        f"{arm} lacks {name}" for arm, seeds in rows.items() for name in sets if any(name not in s for s in seeds)
-    ]
+    lacking = [f"{arm} lacks {name}" for arm, own in rows.items() for name in sets if any(name not in s for s in own)]
     if lacking:
         raise ValueError(
             f"transfer needs every arm on {', '.join(sets)}: {'; '.join(lacking)}; evaluate these arms on all sets, "
@@ -127,15 +123,13 @@ def _check_sets(rows: Mapping[str, Sequence[Mapping[str, object]]], sets: Sequen
         )
 
 
-def _p_value(
-    a: FloatArray, b: FloatArray, labels: Sequence[str], statistic: str, n_permutations: int, seed: int
-) -> float:
+def _p_value(a: FloatArray, b: FloatArray, labels: Sequence[str], n_permutations: int, seed: int) -> float:
     if a.shape != b.shape:
         return math.nan
     n_patients, n_seeds, width = a.shape
 
     def over_seeds(sums: FloatArray) -> FloatArray:
-        each = statistics(sums.reshape(-1, width), labels)[statistic]  # [R S]
+        each = statistics(sums.reshape(-1, width), labels)[_SCORE]  # [R S]
         mean: FloatArray = each.reshape(-1, n_seeds).mean(axis=1)  # [R]
         return mean
 
@@ -143,16 +137,15 @@ def _p_value(
     return paired_permutation(a.reshape(flat), b.reshape(flat), over_seeds, n_permutations, seed)
 
 
-def _retained(a: Replicates, b: Replicates, statistic: str) -> Interval:
-    before, after = a.value[statistic], b.value[statistic]
+def _retained(a: Replicates, b: Replicates) -> Interval:
+    before, after = a.value[_SCORE], b.value[_SCORE]
     value = after / before if before > 0 else math.nan
-    draws = ratio(b.draws[statistic], a.draws[statistic])  # [R]
+    draws = ratio(b.draws[_SCORE], a.draws[_SCORE])  # [R]
     return percentile_interval(value, draws, a.n_patients)
 
 
-def _gap(home: Replicates, away: Replicates, statistic: str) -> Interval:
+def _gap(home: Replicates, away: Replicates) -> Interval:
     """Change away minus change at home; draws of one set must not follow the other's."""
     # One seed draws the same row numbers for both sets: shifted by one, the draws are independent.
-    draws = np.roll(away.draws[statistic], 1) - home.draws[statistic]
-    n_patients = min(home.n_patients, away.n_patients)
-    return percentile_interval(away.value[statistic] - home.value[statistic], draws, n_patients)
+    draws = np.roll(away.draws[_SCORE], 1) - home.draws[_SCORE]
+    return percentile_interval(away.value[_SCORE] - home.value[_SCORE], draws, min(home.n_patients, away.n_patients))

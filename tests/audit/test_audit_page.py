@@ -51,18 +51,9 @@ def root(tmp_path) -> Path:
 
 
 def test_counts_marks_and_masks_are_those_counted_by_hand(root):
-    figures = set_figures(
-        manifest(
-            "a",
-            root,
-            patient_id=["p", "p", "q", "r", "s", "s"],
-            Edema=[1, 1, -1, NAN, 0, 1],
-            Pneumonia=[1, 0, 0, 0, 0, 1],
-            exam_id=["e", "e", "f", "g", "", ""],
-            **{"No Finding": [0, 1, 0, 0, 0, 0]},
-        ),
-        IGNORE,
-    )
+    marks = {"Edema": [1, 1, -1, NAN, 0, 1], "Pneumonia": [1, 0, 0, 0, 0, 1], "No Finding": [0, 1, 0, 0, 0, 0]}
+    a = manifest("a", root, patient_id=[*"ppqrss"], exam_id=["e", "e", "f", "g", "", ""], **marks)
+    figures = set_figures(a, IGNORE)
     assert (figures["images"], figures["patients"], figures["exams"]) == (6, 4, 3)
     assert figures["splits"]["sft"] | {"labels": 0} == {
         "images": 4, "patients": 3, "exams": 3, "without_positive": 2, "labels": 0,
@@ -131,13 +122,10 @@ def test_the_page_says_what_to_worry_about_the_gravest_first(root, tmp_path):
     b = manifest("b", root, split="test", age=4, view="AP", Pneumonia=NAN, Fracture=0.0)
     leak = Leak("patient", "a", "b", ("train", "test"), 3, ("p1", "p2"), False)
     figures = write_audit({"a": a, "b": b}, {"a": POSITIVES_ONLY, "b": IGNORE}, tmp_path, leaks=[leak])
-    assert figures["worries"][0] == {
-        "level": "stop",
-        "text": "Leak: a (train) and b (test) share 3 of the same patients.",
-    }
-    assert [worry["level"] for worry in figures["worries"]] == sorted(
-        (worry["level"] for worry in figures["worries"]), key=("stop", "warn", "note").index
-    )
+    leaked = "Leak: a (train) and b (test) share 3 of the same patients."
+    assert figures["worries"][0] == {"level": "stop", "text": leaked}
+    levels = [worry["level"] for worry in figures["worries"]]
+    assert levels == sorted(levels, key=("stop", "warn", "note").index)
     text = "\n".join(worry["text"] for worry in figures["worries"])
     for expected in (
         "a, test: fewer than 5 positive images of Atelectasis (0)",
@@ -157,15 +145,12 @@ def test_the_page_says_what_to_worry_about_the_gravest_first(root, tmp_path):
 class _Balance(HTMLParser):
     """Checks that every element that must be closed is closed, in order."""
 
-    void = ("meta", "img", "br", "link")
-
     def __init__(self) -> None:
         super().__init__()
         self.open: list[str] = []
 
     def handle_starttag(self, tag, attrs):
-        if tag not in self.void:
-            self.open.append(tag)
+        self.open += [tag] if tag not in ("meta", "img", "br", "link") else []
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag

@@ -208,10 +208,10 @@ def test_every_study_leaves_its_reward_on_disk(studies, tmp_path):
     t.fit(t.grpo(policy), data, tmp_path, max_steps=4, max_epochs=-1, callbacks=[log])
     rewards = read_rewards(tmp_path)
     n, batch = 2, data.batch_size  # rollouts, studies in each
-    assert len(rewards.values) == n * batch
-    assert len(set(rewards.steps.tolist())) == n
-    assert len(set(rewards.patients.tolist())) == n * batch  # the test's studies have a patient each
-    assert np.ptp(rewards.values) > 0
+    assert len(rewards) == n * batch
+    assert rewards["step"].nunique() == n
+    assert rewards["patient_id"].nunique() == n * batch  # the test's studies have a patient each
+    assert np.ptp(rewards["reward"]) > 0
 
 
 def test_checkpoints_hold_the_adapter_alone_and_refuse_another(studies, tmp_path):

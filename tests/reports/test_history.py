@@ -4,9 +4,10 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from chexreason.reports.history import Rewards, ema, fifths, read_history, read_rewards
+from chexreason.reports.history import ema, fifths, read_history, read_rewards
 
 
 def test_sparse_columns_become_curves(tmp_path: Path) -> None:
@@ -32,14 +33,14 @@ def test_moving_average_starts_at_the_first_value_and_keeps_constants() -> None:
     assert values.tolist() == [4.0, 0.0]
 
 
-def rewards_of(rise: float, noise: float = 0.1, n_patients: int = 40, passes: int = 5, seed: int = 1) -> Rewards:
+def rewards_of(rise: float, noise: float = 0.1, n_patients: int = 40, passes: int = 5, seed: int = 1) -> pd.DataFrame:
     """``passes`` over the same patients, four rollouts each; every pass earns ``rise`` more."""
     rng = np.random.default_rng(seed)
     steps = np.arange(passes * n_patients) // (n_patients // 4)
     patients = np.tile(np.arange(n_patients), passes)
     level = rng.normal(size=n_patients)[patients]  # between-patient spread, ten times the noise
     values = level + rise * (np.arange(passes * n_patients) // n_patients) + rng.normal(0, noise, len(steps))
-    return Rewards(steps, patients, values)
+    return pd.DataFrame({"step": steps, "patient_id": patients, "reward": values})
 
 
 @pytest.mark.slow
@@ -53,7 +54,7 @@ def test_fifths_tell_a_rise_from_noise() -> None:
 
 def test_other_patients_in_the_last_fifth_widen_the_interval() -> None:
     same = rewards_of(rise=0.05)
-    other = Rewards(same.steps, np.arange(len(same.steps)), same.values)  # the same rewards, each of another patient
+    other = same.assign(patient_id=np.arange(len(same)))  # the same rewards, each of another patient
     wide, narrow = (fifths(r, n_resamples=500)["difference"] for r in (other, same))
     assert wide.value == narrow.value
     assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
@@ -61,7 +62,7 @@ def test_other_patients_in_the_last_fifth_widen_the_interval() -> None:
 
 
 def test_too_few_patients_give_no_interval() -> None:
-    one = Rewards(np.arange(10), np.zeros(10, dtype=int), np.arange(10.0))
+    one = pd.DataFrame({"step": np.arange(10), "patient_id": 0, "reward": np.arange(10.0)})
     found = fifths(one, n_resamples=50)["difference"]
     assert found.value == 8
     assert math.isnan(found.low)
@@ -73,7 +74,7 @@ def test_a_repeated_rollout_counts_once_and_ranks_are_joined(tmp_path: Path) -> 
     (tmp_path / "rewards-rank1.csv").write_text(head + '0,"c,x",p3,0.3\n')
     rewards = read_rewards(tmp_path)
     assert rewards is not None
-    assert rewards.steps.tolist() == [0, 0, 1]
-    assert rewards.values.tolist() == [0.1, 0.3, 0.9]
-    assert rewards.patients.tolist() == [0, 2, 1]
+    assert rewards["step"].tolist() == [0, 0, 1]
+    assert rewards["reward"].tolist() == [0.1, 0.3, 0.9]
+    assert rewards["patient_id"].tolist() == ["p1", "p3", "p2"]
     assert read_rewards(tmp_path / "none") is None

@@ -56,7 +56,6 @@ def study(tmp_path_factory) -> Path:
         {arm: folder / arm / "predictions.jsonl" for arm in ("base", "sft", "grpo")},
         folder / "out",
         title="A <study>",
-        names={"phantom_a": "Hospital A"},
         train_prevalence=dict.fromkeys(labels, 0.2),
         curves={"grpo": folder / "metrics.csv"},
         stages=[{"name": "sft", "seconds": 75.0, "peak_rss_bytes": 2**30}],
@@ -129,12 +128,12 @@ def test_the_page_shows_the_figures_of_the_json(study: Path, figures: dict) -> N
             assert f"{score['value']:.3f}" in page
             assert f"[{score['low']:.3f}, {score['high']:.3f}]" in page
     assert all(sentence in page for sentence in figures["verdict"])
-    for shown in ("Hospital A", "SFT", "1 min 15 s", "1.00 GiB", "make demo", "GRPO: Total reward", "all_labels"):
+    for shown in ("phantom_a", "SFT", "1 min 15 s", "1.00 GiB", "make demo", "GRPO: Total reward", "all_labels"):
         assert shown in page
 
 
 def test_every_table_and_chart_names_policy_and_labels_of_its_sets(study: Path, figures: dict) -> None:
-    a, b = f"Hospital A, 14 labels of chexpert14, data {HASH[:8]}", f"phantom_b, 4 labels, data {HASH[:8]}"
+    a, b = f"phantom_a, 14 labels of chexpert14, data {HASH[:8]}", f"phantom_b, 4 labels, data {HASH[:8]}"
     page, text = ((study / "out" / name).read_text() for name in ("report.html", "report.md"))
     both = f"Label policy {POLICY} ({a}; {b})"
     assert page.count(f"<small>{both}</small></caption>") == 6  # five statistics and the change
@@ -193,9 +192,9 @@ def test_chart_ids_do_not_clash(study: Path) -> None:
 def test_a_figure_below_a_trivial_row_is_marked(figures: dict) -> None:
     figures["arms"]["sft"]["phantom_a"]["macro_f1"] |= {"value": 0.0001}
     figures["arms"]["grpo"]["phantom_a"]["macro_f1"] |= {"value": 0.9}
-    rows = {str(row[0]): row for row in score_table(figures | {"names": {}}, "macro_f1").rows}
-    assert rows["sft"][1].mark == "below all_labels, best_constant, prior"
-    assert rows["grpo"][1].mark == ""
+    rows = {str(row[0]): row for row in score_table(figures, "macro_f1").rows}
+    assert rows["SFT"][1].mark == "below all_labels, best_constant, prior"
+    assert rows["GRPO"][1].mark == ""
     assert {"nothing", "all_labels", "best_constant", "prior"} < set(rows)
 
 

@@ -32,6 +32,12 @@ def _rows(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
+def _table(name: str, runs: dict, out: Path, dataset: str = "phantom_a", **options: object) -> dict:
+    """The lines of the table's CSV by row and column."""
+    write_table(name, runs, out, dataset=dataset, **FAST, **options)
+    return {(row["row"], row["column"]): row for row in _rows(out / f"{name}.csv")}
+
+
 def _hashes(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
@@ -42,8 +48,7 @@ def runs(make_arm) -> dict:
 
 
 def test_ours_stands_beside_the_printed_figure_with_its_interval(runs: dict, tmp_path: Path) -> None:
-    write_table("table2", runs, tmp_path, dataset="phantom_a", **FAST)
-    found = {(row["row"], row["column"]): row for row in _rows(tmp_path / "table2.csv")}
+    found = _table("table2", runs, tmp_path)
     one = found["only_label", "macro_f1"]
     sample = replicates(datasets(runs["only_label"][0])["phantom_a"], CHEXPERT14.labels, 100)
     assert float(one["ours"]) == pytest.approx(sample.value["macro_f1"], abs=1e-6)
@@ -75,8 +80,7 @@ def test_without_any_run_the_printed_table_stands_alone(tmp_path: Path) -> None:
 
 
 def test_seeds_are_averaged_and_their_range_is_shown(runs: dict, tmp_path: Path) -> None:
-    write_table("table2", runs, tmp_path, dataset="phantom_a", **FAST)
-    row = next(r for r in _rows(tmp_path / "table2.csv") if (r["row"], r["column"]) == ("reasoning_a", "micro_f1"))
+    row = _table("table2", runs, tmp_path)["reasoning_a", "micro_f1"]
     low, high = float(row["seed_min"]), float(row["seed_max"])
     assert low < high
     assert float(row["ours"]) == pytest.approx((low + high) / 2, abs=1e-6)
@@ -86,24 +90,21 @@ def test_seeds_are_averaged_and_their_range_is_shown(runs: dict, tmp_path: Path)
 
 def test_label_tables_have_models_and_trivial_answers_as_columns(make_arm, tmp_path: Path) -> None:
     runs = {"chexreason": {0: make_arm(0.8)}, "medgemma_sft": {0: make_arm(0.7)}}
-    prevalence = dict.fromkeys(CHEXPERT14, 0.3)
-    write_table("table6", runs, tmp_path, dataset="phantom_b", prevalence=prevalence, **FAST)
+    found = _table("table6", runs, tmp_path, "phantom_b", prevalence=dict.fromkeys(CHEXPERT14, 0.3))
     head = (tmp_path / "table6.md").read_text().splitlines()
     header = next(line for line in head if line.startswith("|  | nv_reason"))
     assert header.endswith("| chexreason | paper | nothing | all_labels | best_constant | prior |")
-    found = {(row["row"], row["column"]): row for row in _rows(tmp_path / "table6.csv")}
     assert {row for row, _ in found} == {*NIH9, "Macro average", "Fail rate"}
     each = [float(found[label, "chexreason"]["ours"]) for label in NIH9]
     assert sum(each) / 9 == pytest.approx(float(found["Macro average", "chexreason"]["ours"]), abs=1e-5)
-    write_table("table5", runs, tmp_path, dataset="phantom_b", **FAST)
+    _table("table5", runs, tmp_path, "phantom_b")
     lines = (tmp_path / "table5.md").read_text().splitlines()
     fracture = next(line for line in lines if line.startswith("| Fracture"))
     assert fracture.startswith("| Fracture | — | 0.750 | — | 0.143 |")  # hospital B does not judge it
 
 
 def test_what_is_computed_is_not_called_printed(make_arm, tmp_path: Path) -> None:
-    write_table("table5", {"chexreason": {0: make_arm(0.8)}}, tmp_path, dataset="phantom_a", **FAST)
-    found = {(row["row"], row["column"]): row for row in _rows(tmp_path / "table5.csv")}
+    found = _table("table5", {"chexreason": {0: make_arm(0.8)}}, tmp_path)
     floor = found["Macro average", "all_labels"]
     assert floor["paper"] == ""
     assert float(floor["computed"]) == pytest.approx(all_labels()["Macro average"], abs=1e-3)
@@ -112,7 +113,7 @@ def test_what_is_computed_is_not_called_printed(make_arm, tmp_path: Path) -> Non
     assert "| chexreason | paper | nothing | all_labels | computed |" in text
     assert "computed: follows from CheXpert's published test labels" in text
     assert "ours & computed" in tex
-    write_table("table6", {"chexreason": {0: make_arm(0.8)}}, tmp_path, dataset="phantom_b", **FAST)
+    _table("table6", {"chexreason": {0: make_arm(0.8)}}, tmp_path, "phantom_b")
     assert "computed" not in (tmp_path / "table6.md").read_text()
 
 
@@ -120,8 +121,7 @@ def test_a_model_that_answers_nothing_is_seen_by_its_fail_rate(make_arm, tmp_pat
     silent = [replace(p, predicted=(), broken="no_solution") for p in make_arm(0.8)]
     runs = {"nv_reason": {0: silent}, "chexreason": {0: make_arm(0.8)}}
     origins = {"nv_reason": Origin("test", "tiny:tiny_qwen2_5_vl"), "chexreason": Origin("test", "google/medgemma")}
-    write_table("table6", runs, tmp_path, dataset="phantom_b", origins=origins, **FAST)
-    found = {(row["row"], row["column"]): row for row in _rows(tmp_path / "table6.csv")}
+    found = _table("table6", runs, tmp_path, "phantom_b", origins=origins)
     rate = found["Fail rate", "nv_reason"]
     assert (rate["ours"], rate["high"], rate["paper"], rate["split"]) == ("1.000000", "1.000000", "", "test")
     assert 0.5 < float(rate["low"]) < 0.9  # ten patients
@@ -135,44 +135,35 @@ def test_a_model_that_answers_nothing_is_seen_by_its_fail_rate(make_arm, tmp_pat
 def test_notes_and_lines_name_policy_data_split_and_what_chose_the_checkpoint(make_arm, tmp_path: Path) -> None:
     arm = [replace(p, policy="ones", data_sha256="0123456789abcdef") for p in make_arm(0.7)]
     origins = {"only_label": Origin("val", chosen_on=("phantom_a",)), "reasoning_a": Origin("val")}
-    write_table(
-        "table2",
-        {"only_label": {0: arm}, "reasoning_a": {0: arm}},
-        tmp_path,
-        dataset="phantom_a",
-        origins=origins,
-        **FAST,
-    )
+    found = _table("table2", {"only_label": {0: arm}, "reasoning_a": {0: arm}}, tmp_path, origins=origins)
     text = (tmp_path / "table2.md").read_text()
     stand = "Label policy ones (phantom_a, 14 labels of chexpert14, data 01234567); split val: 20 studies at phantom_a."
     assert f"{stand} Checkpoints of only_label were chosen on the studies scored here: expect less on others." in text
-    row = next(row for row in _rows(tmp_path / "table2.csv") if row["status"] == "measured")
+    row = found["only_label", "macro_f1"]
     assert (row["split"], row["policy"], row["data_sha256"]) == ("val", "ones", "0123456789abcdef")
     elsewhere = {"chexreason": Origin("test", chosen_on=("phantom_a",))}
-    write_table("table5", {"chexreason": {0: arm}}, tmp_path, dataset="phantom_a", origins=elsewhere, **FAST)
+    _table("table5", {"chexreason": {0: arm}}, tmp_path, origins=elsewhere)
     assert "chosen on" not in (tmp_path / "table5.md").read_text()
 
 
 def test_mixed_policies_data_and_studies_are_refused_and_nothing_is_written(make_arm, tmp_path: Path) -> None:
     arm = make_arm(0.7)
-    for field, value, words in (
-        ("policy", "ones", r"label policy differs: 'not recorded' in only_label \| 'ones' in reasoning_a"),
-        ("data_sha256", "bb", r"manifest content differs: 'not recorded' in only_label \| 'bb' in reasoning_a"),
+    ones, other = ([replace(p, **{field: "x"}) for p in arm] for field in ("policy", "data_sha256"))
+    for runs, words in (
+        (
+            {"only_label": {0: arm}, "reasoning_a": {0: ones}},
+            r"label policy differs: 'not recorded' in only_label \| 'x' ",
+        ),
+        ({"only_label": {0: arm}, "reasoning_a": {0: other}}, r"manifest content differs: .* \| 'x' in reasoning_a"),
+        ({"only_label": {0: arm, 3: ones}}, r"in only_label \(seed 0\) \| 'x' in only_label \(seed 3\)"),
+        (
+            {"only_label": {0: arm}, "reasoning_a": {0: arm[1:]}},
+            r"answered different studies.*\n.*1 only in the first \['phantom_a:s0'\]",
+        ),
+        ({"reasoning_z": {0: arm}}, "no row 'reasoning_z'"),
     ):
-        other = [replace(p, **{field: value}) for p in arm]
         with pytest.raises(ValueError, match=words):
-            write_table(
-                "table2", {"only_label": {0: arm}, "reasoning_a": {0: other}}, tmp_path, dataset="phantom_a", **FAST
-            )
-    seeds = {0: arm, 3: [replace(p, policy="ones") for p in arm]}
-    with pytest.raises(ValueError, match=r"in only_label \(seed 0\) \| 'ones' in only_label \(seed 3\)"):
-        write_table("table2", {"only_label": seeds}, tmp_path, dataset="phantom_a", **FAST)
-    with pytest.raises(ValueError, match=r"answered different studies.*\n.*1 only in the first \['phantom_a:s0'\]"):
-        write_table(
-            "table2", {"only_label": {0: arm}, "reasoning_a": {0: arm[1:]}}, tmp_path, dataset="phantom_a", **FAST
-        )
-    with pytest.raises(ValueError, match="no row 'reasoning_z'"):
-        write_table("table2", {"reasoning_z": {0: arm}}, tmp_path, dataset="phantom_a", **FAST)
+            _table("table2", runs, tmp_path)
     assert not list(tmp_path.iterdir())
 
 

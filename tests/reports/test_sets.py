@@ -17,16 +17,8 @@ NAN = float("nan")
 
 def _config(folder: Path, **options: object) -> DictConfig:
     marks = dict.fromkeys(CHEXPERT14.labels, 0.0) | {"Fracture": NAN, "Edema": -1.0, "Pleural Effusion": 1.0}
-    row = {
-        "study_id": "s",
-        "patient_id": "p",
-        "dataset": "nih",
-        "split": "test",
-        "path": "s.png",
-        "view": "",
-        "sex": "",
-    }
-    frame = pd.DataFrame([{**row, "age": NAN, **marks}])
+    row = {"study_id": "s", "patient_id": "p", "dataset": "nih", "split": "test", "path": "s.png"}
+    frame = pd.DataFrame([{**row, "view": "", "sex": "", "age": NAN, **marks}])
     write_manifest(Manifest(frame, {"source": "nih14"}, folder / "nih"), folder / "nih" / "manifest.parquet")
     sets = {"nih": {"policy": "ones", **options}}
     return OmegaConf.create({"data": {"name": "d", "folder": str(folder), "sets": sets}})

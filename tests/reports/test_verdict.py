@@ -18,7 +18,6 @@ def _figures(home: tuple[float | None, ...], away: tuple[float | None, ...], flo
     return {
         "arms": {"sft": arm, "grpo": arm},
         "trivial": {row: {"a": {"macro_f1": value}, "b": {"macro_f1": value}} for row, value in trivial.items()},
-        "names": {},
         "paired": {"sft__grpo": {"a": change(home), "b": change(away)}},
     }
 
@@ -30,7 +29,7 @@ GAIN, LOSS, UNCLEAR = (0.1, 0.05, 0.15), (-0.1, -0.15, -0.05), (0.01, -0.05, 0.0
     ("home", "away", "expected"),
     [
         (GAIN, LOSS, "That is the pattern the paper reports"),
-        (GAIN, GAIN, "Unlike in the paper, the gain of grpo at a carries over."),
+        (GAIN, GAIN, "Unlike in the paper, the gain of GRPO at a carries over."),
         (GAIN, UNCLEAR, "does not clearly carry over, nor is a loss elsewhere established"),
         (UNCLEAR, LOSS, "that the paper reports is not established here"),
         (LOSS, GAIN, "that the paper reports is not established here"),
@@ -41,10 +40,10 @@ def test_the_papers_pattern_is_claimed_only_by_intervals(home: tuple, away: tupl
 
 
 def test_changes_are_worded_by_their_intervals() -> None:
-    first = verdict(_figures(GAIN, UNCLEAR) | {"names": {"grpo": "GRPO", "b": "Hospital B"}})[0]
+    first = verdict(_figures(GAIN, UNCLEAR))[0]
     assert first == (
-        "Compared with sft, GRPO gains macro-F1 at a (+0.100 [+0.050, +0.150], +10%), "
-        "but shows no clear change at Hospital B (+0.010 [-0.050, +0.070], +10%)."
+        "Compared with SFT, GRPO gains macro-F1 at a (+0.100 [+0.050, +0.150], +10%), "
+        "but shows no clear change at b (+0.010 [-0.050, +0.070], +10%)."
     )
 
 
@@ -68,6 +67,6 @@ def test_reward_and_unreadable_answers_are_told() -> None:
     figures["grpo"] = {"reward": {"first_fifth": part, "last_fifth": part, "difference": flat}}
     figures["grpo"]["reward"]["patients"] = {"first_fifth": 9, "last_fifth": 8, "both": 7}
     text = " ".join(verdict(figures))
-    assert "25% of sft at a" in text
+    assert "25% of SFT at a" in text
     assert "The training reward does not clearly move from 0.2" in text
     assert "7 of its 8 patients were in the first" in text

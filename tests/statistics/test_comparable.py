@@ -24,14 +24,14 @@ def test_facts_of_each_set(make_arm) -> None:
     assert facts["phantom_b"] == {
         "policy": ZEROS, "data_sha256": "aa11", "labels": list(NIH9.labels), "label_list": "nih9"
     }  # fmt: skip
-    shown = basis(facts, {"phantom_a": "Hospital A"})
-    a, b = "Hospital A, 14 labels of chexpert14, data aa11", "phantom_b, 9 labels of nih9, data aa11"
+    shown = basis(facts)
+    a, b = "phantom_a, 14 labels of chexpert14, data aa11", "phantom_b, 9 labels of nih9, data aa11"
     assert shown == f"Label policy {ZEROS} ({a}; {b})"
     facts["phantom_b"]["policy"] = ONES
     facts["phantom_b"]["data_sha256"] = "0123456789abcdef"
-    assert f", data aa11) · Label policy {ONES} (phantom_b, 9 labels of nih9, data 01234567)" in basis(facts, {})
+    assert f", data aa11) · Label policy {ONES} (phantom_b, 9 labels of nih9, data 01234567)" in basis(facts)
     partial = [replace(p, labelled=("Edema",), truth=()) for p in arm]
-    shown = basis(set_facts({"base": partial}, CHEXPERT14), {})
+    shown = basis(set_facts({"base": partial}, CHEXPERT14))
     assert "(phantom_a, 1 label, data aa11; phantom_b, 1 label, data aa11)" in shown
 
 
@@ -40,7 +40,7 @@ def test_files_from_before_the_fields_are_comparable_with_each_other_only(make_a
     facts = set_facts({"base": old, "sft": make_arm(0.6)}, CHEXPERT14)
     assert {facts[name][field] for name in facts for field in ("policy", "data_sha256")} == {"not recorded"}
     shown = "Label policy not recorded (phantom_a, 14 labels of chexpert14, data not recorded; phantom_b"
-    assert basis(facts, {}).startswith(shown)
+    assert basis(facts).startswith(shown)
     with pytest.raises(ValueError, match=r"label policy differs: 'not recorded' in base \| 'zeros"):
         set_facts({"base": old, "sft": _declared(old)}, CHEXPERT14)
 

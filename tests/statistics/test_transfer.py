@@ -37,9 +37,8 @@ def test_every_pair_at_home_and_away_as_the_bootstrap_gives_them(arms: dict) -> 
 
 
 def test_an_arm_against_itself_changes_nothing_and_is_no_discovery(arms: dict) -> None:
-    step = transfer_report({"a": arms["sft"], "b": arms["sft"]}, CHEXPERT14, "phantom_a", ["phantom_b"], **FAST).steps[
-        0
-    ]
+    twins = {"a": arms["sft"], "b": arms["sft"]}
+    (step,) = transfer_report(twins, CHEXPERT14, "phantom_a", ["phantom_b"], **FAST).steps
     assert step.home.difference == Interval(0, 0, 0)
     assert step.home.retained == Interval(1, 1, 1)
     assert (step.home.p, step.away.p_holm) == (1, 1)

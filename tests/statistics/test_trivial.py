@@ -8,15 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chexreason.labels.catalog import CHEXPERT14
+from chexreason.labels.catalog import CHEXPERT14, CHEXPERT_TEST
 from chexreason.statistics.trivial import best_constant_answer, trivial_rows
-
-# Positives among the 500 studies of the published CheXpert test labels.
-CHEXPERT_TEST = {
-    "No Finding": 62, "Enlarged Cardiomediastinum": 253, "Cardiomegaly": 151, "Lung Opacity": 264, "Lung Lesion": 8,
-    "Edema": 78, "Consolidation": 29, "Pneumonia": 11, "Atelectasis": 153, "Pneumothorax": 9, "Pleural Effusion": 104,
-    "Pleural Other": 4, "Fracture": 5, "Support Devices": 261,
-}  # fmt: skip
 
 
 def _chexpert_truth() -> np.ndarray:
