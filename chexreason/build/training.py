@@ -28,11 +28,9 @@ from chexreason.training.callbacks.adapter_export import AdapterExport
 from chexreason.training.callbacks.checkpoint import ResumePoint
 from chexreason.training.callbacks.collapse_watch import CollapseWatch
 from chexreason.training.callbacks.label_f1 import LabelF1Callback
-from chexreason.training.callbacks.loggers import csv_logger, wandb_logger
-from chexreason.training.callbacks.reward_log import RewardLog
-from chexreason.training.callbacks.samples import SampleLog
+from chexreason.training.callbacks.run_files import RewardLog, SampleLog, csv_logger
 from chexreason.training.callbacks.transfer_rules import TransferRules, monitor_mode
-from chexreason.training.callbacks.wandb_run import WandbRun
+from chexreason.training.callbacks.wandb_run import WandbRun, wandb_logger
 from chexreason.training.datamodule import StudyData
 from chexreason.training.policy_module import PolicyModule
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from chexreason.data.fingerprint import content_sha256
+from chexreason.data.fingerprint import image_hash
 from chexreason.data.image import load_image
 from chexreason.files import write_bytes
 from chexreason.types import Study
@@ -78,11 +78,3 @@ def _read(path: Path) -> NDArray[np.uint8] | None:
         return None
     pixels: NDArray[np.uint8] = np.load(io.BytesIO(data), allow_pickle=False)
     return pixels
-
-
-def image_hash(study: Study) -> str:
-    """SHA-256 of the study's image file, "" where it is unknown and cannot be read: the decoder then says why."""
-    try:
-        return study.image_sha256 or content_sha256(study.image.read_bytes())
-    except OSError:
-        return ""

@@ -19,8 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from chexreason.data.cache import CHECKSUM, ImageCache, image_hash
-from chexreason.data.prompt_tensors import EncodedPrompts
+from chexreason.data.batches import EncodedPrompts
+from chexreason.data.cache import CHECKSUM, ImageCache
+from chexreason.data.fingerprint import image_hash
 from chexreason.files import write_bytes
 from chexreason.model.policy import FilmReader, Policy, cuts_images
 from chexreason.types import Study

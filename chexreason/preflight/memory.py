@@ -11,13 +11,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from chexreason.data.prompt_tensors import EncodedPrompts
+from chexreason.data.batches import EncodedPrompts
 from chexreason.model.adapters import merged
 from chexreason.model.generate import Sampling, draw_ids, sample, sampling_mode
 from chexreason.model.kv import next_logits, prefill
+from chexreason.model.load import KEPT
 from chexreason.model.logprobs import completion_scores
 from chexreason.model.policy import Policy
-from chexreason.model.quantised import KEPT
 from chexreason.preflight.meta_model import blank_prompts
 from chexreason.preflight.rehearsal import MEMORY_KINDS, Rehearsal
 

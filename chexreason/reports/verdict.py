@@ -15,7 +15,7 @@ _READABLE = 0.05  # fail rates above this are worth a sentence
 def verdict(figures: Mapping[str, Any]) -> list[str]:
     """Sentences on the changes between neighbouring arms, trivial rows, fail rates and reward.
 
-    ``figures`` is what ``payload.study_figures`` returns, after ``payload.finite``, and ``names``: the display names of
+    ``figures`` is what ``payload.study_figures`` returns, after ``files.finite``, and ``names``: the display names of
     arms and data sets where they differ from the keys.
     """
     arms, names = list(figures["arms"]), figures["names"]

@@ -22,7 +22,7 @@ from chexreason.model.load import load_policy
 from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.reports.history import read_rewards
 from chexreason.training.callbacks.label_f1 import LabelF1Callback
-from chexreason.training.callbacks.reward_log import RewardLog
+from chexreason.training.callbacks.run_files import RewardLog
 from chexreason.training.datamodule import StudyData, rank_share
 from chexreason.training.sft import SFTModule
 from chexreason.types import Prediction, Sample
