@@ -7,6 +7,7 @@ import json
 import math
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,22 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write ``data``."""
     with whole(path) as temporary:
         temporary.write_bytes(data)
+
+
+def write_checked(path: Path, data: bytes) -> None:
+    """Write ``data``, closed by its CRC-32 (4 bytes)."""
+    write_bytes(path, data + zlib.crc32(data).to_bytes(4, "big"))
+
+
+def read_checked(path: Path) -> bytes | None:
+    """The data that ``write_checked`` wrote; None where the file is missing, unreadable, empty or damaged."""
+    try:
+        entry = path.read_bytes()
+    except OSError:
+        return None
+    data = entry[:-4]
+    sound = entry[-4:] == zlib.crc32(data).to_bytes(4, "big")
+    return data if data and sound else None  # four zeros are the checksum of nothing
 
 
 def write_text(path: Path, text: str) -> None:

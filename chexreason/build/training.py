@@ -55,10 +55,8 @@ def build_data(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: Label
         )
         for name in cfg.data.val
     }
-    reader = policy.film_reader()
     return StudyData(
-        reader.encode,
-        policy.encode_answers,
+        policy.collate(),
         train,
         val,
         batch_size=cfg.phase.batch_size,
@@ -67,7 +65,6 @@ def build_data(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: Label
         num_workers=cfg.num_workers,
         seed=cfg.seed,
         drop_last=cfg.phase.name == "grpo",
-        load=reader.load,
     )
 
 

@@ -68,11 +68,6 @@ def merged(policy: Policy) -> Iterator[None]:
             layer.merged_adapters.clear()
 
 
-def merge_adapter(model: Any, folder: str | Path) -> Any:
-    """The model with the adapter of ``folder`` merged into its weights; raises as ``keep_adapter`` does."""
-    return keep_adapter(model, folder, NEW).merge_and_unload()
-
-
 def keep_adapter(model: Any, folder: str | Path, name: str) -> PeftModel:
     """The model with the adapter of ``folder`` beside its weights, frozen, under ``name``.
 

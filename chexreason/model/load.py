@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from bitsandbytes.nn import Linear4bit
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
 
-from chexreason.model.adapters import keep_adapter, merge_adapter
+from chexreason.model.adapters import keep_adapter
 from chexreason.model.family import family_of
 from chexreason.model.policy import Policy
 
@@ -59,7 +58,7 @@ def load_policy(
     Raises OSError, with the way out, where the model cannot be had, ValueError for an unsupported architecture.
     """
     path = resolve_source(source)
-    with _explained(source):
+    try:
         config = AutoConfig.from_pretrained(path)
         family_of(config.model_type)  # before gigabytes are fetched
         processor = AutoProcessor.from_pretrained(path)
@@ -72,9 +71,13 @@ def load_policy(
             use_safetensors=True,
             **quantisation(quantise),
         )
+    except OSError as error:
+        raise OSError(f"model.source={source}: {_reason(error, source)}") from error
     keep_differentiable(model)
     for n, folder in enumerate(adapters):
-        model = merge_adapter(model, folder) if quantise is None else keep_adapter(model, folder, f"earlier{n}")
+        model = keep_adapter(model, folder, f"earlier{n}")
+        if quantise is None:
+            model = model.merge_and_unload()
     model.requires_grad_(False)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -121,16 +124,8 @@ def bound_pixels(processor: Any, low: int | None, high: int | None) -> None:
         processor.image_processor.size = type(processor.image_processor.size)(**size)
 
 
-@contextmanager
-def _explained(source: str) -> Iterator[None]:
-    """Say of a model that cannot be had why, and what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(f"model.source={source}: {_reason(error, source)}") from error
-
-
 def _reason(error: BaseException, source: str) -> str:
+    """Why a model cannot be had, and what to do."""
     causes = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
         causes.append(cause)

@@ -123,7 +123,7 @@ def grpo(world: int, folder: Path, studies, *, model="tiny_gemma3", flat=frozens
     )
     samples = [Sample(s, "Describe.") for s in studies]
     sizes = {"batch_size": 4 // world, "eval_batch_size": 2, "drop_last": True}
-    data = StudyData(module.policy.encode, module.policy.encode_answers, samples, {}, **sizes)
+    data = StudyData(module.policy.collate(), samples, {}, **sizes)
     callbacks = [gradients, RewardLog(folder)]
     if save:
         saver = L.Callback()
@@ -155,7 +155,7 @@ def sft(world: int, folder: Path, studies):
     shown = [dataclasses.replace(samples[0], answer=f"{ANSWERS[0]}."), *samples[1:5]]
     n_tokens = int(policy.encode_answers([sample.answer for sample in shown])[1].sum())
     assert n_tokens % 2, "tokens that two ranks divide do not show a weight that is cut off"
-    data = StudyData(policy.encode, policy.encode_answers, samples, {"set": shown}, **sizes)
+    data = StudyData(policy.collate(), samples, {"set": shown}, **sizes)
     options = {"max_epochs": 2, "accumulate_grad_batches": 3}
     trainer = trainer_of(world, folder, gradients, LabelF1Callback(CHEXPERT14), **options)
     trainer.fit(module, data)

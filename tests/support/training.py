@@ -62,8 +62,7 @@ def common(max_new_tokens: int = 6):
 def sft_data(policy: Policy, studies: list[Study], batch_size: int, accumulate: int) -> StudyData:
     samples = [Sample(s, "Describe.", a) for s, a in zip(studies, ANSWERS, strict=True)]
     return StudyData(
-        policy.encode,
-        policy.encode_answers,
+        policy.collate(),
         samples,
         {},
         batch_size=batch_size,
@@ -80,7 +79,7 @@ def grpo(policy: Policy, reward=None, **kwargs) -> GRPOModule:
 
 def grpo_data(policy: Policy, studies: list[Study]) -> StudyData:
     samples = [Sample(s, "Describe.") for s in studies]
-    return StudyData(policy.encode, policy.encode_answers, samples, {}, batch_size=2, eval_batch_size=2, drop_last=True)
+    return StudyData(policy.collate(), samples, {}, batch_size=2, eval_batch_size=2, drop_last=True)
 
 
 def fit(module, data, tmp_path: Path, *, ckpt_path=None, callbacks=(), **kwargs) -> L.Trainer:

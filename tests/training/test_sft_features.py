@@ -53,9 +53,8 @@ def run(studies, folder: Path, cache: Path | None, model: str, kill: int | None 
         seed=7,
     ).train()
     samples = [Sample(s, "Describe.", a) for s, a in zip(studies, ANSWERS, strict=True)]
-    reader = cache_films(policy, None, cache and str(cache)).film_reader()
-    sizes = {"batch_size": 2, "eval_batch_size": 2}
-    data = StudyData(reader.encode, policy.encode_answers, samples, {}, load=reader.load, **sizes)
+    collate = cache_films(policy, None, cache and str(cache)).collate()
+    data = StudyData(collate, samples, {}, batch_size=2, eval_batch_size=2)
     point = folder / "last.ckpt"
     callbacks = [*([] if kill is None else [KillAt(kill)]), ResumePoint(point, 1)]
     options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}

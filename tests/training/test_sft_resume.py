@@ -57,7 +57,7 @@ def run(studies, folder: Path, *, kill: KillAt | None = None, **stopping):
     ).train()
     samples = [Sample(s, "Describe.", a) for s, a in zip(studies, ANSWERS, strict=True)]
     sizes = {"batch_size": 1, "eval_batch_size": 2, "accumulate": 2}
-    data = StudyData(policy.encode, policy.encode_answers, samples, {"set": samples[:2]}, **sizes)
+    data = StudyData(policy.collate(), samples, {"set": samples[:2]}, **sizes)
     point = folder / "last.ckpt"
     callbacks = [*([kill] if kill else []), AdapterExport(str(folder / "adapter"), "val/loss", "min", {}, [])]
     callbacks += [ResumePoint(point, 1), EarlyStopping("val/loss", **({"patience": 9} | stopping))]
