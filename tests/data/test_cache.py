@@ -31,8 +31,9 @@ def films(studies, tmp_path):
     images.append(Image.fromarray(rng.integers(0, 4000, (200, 160), dtype=np.uint16)))
     found = []
     for study, image in zip(studies, images, strict=True):
-        image.save(study.image)
-        found.append(replace(study, image_sha256=hashlib.sha256(study.image.read_bytes()).hexdigest()))
+        path = tmp_path / study.image.name
+        image.save(path)
+        found.append(replace(study, image=path, image_sha256=hashlib.sha256(path.read_bytes()).hexdigest()))
     return found
 
 
