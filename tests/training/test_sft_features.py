@@ -10,15 +10,14 @@ import pytest
 import torch
 
 from chexreason.data import batches
-from chexreason.labels.catalog import CHEXPERT14
 from chexreason.model.adapters import attach_lora
 from chexreason.model.features import cache_films
 from chexreason.model.load import load_policy
-from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.training.callbacks.checkpoint import ResumePoint
 from chexreason.training.datamodule import StudyData
 from chexreason.training.sft import SFTModule
 from chexreason.types import Sample
+from tests.support import training as t
 
 pytestmark = pytest.mark.slow
 
@@ -44,24 +43,15 @@ def run(studies, folder: Path, cache: Path | None, model: str, kill: int | None 
     policy = load_policy(f"tiny:{model}", dtype="float32")
     torch.manual_seed(0)
     attach_lora(policy, r=4, alpha=8, dropout=0.3, targets=TARGETS)
-    module = SFTModule(
-        policy,
-        AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION),
-        make_optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2),
-        make_scheduler=lambda o, n: torch.optim.lr_scheduler.LambdaLR(o, lambda step: 1.0),
-        max_new_tokens=1,
-        seed=7,
-    ).train()
+    module = SFTModule(policy, **t.common(1), seed=7).train()
     samples = [Sample(s, "Describe.", a) for s, a in zip(studies, ANSWERS, strict=True)]
     collate = cache_films(policy, None, cache and str(cache)).collate()
     data = StudyData(collate, samples, {}, batch_size=2, eval_batch_size=2)
     point = folder / "last.ckpt"
     callbacks = [*([] if kill is None else [KillAt(kill)]), ResumePoint(point, 1)]
-    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    options |= {"limit_val_batches": 0, "inference_mode": False, "use_distributed_sampler": False, "devices": 1}
-    trainer = L.Trainer(**options, max_epochs=3, callbacks=callbacks)
-    trainer.fit(module, data, ckpt_path=str(point) if point.is_file() else None, weights_only=True)
-    return {name: p.detach().clone() for name, p in module.trainable().items()}
+    start = str(point) if point.is_file() else None
+    t.fit(module, data, folder, ckpt_path=start, callbacks=callbacks, max_epochs=3)
+    return t.weights(module)
 
 
 @pytest.fixture

@@ -10,16 +10,15 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
-from chexreason.labels.catalog import CHEXPERT14
 from chexreason.model.adapters import attach_lora
 from chexreason.model.generate import key_seed
 from chexreason.model.load import load_policy
-from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.training.callbacks.adapter_export import AdapterExport
 from chexreason.training.callbacks.checkpoint import ResumePoint
 from chexreason.training.datamodule import StudyData
 from chexreason.training.sft import SFTModule
 from chexreason.types import Sample
+from tests.support import training as t
 
 pytestmark = pytest.mark.slow
 
@@ -47,27 +46,18 @@ def run(studies, folder: Path, *, kill: KillAt | None = None, **stopping):
     policy = load_policy("tiny:tiny_gemma3", dtype="float32")
     torch.manual_seed(0)
     attach_lora(policy, r=4, alpha=8, dropout=0.3, targets=TARGETS)
-    module = SFTModule(
-        policy,
-        AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION),
-        make_optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2),
-        make_scheduler=lambda o, n: torch.optim.lr_scheduler.LambdaLR(o, lambda step: 1 - step / (2 * n)),
-        max_new_tokens=1,
-        seed=7,
-    ).train()
+    module = SFTModule(policy, **t.common(1), seed=7).train()
     samples = [Sample(s, "Describe.", a) for s, a in zip(studies, ANSWERS, strict=True)]
     sizes = {"batch_size": 1, "eval_batch_size": 2, "accumulate": 2}
     data = StudyData(policy.collate(), samples, {"set": samples[:2]}, **sizes)
     point = folder / "last.ckpt"
     callbacks = [*([kill] if kill else []), AdapterExport(str(folder / "adapter"), "val/loss", "min", {}, [])]
     callbacks += [ResumePoint(point, 1), EarlyStopping("val/loss", **({"patience": 9} | stopping))]
-    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    options |= {"num_sanity_val_steps": 0, "inference_mode": False, "use_distributed_sampler": False}
-    trainer = L.Trainer(**options, devices=1, max_epochs=3, accumulate_grad_batches=2, callbacks=callbacks)
     # what a process has drawn so far must not matter
     torch.manual_seed(random.SystemRandom().getrandbits(32))
-    trainer.fit(module, data, ckpt_path=str(point) if point.is_file() else None, weights_only=True)
-    return trainer
+    options = {"max_epochs": 3, "accumulate_grad_batches": 2, "limit_val_batches": 1.0}
+    start = str(point) if point.is_file() else None
+    return t.fit(module, data, folder, ckpt_path=start, callbacks=callbacks, **options)
 
 
 def adapters(folder: Path) -> dict[str, bytes]:
