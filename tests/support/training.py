@@ -109,3 +109,18 @@ class SaveAt(L.Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         if trainer.fit_loop.epoch_loop.total_batch_idx == self.batch:
             trainer.save_checkpoint(self.path)
+
+
+class Killed(BaseException):
+    """Stands for a kill: no hook of Lightning's that saves or cleans up may see an ordinary exception."""
+
+
+class KillAt(L.Callback):
+    """Ends the process's work at a hook, the first time ``when`` holds there."""
+
+    def __init__(self, hook: str, when) -> None:
+        setattr(self, hook, lambda trainer, *args, **kwargs: self._kill(trainer, when))
+
+    def _kill(self, trainer: L.Trainer, when) -> None:
+        if when(trainer):
+            raise Killed

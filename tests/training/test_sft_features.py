@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import lightning as L
 import pytest
 import torch
 
@@ -21,21 +20,7 @@ from tests.support import training as t
 
 pytestmark = pytest.mark.slow
 
-ANSWERS = ("a b", "the heart is large", "c", "no finding at all here", "d e f", "g")
 TARGETS = r".*language_model.*layers\.0.*(q_proj|up_proj)"
-
-
-class Killed(BaseException):
-    """Stands for a kill: no hook of Lightning's that saves or cleans up may see an ordinary exception."""
-
-
-class KillAt(L.Callback):
-    def __init__(self, batch: int) -> None:
-        self.batch = batch
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        if trainer.fit_loop.epoch_loop.total_batch_idx == self.batch:
-            raise Killed
 
 
 def run(studies, folder: Path, cache: Path | None, model: str, kill: int | None = None) -> dict[str, torch.Tensor]:
@@ -44,11 +29,12 @@ def run(studies, folder: Path, cache: Path | None, model: str, kill: int | None 
     torch.manual_seed(0)
     attach_lora(policy, r=4, alpha=8, dropout=0.3, targets=TARGETS)
     module = SFTModule(policy, **t.common(1), seed=7).train()
-    samples = [Sample(s, "Describe.", a) for s, a in zip(studies, ANSWERS, strict=True)]
+    samples = [Sample(s, "Describe.", a) for s, a in zip(studies, t.ANSWERS, strict=True)]
     collate = cache_films(policy, None, cache and str(cache)).collate()
     data = StudyData(collate, samples, {}, batch_size=2, eval_batch_size=2)
     point = folder / "last.ckpt"
-    callbacks = [*([] if kill is None else [KillAt(kill)]), ResumePoint(point, 1)]
+    at = t.KillAt("on_train_batch_start", lambda trainer: trainer.fit_loop.epoch_loop.total_batch_idx == kill)
+    callbacks = [at, ResumePoint(point, 1)]
     start = str(point) if point.is_file() else None
     t.fit(module, data, folder, ckpt_path=start, callbacks=callbacks, max_epochs=3)
     return t.weights(module)
@@ -74,7 +60,7 @@ def test_a_killed_run_ends_with_the_same_bits_whatever_became_of_the_cache(studi
     assert sorted(seen) == sorted(study.image.name for study in studies)  # once each, in three epochs
     for name, kill in (("kept", 5), ("emptied", 4), ("in the first epoch", 1)):
         folder, cache = tmp_path / name, tmp_path / f"cache {name}"
-        with pytest.raises(Killed):
+        with pytest.raises(t.Killed):
             run(studies, folder, cache, model, kill=kill)
         if name == "emptied":
             shutil.rmtree(cache)

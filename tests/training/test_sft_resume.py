@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
@@ -22,32 +21,16 @@ from tests.support import training as t
 
 pytestmark = pytest.mark.slow
 
-ANSWERS = ("a b", "the heart is large", "c", "no finding at all here", "d e f", "g")
 TARGETS = r".*language_model.*layers\.0.*(q_proj|up_proj)"  # two projections: the order of events is tested
 
 
-class Killed(BaseException):
-    """Stands for a kill: no hook of Lightning's that saves or cleans up may see an ordinary exception."""
-
-
-class KillAt(L.Callback):
-    """Ends the process's work at a hook, the first time ``when`` holds there."""
-
-    def __init__(self, hook: str, when) -> None:
-        setattr(self, hook, lambda trainer, *args, **kwargs: self._kill(trainer, when))
-
-    def _kill(self, trainer: L.Trainer, when) -> None:
-        if when(trainer):
-            raise Killed
-
-
-def run(studies, folder: Path, *, kill: KillAt | None = None, **stopping):
+def run(studies, folder: Path, *, kill: t.KillAt | None = None, **stopping):
     """Three epochs of six studies, two to an update; a checkpoint in the folder is resumed from."""
     policy = load_policy("tiny:tiny_gemma3", dtype="float32")
     torch.manual_seed(0)
     attach_lora(policy, r=4, alpha=8, dropout=0.3, targets=TARGETS)
     module = SFTModule(policy, **t.common(1), seed=7).train()
-    samples = [Sample(s, "Describe.", a) for s, a in zip(studies, ANSWERS, strict=True)]
+    samples = [Sample(s, "Describe.", a) for s, a in zip(studies, t.ANSWERS, strict=True)]
     sizes = {"batch_size": 1, "eval_batch_size": 2, "accumulate": 2}
     data = StudyData(policy.collate(), samples, {"set": samples[:2]}, **sizes)
     point = folder / "last.ckpt"
@@ -77,21 +60,21 @@ def batch(n: int):
 
 
 POINTS = {
-    "before the first checkpoint": (KillAt("on_train_batch_start", batch(1)), False),
-    "between accumulation steps": (KillAt("on_after_backward", batch(4)), True),
-    "before the optimiser's step": (KillAt("on_before_optimizer_step", batch(3)), True),
-    "after the last step of an epoch": (KillAt("on_validation_start", batch(5)), True),
-    "inside validation": (KillAt("on_validation_batch_start", batch(11)), True),
-    "after validation": (KillAt("on_train_epoch_start", lambda trainer: trainer.current_epoch == 2), True),
-    "inside the last validation": (KillAt("on_validation_batch_end", batch(17)), True),
-    "at the end of training": (KillAt("on_train_end", lambda trainer: True), True),
+    "before the first checkpoint": (t.KillAt("on_train_batch_start", batch(1)), False),
+    "between accumulation steps": (t.KillAt("on_after_backward", batch(4)), True),
+    "before the optimiser's step": (t.KillAt("on_before_optimizer_step", batch(3)), True),
+    "after the last step of an epoch": (t.KillAt("on_validation_start", batch(5)), True),
+    "inside validation": (t.KillAt("on_validation_batch_start", batch(11)), True),
+    "after validation": (t.KillAt("on_train_epoch_start", lambda trainer: trainer.current_epoch == 2), True),
+    "inside the last validation": (t.KillAt("on_validation_batch_end", batch(17)), True),
+    "at the end of training": (t.KillAt("on_train_end", lambda trainer: True), True),
 }
 
 
 @pytest.mark.parametrize("point", POINTS)
 def test_a_killed_run_ends_with_the_same_adapters(studies, whole, tmp_path, point):
     kill, has_checkpoint = POINTS[point]
-    with pytest.raises(Killed):
+    with pytest.raises(t.Killed):
         run(studies, tmp_path, kill=kill)
     assert (tmp_path / "last.ckpt").is_file() == has_checkpoint
     run(studies, tmp_path)
@@ -101,8 +84,8 @@ def test_a_killed_run_ends_with_the_same_adapters(studies, whole, tmp_path, poin
 def test_a_run_killed_after_it_stopped_early_does_not_go_on(studies, tmp_path):
     options = {"patience": 1, "mode": "max"}  # the loss falls, so it stops
     assert run(studies, tmp_path / "whole", **options).global_step < 9
-    with pytest.raises(Killed):
-        run(studies, tmp_path / "killed", kill=KillAt("on_train_end", lambda trainer: True), **options)
+    with pytest.raises(t.Killed):
+        run(studies, tmp_path / "killed", kill=t.KillAt("on_train_end", lambda trainer: True), **options)
     assert (tmp_path / "killed" / "last.ckpt").is_file()
     run(studies, tmp_path / "killed", **options)
     assert adapters(tmp_path / "killed") == adapters(tmp_path / "whole")
