@@ -27,6 +27,7 @@ from transformers.image_utils import SizeDict
 
 from benchmarks import measure
 from benchmarks.measure import Row, seconds
+from chexreason.data.batches import Collate
 from chexreason.data.cache import ImageCache
 from chexreason.data.check import ImageFacts, inspect_images
 from chexreason.data.fingerprint import near_pairs
@@ -89,11 +90,12 @@ def check_rows(name: str, paths: list[Path]) -> Iterator[Row]:
 
 def loader(policy: Policy, found: list[Study], workers: int, cache: ImageCache | None, batch_size: int) -> StudyData:
     """The data module as training builds it."""
-    encode = policy.encode if cache is None else partial(policy.encode, resized=True)
-    options = {} if cache is None else {"load": cache.load}
+    collate = policy.collate()
+    if cache is not None:
+        collate = Collate(partial(policy.encode, resized=True), policy.encode_answers, cache.load)
     samples = [Sample(study, "Which findings are present?", ANSWER) for study in found]
     sizes = {"batch_size": batch_size, "eval_batch_size": 1, "num_workers": workers}
-    return StudyData(encode, policy.encode_answers, samples, {}, **sizes, **options)
+    return StudyData(collate, samples, {}, **sizes)
 
 
 def loader_rows(name: str, policy: Policy, found: list[Study], folder: Path) -> Iterator[Row]:

@@ -33,11 +33,10 @@ from chexreason.grpo.objective import ObjectiveSpec
 from chexreason.grpo.rollout import RolloutSpec, collect
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.model.adapters import attach_lora
-from chexreason.model.generate import Sampling, sample
+from chexreason.model.generate import Sampling, read_completions, sample
 from chexreason.model.load import load_policy
 from chexreason.model.logprobs import study_chunks
 from chexreason.model.policy import Policy
-from chexreason.model.predict import read_completions
 from chexreason.parsing import AnswerFormat, Grammar, parse
 from chexreason.prompts import load_prompt, render
 from chexreason.rewards.base import score

@@ -27,7 +27,7 @@ from chexreason.files import write_json
 from chexreason.model.adapters import attach_lora
 from chexreason.model.generate import Sampling, sample
 from chexreason.model.policy import Policy
-from chexreason.preflight.memory import endless, last_token, rehearse, update, with_pixels
+from chexreason.preflight.memory import endless, last_token, rehearse, update
 from chexreason.preflight.meta_model import blank_policy, blank_prompts
 
 # stage, studies, completions of each, words of the prompt, answer tokens
@@ -46,7 +46,7 @@ def trained(policy: Policy) -> Policy:
 def planned(model: str, stage: str, studies: int, group: int, text: int, answer: int) -> int:
     """Peak bytes by rehearsal."""
     policy = trained(blank_policy(f"tiny:{model}", dtype="float32"))
-    prompts = blank_prompts(policy.base.config, studies, text_tokens=text, n_image_tokens=16)
+    prompts = blank_prompts(policy, studies, text_tokens=text, n_image_tokens=16)
     if stage == "rollout":
         return sum(rehearse(policy, partial(last_token, policy, prompts, Sampling(answer), group), 8.0).values())
     ids = torch.full((studies * group, answer), 3)
@@ -63,9 +63,7 @@ def work(model: str, stage: str, studies: int, group: int, text: int, answer: in
     blank = blank_policy(f"tiny:{model}", dtype="float32")
     weights = AutoModelForImageTextToText.from_config(blank.base.config, dtype=torch.float32)
     policy = trained(Policy(weights.requires_grad_(False), blank.processor, model))
-    prompts = with_pixels(
-        blank_prompts(policy.base.config, studies, text_tokens=text, n_image_tokens=16), policy.device
-    )
+    prompts = blank_prompts(policy, studies, text_tokens=text, n_image_tokens=16)
     optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad])
     few = stage == "rollout"  # its updates only leave gradients and optimiser state behind
     ids = torch.full((1 if few else studies * group, 2 if few else answer), 3)

@@ -28,11 +28,9 @@ from chexreason.training.callbacks.adapter_export import AdapterExport
 from chexreason.training.callbacks.checkpoint import ResumePoint
 from chexreason.training.callbacks.collapse_watch import CollapseWatch
 from chexreason.training.callbacks.label_f1 import LabelF1Callback
-from chexreason.training.callbacks.loggers import csv_logger, wandb_logger
-from chexreason.training.callbacks.reward_log import RewardLog
-from chexreason.training.callbacks.samples import SampleLog
+from chexreason.training.callbacks.run_files import RewardLog, SampleLog, csv_logger
 from chexreason.training.callbacks.transfer_rules import TransferRules, monitor_mode
-from chexreason.training.callbacks.wandb_run import WandbRun
+from chexreason.training.callbacks.wandb_run import WandbRun, wandb_logger
 from chexreason.training.datamodule import StudyData
 from chexreason.training.policy_module import PolicyModule
 
@@ -57,10 +55,8 @@ def build_data(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: Label
         )
         for name in cfg.data.val
     }
-    reader = policy.film_reader()
     return StudyData(
-        reader.encode,
-        policy.encode_answers,
+        policy.collate(),
         train,
         val,
         batch_size=cfg.phase.batch_size,
@@ -69,7 +65,6 @@ def build_data(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: Label
         num_workers=cfg.num_workers,
         seed=cfg.seed,
         drop_last=cfg.phase.name == "grpo",
-        load=reader.load,
     )
 
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from chexreason import runs
 from chexreason.confdir import confdir
 from chexreason.errors import friendly, known_choices
-from chexreason.files import write_json
+from chexreason.files import finite, write_json
 from chexreason.progress import track
 
 if TYPE_CHECKING:
@@ -41,9 +41,8 @@ def evaluate(cfg: DictConfig) -> list[Prediction]:
         load_studies,
     )
     from chexreason.data.sampling import subset
-    from chexreason.model.predict import predict_batch
+    from chexreason.model.generate import predict_batch
     from chexreason.parsing import AnswerFormat, Grammar
-    from chexreason.reports.payload import finite
     from chexreason.statistics import predictions
 
     run_dir = Path(cfg.run_dir)

@@ -83,9 +83,8 @@ def _scores(
 ) -> list[pd.DataFrame]:
     import numpy as np
 
-    from chexreason.model.generate import Sampling, sample
+    from chexreason.model.generate import Sampling, read_completions, sample
     from chexreason.model.label_scores import label_log_odds
-    from chexreason.model.predict import read_completions
     from chexreason.statistics.score_files import score_rows
 
     prompts = policy.with_features(batch.prompts)

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, open_dict
 from chexreason import runs
 from chexreason.confdir import confdir
 from chexreason.errors import friendly, known_choices
+from chexreason.files import finite
 
 if TYPE_CHECKING:
     import lightning as L
@@ -35,8 +36,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float | None], dict[str, Any]]:
     from chexreason.cli.checks import before_training
     from chexreason.model.adapters import answer_tokens
     from chexreason.quiet import quiet
-    from chexreason.reports.payload import finite
-    from chexreason.training.callbacks.loggers import merge_attempts
+    from chexreason.training.callbacks.run_files import merge_attempts
 
     run_dir, first = Path(cfg.run_dir), runs.is_first_rank()
     if not first:

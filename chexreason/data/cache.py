@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from chexreason.data.fingerprint import content_sha256
+from chexreason.data.fingerprint import image_hash
 from chexreason.data.image import load_image
-from chexreason.files import write_bytes
+from chexreason.files import read_checked, write_checked
 from chexreason.types import Study
 
 log = logging.getLogger(__name__)
-CHECKSUM = 4  # bytes of CRC-32 that close an entry
 
 
 class ImageCache:
@@ -39,50 +37,27 @@ class ImageCache:
         """The resized image as 8-bit RGB; raises ImageError where it must be read and cannot be."""
         sha256 = image_hash(study)
         path = self.folder / sha256[:2] / sha256
-        pixels = _read(path) if sha256 else None
-        if pixels is None:
-            image = self.resize(load_image(study.image))
-            if sha256:
-                self._write(path, image)
-            return image
-        return Image.fromarray(pixels).convert("RGB")
+        if sha256 and (entry := read_checked(path)) is not None:
+            return Image.fromarray(np.load(io.BytesIO(entry), allow_pickle=False)).convert("RGB")
+        image = self.resize(load_image(study.image))
+        if sha256:
+            self._write(path, image)
+        return image
 
     def _write(self, path: Path, image: Image.Image) -> None:
         """Adds an entry; a folder that cannot be written makes a slower run, not a failed one."""
         if not self._writable:
             return
         try:
-            write_bytes(path, _pack(np.asarray(image)))
+            write_checked(path, _pack(np.asarray(image)))
         except OSError as error:
             self._writable = False
             log.warning("the image cache %s takes no more (%s): images are resized each time", self.folder, error)
 
 
 def _pack(pixels: NDArray[np.uint8]) -> bytes:
-    """``pixels`` [H, W, 3] as a .npy file, of one channel where all are equal, closed by its checksum."""
+    """``pixels`` [H, W, 3] as a .npy file, of one channel where all are equal."""
     grey = (pixels == pixels[..., :1]).all()
     buffer = io.BytesIO()
     np.save(buffer, np.ascontiguousarray(pixels[..., 0] if grey else pixels), allow_pickle=False)
-    data = buffer.getvalue()
-    return data + zlib.crc32(data).to_bytes(CHECKSUM, "big")
-
-
-def _read(path: Path) -> NDArray[np.uint8] | None:
-    """The pixels of an entry, [H, W] or [H, W, 3]; None where there is none or it is damaged."""
-    try:
-        entry = path.read_bytes()
-    except OSError:
-        return None
-    data, checksum = entry[:-CHECKSUM], entry[-CHECKSUM:]
-    if zlib.crc32(data).to_bytes(CHECKSUM, "big") != checksum:
-        return None
-    pixels: NDArray[np.uint8] = np.load(io.BytesIO(data), allow_pickle=False)
-    return pixels
-
-
-def image_hash(study: Study) -> str:
-    """SHA-256 of the study's image file, "" where it is unknown and cannot be read: the decoder then says why."""
-    try:
-        return study.image_sha256 or content_sha256(study.image.read_bytes())
-    except OSError:
-        return ""
+    return buffer.getvalue()

@@ -9,15 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-SUFFIXES = (".dcm", ".dicom")
-SIGNATURE, SIGNATURE_AT = b"DICM", 128  # PS3.10, 7.1: a preamble of 128 bytes, then the prefix
 BIT_DEPTHS = (8, 10, 12, 14, 16)  # of detectors; a 12-bit film is commonly stored in 16 bits
 Pixels = npt.NDArray[np.floating]
-
-
-def is_dicom(path: Path, head: bytes) -> bool:
-    """True where the file's first 132 bytes ``head`` carry DICOM's prefix, or its name claims so."""
-    return head[SIGNATURE_AT:] == SIGNATURE or path.suffix.lower() in SUFFIXES
 
 
 def load_dicom(path: Path) -> Image.Image:

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from chexreason.types import Study
+
 VERSION = 1  # of both hashes: what was recorded under another is computed again
 SIDE = 32  # pixels of the thumbnail
 FIRST, BAND = 3, 16  # cosines kept of each axis: lower ones show a chest, not which chest
@@ -25,6 +27,14 @@ BLOCK = 64  # rows of one block of the pairwise search: 64 x 10,000 words fit in
 def content_sha256(data: bytes) -> str:
     """SHA-256 of a file's bytes, as 64 hex digits."""
     return hashlib.sha256(data).hexdigest()
+
+
+def image_hash(study: Study) -> str:
+    """SHA-256 of the study's image file, "" where it is unknown and cannot be read: the decoder then says why."""
+    try:
+        return study.image_sha256 or content_sha256(study.image.read_bytes())
+    except OSError:
+        return ""
 
 
 def perceptual_hash(image: Image.Image) -> str:

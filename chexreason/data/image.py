@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
-from chexreason.data.dicom import is_dicom, load_dicom, white_level
+from chexreason.data.dicom import load_dicom, white_level
 
 WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+DICOM_SUFFIXES = (".dcm", ".dicom")
+DICOM_SIGNATURE, DICOM_SIGNATURE_AT = b"DICM", 128  # PS3.10, 7.1: a preamble of 128 bytes, then the prefix
 
 
 class ImageError(OSError):
@@ -39,7 +41,7 @@ def load_image(path: Path) -> Image.Image:
             head = start.read(132)
         if not head:
             raise ValueError("the file is empty (0 bytes)")
-        if is_dicom(path, head):
+        if _is_dicom(path, head):
             return load_dicom(path).convert("RGB")
         with Image.open(path) as file:
             file.load()
@@ -63,6 +65,11 @@ def grey_file(
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def _is_dicom(path: Path, head: bytes) -> bool:
+    """True where the file's first 132 bytes ``head`` carry DICOM's prefix, or its name claims so."""
+    return head[DICOM_SIGNATURE_AT:] == DICOM_SIGNATURE or path.suffix.lower() in DICOM_SUFFIXES
 
 
 def _rgb(image: Image.Image) -> Image.Image:

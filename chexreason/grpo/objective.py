@@ -94,11 +94,6 @@ class ObjectiveSpec:
         if faults:
             raise ValueError(f"objective '{self.name}': {'; '.join(faults)}")
 
-    @property
-    def clip_can_act(self) -> bool:
-        """False when each rollout is used once: the policy is then the one that sampled it."""
-        return self.updates_per_rollout > 1
-
     def logp_temperature(self, sampling_temperature: float) -> float:
         """What to divide the logits by in every pass whose log-probabilities go into ratio and KL."""
         return sampling_temperature if self.ratio_temperature == "sampling" else 1.0

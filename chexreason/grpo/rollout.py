@@ -7,14 +7,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from chexreason.data.batches import Batch
-from chexreason.data.prompt_tensors import EncodedPrompts
+from chexreason.data.batches import Batch, EncodedPrompts
 from chexreason.grpo.advantages import group_advantages, zero_variance
 from chexreason.grpo.objective import ObjectiveSpec, loss_mask
-from chexreason.model.generate import SHARED_PREFIX, Engine, Sampling
+from chexreason.model.generate import SHARED_PREFIX, Engine, Sampling, read_completions
 from chexreason.model.logprobs import scored_by_chunks
 from chexreason.model.policy import Policy
-from chexreason.model.predict import read_completions
 from chexreason.parsing import AnswerFormat
 from chexreason.rewards.base import Reward, score
 from chexreason.rewards.collapse import dominance

@@ -19,8 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from chexreason.model.policy import Policy
-from chexreason.model.quantised import NEW, activate_all, precision_of
+from chexreason.model.policy import NEW, Policy
 
 CARD, ADAPTER_CONFIG, WEIGHTS = "chexreason.json", "adapter_config.json", "adapter_model.safetensors"
 # The language model's attention and feed-forward projections, of both architectures; never the vision tower.
@@ -36,7 +35,7 @@ def attach_lora(policy: Policy, *, r: int = 16, alpha: int = 32, dropout: float 
     config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")
     if isinstance(policy.model, PeftModel):
         policy.model.add_adapter(NEW, config)
-        activate_all(policy.model)
+        policy.activate_adapters()
     else:
         policy.model = get_peft_model(policy.base, config)
     names = [n for n, p in policy.model.named_parameters() if p.requires_grad]
@@ -67,11 +66,6 @@ def merged(policy: Policy) -> Iterator[None]:
         for layer, original in zip(layers, originals, strict=True):
             layer.base_layer.weight.data = original  # subtracting would leave a rounding error behind
             layer.merged_adapters.clear()
-
-
-def merge_adapter(model: Any, folder: str | Path) -> Any:
-    """The model with the adapter of ``folder`` merged into its weights; raises as ``keep_adapter`` does."""
-    return keep_adapter(model, folder, NEW).merge_and_unload()
 
 
 def keep_adapter(model: Any, folder: str | Path, name: str) -> PeftModel:
@@ -184,6 +178,11 @@ def _replace_folder(staging: Path, folder: Path) -> None:
         os.replace(folder, old)
     os.replace(staging, folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def precision_of(model: Any) -> str | None:
+    """The ``kind`` a model was loaded with; None in full precision."""
+    return "nf4" if getattr(model, "is_loaded_in_4bit", False) else None
 
 
 def base_fingerprint(model: nn.Module) -> str:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import shutil
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,13 +14,13 @@ from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from chexreason.data.cache import CHECKSUM, ImageCache, image_hash
-from chexreason.data.prompt_tensors import EncodedPrompts
-from chexreason.files import write_bytes
+from chexreason.data.batches import EncodedPrompts
+from chexreason.data.cache import ImageCache
+from chexreason.data.fingerprint import image_hash
+from chexreason.files import read_checked, write_checked
 from chexreason.model.policy import FilmReader, Policy, cuts_images
 from chexreason.types import Study
 
@@ -128,7 +127,7 @@ class FeatureCache:
             free = shutil.disk_usage(path.parent).free
             if free - len(data) < RESERVE:
                 raise OSError(f"{free / 2**30:.1f} GiB are free")
-            write_bytes(path, data)
+            write_checked(path, data)
         except OSError as error:
             self._open = False
             log.warning("the feature cache %s takes no more (%s): images are encoded each time", self.folder, error)
@@ -180,20 +179,13 @@ def _pad_left(rows: Sequence[Tensor], value: int) -> Tensor:
 
 
 def _pack(tokens: ImageTokens) -> bytes:
-    """The entry of ``tokens``: a safetensors file, in the dtype of the model, closed by its checksum."""
-    tensors = {name: value.cpu().contiguous() for name, value in tokens._asdict().items() if value is not None}
-    data = save(tensors)
-    return data + zlib.crc32(data).to_bytes(CHECKSUM, "big")
+    """The entry of ``tokens``: a safetensors file, in the dtype of the model."""
+    return save({name: value.cpu().contiguous() for name, value in tokens._asdict().items() if value is not None})
 
 
 def _read(path: Path) -> ImageTokens | None:
     """The image tokens of an entry; None where there is none or it is damaged."""
-    try:
-        entry = path.read_bytes()
-        data, checksum = entry[:-CHECKSUM], entry[-CHECKSUM:]
-        if zlib.crc32(data).to_bytes(CHECKSUM, "big") != checksum:
-            return None
-        tensors = load(data)
-    except (OSError, SafetensorError):
+    if (entry := read_checked(path)) is None:
         return None
+    tensors = load(entry)
     return ImageTokens(tensors["features"], tensors.get("grid"))

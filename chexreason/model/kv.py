@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from chexreason.data.prompt_tensors import EncodedPrompts
+from chexreason.data.batches import EncodedPrompts
 from chexreason.model.policy import Policy
 
 
@@ -110,7 +110,7 @@ class RoomyLayer(DynamicLayer):
         super().__init__()
         self.lazy_initialization(layer.keys, layer.values)
         self._length = layer.keys.shape[-2]
-        self._keys, self._values = _with_room(layer.keys, room), _with_room(layer.values, room)
+        self._keys, self._values = (nn.functional.pad(states, (0, 0, 0, room)) for states in (layer.keys, layer.values))
         self._show()
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -129,13 +129,6 @@ class RoomyLayer(DynamicLayer):
 
     def _show(self) -> None:
         self.keys, self.values = self._keys[:, :, : self._length], self._values[:, :, : self._length]
-
-
-def _with_room(states: Tensor, room: int) -> Tensor:
-    n, heads, length, width = states.shape
-    roomy = torch.empty((n, heads, length + room, width), dtype=states.dtype, device=states.device)
-    roomy[:, :, :length] = states
-    return roomy
 
 
 ONE_TOKEN = "one_token"  # in transformers' table of attentions; it has no mask function there, so that no mask is made

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from chexreason.data.prompt_tensors import EncodedPrompts
+from chexreason.data.batches import EncodedPrompts
 from chexreason.labels.schema import LabelSet
 from chexreason.model.logprobs import completion_scores
 from chexreason.model.policy import Policy

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.nn import Linear4bit
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
 
-from chexreason.model.adapters import keep_adapter, merge_adapter
+from chexreason.model.adapters import keep_adapter
 from chexreason.model.family import family_of
 from chexreason.model.policy import Policy
-from chexreason.model.quantised import keep_differentiable, quantisation
 
 TINY_WEIGHTS = Path(__file__).parent / "weights"
+# Not quantised, in both architectures: images are encoded in full precision, and the head is the embedding.
+KEPT = ("model.vision_tower", "model.multi_modal_projector", "model.visual", "lm_head")
 
 
 def resolve_source(source: str) -> str:
@@ -57,7 +58,7 @@ def load_policy(
     Raises OSError, with the way out, where the model cannot be had, ValueError for an unsupported architecture.
     """
     path = resolve_source(source)
-    with _explained(source):
+    try:
         config = AutoConfig.from_pretrained(path)
         family_of(config.model_type)  # before gigabytes are fetched
         processor = AutoProcessor.from_pretrained(path)
@@ -70,13 +71,44 @@ def load_policy(
             use_safetensors=True,
             **quantisation(quantise),
         )
+    except OSError as error:
+        raise OSError(f"model.source={source}: {_reason(error, source)}") from error
     keep_differentiable(model)
     for n, folder in enumerate(adapters):
-        model = merge_adapter(model, folder) if quantise is None else keep_adapter(model, folder, f"earlier{n}")
+        model = keep_adapter(model, folder, f"earlier{n}")
+        if quantise is None:
+            model = model.merge_and_unload()
     model.requires_grad_(False)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return Policy(model, processor, source)
+
+
+def quantisation(kind: str | None) -> dict[str, Any]:
+    """Arguments of ``from_pretrained`` that load the weights as ``kind``; none where that is None.
+
+    "nf4" is QLoRA's (arXiv 2305.14314): 4-bit NormalFloat, its block scales quantised too, products in bfloat16.
+    Raises ValueError for any other name.
+    """
+    if kind is None:
+        return {}
+    if kind != "nf4":
+        raise ValueError(f"model.quantise={kind!r} is not known: use nf4, or null for full precision")
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=list(KEPT),
+    )
+    return {"quantization_config": config, "device_map": {"": "cpu"}}
+
+
+def keep_differentiable(model: Any) -> None:
+    """Stop the CPU kernel of AVX512-BF16 machines: after one pass in evaluation its packed weights pass no gradient."""
+    for layer in model.modules():
+        if isinstance(layer, Linear4bit):
+            layer.support_avx512bf16_for_cpu = False
 
 
 def bound_pixels(processor: Any, low: int | None, high: int | None) -> None:
@@ -92,16 +124,8 @@ def bound_pixels(processor: Any, low: int | None, high: int | None) -> None:
         processor.image_processor.size = type(processor.image_processor.size)(**size)
 
 
-@contextmanager
-def _explained(source: str) -> Iterator[None]:
-    """Say of a model that cannot be had why, and what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(f"model.source={source}: {_reason(error, source)}") from error
-
-
 def _reason(error: BaseException, source: str) -> str:
+    """Why a model cannot be had, and what to do."""
     causes = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
         causes.append(cause)

@@ -16,11 +16,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
-from chexreason.data.batches import Collate, EncodePrompts, LoadImage, load_study
-from chexreason.data.prompt_tensors import EncodedPrompts
+from chexreason.data.batches import Collate, EncodedPrompts, EncodePrompts, LoadImage, load_study
 from chexreason.model.family import family_of
-from chexreason.model.quantised import without_new
 
+NEW = "default"  # the adapter under training, by PEFT's own name for the first one
 # What the chat templates write by themselves, of all architectures.
 _TURNS = ("<end_of_turn>", "<end_of_utterance>", "<|im_end|>")
 _MARKERS = ("<start_of_image>", "<end_of_image>", "<image_soft_token>", "<start_of_turn>", "<bos>", "<pad>", "<unk>")
@@ -166,11 +165,31 @@ class Policy(nn.Module):
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """The policy without the adapter under training; earlier adapters stay."""
+        """The policy without the adapter under training; earlier adapters stay.
+
+        Not for use while a gradient is being taken. Raises RuntimeError where no adapter is attached.
+        """
         if not hasattr(self.model, "disable_adapter"):
             raise RuntimeError("no adapter is attached, so the policy is its own reference")
-        with without_new(self.model):
+        if not (frozen := self.frozen_adapters()):
+            with self.model.disable_adapter():
+                yield
+            return
+        self.model.base_model.set_adapter(frozen, inference_mode=True)
+        try:
             yield
+        finally:
+            self.activate_adapters()
+
+    def frozen_adapters(self) -> list[str]:
+        """Names of the adapters kept beside the weights, oldest first; empty where all were merged."""
+        return [name for name in getattr(self.model, "peft_config", {}) if name != NEW]
+
+    def activate_adapters(self) -> None:
+        """Add up all adapters of the model, of which the one under training alone is trained."""
+        frozen, adapted = self.frozen_adapters(), self.model.base_model
+        adapted.set_adapter([*frozen, NEW])  # in this order: a new adapter adds exact zeros to the earlier sum
+        adapted.set_requires_grad(frozen, requires_grad=False)
 
     def with_features(self, prompts: EncodedPrompts) -> EncodedPrompts:
         """The prompts with their images encoded once, without gradient: the vision tower is frozen."""

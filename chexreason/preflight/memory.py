@@ -5,19 +5,19 @@ from __future__ import annotations
 import resource
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from chexreason.data.prompt_tensors import EncodedPrompts
+from chexreason.data.batches import EncodedPrompts
 from chexreason.model.adapters import merged
 from chexreason.model.generate import Sampling, draw_ids, sample, sampling_mode
 from chexreason.model.kv import next_logits, prefill
+from chexreason.model.load import KEPT
 from chexreason.model.logprobs import completion_scores
 from chexreason.model.policy import Policy
-from chexreason.model.quantised import KEPT
 from chexreason.preflight.meta_model import blank_prompts
 from chexreason.preflight.rehearsal import MEMORY_KINDS, Rehearsal
 
@@ -103,9 +103,9 @@ class WorstBatch:
     sampling: Mapping[str, Sampling]
 
     def prompts(self, policy: Policy, name: str, studies: int) -> EncodedPrompts:
-        """The prompts on the device while ``studies`` share a stage, their pixels without data."""
+        """The prompts on the device while ``studies`` share a stage."""
         n = max(studies, self.held) if name == "update" else studies
-        return blank_prompts(policy.base.config, n, text_tokens=self.text, n_image_tokens=self.image)
+        return blank_prompts(policy, n, text_tokens=self.text, n_image_tokens=self.image)
 
     def update(self, policy: Policy, prompts: EncodedPrompts, studies: int) -> None:
         """The update of ``studies`` of the prompts, every answer of full length."""
@@ -145,7 +145,7 @@ def measure_stages(policy: Policy, worst: WorstBatch) -> dict[str, int]:
     """Peak bytes of each stage of a run, done for real on the policy's device (an adapter attached)."""
     peaks = {}
     for name, (setting, studies) in worst.stages.items():
-        prompts = with_pixels(worst.prompts(policy, name, studies), policy.device)
+        prompts = worst.prompts(policy, name, studies)
         work: Callable[[], object] = partial(worst.update, policy, prompts, studies)
         if name != "update":
             group = worst.group(name)
@@ -234,13 +234,6 @@ def largest_of(sizes: Sequence[int], totals: Sequence[int], capacity: int) -> in
     """
     slope = max((totals[1] - totals[0]) / (sizes[1] - sizes[0]), 1.0)
     return max(int(sizes[0] + (capacity - totals[0]) // slope), 0)
-
-
-def with_pixels(prompts: EncodedPrompts, device: torch.device) -> EncodedPrompts:
-    """Prompts of ``blank_prompts`` with black images, on ``device``."""
-    if prompts.pixel_values is None:
-        return prompts.to(device)
-    return replace(prompts, pixel_values=torch.zeros(prompts.pixel_values.shape)).to(device)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, PretrainedConfig
 
-from chexreason.data.prompt_tensors import EncodedPrompts
+from chexreason.data.batches import EncodedPrompts
 from chexreason.model.load import resolve_source
 from chexreason.model.policy import Policy
 
@@ -80,8 +80,12 @@ def image_tokens(config: Any, max_pixels: int | None) -> int:
     return int(max_pixels // (vision.patch_size * vision.spatial_merge_size) ** 2)
 
 
-def blank_prompts(config: Any, n: int, *, text_tokens: int, n_image_tokens: int) -> EncodedPrompts:
-    """``n`` prompts of ``text_tokens`` words and one image of ``n_image_tokens``, its pixels without data."""
+def blank_prompts(policy: Policy, n: int, *, text_tokens: int, n_image_tokens: int) -> EncodedPrompts:
+    """``n`` prompts of ``text_tokens`` words and a black image of ``n_image_tokens``, on the policy's device.
+
+    Where that is the meta device, the pixels have no data and the ids are on the CPU.
+    """
+    config, device, grid = policy.base.config, policy.device, None
     image = torch.full((n, n_image_tokens), config.image_token_id)
     start_id = getattr(config, "vision_start_token_id", None) or getattr(config, "boi_token_index", 2)
     opening, words = torch.full((n, 1), int(start_id)), torch.full((n, max(text_tokens - 1, 1)), 3)
@@ -89,15 +93,16 @@ def blank_prompts(config: Any, n: int, *, text_tokens: int, n_image_tokens: int)
     types = (ids == config.image_token_id).long()
     if config.model_type == "gemma3":
         size = config.vision_config.image_size
-        pixels = torch.empty(n, 3, size, size, device="meta")
-        return EncodedPrompts(ids, torch.ones_like(ids), types, pixels)
-    vision = config.vision_config
-    rows = next(k for k in range(isqrt(n_image_tokens), 0, -1) if n_image_tokens % k == 0)
-    merge = vision.spatial_merge_size
-    grid = torch.tensor([[1, rows * merge, n_image_tokens // rows * merge]] * n)  # [n, 3]
-    width = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-    pixels = torch.empty(int(grid.prod(-1).sum()), width, device="meta")
-    return EncodedPrompts(ids, torch.ones_like(ids), types, pixels, grid)
+        pixels = torch.zeros(n, 3, size, size, device=device)
+    else:
+        vision = config.vision_config
+        rows = next(k for k in range(isqrt(n_image_tokens), 0, -1) if n_image_tokens % k == 0)
+        merge = vision.spatial_merge_size
+        grid = torch.tensor([[1, rows * merge, n_image_tokens // rows * merge]] * n)  # [n, 3]
+        width = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        pixels = torch.zeros(int(grid.prod(-1).sum()), width, device=device)
+    prompts = EncodedPrompts(ids, torch.ones_like(ids), types, pixels, grid)
+    return prompts if device.type == "meta" else prompts.to(device)
 
 
 def count_text_tokens(source: str, text: str) -> int | None:

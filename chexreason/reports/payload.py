@@ -76,15 +76,6 @@ def reward_figures(rewards: pd.DataFrame | None, n_resamples: int, seed: int) ->
     return {"reward": found}
 
 
-def finite(node: Any) -> Any:
-    """A copy in which every NaN and infinity is None: strict JSON has neither."""
-    if isinstance(node, Mapping):
-        return {str(key): finite(value) for key, value in node.items()}
-    if isinstance(node, list | tuple):
-        return [finite(value) for value in node]
-    return None if isinstance(node, float) and not math.isfinite(node) else node
-
-
 def _arm_figures(rows: Sequence[Prediction], labels: Sequence[str], sample: Replicates) -> StudyFigures:
     pred, truth, mask = counts(rows, labels)
     hits, judged = confusion(pred, truth, mask).sum(axis=0), mask.sum(axis=0)  # [3, L], [L]

@@ -6,12 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from chexreason.files import write_json, write_text
+from chexreason.files import finite, write_json, write_text
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.schema import LabelSet
 from chexreason.reports.cases import build_cases
 from chexreason.reports.history import read_history, read_rewards
-from chexreason.reports.payload import StudyFigures, finite, reward_figures, study_figures
+from chexreason.reports.payload import StudyFigures, reward_figures, study_figures
 from chexreason.reports.pictures import withheld
 from chexreason.reports.report_page import write_page
 from chexreason.reports.study_tables import ARM_TITLES, label_tables, long_csv, score_tables

@@ -15,7 +15,7 @@ _READABLE = 0.05  # fail rates above this are worth a sentence
 def verdict(figures: Mapping[str, Any]) -> list[str]:
     """Sentences on the changes between neighbouring arms, trivial rows, fail rates and reward.
 
-    ``figures`` is what ``payload.study_figures`` returns, after ``payload.finite``.
+    ``figures`` is what ``payload.study_figures`` returns, after ``files.finite``.
     """
     steps = [f"{a}__{b}" for a, b in pairwise(figures["arms"]) if f"{a}__{b}" in figures["paired"]]
     sentences = [_change(key, figures["paired"][key]) for key in steps if figures["paired"][key]]

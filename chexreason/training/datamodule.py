@@ -10,33 +10,23 @@ from typing import Any
 import lightning as L
 from torch.utils.data import DataLoader
 
-from chexreason.data.batches import (
-    Batch,
-    Collate,
-    EncodeAnswers,
-    EncodePrompts,
-    EpochOrder,
-    LoadImage,
-    SampleDataset,
-    load_study,
-)
+from chexreason.data.batches import Batch, Collate, EpochOrder, SampleDataset
 from chexreason.types import Sample
 
 
 class StudyData(L.LightningDataModule):
     """Loaders over samples that are already resolved (labels, prompt, answer).
 
-    ``train`` are the training samples; ``val`` maps a data set's name to its samples, in the order of the validation
-    loaders. ``load`` fetches a study's image, ``encode`` takes what it fetched. ``batch_size`` samples make a batch of
-    one rank and ``accumulate`` batches an optimiser update. The position within an epoch is part of a checkpoint, so a
+    ``collate`` makes a batch of samples. ``train`` are the training samples; ``val`` maps a data set's name to its
+    samples, in the order of the validation loaders. ``batch_size`` samples make a batch of one rank and ``accumulate``
+    batches an optimiser update. The position within an epoch is part of a checkpoint, so a
     resumed run sees the samples it had not seen. Raises ValueError where a rank has fewer samples than one batch, and
     on a checkpoint of another number of ranks.
     """
 
     def __init__(
         self,
-        encode: EncodePrompts,
-        encode_answers: EncodeAnswers,
+        collate: Collate,
         train: Sequence[Sample],
         val: Mapping[str, Sequence[Sample]],
         *,
@@ -46,14 +36,13 @@ class StudyData(L.LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         drop_last: bool = False,
-        load: LoadImage = load_study,
     ) -> None:
         super().__init__()
         if len(train) < batch_size:
             raise ValueError(f"{len(train)} training samples are fewer than data.batch_size={batch_size}")
         self.val_names = tuple(val)
         self._train, self._val = list(train), {name: list(samples) for name, samples in val.items()}
-        self._collate = Collate(encode, encode_answers, load)
+        self._collate = collate
         self.batch_size, self.eval_batch_size, self.accumulate = batch_size, eval_batch_size, accumulate
         self.num_workers, self.seed, self.drop_last = num_workers, seed, drop_last
         self._resume_batches = 0
@@ -92,16 +81,13 @@ class StudyData(L.LightningDataModule):
         before, now = int(state_dict["ranks"]), self._rank()[1]
         if before != now:
             raise ValueError(f"the checkpoint is of {before} ranks, this run has {now}: set trainer.devices as it was")
-        per_epoch = self._batches_per_epoch()
-        self._resume_batches = int(state_dict["batches_done"]) % per_epoch
+        share = len(self._train) // now
+        per_epoch = share // self.batch_size if self.drop_last else -(-share // self.batch_size)
+        self._resume_batches = int(state_dict["batches_done"]) % max(1, per_epoch)
 
     def _rank(self) -> tuple[int, int]:
         """This process's rank and the number of ranks."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def _batches_per_epoch(self) -> int:
-        share = len(self._train) // self._rank()[1]
-        return max(1, share // self.batch_size if self.drop_last else -(-share // self.batch_size))
 
     @cached_property
     def answer_lengths(self) -> list[int]:

@@ -14,8 +14,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
 from chexreason.data.batches import Batch
+from chexreason.model.generate import predict_batch
 from chexreason.model.policy import Policy
-from chexreason.model.predict import predict_batch
 from chexreason.parsing import AnswerFormat
 from chexreason.types import Prediction
 

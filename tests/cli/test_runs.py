@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from chexreason import runs
-from chexreason.training.callbacks.loggers import merge_attempts
+from chexreason.training.callbacks.run_files import merge_attempts
 
 CFG = OmegaConf.create({"name": "x", "phase": {"lr": 0.1, "betas": [0.9, 0.95]}, "paths": {"out": "out"}})
 

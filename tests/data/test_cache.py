@@ -31,8 +31,9 @@ def films(studies, tmp_path):
     images.append(Image.fromarray(rng.integers(0, 4000, (200, 160), dtype=np.uint16)))
     found = []
     for study, image in zip(studies, images, strict=True):
-        image.save(study.image)
-        found.append(replace(study, image_sha256=hashlib.sha256(study.image.read_bytes()).hexdigest()))
+        path = tmp_path / study.image.name
+        image.save(path)
+        found.append(replace(study, image=path, image_sha256=hashlib.sha256(path.read_bytes()).hexdigest()))
     return found
 
 
@@ -52,7 +53,7 @@ def entries(tmp_path):
 def test_tensors_are_equal_bit_by_bit(policy, films, tmp_path):
     cache = ImageCache(tmp_path / "cache", policy.resize, policy.resize_key)
     items = [(Sample(study, "Describe."), 0.0) for study in films]
-    plain = Collate(policy.encode, policy.encode_answers)(items).prompts
+    plain = policy.collate()(items).prompts
     cached = Collate(partial(policy.encode, resized=True), policy.encode_answers, cache.load)
     for _ in ("written", "read"):
         prompts = cached(items).prompts
@@ -125,8 +126,9 @@ def test_a_folder_that_cannot_be_written_slows_and_does_not_stop(films, cache, t
 def test_loader_workers_give_the_same_batches(gemma, films, tmp_path):
     cache = ImageCache(tmp_path / "cache", gemma.resize, gemma.resize_key)
     samples = [Sample(study, "x", "a b") for study in films]
-    encode, options = partial(gemma.encode, resized=True), {"batch_size": 2, "eval_batch_size": 2, "load": cache.load}
-    loaders = [StudyData(encode, gemma.encode_answers, samples, {}, num_workers=n, **options) for n in (0, 2)]
+    collate = Collate(partial(gemma.encode, resized=True), gemma.encode_answers, cache.load)
+    sizes = {"batch_size": 2, "eval_batch_size": 2}
+    loaders = [StudyData(collate, samples, {}, num_workers=n, **sizes) for n in (0, 2)]
     alone, shared = (data.train_dataloader() for data in loaders)
     for one, other in zip(alone, shared, strict=True):
         assert torch.equal(one.prompts.pixel_values, other.prompts.pixel_values)

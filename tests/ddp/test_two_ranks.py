@@ -17,7 +17,7 @@ from chexreason.labels.catalog import CHEXPERT14
 from chexreason.model.generate import Sampling
 from chexreason.reports.history import read_rewards
 from chexreason.training.callbacks.label_f1 import LabelF1Callback
-from chexreason.training.callbacks.reward_log import RewardLog
+from chexreason.training.callbacks.run_files import RewardLog
 from chexreason.training.datamodule import StudyData, rank_share
 from chexreason.training.sft import SFTModule
 from chexreason.types import Prediction, Sample
@@ -104,7 +104,7 @@ def grpo(world: int, folder: Path, studies, *, model="tiny_gemma3", flat=frozens
     )
     samples = [Sample(s, "Describe.") for s in studies]
     sizes = {"batch_size": 4 // world, "eval_batch_size": 2, "drop_last": True}
-    data = StudyData(module.policy.encode, module.policy.encode_answers, samples, {}, **sizes)
+    data = StudyData(module.policy.collate(), samples, {}, **sizes)
     callbacks = [gradients, RewardLog(folder)]
     if save:
         callbacks.append(t.SaveAt(0, save))
@@ -133,7 +133,7 @@ def sft(world: int, folder: Path, studies):
     shown = [dataclasses.replace(samples[0], answer=f"{t.ANSWERS[0]}."), *samples[1:5]]
     n_tokens = int(policy.encode_answers([sample.answer for sample in shown])[1].sum())
     assert n_tokens % 2, "tokens that two ranks divide do not show a weight that is cut off"
-    data = StudyData(policy.encode, policy.encode_answers, samples, {"set": shown}, **sizes)
+    data = StudyData(policy.collate(), samples, {"set": shown}, **sizes)
     options = {"max_epochs": 2, "accumulate_grad_batches": 3, "limit_val_batches": 1.0}
     trainer = fit(world, module, data, folder, [gradients, LabelF1Callback(CHEXPERT14)], **options)
     return result(module, gradients, logged={k: float(v) for k, v in trainer.callback_metrics.items()})

@@ -18,7 +18,7 @@ from chexreason.model.generate import Sampling
 from chexreason.model.load import load_policy
 from chexreason.reports.history import read_rewards
 from chexreason.training.callbacks.collapse_watch import CollapseWatch
-from chexreason.training.callbacks.reward_log import RewardLog
+from chexreason.training.callbacks.run_files import RewardLog
 from chexreason.training.sft import SFTModule
 from chexreason.types import Completion
 from tests.support import training as t

@@ -199,7 +199,7 @@ def test_sequence_ratio_is_the_geometric_mean() -> None:
 def test_the_named_specs_say_what_their_papers_say() -> None:
     def parts(name: str) -> tuple[object, ...]:
         s = preset(name)
-        return s.normaliser, s.scale, s.clip_low, s.clip_high, s.kl_beta, s.kl_estimator, s.clip_can_act
+        return s.normaliser, s.scale, s.clip_low, s.clip_high, s.kl_beta, s.kl_estimator, s.updates_per_rollout > 1
 
     assert parts("paper") == ("constant", "none", 0.15, 0.22, 0.15, "k3", True)
     assert parts("grpo") == ("sequence_mean", "std", 0.2, 0.2, 0.04, "k3", False)

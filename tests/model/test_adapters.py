@@ -15,7 +15,7 @@ from chexreason.model.adapters import (
     WEIGHTS,
     attach_lora,
     base_fingerprint,
-    merge_adapter,
+    keep_adapter,
     merged,
     read_card,
     save_adapter,
@@ -121,12 +121,12 @@ def test_stacked_factors_are_the_sum_of_products():
 
 def test_adapters_that_do_not_fit_are_refused(gemma, tmp_path):
     with pytest.raises(FileNotFoundError, match="no adapter in"):
-        merge_adapter(gemma.model, tmp_path)
+        keep_adapter(gemma.model, tmp_path, "earlier0")
     qwen = load_policy("tiny:tiny_qwen2_5_vl", dtype="float32")
     attach_lora(qwen, r=4, alpha=8, dropout=0.0, targets=r".*language_model.*layers\.0.*q_proj")
     save_adapter(qwen, tmp_path / "a", {})  # its shapes would fit the other architecture
     with pytest.raises(ValueError, match="belongs to a qwen2_5_vl model, this is gemma3"):
-        merge_adapter(gemma.model, tmp_path / "a")
+        keep_adapter(gemma.model, tmp_path / "a", "earlier0")
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_an_adapter_fits_the_base_it_was_made_for_in_any_dtype(adapter):
 def test_the_fingerprint_outlives_training_and_merging_and_tells_bases_apart(gemma, adapter, model):
     before = base_fingerprint(model)
     assert base_fingerprint(gemma.base) == before  # with an adapter attached
-    assert base_fingerprint(merge_adapter(model, adapter)) == before
+    assert base_fingerprint(keep_adapter(model, adapter, "earlier0").merge_and_unload()) == before
     assert base_fingerprint(load_policy("tiny:tiny_qwen2_5_vl", dtype="float32").model) != before
 
 
@@ -159,14 +159,14 @@ def test_other_weights_of_the_same_shape_are_refused(adapter, model):
     with torch.no_grad():
         model.model.language_model.norm.weight += 0.1  # as a fine-tuned sister model would have it
     with pytest.raises(ValueError, match=r"trained on other weights .*made for tiny:tiny_gemma3: set model="):
-        merge_adapter(model, adapter)
+        keep_adapter(model, adapter, "earlier0")
 
 
 def test_another_rank_than_the_config_says_is_refused(adapter, model):
     config = json.loads((adapter / ADAPTER_CONFIG).read_text())
     (adapter / ADAPTER_CONFIG).write_text(json.dumps(config | {"r": 8}))
     with pytest.raises(ValueError, match=r"4 weights of another rank than adapter_config.json says, e.g. .*: 4 for 8"):
-        merge_adapter(model, adapter)
+        keep_adapter(model, adapter, "earlier0")
 
 
 def test_weights_of_a_wider_model_and_unknown_modules_are_listed_together(adapter, model):
@@ -174,11 +174,11 @@ def test_weights_of_a_wider_model_and_unknown_modules_are_listed_together(adapte
     wide = {k: torch.zeros(4, 2560) if "q_proj.lora_A" in k else v for k, v in weights.items()}
     save_file({k.replace("layers.0.mlp", "layers.33.mlp"): v for k, v in wide.items()}, adapter / WEIGHTS)
     with pytest.raises(ValueError, match=r"2 names differ .*layers\.33.*; 1 weights of another width, .*2560 for 192"):
-        merge_adapter(model, adapter)
+        keep_adapter(model, adapter, "earlier0")
 
 
 def test_an_adapter_that_lacks_weights_it_declares_is_refused(adapter, model):
     weights = load_file(adapter / WEIGHTS)
     save_file({k: v for k, v in weights.items() if "q_proj" not in k}, adapter / WEIGHTS)
     with pytest.raises(ValueError, match=r"does not fit the model: 2 names differ, e.g. .*q_proj\.lora_A"):
-        merge_adapter(model, adapter)
+        keep_adapter(model, adapter, "earlier0")

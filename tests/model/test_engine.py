@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from chexreason.data.prompt_tensors import EncodedPrompts
+from chexreason.data.batches import EncodedPrompts
 from chexreason.model.generate import Sampling, sample
 from chexreason.model.kv import advance, prefill
 from chexreason.model.logprobs import completion_scores, score_tokens

@@ -20,8 +20,8 @@ from chexreason.labels.catalog import CHEXPERT14
 from chexreason.model import features
 from chexreason.model.adapters import attach_lora
 from chexreason.model.features import cache_films, features_key
+from chexreason.model.generate import predict_batch
 from chexreason.model.logprobs import completion_scores
-from chexreason.model.predict import predict_batch
 from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.types import Sample
 from tests.support.adapters import with_lora

@@ -18,7 +18,6 @@ from chexreason.model.adapters import attach_lora, merged, read_card, save_adapt
 from chexreason.model.load import load_policy
 from chexreason.model.logprobs import completion_scores
 from chexreason.model.policy import Policy, pad_right
-from chexreason.model.quantised import frozen_adapters
 from tests.support.adapters import with_lora
 
 pytestmark = pytest.mark.slow
@@ -90,7 +89,7 @@ def test_grpo_starts_at_the_sft_policy_to_the_bit_and_keeps_it_as_reference(nf4,
     assert min((sft - base).abs().max(), (moved - sft).abs().max()) > 1e-3
     save_adapter(second, tmp_path / "grpo", {}, parents=[str(tmp_path / "sft")])
     whole = load_policy(nf4.source, dtype="float32", quantise="nf4", adapters=[str(tmp_path / "grpo")])
-    assert frozen_adapters(whole.model) == ["earlier0"]
+    assert whole.frozen_adapters() == ["earlier0"]
     with torch.no_grad():
         torch.testing.assert_close(logp(whole, images), moved, atol=3e-2, rtol=0)  # sums in another order, in bf16
 

@@ -17,10 +17,10 @@ from transformers import (
 
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.model.features import cache_films
+from chexreason.model.generate import predict_batch
 from chexreason.model.load import load_policy
 from chexreason.model.logprobs import completion_scores
 from chexreason.model.policy import Policy, pad_right
-from chexreason.model.predict import predict_batch
 from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.types import Sample
 from tests.support.adapters import greedy_is_generate

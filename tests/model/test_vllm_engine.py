@@ -16,7 +16,7 @@ import torch
 
 from chexreason.data.batches import Batch, load_study
 from chexreason.model import vllm_engine
-from chexreason.model.adapters import merge_adapter, save_adapter
+from chexreason.model.adapters import keep_adapter, save_adapter
 from chexreason.model.generate import SHARED_PREFIX, Sampling, sample
 from chexreason.model.logprobs import completion_scores
 from chexreason.model.policy import Policy
@@ -107,11 +107,12 @@ def test_the_adapter_over_its_parents_goes_over_by_file(gemma, studies, tmp_path
     StandIn.bare = copy.deepcopy(gemma)
     parent = str(tmp_path / "sft")
     save_adapter(with_lora(gemma, 1), parent, {})
-    policy = with_lora(Policy(merge_adapter(copy.deepcopy(StandIn.bare.model), parent), gemma.processor, ""), 2)
+    bare = copy.deepcopy(StandIn.bare.model)
+    policy = with_lora(Policy(keep_adapter(bare, parent, "earlier0").merge_and_unload(), gemma.processor, ""), 2)
     batch, engine = batch_of(policy, studies), VllmEngine([parent])
     drawn = draw(engine, policy, batch)
     folder = engine._llm.calls[0].adapter.path
-    served = Policy(merge_adapter(StandIn.bare.model, folder), gemma.processor, "")
+    served = Policy(keep_adapter(StandIn.bare.model, folder, "earlier0"), gemma.processor, "")
     theirs = completion_scores(served, batch.prompts, drawn.ids, drawn.mask, group_size=GROUP, temperature=0.8)
     ours = completion_scores(policy, batch.prompts, drawn.ids, drawn.mask, group_size=GROUP, temperature=0.8)
     torch.testing.assert_close(ours.logp.detach(), theirs.logp.detach(), atol=1e-4, rtol=0)

@@ -26,7 +26,6 @@ from chexreason.preflight.memory import (
     last_token,
     rehearse,
     update,
-    with_pixels,
 )
 from chexreason.preflight.meta_model import (
     NoProcessor,
@@ -71,7 +70,7 @@ def blank(name: str) -> Policy:
 
 
 def prompts_of(policy: Policy, n: int, text: int):
-    return blank_prompts(policy.base.config, n, text_tokens=text, n_image_tokens=16)
+    return blank_prompts(policy, n, text_tokens=text, n_image_tokens=16)
 
 
 def answers(n: int, length: int) -> torch.Tensor:
@@ -90,8 +89,6 @@ def test_a_rehearsal_books_what_the_real_step_books_to_the_byte(name, size):
     books = []
     for policy, kind in ((blank(name), Rehearsal), (real(name), Counted)):
         prompts = prompts_of(policy, size[0], size[2])
-        if kind is Counted:
-            prompts = with_pixels(prompts, policy.device)
         weights = [*policy.model.parameters(), *policy.model.buffers()]
         with kind({"weights": weights}, policy.base.config.get_text_config().vocab_size) as book:
             step(policy, prompts, size)
@@ -119,7 +116,7 @@ def test_a_plan_is_within_15_percent_of_the_measured_peak(name, stage, tmp_path)
 
     def work() -> None:
         policy = real(name)
-        prompts = with_pixels(prompts_of(policy, studies, text), policy.device)
+        prompts = prompts_of(policy, studies, text)
         optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad])
         for _ in range(2):
             step(policy, prompts if stage != "rollout" else prompts.select([0]), size if stage != "rollout" else SMALL)

@@ -19,7 +19,7 @@ from chexreason.build.data import build_manifests
 from chexreason.cli.train import train
 from chexreason.confdir import confdir
 from chexreason.grpo.module import GRPOModule
-from chexreason.training.callbacks.reward_log import RewardLog
+from chexreason.training.callbacks.run_files import RewardLog
 from tests.support.deep import all_deep_but
 
 pytestmark = pytest.mark.slow

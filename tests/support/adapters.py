@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from chexreason.data.prompt_tensors import EncodedPrompts
+from chexreason.data.batches import EncodedPrompts
 from chexreason.model.adapters import attach_lora
 from chexreason.model.generate import Sampled, Sampling, sample
 from chexreason.model.policy import Policy

@@ -63,7 +63,7 @@ def sft_data(policy: Policy, studies: list[Study], batch_size: int, accumulate: 
     samples = [Sample(s, "Describe.", a) for s, a in zip(studies, ANSWERS, strict=True)]
     val_sets = {"set": samples[:n_val]} if n_val else {}
     sizes = {"batch_size": batch_size, "eval_batch_size": 2, "accumulate": accumulate}
-    return StudyData(policy.encode, policy.encode_answers, samples, val_sets, **sizes)
+    return StudyData(policy.collate(), samples, val_sets, **sizes)
 
 
 def grpo(policy: Policy, reward=None, **kwargs) -> GRPOModule:
@@ -74,7 +74,7 @@ def grpo(policy: Policy, reward=None, **kwargs) -> GRPOModule:
 
 def grpo_data(policy: Policy, studies: list[Study]) -> StudyData:
     samples = [Sample(s, "Describe.") for s in studies]
-    return StudyData(policy.encode, policy.encode_answers, samples, {}, batch_size=2, eval_batch_size=2, drop_last=True)
+    return StudyData(policy.collate(), samples, {}, batch_size=2, eval_batch_size=2, drop_last=True)
 
 
 def fit(module, data, tmp_path: Path, *, ckpt_path=None, callbacks=(), **kwargs) -> L.Trainer:

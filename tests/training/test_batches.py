@@ -59,29 +59,29 @@ def test_too_few_samples_are_refused(gemma, studies):
         order(2, world=3)
     samples = [Sample(s, "x") for s in studies[:2]]
     with pytest.raises(ValueError, match=r"fewer than data.batch_size=4"):
-        StudyData(gemma.encode, gemma.encode_answers, samples, {}, batch_size=4, eval_batch_size=1)
+        StudyData(gemma.collate(), samples, {}, batch_size=4, eval_batch_size=1)
 
 
 def test_a_batch_holds_prompts_answers_and_the_divisor(gemma, studies):
     items = [(Sample(s, "Describe.", "a b c" if i else "a"), 7.0) for i, s in enumerate(studies[:2])]
-    batch = Collate(gemma.encode, gemma.encode_answers)(items)
+    batch = gemma.collate()(items)
     assert len(batch) == len(batch.prompts) == 2
     assert batch.update_tokens == 7.0
     assert batch.answer_mask.sum(1).tolist()[0] < batch.answer_mask.sum(1).tolist()[1]
-    assert Collate(gemma.encode, gemma.encode_answers)([(Sample(studies[0], "x"), 0.0)]).answer_ids is None
+    assert gemma.collate()([(Sample(studies[0], "x"), 0.0)]).answer_ids is None
 
 
 def test_a_missing_image_names_itself(gemma, studies, tmp_path):
     gone = replace(studies[1], image=tmp_path / "gone.png")
     loader = SampleDataset([Sample(s, "x") for s in (studies[0], gone)])
     with pytest.raises(ImageError, match=r"gone\.png"):
-        Collate(gemma.encode, gemma.encode_answers)([loader[0], loader[1]])
+        gemma.collate()([loader[0], loader[1]])
 
 
 def test_a_sample_that_cannot_be_encoded_names_its_study_and_file(gemma, studies):
     items = [(Sample(studies[0], "fine"), 0.0), (Sample(studies[1], "a <start_of_image> in it"), 0.0)]
     with pytest.raises(ValueError, match=r"^study s1 \(.*1\.png\): the prompt holds <start_of_image>"):
-        Collate(gemma.encode, gemma.encode_answers)(items)
+        gemma.collate()(items)
 
 
 def test_an_error_of_the_batch_alone_is_its_own(gemma, studies):

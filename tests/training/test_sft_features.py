@@ -27,9 +27,8 @@ def run(studies, folder: Path, cache: Path | None, model: str, kill: int | None 
     policy = t.policy_with_lora(0.3, model, targets=TARGETS)
     module = SFTModule(policy, **t.common(1), seed=7).train()
     samples = [Sample(s, "Describe.", a) for s, a in zip(studies, t.ANSWERS, strict=True)]
-    reader = cache_films(policy, None, cache and str(cache)).film_reader()
-    sizes = {"batch_size": 2, "eval_batch_size": 2}
-    data = StudyData(reader.encode, policy.encode_answers, samples, {}, load=reader.load, **sizes)
+    collate = cache_films(policy, None, cache and str(cache)).collate()
+    data = StudyData(collate, samples, {}, batch_size=2, eval_batch_size=2)
     point = folder / "last.ckpt"
     killing = [] if kill is None else [t.KillAt("on_train_batch_start", t.at_batch(kill))]
     start = str(point) if point.is_file() else None

@@ -16,8 +16,7 @@ from PIL import Image
 from wandb.proto import wandb_internal_pb2 as proto
 
 from chexreason.data.credentialed import ExportError
-from chexreason.training.callbacks.loggers import wandb_logger
-from chexreason.training.callbacks.wandb_run import TABLE_COLUMNS, WandbRun
+from chexreason.training.callbacks.wandb_run import TABLE_COLUMNS, WandbRun, wandb_logger
 from chexreason.types import Prediction
 
 MIMIC = {"mimic", "chexpert"}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import wandb
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 
 from chexreason.data.credentialed import ExportError, held_sets, named_agreement
 from chexreason.data.image import load_image
@@ -30,6 +31,23 @@ SUMMARIES = {
 SET_SUMMARIES = {"macro_f1": "last,max", "micro_f1": "last,max", "fail_rate": "last,min"}
 TABLE_COLUMNS = ("step", "dataset", "study_id", "truth", "predicted", "broken", "text")
 _SIDE = 512  # pixels of the longer side of a picture in the table
+
+
+def wandb_logger(
+    run_dir: Path, *, project: str, entity: str | None, group: str | None, offline: bool, name: str, config: Mapping
+) -> Logger:
+    """A run whose id is a function of its directory: a resumed run goes on, two runs never share one."""
+    return WandbLogger(
+        project=project,
+        entity=entity,
+        group=group,
+        offline=offline,
+        id=sha256(str(run_dir.resolve()).encode()).hexdigest()[:16],
+        resume="allow",
+        save_dir=str(run_dir),
+        name=name,
+        config=dict(config),
+    )
 
 
 class WandbRun(L.Callback):
