@@ -148,7 +148,7 @@ def check_settings(cfg: DictConfig, samples: Sequence[Sample], policy: Policy, l
     faults += table.label_faults(list(label_set), [sample.study.mask for sample in samples])
     faults += table.schedule_faults(_steps(cfg, len(samples)), cfg.optim.scheduler.warmup)
     if cfg.phase.teacher is not None:
-        faults += table.answer_faults(_answer_lengths(samples, policy), limit)
+        faults += table.learned_faults(_answer_lengths(samples, policy), limit)
     if grpo:
         faults += _of_reward(cfg, samples, label_set) + _of_objective(cfg)
     return table.refuse(faults)

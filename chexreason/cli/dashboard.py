@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from chexreason.cli import command
 from chexreason.confdir import confdir
-from chexreason.errors import did_you_mean, friendly, known_choices
+from chexreason.errors import did_you_mean
 from chexreason.files import write_json
 from chexreason.sweep.cells import CellError, wanted
 
@@ -151,9 +151,7 @@ def _read(name: str) -> Any:
     return OmegaConf.to_container(OmegaConf.load(Path(confdir()) / f"{name}.yaml"), resolve=False)
 
 
-@known_choices
-@hydra.main(version_base="1.3", config_path=confdir(), config_name="dashboard")
-@friendly(CellError, ValueError, ModuleNotFoundError, OSError)
+@command(ModuleNotFoundError)
 def main(cfg: DictConfig) -> None:
     """Write the dashboard, or make it."""
     dashboard(cfg)

@@ -8,12 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import hydra
 from omegaconf import DictConfig
 
 from chexreason import runs
-from chexreason.confdir import confdir
-from chexreason.errors import friendly, known_choices
+from chexreason.cli import command
 from chexreason.files import write_json
 from chexreason.progress import track
 
@@ -107,9 +105,7 @@ def score_sets(found: list[Prediction], label_set: LabelSet) -> dict[str, dict[s
     return scores
 
 
-@known_choices
-@hydra.main(version_base="1.3", config_path=confdir(), config_name="evaluate")
-@friendly(runs.RunError, ValueError, KeyError, OSError)
+@command(runs.RunError)
 def main(cfg: DictConfig) -> None:
     """Evaluate and print the headline figures of each set."""
     from chexreason.build.data import build_labels

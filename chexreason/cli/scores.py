@@ -8,12 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import hydra
 from omegaconf import DictConfig
 
 from chexreason import runs
-from chexreason.confdir import confdir
-from chexreason.errors import friendly, known_choices
+from chexreason.cli import command
 from chexreason.progress import track
 
 if TYPE_CHECKING:
@@ -105,9 +103,7 @@ def _scores(
     return frames
 
 
-@known_choices
-@hydra.main(version_base="1.3", config_path=confdir(), config_name="scores")
-@friendly(runs.RunError, ValueError, KeyError, OSError)
+@command(runs.RunError)
 def main(cfg: DictConfig) -> None:
     """Score the labels of an arm and say where they lie."""
     frame = score_labels(cfg)

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from chexreason.build.data import build_labels, training_prevalence
+from chexreason.cli import command
 from chexreason.confdir import confdir
 from chexreason.data.prepare import MANIFEST_NAME
-from chexreason.errors import did_you_mean, friendly, known_choices
+from chexreason.errors import did_you_mean
 from chexreason.files import write_text
 from chexreason.reports.figures import FIGURES, draw_curves, draw_printed
 from chexreason.reports.history import Curve, read_history
@@ -230,9 +230,7 @@ def _sweep(name: str) -> Any:
     return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
 
 
-@known_choices
-@hydra.main(version_base="1.3", config_path=confdir(), config_name="tables")
-@friendly(ValueError, KeyError, OSError)
+@command()
 def main(cfg: DictConfig) -> None:
     """Write the tables."""
     tables(cfg)
