@@ -16,9 +16,10 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from chexreason.build.jobs import cells_of, jobs_of
+from chexreason.cli import command
 from chexreason.cli.sweep import costs, show_end, show_plan
 from chexreason.confdir import confdir
-from chexreason.errors import known_choices, unknown_choices
+from chexreason.errors import unknown_choices
 from chexreason.runs import attempts, record_attempt
 from chexreason.sweep.cells import Cell, CellError
 from chexreason.sweep.launch import Job, launch
@@ -197,7 +198,7 @@ def test_unknown_names_get_the_closest_one(monkeypatch, capsys):
     assert unknown_choices(["--config-dir=mine", "experiment=mine"]) == []
     monkeypatch.setattr(sys, "argv", ["train", "experiment=demo_sfd", "phase=grpoo"])
     with pytest.raises(SystemExit) as stopped:
-        known_choices(lambda: pytest.fail("it ran"))()
+        command()(lambda cfg: pytest.fail("it ran"))()
     assert stopped.value.code == 1
     assert "did you mean demo_sft?\n       there is no phase=grpoo: did you mean grpo?" in capsys.readouterr().err
 
