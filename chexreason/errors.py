@@ -3,45 +3,35 @@
 from __future__ import annotations
 
 import difflib
-import functools
-import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
-from chexreason.confdir import choices, command_help, confdir
+from chexreason.confdir import choices, confdir
 
-_T = TypeVar("_T")
 RENAMED_GROUPS = {"answers": "sft_answers", "traces": "teacher_instruction"}  # old name of a folder of conf/: new one
 
 
-def friendly(*kinds: type[BaseException]) -> Callable[[Callable[..., _T]], Callable[..., _T]]:
-    """A command whose errors of these kinds end as ``error: message`` and exit status 1.
+@contextmanager
+def friendly(*kinds: type[BaseException]) -> Iterator[None]:
+    """Ends the process with ``error: message`` and exit status 1 on errors of these kinds in the block.
 
     With CHEXREASON_TRACEBACK=1 the traceback is shown as well. Ctrl-C ends with status 130 and says that the same
     command continues.
     """
-
-    def decorate(command: Callable[..., _T]) -> Callable[..., _T]:
-        @functools.wraps(command)
-        def run(*args: object, **kwargs: object) -> _T:
-            try:
-                return command(*args, **kwargs)
-            except KeyboardInterrupt:
-                print("\ninterrupted: the same command continues from the last checkpoint", file=sys.stderr)
-                raise SystemExit(130) from None
-            except kinds as error:
-                if os.environ.get("CHEXREASON_TRACEBACK"):
-                    raise
-                text = error.args[0] if isinstance(error, KeyError) and error.args else error
-                print(f"error: {text}", file=sys.stderr)
-                raise SystemExit(1) from None
-
-        return run
-
-    return decorate
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command continues from the last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None
+    except kinds as error:
+        if os.environ.get("CHEXREASON_TRACEBACK"):
+            raise
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"error: {text}", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 def did_you_mean(word: object, choices: Iterable[str]) -> str:
@@ -75,23 +65,3 @@ def unknown_choices(arguments: Sequence[str]) -> list[str]:
                 shown = did_you_mean(choice, known) or f"; choose one of: {', '.join(sorted(known))}"
                 faults.append(f"there is no {group}={choice}{shown}")
     return faults
-
-
-def known_choices(command: Callable[..., _T]) -> Callable[..., _T]:
-    """A Hydra command that stops before Hydra does on a choice that does not exist, naming the closest one.
-
-    ``--help`` prints the command's config, where each setting is described.
-    """
-    name = Path(inspect.unwrap(command).__code__.co_filename).stem
-
-    @functools.wraps(command)
-    def run(*args: object, **kwargs: object) -> _T:
-        if {"--help", "-h"} & set(sys.argv[1:]):
-            print(command_help(name))
-            raise SystemExit(0)
-        if faults := unknown_choices(sys.argv[1:]):
-            print("error: " + "\n       ".join(faults), file=sys.stderr)
-            raise SystemExit(1)
-        return command(*args, **kwargs)
-
-    return run

@@ -190,8 +190,9 @@ def open_run(run_dir: str | Path, cfg: DictConfig) -> Iterator[Path]:
             with nullcontext() if recorded else _attempt(folder, digest(cfg)):
                 yield folder
         finally:
-            stage = {"name": folder.name, "seconds": earlier + time.monotonic() - start, "peak_rss_bytes": _peak_rss()}
-            write_json(folder / STAGE, stage)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            seconds = earlier + time.monotonic() - start
+            write_json(folder / STAGE, {"name": folder.name, "seconds": seconds, "peak_rss_bytes": peak})
 
 
 @contextmanager
@@ -292,7 +293,3 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
 def _earlier_seconds(folder: Path) -> float:
     path = folder / STAGE
     return float(json.loads(path.read_text())["seconds"]) if path.is_file() else 0.0
-
-
-def _peak_rss() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -21,6 +22,13 @@ from chexreason.sweep.launch import Job
 from chexreason.sweep.old_ledger import digest_then
 
 AS_TRAINED = ("model", "prompt")  # an adapter is evaluated with those that it was trained with
+
+
+def read_sweep(name: str) -> dict[str, Any]:
+    """``conf/sweep/<name>.yaml`` as it is written; raises CellError on a name that is not there."""
+    if faults := unknown_choices([f"sweep={name}"]):
+        raise CellError(faults[0])
+    return OmegaConf.to_container(OmegaConf.load(Path(confdir()) / "sweep" / f"{name}.yaml"))  # type: ignore[return-value]
 
 
 def cells_of(cfg: DictConfig) -> list[Cell]:

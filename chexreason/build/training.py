@@ -113,7 +113,7 @@ def build_trainer(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], la
     return make(
         cfg.trainer,
         max_epochs=phase.max_epochs if "max_epochs" in phase else -1,
-        max_steps=_max_steps(cfg),
+        max_steps=max_steps(cfg),
         accumulate_grad_batches=phase.accumulate,
         gradient_clip_val=phase.gradient_clip_val,
         val_check_interval=None if every_epoch else phase.val_check_interval,
@@ -126,7 +126,8 @@ def build_trainer(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], la
     )
 
 
-def _max_steps(cfg: DictConfig) -> int:
+def max_steps(cfg: DictConfig) -> int:
+    """Optimiser steps after which training ends; -1 where its epochs end it."""
     if "max_steps" in cfg.phase:
         return int(cfg.phase.max_steps)
     # Lightning counts optimiser steps; a rollout makes several

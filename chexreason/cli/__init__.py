@@ -1,1 +1,47 @@
-"""The commands: prepare, train, evaluate, report."""
+"""The commands, one a file."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+
+from chexreason.confdir import command_help, confdir
+from chexreason.errors import friendly, unknown_choices
+
+
+def command(*kinds: type[BaseException]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make a function of a config the command of its file, which reads ``conf/<verb>.yaml``.
+
+    Its errors of ``kinds``, and of wrong values, keys and files, are one line each. ``--help`` prints the command's
+    config, where each setting is described. A choice that does not exist stops it before Hydra does, and the closest
+    one is named.
+    """
+
+    def decorate(body: Callable[..., Any]) -> Callable[..., Any]:
+        verb = Path(body.__code__.co_filename).stem
+
+        @hydra.main(version_base="1.3", config_path=confdir(), config_name=verb)
+        @functools.wraps(body)
+        def configured(cfg: DictConfig) -> Any:
+            with friendly(ValueError, KeyError, OSError, *kinds):
+                return body(cfg)
+
+        @functools.wraps(body)
+        def run() -> Any:
+            if {"--help", "-h"} & set(sys.argv[1:]):
+                print(command_help(verb))
+                raise SystemExit(0)
+            if faults := unknown_choices(sys.argv[1:]):
+                print("error: " + "\n       ".join(faults), file=sys.stderr)
+                raise SystemExit(1)
+            return configured()
+
+        return run
+
+    return decorate

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from chexreason.build.data import build_labels, build_prompt
 from chexreason.build.model import build_policy
-from chexreason.build.training import build_data, build_reward
+from chexreason.build.training import build_data, build_reward, max_steps
 from chexreason.data.prevalence import prevalence_of
 from chexreason.labels.schema import LabelSet
 from chexreason.model.adapters import answer_tokens, attach_lora
@@ -142,33 +142,32 @@ def check_settings(cfg: DictConfig, samples: Sequence[Sample], policy: Policy, l
     Raises ValueError listing, once, all that would corrupt the run.
     """
     grpo, limit = cfg.phase.name == "grpo", cfg.model.max_new_tokens
-    faults = _of_rollout(cfg, policy) if grpo else []
+    faults = _of_grpo(cfg, policy) if grpo else []
     longest = max((sample.prompt for sample in samples), key=len)
     faults += table.policy_faults(**table.policy_facts(policy, longest), max_new_tokens=limit)
     faults += table.label_faults(list(label_set), [sample.study.mask for sample in samples])
-    faults += table.schedule_faults(_steps(cfg, len(samples)), cfg.optim.scheduler.warmup)
+    n_steps = max_steps(cfg)
+    if n_steps < 0:
+        n_steps = -(-len(samples) // (cfg.phase.batch_size * cfg.phase.accumulate)) * int(cfg.phase.max_epochs)
+    faults += table.schedule_faults(n_steps, cfg.optim.scheduler.warmup)
     if cfg.phase.teacher is not None:
-        faults += table.answer_faults(_answer_lengths(samples, policy), limit)
+        faults += table.learned_faults(_answer_lengths(samples, policy), limit)
     if grpo:
-        faults += _of_reward(cfg, samples, label_set) + _of_objective(cfg)
+        faults += _of_reward(cfg, samples, label_set)
     return table.refuse(faults)
 
 
-def _of_rollout(cfg: DictConfig, policy: Policy) -> list[SettingFault]:
-    module = cfg.phase.module
-    return table.rollout_faults(
-        group_size=module.group_size,
-        temperature=module.sampling.temperature,
-        checkpointing=bool(cfg.model.get("gradient_checkpointing", False)),
-        dropout=table.dropout_rates(policy),
-    )
-
-
-def _of_objective(cfg: DictConfig) -> list[SettingFault]:
+def _of_grpo(cfg: DictConfig, policy: Policy) -> list[SettingFault]:
     objective, sampling, reward = cfg.objective, cfg.phase.module.sampling, cfg.reward
     asked = {name: objective[name] for name in ("updates_per_rollout", "normaliser", "scale", "kl_beta")}
     paid = (reward.get("weights") or {}).get("length_penalty", 1.0)  # of a hard reward, not of the members of a mix
     return [
+        *table.rollout_faults(
+            group_size=cfg.phase.module.group_size,
+            temperature=sampling.temperature,
+            checkpointing=bool(cfg.model.get("gradient_checkpointing", False)),
+            dropout=table.dropout_rates(policy),
+        ),
         *table.trainer_faults(cfg.phase.accumulate, cfg.phase.gradient_clip_val),
         *table.objective_faults(objective.name, **asked, adapters=list(cfg.adapters)),
         *table.completion_faults(
@@ -196,12 +195,3 @@ def _answer_lengths(samples: Sequence[Sample], policy: Policy) -> dict[str, int]
     written = [sample for sample in samples if sample.answer is not None]
     counts = policy.encode_answers([str(sample.answer) for sample in written])[1].sum(1).tolist()
     return {sample.study.study_id: int(n) for sample, n in zip(written, counts, strict=True)}
-
-
-def _steps(cfg: DictConfig, n_samples: int) -> int:
-    """Optimiser steps of the run on one device."""
-    if "max_steps" in cfg.phase:
-        return int(cfg.phase.max_steps)
-    if cfg.phase.name == "grpo":
-        return int(cfg.phase.rollouts * cfg.objective.updates_per_rollout)
-    return -(-n_samples // (cfg.phase.batch_size * cfg.phase.accumulate)) * int(cfg.phase.max_epochs)

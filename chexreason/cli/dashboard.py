@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from chexreason.confdir import confdir
-from chexreason.errors import did_you_mean, friendly, known_choices
+from chexreason.build.jobs import read_sweep
+from chexreason.cli import command
 from chexreason.files import write_json
 from chexreason.sweep.cells import CellError, wanted
 
@@ -57,12 +56,7 @@ def dashboard(cfg: DictConfig) -> dict[str, Any]:
 
 def arms_of(view: str) -> list[str]:
     """The train cells that a sweep of ``conf/sweep`` rests on."""
-    known = sorted(path.stem for path in (Path(confdir()) / "sweep").glob("*.yaml"))
-    if view not in known:
-        raise CellError(
-            f"there is no sweep={view}{did_you_mean(view, known) or '; choose one of: ' + ', '.join(known)}"
-        )
-    cells = wanted({**_read(f"sweep/{view}"), "cells": _read("sweep/cells/paper")})
+    cells = wanted({**read_sweep(view), "cells": read_sweep("cells/paper")})
     arms = [cell.name for cell in cells if cell.verb == "train"]
     if not arms:
         raise CellError(f"sweep={view} trains nothing: there is no run to show")
@@ -147,13 +141,7 @@ def _public(node: Any) -> Any:
     return [_public(value) for value in node] if isinstance(node, list) else node
 
 
-def _read(name: str) -> Any:
-    return OmegaConf.to_container(OmegaConf.load(Path(confdir()) / f"{name}.yaml"), resolve=False)
-
-
-@known_choices
-@hydra.main(version_base="1.3", config_path=confdir(), config_name="dashboard")
-@friendly(CellError, ValueError, ModuleNotFoundError, OSError)
+@command(ModuleNotFoundError)
 def main(cfg: DictConfig) -> None:
     """Write the dashboard, or make it."""
     dashboard(cfg)

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import hydra
 from omegaconf import DictConfig
 
 from chexreason import runs
-from chexreason.confdir import confdir
-from chexreason.errors import friendly, known_choices
+from chexreason.cli import command
 from chexreason.files import finite, write_json
 from chexreason.progress import track
 
 if TYPE_CHECKING:
-    from chexreason.data.batches import Collate
+    from chexreason.data.batches import Batch
     from chexreason.labels.schema import LabelSet
     from chexreason.model.policy import Policy
+    from chexreason.parsing import AnswerFormat
     from chexreason.prompts import Prompt
-    from chexreason.types import Prediction
+    from chexreason.types import Prediction, Sample
 
 log = logging.getLogger(__name__)
 
@@ -32,17 +31,9 @@ def evaluate(cfg: DictConfig) -> list[Prediction]:
 
     Raises ValueError when an adapter was trained with another prompt or label set.
     """
-    from chexreason.build.data import (
-        build_labels,
-        build_prompt,
-        build_samples,
-        declaration,
-        load_manifest,
-        load_studies,
-    )
+    from chexreason.build.data import build_samples, declaration, load_manifest, load_studies
     from chexreason.data.sampling import subset
     from chexreason.model.generate import predict_batch
-    from chexreason.parsing import AnswerFormat, Grammar
     from chexreason.statistics import predictions
 
     run_dir = Path(cfg.run_dir)
@@ -50,45 +41,51 @@ def evaluate(cfg: DictConfig) -> list[Prediction]:
         if runs.is_done(run_dir):
             log.info("%s is DONE: nothing to evaluate", run_dir)
             return predictions.read_predictions(run_dir / runs.PREDICTIONS)
-        label_set, prompt = build_labels(cfg), build_prompt(cfg)
-        policy, collate = ready(cfg, prompt, label_set)
-        answer_format = AnswerFormat(label_set, Grammar.of(prompt.grammar))
+        policy, prompt, answer_format = ready(cfg)
+        label_set = answer_format.label_set
         found: list[Prediction] = []
         for name in cfg.data.test:
             declared = declaration(cfg, name, load_manifest(cfg, name))
             origin = {field: declared[field] for field in ("policy", "data_sha256")}
             studies = subset(load_studies(cfg, name, (cfg.split,), label_set), cfg.limit, cfg.seed)
             samples = build_samples(studies, prompt, label_set, None)
-            batches = [samples[i : i + cfg.batch_size] for i in range(0, len(samples), cfg.batch_size)]
-            progress = partial(track, description=f"{cfg.arm} on {name}, batches of {cfg.batch_size}")
-            for chunk in progress(batches, len(batches)):
-                batch = collate([(sample, 0.0) for sample in chunk]).to(policy.device)
+            for batch in batches(cfg, policy, samples, f"{cfg.arm} on {name}"):
                 answers = predict_batch(policy, batch, answer_format, cfg.max_new_tokens)
                 found += [replace(answer, **origin) for answer in answers]
         predictions.write_predictions(run_dir / runs.PREDICTIONS, found)
-        scores = score_sets(found, label_set)
-        write_json(run_dir / runs.METRICS, finite(scores))
+        write_json(run_dir / runs.METRICS, finite(score_sets(found, label_set)))
         runs.mark_done(run_dir, {"studies": len(found)})
         return found
 
 
-def ready(cfg: DictConfig, prompt: Prompt, label_set: LabelSet) -> tuple[Policy, Collate]:
-    """The policy of an arm in evaluation mode on its device, and its collator; seeds the random numbers.
+def ready(cfg: DictConfig) -> tuple[Policy, Prompt, AnswerFormat]:
+    """The policy of an arm in evaluation mode on its device, and what it is asked for; seeds the random numbers.
 
     Raises ValueError when an adapter was trained with another prompt or label set.
     """
     import lightning as L
     import torch
 
+    from chexreason.build.data import build_labels, build_prompt
     from chexreason.build.model import build_policy, check_card
+    from chexreason.parsing import AnswerFormat, Grammar
     from chexreason.quiet import quiet
 
+    label_set, prompt = build_labels(cfg), build_prompt(cfg)
     quiet()
     L.seed_everything(cfg.seed, verbose=False)
     for folder in cfg.adapters:
         check_card(folder, prompt, label_set)
     policy = build_policy(cfg).eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    return policy, policy.collate()
+    return policy, prompt, AnswerFormat(label_set, Grammar.of(prompt.grammar))
+
+
+def batches(cfg: DictConfig, policy: Policy, samples: Sequence[Sample], description: str) -> Iterator[Batch]:
+    """The samples in batches of ``cfg.batch_size`` on the policy's device, with the progress shown."""
+    collate = policy.collate()
+    chunks = [samples[i : i + cfg.batch_size] for i in range(0, len(samples), cfg.batch_size)]
+    for chunk in track(chunks, len(chunks), f"{description}, batches of {cfg.batch_size}"):
+        yield collate([(sample, 0.0) for sample in chunk]).to(policy.device)
 
 
 def score_sets(found: list[Prediction], label_set: LabelSet) -> dict[str, dict[str, float]]:
@@ -106,9 +103,7 @@ def score_sets(found: list[Prediction], label_set: LabelSet) -> dict[str, dict[s
     return scores
 
 
-@known_choices
-@hydra.main(version_base="1.3", config_path=confdir(), config_name="evaluate")
-@friendly(runs.RunError, ValueError, KeyError, OSError)
+@command(runs.RunError)
 def main(cfg: DictConfig) -> None:
     """Evaluate and print the headline figures of each set."""
     from chexreason.build.data import build_labels

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import hydra
 from omegaconf import DictConfig
 
-from chexreason.confdir import confdir
-from chexreason.errors import friendly, known_choices
+from chexreason.cli import command
 
 
-@known_choices
-@hydra.main(version_base="1.3", config_path=confdir(), config_name="preflight")
-@friendly(ValueError, KeyError, OSError, ModuleNotFoundError)
+@command(ModuleNotFoundError)
 def main(cfg: DictConfig) -> None:
     """Print the plan; with ``settings=true`` check the settings, with ``measure=true`` run the worst batch as well."""
     from chexreason.cli.checks import check_data, measure_run, plan  # torch: not for --help

@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import hydra
 from omegaconf import DictConfig
 
-from chexreason.confdir import confdir
-from chexreason.errors import friendly, known_choices
+from chexreason.cli import command
 
 if TYPE_CHECKING:
     from chexreason.data.leakage import Leak
@@ -74,9 +72,7 @@ def describe(name: str, manifest: Manifest) -> str:
     return f"{name}: {len(manifest.frame):,} images of {manifest.frame['patient_id'].nunique():,} patients ({splits})"
 
 
-@known_choices
-@hydra.main(version_base="1.3", config_path=confdir(), config_name="prepare")
-@friendly(OSError, ValueError, KeyError)  # a ManifestError is a ValueError
+@command()
 def main(cfg: DictConfig) -> None:
     """Prepare every set of ``data=`` and say what it holds and what its labels mean."""
     from chexreason.build.data import declaration

@@ -7,12 +7,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig
 
 from chexreason.build.data import build_labels, declaration, load_manifest, training_prevalence
-from chexreason.confdir import confdir
-from chexreason.errors import friendly, known_choices
+from chexreason.cli import command
 from chexreason.reports.report import build_report
 from chexreason.reports.study_tables import print_summary
 from chexreason.runs import COLLAPSE, CONFIG, STAGE, STOPPED, is_done, read_done
@@ -78,9 +76,7 @@ def _notes(cfg: DictConfig, runs: dict[str, Path]) -> dict[str, str]:
     return notes
 
 
-@known_choices
-@hydra.main(version_base="1.3", config_path=confdir(), config_name="report")
-@friendly(ValueError, KeyError, OSError)
+@command()
 def main(cfg: DictConfig) -> None:
     """Build the report, print its tables, and say where the page is."""
     print_summary(report_study(cfg))

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
 from omegaconf import DictConfig
 
+from chexreason.cli import command
 from chexreason.confdir import confdir
-from chexreason.errors import friendly, known_choices
 
 if TYPE_CHECKING:
     from chexreason.review.server import ReviewServer
@@ -94,9 +93,7 @@ def _check_host(cfg: DictConfig, traces: Sequence[Trace]) -> None:
                 cfg.host, f"; allowed by: {allowed}" if guarded else "")  # fmt: skip
 
 
-@known_choices
-@hydra.main(version_base="1.3", config_path=confdir(), config_name="review")
-@friendly(ValueError, KeyError, OSError)
+@command()
 def main(cfg: DictConfig) -> None:
     """Serve the review, then say what it found and where the results are."""
     from chexreason.review.summary import headlines

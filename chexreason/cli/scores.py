@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import hydra
 from omegaconf import DictConfig
 
 from chexreason import runs
-from chexreason.confdir import confdir
-from chexreason.errors import friendly, known_choices
-from chexreason.progress import track
+from chexreason.cli import command
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,9 +33,8 @@ def score_labels(cfg: DictConfig) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from chexreason.build.data import build_labels, build_prompt, build_samples
-    from chexreason.cli.evaluate import ready
-    from chexreason.parsing import AnswerFormat, Grammar
+    from chexreason.build.data import build_samples
+    from chexreason.cli.evaluate import batches, ready
     from chexreason.statistics import predictions
     from chexreason.statistics.score_files import MADE_FOR, answers_sha256, check_made_for, read_scores, write_scores
 
@@ -49,19 +45,14 @@ def score_labels(cfg: DictConfig) -> pd.DataFrame:
                 check_made_for(made_for, answers, run_dir)
             log.info("%s is DONE: nothing to score", run_dir)
             return read_scores(run_dir / runs.SCORES)
-        label_set, prompt = build_labels(cfg), build_prompt(cfg)
         predicted, sha256 = predictions.read_predictions(answers), answers_sha256(answers)
-        policy, collate = ready(cfg, prompt, label_set)
-        answer_format = AnswerFormat(label_set, Grammar.of(prompt.grammar))
-        frames = []
+        policy, prompt, answer_format = ready(cfg)
+        label_set, frames = answer_format.label_set, []
         for name, found in predictions.datasets(predicted).items():
             samples = build_samples(_studies(cfg, name, found, label_set), prompt, label_set, None)
-            pairs = list(zip(found, samples, strict=True))
-            chunks = [pairs[i : i + cfg.batch_size] for i in range(0, len(pairs), cfg.batch_size)]
-            progress = partial(track, description=f"{cfg.arm} label scores on {name}, batches of {cfg.batch_size}")
-            for chunk in progress(chunks, len(chunks)):
-                batch = collate([(sample, 0.0) for _, sample in chunk]).to(policy.device)
-                frames += _scores(cfg, policy, batch, [answer for answer, _ in chunk], answer_format)
+            answered = iter(found)
+            for batch in batches(cfg, policy, samples, f"{cfg.arm} label scores on {name}"):
+                frames += _scores(cfg, policy, batch, list(islice(answered, len(batch.samples))), answer_format)
         frame = pd.concat(frames, ignore_index=True)
         write_scores(run_dir / runs.SCORES, frame)
         runs.mark_done(run_dir, {"rows": len(frame), MADE_FOR: sha256})
@@ -104,9 +95,7 @@ def _scores(
     return frames
 
 
-@known_choices
-@hydra.main(version_base="1.3", config_path=confdir(), config_name="scores")
-@friendly(runs.RunError, ValueError, KeyError, OSError)
+@command(runs.RunError)
 def main(cfg: DictConfig) -> None:
     """Score the labels of an arm and say where they lie."""
     frame = score_labels(cfg)

@@ -7,15 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from chexreason.build.jobs import cells_of, jobs_of
-from chexreason.confdir import confdir
-from chexreason.errors import friendly, known_choices
+from chexreason.cli import command
 from chexreason.runs import RunError
 from chexreason.sweep.cells import PREPARE
 from chexreason.sweep.launch import Job, failures, last_error, launch, only_sweep, seconds_of, states_of
@@ -83,9 +81,7 @@ def sweep(cfg: DictConfig) -> int:
         return show_end(jobs, states)
 
 
-@known_choices
-@hydra.main(version_base="1.3", config_path=confdir(), config_name="sweep")
-@friendly(RunError, ValueError, OSError)
+@command(RunError)
 def main(cfg: DictConfig) -> None:
     """Run the sweep; exit status 1 when a cell failed or is blocked."""
     if sweep(cfg):

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from chexreason.build.data import build_labels, training_prevalence
-from chexreason.confdir import confdir
+from chexreason.build.jobs import read_sweep
+from chexreason.cli import command
 from chexreason.data.prepare import MANIFEST_NAME
-from chexreason.errors import did_you_mean, friendly, known_choices
+from chexreason.errors import did_you_mean
 from chexreason.files import write_text
 from chexreason.reports.figures import FIGURES, draw_curves, draw_printed
 from chexreason.reports.history import Curve, read_history
@@ -41,8 +40,7 @@ def tables(cfg: DictConfig) -> None:
     Raises ValueError on an unknown table, and where runs cannot stand in one table; of all of them the others are
     written first.
     """
-    if cfg.table not in ("all", *_EVERY):
-        known = ("all", *_EVERY)
+    if cfg.table not in (known := ("all", *_EVERY)):
         raise ValueError(
             f"unknown table={cfg.table}" + (did_you_mean(cfg.table, known) or f"; choose one of: {', '.join(known)}")
         )
@@ -174,7 +172,7 @@ def _shown(not_run: Sequence[str]) -> str:
 
 def sweep_rows(name: str) -> dict[str, str]:
     """The cell that feeds each printed row, from ``conf/sweep/<name>.yaml``; of an ablation each arm's."""
-    sweep = _sweep(name)
+    sweep = read_sweep(name)
     if "ablation" in sweep:
         return {arm: arm for arm in sweep["ablation"]["arms"]}
     return {node["row"]: node["cell"] for node in sweep["rows"]}
@@ -203,15 +201,15 @@ def _folders(cfg: DictConfig, kind: str, cell: str) -> dict[int, Path]:
 
 
 def _seed_folders(folder: Path) -> dict[int, Path]:
-    found = {path: re.fullmatch(r"seed(\d+)", path.name) for path in folder.glob("seed*")}
-    return dict(sorted((int(match[1]), path) for path, match in found.items() if match))
+    found = {path.name.removeprefix("seed"): path for path in folder.glob("seed*")}
+    return {int(seed): found[seed] for seed in sorted(filter(str.isdecimal, found), key=int)}
 
 
 def _dataset(cfg: DictConfig, name: str) -> str:
     """Where a table is measured: ``cfg.sets``, else the sweep's set that the data config has."""
     if name in cfg.sets:
         return str(cfg.sets[name])
-    choices = _sweep(name)["dataset"]
+    choices = read_sweep(name)["dataset"]
     for dataset in choices.values():
         if dataset in cfg.data.sets:
             return str(dataset)
@@ -221,18 +219,7 @@ def _dataset(cfg: DictConfig, name: str) -> str:
     )
 
 
-def _sweep(name: str) -> Any:
-    path = Path(confdir()) / "sweep" / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(one.stem for one in path.parent.glob("*.yaml"))
-        shown = did_you_mean(name, known) or f"; choose one of: {', '.join(known)}"
-        raise ValueError(f"there is no sweep {name} (conf/sweep){shown}")
-    return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-
-
-@known_choices
-@hydra.main(version_base="1.3", config_path=confdir(), config_name="tables")
-@friendly(ValueError, KeyError, OSError)
+@command()
 def main(cfg: DictConfig) -> None:
     """Write the tables."""
     tables(cfg)

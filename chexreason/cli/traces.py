@@ -6,11 +6,9 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from chexreason.confdir import confdir
-from chexreason.errors import friendly, known_choices
+from chexreason.cli import command
 from chexreason.files import write_json, write_text
 from chexreason.traces.store import StoreError, TraceStore, open_store
 
@@ -108,9 +106,7 @@ def _to_ask(store: TraceStore, studies: list[Study], limits: Limits) -> list[Stu
     return [study for study, stand in stands if not stand.accepted and stand.judged < limits.attempts]
 
 
-@known_choices
-@hydra.main(version_base="1.3", config_path=confdir(), config_name="traces")
-@friendly(StoreError, OSError, ValueError, KeyError, ModuleNotFoundError)
+@command(StoreError, ModuleNotFoundError)
 def main(cfg: DictConfig) -> None:
     """Ask, verify, export, and say what came of it."""
     from chexreason.traces.acceptance import as_markdown

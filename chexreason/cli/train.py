@@ -6,13 +6,11 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 from chexreason import runs
-from chexreason.confdir import confdir
-from chexreason.errors import friendly, known_choices
+from chexreason.cli import command
 from chexreason.files import finite
 
 if TYPE_CHECKING:
@@ -90,9 +88,7 @@ def _fit(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataMod
         raise
 
 
-@known_choices
-@hydra.main(version_base="1.3", config_path=confdir(), config_name="train")
-@friendly(runs.RunError, ValueError, KeyError, OSError, ModuleNotFoundError, FloatingPointError)
+@command(runs.RunError, ModuleNotFoundError, FloatingPointError)
 def main(cfg: DictConfig) -> float | None:
     """Train, and return the monitored metric to a sweeper."""
     with open_dict(cfg):

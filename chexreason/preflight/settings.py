@@ -160,7 +160,7 @@ def label_faults(labels: Sequence[str], masks: Sequence[Sequence[bool]]) -> list
     return _faults([(bool(missing), f"{text}; set labels= to what data= holds")], stops=len(missing) == len(labels))
 
 
-def answer_faults(answer_tokens: Mapping[str, int], max_new_tokens: int) -> list[SettingFault]:
+def learned_faults(answer_tokens: Mapping[str, int], max_new_tokens: int) -> list[SettingFault]:
     """Answers to learn, in tokens by study, of which nothing can be learned, or which could never be written."""
     if not answer_tokens:
         return [SettingFault("no answer is given: the loss would be of nothing; check phase.teacher and its traces")]

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
+from chexreason.cli import command
 from chexreason.confdir import choices, command_help
-from chexreason.errors import RENAMED_GROUPS, known_choices, unknown_choices
+from chexreason.errors import RENAMED_GROUPS, unknown_choices
 
 COMMANDS = ["prepare", "preflight", "train", "evaluate", "scores", "report", "rewards", "tables", "traces"]
 
@@ -26,15 +27,15 @@ def test_a_renamed_group_is_answered_with_its_new_name():
     ]
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "sweep", "review", "dashboard"])
-def test_help_prints_the_settings_as_they_are_described(command, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [command, "--help"])
+@pytest.mark.parametrize("verb", [*COMMANDS, "sweep", "review", "dashboard"])
+def test_help_prints_the_settings_as_they_are_described(verb, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [verb, "--help"])
     with pytest.raises(SystemExit) as stopped:
-        importlib.import_module(f"chexreason.cli.{command}").main()
+        importlib.import_module(f"chexreason.cli.{verb}").main()
     assert stopped.value.code == 0
     page = capsys.readouterr().out
     assert page.startswith("# ")
-    assert f"python -m chexreason.cli.{command}" in page
+    assert f"python -m chexreason.cli.{verb}" in page
     assert "Every setting, composed: --cfg job" in page
 
 
@@ -58,7 +59,7 @@ def test_an_unknown_name_gets_the_closest_one(monkeypatch, capsys):
     assert unknown_choices(["--config-dir=mine", "experiment=mine"]) == []
     monkeypatch.setattr(sys, "argv", ["train", "experiment=demo_sfd", "phase=grpoo"])
     with pytest.raises(SystemExit) as stopped:
-        known_choices(lambda: pytest.fail("it ran"))()
+        command()(lambda cfg: pytest.fail("it ran"))()
     assert stopped.value.code == 1
     assert "did you mean demo_sft?\n       there is no phase=grpoo: did you mean grpo?" in capsys.readouterr().err
 

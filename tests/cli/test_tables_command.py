@@ -102,7 +102,7 @@ def test_an_ablation_is_compared_in_a_folder_of_its_own(out: Path) -> None:
     assert "| beta_0 → beta_0.15 | phantom_b |" in of_beta
     assert "Not run, and not compared here: beta_0.04, beta_0.5." in of_beta
     assert b"Not run, and not compared here: nv_reason, medgemma, qwen2_5_vl." in of_the_paper
-    with pytest.raises(ValueError, match=r"there is no sweep betta \(conf/sweep\): did you mean beta\?"):
+    with pytest.raises(ValueError, match=r"there is no sweep=betta: did you mean beta\?"):
         tables(configured(out, "table=transfer", "ablation=betta"))
     tables(configured(out, "table=transfer", "ablation=seeds"))  # one that names its cells in rows
     assert "medgemma_sft → chexreason" in (study / "results" / "seeds" / "transfer.md").read_text()
