@@ -20,14 +20,19 @@ if TYPE_CHECKING:  # pytest's controller reads this file and runs no test: torch
     from chexreason.types import Prediction, Study
 
 _SECONDS: Counter[str] = Counter()  # of each test file, set-up included
+_SAID: list[str] = []  # what tests print on success too: record_property("said", text)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     _SECONDS[report.nodeid.partition("::")[0]] += report.duration
+    if report.when == "call":
+        _SAID.extend(str(text) for key, text in report.user_properties if key == "said")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The seconds of every test file, the longest first: what a run spends its time on."""
+    """What tests say, and the seconds of every test file, the longest first."""
+    for text in _SAID:
+        terminalreporter.write_line(text)
     terminalreporter.section("seconds by file")
     for file, seconds in _SECONDS.most_common():
         if seconds >= 1:

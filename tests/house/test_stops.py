@@ -87,10 +87,10 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, dict]:
 
 
 @pytest.mark.parametrize(("which", "most"), [(0, STEP), (1, RUN)], ids=["training_step", "train"])
-def test_a_path_passes_few_files(traced, capsys, which: int, most: int) -> None:
+def test_a_path_passes_few_files(traced, record_property, which: int, most: int) -> None:
     found = files(traced[which])
-    with capsys.disabled():
-        print(f"\n{'training_step' if which == 0 else 'manifest to logged figure'}: {len(found)} files of {most}")
+    path = ("one training_step", "manifest to logged figure")[which]
+    record_property("said", f"{path}: {len(found)} files of the package, at most {most}")
     assert len(found) <= most, "\n".join(found)
 
 
