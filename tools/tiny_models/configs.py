@@ -17,7 +17,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from tools.tiny_models.chat import CHAT_TEMPLATES
+from chexreason.model.load import TINY_WEIGHTS
 
 MODELS = ("tiny_gemma3", "tiny_qwen2_5_vl")
 SIZE = 128
@@ -49,7 +49,7 @@ def stop_ids(name: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 def build_processor(name: str, tokenizer: PreTrainedTokenizerBase) -> TinyProcessor:
     """The architecture's own processor: every image becomes 128 x 128 pixels and 16 image tokens."""
-    template = CHAT_TEMPLATES[name]
+    template = (TINY_WEIGHTS / name / "chat_template.jinja").read_text()  # shipped beside the weights, written by hand
     if name == "tiny_gemma3":
         images = Gemma3ImageProcessor(size={"height": SIZE, "width": SIZE}, image_mean=HALF, image_std=HALF)
         return Gemma3Processor(images, tokenizer, chat_template=template, image_seq_length=IMAGE_TOKENS)
