@@ -29,7 +29,7 @@ def command_help(command: str) -> str:
     """
     text = (Path(confdir()) / f"{command}.yaml").read_text(encoding="utf-8")
     extended = [name for name in re.findall(r"^  - (\w+)$", text, re.MULTILINE) if name != "_self_"]
-    groups = dict.fromkeys(re.findall(r"^  - ([a-z]\w*)(?:@[\w.]+)?:", text, re.MULTILINE))
+    groups = dict.fromkeys(re.findall(r"^  - (?:optional )?([a-z]\w*)(?:@[\w.]+)?:", text, re.MULTILINE))
     listed = "".join(f"# {group}={' | '.join(choices(group))}\n" for group in groups)
     pages = [f"{text}\n{listed}# Every setting, composed: --cfg job\n"]
     return "\n".join([*pages, *(f"# As {name}:\n{command_help(name)}" for name in extended)])

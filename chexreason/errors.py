@@ -12,6 +12,12 @@ from pathlib import Path
 from chexreason.confdir import choices, confdir
 
 RENAMED_GROUPS = {"answers": "sft_answers", "traces": "teacher_instruction"}  # old name of a folder of conf/: new one
+RENAMED_CHOICES = {  # what a choice was, and what is said now
+    "phase=tiny/sft": "phase=sft size=tiny_sft",
+    "phase=tiny/grpo": "phase=grpo size=tiny_grpo",
+    "phase=paper/sft": "phase=sft",
+    "phase=paper/grpo": "phase=grpo",
+}
 
 
 @contextmanager
@@ -47,7 +53,7 @@ def did_you_mean(word: object, choices: Iterable[str]) -> str:
 def unknown_choices(arguments: Sequence[str]) -> list[str]:
     """A line for each ``group=choice`` or ``group@package=choice`` of a command that names no file under ``conf/``.
 
-    A group that has another name now is answered with the command's words under the new name.
+    A group, its keys or a choice that have another name now are answered with it.
     """
     if any(word.startswith(("--config", "-c", "hydra.searchpath", "+hydra.searchpath")) for word in arguments):
         return []  # configs of the user's own are looked for elsewhere too
@@ -57,6 +63,14 @@ def unknown_choices(arguments: Sequence[str]) -> list[str]:
         group, at, package = group.partition("@")
         if value and group in RENAMED_GROUPS:
             faults.append(f"{group}= is now {RENAMED_GROUPS[group]}=: say {RENAMED_GROUPS[group]}{at}{package}={value}")
+        above, dot, key = group.partition(".")
+        if dot and above in RENAMED_GROUPS:
+            faults.append(
+                f"{above}.{key} is now {RENAMED_GROUPS[above]}.{key}: say {RENAMED_GROUPS[above]}.{key}={value}"
+            )
+        if f"{group}={value}" in RENAMED_CHOICES:
+            faults.append(f"there is no {group}={value} any more: say {RENAMED_CHOICES[f'{group}={value}']}")
+            continue
         if not value or not group or not (Path(confdir()) / group).is_dir():
             continue
         known = choices(group)

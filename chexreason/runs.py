@@ -18,7 +18,6 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-from omegaconf.errors import OmegaConfBaseException
 
 from chexreason.files import locked, write_json, write_text
 from chexreason.renames import current, old_names
@@ -109,23 +108,6 @@ def digest(cfg: DictConfig) -> str:
     """Hash of what a config computes, unresolved: the same on every machine, whether the data are there or not."""
     computed = settings(OmegaConf.to_container(cfg, resolve=False))  # type: ignore[arg-type]
     return hashlib.sha256(json.dumps(computed, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def digest_in(run_dir: str | Path, cfg: DictConfig) -> str:
-    """The digest of ``cfg``, or the one it had when an earlier version finished the run that this directory holds."""
-    own = digest(cfg)
-    ends = [event["digest"] for event in attempts(run_dir) if event["state"] == "done"]
-    return ends[-1] if ends and ends[-1] != own and _holds(Path(run_dir), cfg) else own
-
-
-def _holds(folder: Path, cfg: DictConfig) -> bool:
-    """True where the directory's stored config computes what ``cfg`` does."""
-    try:
-        now: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    except OmegaConfBaseException:  # the data are not on this machine
-        return False
-    before = _stored(folder)
-    return before is not None and not _changes({**before, ADAPTERS: None}, {**now, ADAPTERS: None})
 
 
 def is_first_rank() -> bool:

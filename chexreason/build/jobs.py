@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from chexreason.confdir import confdir
 from chexreason.errors import unknown_choices
-from chexreason.runs import DONE, attempts, digest_in, settings
+from chexreason.runs import DONE, attempts, digest, settings
 from chexreason.sweep.cells import PREPARE, Cell, CellError, wanted
 from chexreason.sweep.launch import Job
 from chexreason.sweep.old_ledger import digest_then
@@ -41,13 +41,14 @@ def jobs_of(cfg: DictConfig, cells: Sequence[Cell]) -> list[Job]:
     seeds = list(cfg.seeds or cfg.sweep.get("seeds") or [0])
     jobs, faults = [], []
     trained: dict[str, dict[str, str]] = {}
+    then: dict[str, str] = {}
     # inside @hydra.main Hydra is ready, and knows the search paths it was given
     ready = GlobalHydra.instance().is_initialized()
     with nullcontext() if ready else initialize_config_dir(confdir(), version_base="1.3"):
         for cell in cells:
             for seed in seeds if cell.name != PREPARE else seeds[:1]:
                 try:
-                    jobs.append(_job(cfg, cell, int(seed), trained))
+                    jobs.append(_job(cfg, cell, int(seed), trained, then))
                 except (HydraException, OmegaConfBaseException, CellError) as error:
                     faults.append(f"{cell.name}: {str(error).splitlines()[0]}")
     if faults:
@@ -55,8 +56,12 @@ def jobs_of(cfg: DictConfig, cells: Sequence[Cell]) -> list[Job]:
     return jobs
 
 
-def _job(cfg: DictConfig, cell: Cell, seed: int, trained: dict[str, dict[str, str]]) -> Job:
-    """One cell at one seed; ``trained`` keeps what each train cell chose of ``AS_TRAINED`` for the cells after it."""
+def _job(cfg: DictConfig, cell: Cell, seed: int, trained: dict[str, dict[str, str]], then: dict[str, str]) -> Job:
+    """One cell at one seed, after those it needs.
+
+    ``trained`` keeps what each train cell chose of ``AS_TRAINED`` for the cells after it, ``then`` the digest by which
+    an old ledger knows each job.
+    """
     study = Path(cfg.paths.out) / cfg.name
     arguments = [*cell.arguments(study, seed), *cfg.extra[cell.verb], f"name={cfg.name}"]
     arguments += [] if cell.verb == "prepare" else [f"scale={cfg.scale}"]
@@ -73,26 +78,21 @@ def _job(cfg: DictConfig, cell: Cell, seed: int, trained: dict[str, dict[str, st
         trained[cell.name] = {group: choices[group] for group in AS_TRAINED}
     run_dir = cell.run_dir(study, seed)
     name = cell.name if cell.verb == "prepare" else f"{cell.name}/seed{seed}"
+    needs = tuple(need if need == PREPARE else f"{need}/seed{seed}" for need in cell.needs)
+    computed = settings(OmegaConf.to_container(composed, resolve=False))
+    then[name] = digest_then(cell.verb, computed, [then[need] for need in needs if need in then])
+    known = any(event["digest"] == then[name] for event in attempts(run_dir))
     data = Path(cfg.paths.data) / composed.data.name / composed.data.home
     return Job(
         name,
-        _digest(cell, run_dir, composed),
+        then[name] if known else digest(composed),
         composed.phase.name if cell.verb == "train" else cell.verb,
         (sys.executable, "-m", f"chexreason.cli.{cell.verb}", *arguments),
         run_dir,
         data / "manifest.parquet" if cell.verb == "prepare" else run_dir / DONE,
         study / "logs" / f"{name.replace('/', '-')}.log",
-        tuple(need if need == PREPARE else f"{need}/seed{seed}" for need in cell.needs),
+        needs,
     )
-
-
-def _digest(cell: Cell, run_dir: Path, composed: DictConfig) -> str:
-    """The digest of a cell's config, or the one by which its attempts know it since an earlier version."""
-    if cell.verb == "prepare":
-        then = digest_then(settings(OmegaConf.to_container(composed, resolve=False)))
-        if any(event["digest"] == then for event in attempts(run_dir)):
-            return then
-    return digest_in(run_dir, composed)
 
 
 def _quoted(value: object) -> str:

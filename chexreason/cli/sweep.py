@@ -71,7 +71,12 @@ def show_end(jobs: Sequence[Job], states: dict[str, str]) -> int:
 def sweep(cfg: DictConfig) -> int:
     """Run or plan the sweep ``cfg`` describes; returns how many of its cells are not done."""
     study = Path(cfg.paths.out) / cfg.name
-    convert_ledger(study)
+    try:
+        convert_ledger(study)
+    except (OSError, RunError) as error:
+        if not cfg.plan:
+            raise
+        log.warning("the ledger of an earlier version is not read: %s", error)
     jobs = jobs_of(cfg, cells_of(cfg))
     if cfg.plan:
         show_plan(cfg, jobs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,15 +28,18 @@ def read_history(path: Path) -> dict[str, Curve]:
 
     Raises FileNotFoundError, and ValueError naming line and column of a cell that is no number.
     """
-    table = pd.read_csv(path, float_precision="round_trip").drop(columns="epoch", errors="ignore")
-    for name in table.select_dtypes(exclude="number"):
-        wrong = table[name][pd.to_numeric(table[name], errors="coerce").isna() & table[name].notna()]
-        place = f"{path}:{wrong.index[0] + 2}, column '{name}'"
-        raise ValueError(f"{place}: '{wrong.iloc[0]}' is not a number; is this a metrics.csv of Lightning's CSVLogger?")
-    # The sort is stable: what a resumed run logged later stays behind at equal steps.
-    table = table.where(np.isfinite(table)).sort_values("step", kind="stable")
-    logged = {name: table[["step", name]].dropna().to_numpy(np.float64) for name in table.columns.drop("step")}
-    return {name: Curve(points[:, 0], points[:, 1]) for name, points in logged.items() if len(points)}  # [K, 2] each
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    points: dict[str, list[tuple[float, float]]] = {}
+    for line, row in enumerate(rows, start=2):
+        step = _number(row.get("step"), f"{path}:{line}, column 'step'")
+        for name, cell in row.items():
+            if name in ("step", "epoch") or name is None:
+                continue
+            value = _number(cell, f"{path}:{line}, column '{name}'")
+            if math.isfinite(value):
+                points.setdefault(name, []).append((step if math.isfinite(step) else float(line), value))
+    return {name: _curve(pairs) for name, pairs in points.items()}
 
 
 def ema(values: NDArray[np.float64], decay: float = 0.95) -> NDArray[np.float64]:
@@ -85,3 +90,20 @@ def fifths(rewards: pd.DataFrame, n_resamples: int = 10_000, seed: int = 0) -> d
     found = {"first_fifth": first, "last_fifth": last, "difference": last - first}
     fewest = min(len(np.unique(patients[part])) for part in parts)
     return {name: percentile_interval(float(each[0]), each[1:], fewest) for name, each in found.items()}
+
+
+def _number(cell: str | None, place: str) -> float:
+    if cell is None or not cell.strip():
+        return math.nan
+    try:
+        return float(cell)
+    except ValueError:
+        raise ValueError(
+            f"{place}: '{cell}' is not a number; is this a metrics.csv of Lightning's CSVLogger?"
+        ) from None
+
+
+def _curve(pairs: list[tuple[float, float]]) -> Curve:
+    # The sort is stable: what a resumed run logged later stays behind at equal steps.
+    array = np.array(sorted(pairs, key=lambda pair: pair[0]), dtype=np.float64)  # [K, 2]
+    return Curve(steps=array[:, 0], values=array[:, 1])

@@ -61,7 +61,7 @@ def _all(n: int) -> Iterator[FloatArray]:
 
 def _drawn(n: int, n_permutations: int, seed: int) -> Iterator[FloatArray]:
     """``n_permutations`` random subsets of ``n`` patients; the draws are those of torch's CPU generator."""
-    rng = np.random.RandomState(seed)  # MT19937 as torch seeds it, one raw number a draw
+    rng = np.random.RandomState(seed % 2**32)  # MT19937 as torch seeds it, one raw number a draw
     for start in range(0, n_permutations, _CHUNK):
         size = min(_CHUNK, n_permutations - start)
         yield rng.randint(2, size=(size, n), dtype=np.uint32).astype(np.float64)

@@ -58,7 +58,7 @@ def trivial_rows(
     if prevalence:
         p = np.array([prevalence.get(label, 0.0) for label in labels], dtype=np.float32)
         # The draws of torch.rand: MT19937 as torch seeds it, 24 bits of each raw number.
-        bits = np.random.RandomState(seed).randint(2**24, size=(n_draws, *truth.shape), dtype=np.uint32)
+        bits = np.random.RandomState(seed % 2**32).randint(2**24, size=(n_draws, *truth.shape), dtype=np.uint32)
         noise = bits.astype(np.float32) / np.float32(2**24)  # in [0, 1)
         rows["prior"] = _score(noise < p, truth, mask, labels)
     return rows

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,12 +48,13 @@ def only_sweep(study: Path) -> Iterator[None]:
         yield
 
 
-def states_of(jobs: Sequence[Job], limit: int) -> dict[str, str]:
+def states_of(jobs: Sequence[Job], limit: int, ended: Collection[str] = ()) -> dict[str, str]:
     """Each job's "done", "failed" (``limit`` times), "blocked" by one that failed, "cut" (never ended), or "waiting".
 
     ``jobs`` are in the order of their needs. A job is done where its run directory was last filled under its own
     digest, and after everything it needs was made: otherwise its command runs again, and finds its run unchanged or
-    says what is not.
+    says what is not. Clocks differ between machines, so the ``ended``, which this process saw end well after their
+    needs, are done whatever the times say.
     """
     states: dict[str, str] = {}
     made: dict[str, float] = {}  # s since 1970
@@ -63,9 +64,10 @@ def states_of(jobs: Sequence[Job], limit: int) -> dict[str, str]:
         own = [event["state"] for event in events if event["digest"] == job.digest]
         end: dict[str, Any] = next((event for event in events[::-1] if event["state"] == "done"), {})
         filled = own[-1:] == ["done"] and end["digest"] == job.digest and job.proof.exists()
-        if filled and needs <= {"done"} and all(made[need] <= end["time"] for need in job.needs):
+        if filled and needs <= {"done"} and (job.name in ended or all(made[need] <= end["time"] for need in job.needs)):
             states[job.name] = "done"
             made[job.name] = min(end["time"], job.proof.stat().st_mtime)  # a command that finds it done makes nothing
+            made[job.name] = min(made[job.name], time.time())
         elif needs & {"failed", "blocked"}:
             states[job.name] = "blocked"
         elif failures(job) >= limit:
@@ -106,10 +108,13 @@ def launch(jobs: Sequence[Job], *, slots: int, limit: int, say: Callable[[str], 
     """
     if slots < 1:
         raise ValueError(f"jobs={slots}: one process at a time is the least")
+    if limit < 1:
+        raise ValueError(f"attempts={limit}: one attempt at a cell is the least")
+    ended: set[str] = set()
     running: dict[str, _Process] = {}
     try:
         while True:
-            states = states_of(jobs, limit)
+            states = states_of(jobs, limit, ended)
             for job in jobs:
                 ready = states[job.name] in ("waiting", "cut") and all(states[need] == "done" for need in job.needs)
                 if ready and job.name not in running and len(running) < slots:
@@ -117,11 +122,12 @@ def launch(jobs: Sequence[Job], *, slots: int, limit: int, say: Callable[[str], 
                     running[job.name] = _Process(job, max(1, (os.cpu_count() or 1) // slots))
             if not running:
                 return states
-            while not (ended := [name for name, process in running.items() if process.popen.poll() is not None]):
+            while not (over := [name for name, process in running.items() if process.popen.poll() is not None]):
                 time.sleep(0.05)
-            for name in ended:
-                say(running[name].end(limit))
-                del running[name]
+            for name in over:
+                done, said = running.pop(name).end(limit)
+                say(said)
+                ended |= {name} if done else set()
     except KeyboardInterrupt:
         _stop(list(running.values()), say)
         raise
@@ -153,15 +159,15 @@ class _Process:
             facts |= {"pid": self.popen.pid, "seconds": time.monotonic() - self.start, **how}
         record_attempt(job.run_dir, job.digest, state, cell=job.name, kind=job.kind, log=str(job.log), **facts)
 
-    def end(self, limit: int) -> str:
-        """Record how the process ended; returns a line that says it."""
+    def end(self, limit: int) -> tuple[bool, str]:
+        """Record how the process ended; returns whether it ended well, and a line that says how."""
         job, status = self.job, self.popen.returncode
         if status == 0 and job.proof.exists():
             self.record("done")
-            return f"{job.name}: done in {time.monotonic() - self.start:.0f} s"
+            return True, f"{job.name}: done in {time.monotonic() - self.start:.0f} s"
         error = _reason(job, status)
         self.record("failed", error=error)
-        return f"{job.name}: failed{', tried again' if failures(job) < limit else ''}: {error}"
+        return False, f"{job.name}: failed{', tried again' if failures(job) < limit else ''}: {error}"
 
     def signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -194,5 +200,6 @@ def _reason(job: Job, status: int) -> str:
     if status == 0:
         return f"ended without {job.proof}"
     lines = [line.strip() for line in job.log.read_bytes()[-20_000:].decode(errors="replace").splitlines()]
-    errors = [line for line in lines if line.startswith("error:")] or [line for line in lines if line]
+    lines = [line for line in lines if line and not line.startswith("Set the environment variable HYDRA_FULL_ERROR")]
+    errors = [line for line in lines if line.startswith("error:")] or lines
     return f"exit status {status}" + (f": {errors[-1][:300]}" if errors else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,14 @@ def convert_ledger(study: Path) -> None:
                 known = {json.dumps(event): event for event in (*events, *read_events(folder / ATTEMPTS))}
                 lines = sorted(known, key=lambda line: float(str(known[line]["time"])))
                 write_text(folder / ATTEMPTS, "".join(line + "\n" for line in lines))
-        path.rename(path.with_name("ledger.jsonl.converted"))
+        with path.with_name("ledger.jsonl.converted").open("ab") as converted:  # a study may be converted twice
+            converted.write(path.read_bytes())
+        path.unlink()
     log.info("%s: its runs now keep their own attempts.jsonl; renamed to ledger.jsonl.converted", path)
 
 
-def digest_then(settings: Mapping[str, Any]) -> str:
-    """The digest of a prepare cell in an old ledger, whose run keeps no config to compare."""
-    names = {now: then for then, now in MOVED.items()}
+def digest_then(verb: str, settings: Mapping[str, Any], needs: Sequence[str]) -> str:
+    """The digest of a cell in an old ledger: of its settings under their old names, and of the cells it needs."""
+    names = {now: then for then, now in MOVED.items() if not then.startswith("chexreason.traces.")}
     before = {key: names.get(value, value) if isinstance(value, str) else value for key, value in settings.items()}
-    return hashlib.sha256(json.dumps(["prepare", before], sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([verb, before, *needs], sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -117,6 +117,19 @@ def test_a_table_is_rebuilt_to_the_byte_and_its_sweep_starts_nothing(archive: Pa
     assert "started" not in said
 
 
+def test_a_cell_that_an_old_sweep_left_unfinished_is_cut_and_the_others_are_done(archive: Path, tmp_path: Path) -> None:
+    work = shutil.copytree(archive / "table2", tmp_path / "table2")
+    study = work / "out" / "reproduction_tiny"
+    lines = (study / "ledger.jsonl").read_text().splitlines()
+    ends = ("medgemma_reasoning_a/seed0", "done")
+    kept = [line for line in lines if (json.loads(line)["job"], json.loads(line)["state"]) != ends]
+    (study / "ledger.jsonl").write_text("\n".join(kept) + "\n")
+    (study / "eval" / "medgemma_reasoning_a" / "seed0" / "DONE").unlink()
+    said = run("sweep", "sweep=table2", "scale=tiny", "paths.out=out", "plan=true", cwd=work)
+    assert "8 of 9 done" in said
+    assert [line.split()[2] for line in said.splitlines() if line.split()[:1] == [ends[0]]] == ["cut"]
+
+
 def test_every_table_and_page_is_rebuilt_to_the_byte(archive: Path, tmp_path: Path) -> None:
     """Tables 1 to 6, figures' data, transfer and ranking: each cell of the paper in a few steps."""
     work = shutil.copytree(archive / "few", tmp_path / "few")

@@ -9,7 +9,7 @@ import pytest
 
 from chexreason.cli import command
 from chexreason.confdir import choices, command_help
-from chexreason.errors import RENAMED_GROUPS, unknown_choices
+from chexreason.errors import RENAMED_CHOICES, RENAMED_GROUPS, unknown_choices
 
 COMMANDS = ["prepare", "preflight", "train", "evaluate", "scores", "report", "rewards", "tables", "traces"]
 
@@ -20,11 +20,19 @@ def test_a_renamed_group_is_answered_with_its_new_name():
         assert not choices(old)
         assert unknown_choices([f"{old}=x"]) == [f"{old}= is now {new}=: say {new}=x"]
     said = "answers= is now sft_answers=: say sft_answers@phase.teacher=traces"
-    assert unknown_choices(["answers@phase.teacher=traces", "traces.min_words=3", "name=traces"]) == [said]
+    key = "traces.min_words is now teacher_instruction.min_words: say teacher_instruction.min_words=3"
+    assert unknown_choices(["answers@phase.teacher=traces", "+traces.min_words=3", "name=traces"]) == [said, key]
     assert unknown_choices(["sft_answers@phase.teacher=traces", "+reward@rewards.mine=mix"]) == []
     assert unknown_choices(["sft_answers@phase.teacher=trace"]) == [
         "there is no sft_answers=trace: did you mean traces?"
     ]
+
+
+def test_a_choice_that_is_said_otherwise_now_is_answered_with_words_that_compose():
+    assert RENAMED_CHOICES["phase=tiny/grpo"] == "phase=grpo size=tiny_grpo"
+    for old, new in RENAMED_CHOICES.items():
+        assert unknown_choices([old]) == [f"there is no {old} any more: say {new}"]
+        assert unknown_choices(new.split()) == []
 
 
 @pytest.mark.parametrize("verb", [*COMMANDS, "sweep", "review", "dashboard"])
@@ -44,6 +52,7 @@ def test_help_shows_the_settings_a_command_takes_from_another_and_its_choices():
     assert "samples: 8 # " in page
     assert "# As evaluate:" in page
     assert "# labels=chexpert14 | nih9" in page
+    assert "# size=tiny_grpo | tiny_sft" in command_help("train")
 
 
 def test_an_unknown_name_gets_the_closest_one(monkeypatch, capsys):

@@ -19,6 +19,20 @@ def test_sparse_columns_become_curves(tmp_path: Path) -> None:
     assert curves["train/reward"].values.tolist() == [0.25, 0.5]
 
 
+@pytest.mark.parametrize("text", ["", "\n", "step\n", "step,val/loss\n"])
+def test_a_run_that_logged_nothing_has_no_curves(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text(text)
+    assert read_history(path) == {}
+
+
+def test_a_row_without_a_step_stands_at_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,val/loss\n1,0.5\n,0.25\n")
+    curve = read_history(path)["val/loss"]
+    assert (curve.steps.tolist(), curve.values.tolist()) == ([1, 3], [0.5, 0.25])
+
+
 def test_a_cell_that_is_no_number_is_named(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text("step,train/loss\n1,0.5\n2,high\n")

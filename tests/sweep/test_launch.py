@@ -60,6 +60,23 @@ def test_what_was_made_before_its_need_is_not_done(tmp_path, job):
     assert states_of(chain, 2) == {"a": "waiting", "b": "waiting"}
 
 
+@pytest.mark.slow
+def test_a_need_that_was_made_by_a_clock_ahead_is_waited_for_by_no_one(tmp_path, job, monkeypatch):
+    chain = a, b = [job("a"), job("b", "echo b >> $RUNS; echo {} > $DONE", "a")]
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda now=time.time: now() + 3600)
+        finished(a)
+    os.utime(a.proof, (time.time() + 3600,) * 2)
+    finished(b)
+    assert launched(chain)[0] == {"a": "done", "b": "done"}
+    assert (tmp_path / "runs.txt").read_text() == "b\n"  # once: it cannot be told which was first
+
+
+def test_a_sweep_without_an_attempt_is_refused(job):
+    with pytest.raises(ValueError, match="attempts=0: one attempt"):
+        launched([job("a")], limit=0)
+
+
 def test_a_marker_of_another_config_proves_nothing(job):
     one = job("a")
     finished(one)

@@ -82,7 +82,7 @@ class VendorCsv:
     def identifiers(self, column: str) -> pd.Series:
         """The values of ``column``; a whole number that passed through floating point ("10000032.0") is one again."""
         text = self.rows[column]
-        dotted = text.str.fullmatch(r"\d+\.0*")
+        dotted = text.str.fullmatch(r"\d+\.0+")
         if dotted.any():
             log.warning("%s: %d values of %s end in '.0'; taken as whole numbers", self.file, dotted.sum(), column)
         return text.mask(dotted, text.str.split(".").str[0])
