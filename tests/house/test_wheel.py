@@ -20,6 +20,8 @@ def test_the_wheel_runs_outside_the_checkout(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         wheel.extractall(tmp_path / "site")
+    listed = subprocess.run(["git", "ls-files", "chexreason"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert [name for name in listed.stdout.splitlines() if not (tmp_path / "site" / name).is_file()] == []
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}  # goes before the editable install
     command = [sys.executable, "-m", "chexreason.cli.train", "--cfg", "job", "experiment=demo_sft"]
     shown = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
