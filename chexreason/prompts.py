@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from chexreason.labels.schema import LabelSet
-from chexreason.parsing import Grammar
+from chexreason.parsing import AnswerFormat, Grammar
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ class Prompt:
 
     def __post_init__(self) -> None:
         Grammar.of(self.grammar)
+
+    def answer_format(self, label_set: LabelSet) -> AnswerFormat:
+        """How the answers to this prompt are read, with the labels of ``label_set``."""
+        return AnswerFormat(label_set, Grammar.of(self.grammar))
 
 
 def load_prompt(name_or_path: str | Path, folder: Path) -> Prompt:

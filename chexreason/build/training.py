@@ -19,7 +19,6 @@ from chexreason.data.sampling import subset
 from chexreason.labels.schema import LabelSet
 from chexreason.model.adapters import attach_lora
 from chexreason.model.policy import Policy
-from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.prompts import Prompt
 from chexreason.rewards.base import Reward
 from chexreason.runs import CHECKPOINT, COLLAPSE
@@ -47,7 +46,7 @@ def build_data(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: Label
     # Without a positive label there is no valid answer to learn, and nonsense would earn a full reward.
     useful = [study for study in studies if any(study.target)]
     train = build_samples(subset(useful, cfg.phase.limit, cfg.seed), prompt, label_set, teacher)
-    check_answers(train, label_set, prompt.grammar)
+    check_answers(train, prompt.answer_format(label_set))
     check_training(cfg, train)
     val = {
         name: build_samples(
@@ -78,7 +77,7 @@ def build_module(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: Lab
     module: PolicyModule = make(
         cfg.phase.module,
         policy=policy,
-        answer_format=AnswerFormat(label_set, Grammar.of(prompt.grammar)),
+        answer_format=prompt.answer_format(label_set),
         make_optimizer=make(cfg.optim.optimizer),
         make_scheduler=make(cfg.optim.scheduler),
         max_new_tokens=cfg.model.max_new_tokens,

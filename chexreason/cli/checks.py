@@ -186,7 +186,7 @@ def _of_reward(cfg: DictConfig, samples: Sequence[Sample], label_set: LabelSet) 
     """The rewards lab's warning: a policy that looks at no image out-earns an honest one."""
     studies = [sample.study for sample in samples]
     reward = build_reward(cfg.reward, lambda: prevalence_of(studies, label_set))
-    text = degenerate_warning(reward, studies, label_set, samples[0].prompt, cfg.prompt.grammar)
+    text = degenerate_warning(reward, studies, build_prompt(cfg).answer_format(label_set), samples[0].prompt)
     return [] if text is None else [SettingFault(text, stops=False)]
 
 

@@ -68,7 +68,6 @@ def ready(cfg: DictConfig) -> tuple[Policy, Prompt, AnswerFormat]:
 
     from chexreason.build.data import build_labels, build_prompt
     from chexreason.build.model import build_policy, check_card
-    from chexreason.parsing import AnswerFormat, Grammar
     from chexreason.quiet import quiet
 
     label_set, prompt = build_labels(cfg), build_prompt(cfg)
@@ -77,7 +76,7 @@ def ready(cfg: DictConfig) -> tuple[Policy, Prompt, AnswerFormat]:
     for folder in cfg.adapters:
         check_card(folder, prompt, label_set)
     policy = build_policy(cfg).eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    return policy, prompt, AnswerFormat(label_set, Grammar.of(prompt.grammar))
+    return policy, prompt, prompt.answer_format(label_set)
 
 
 def batches(cfg: DictConfig, policy: Policy, samples: Sequence[Sample], description: str) -> Iterator[Batch]:

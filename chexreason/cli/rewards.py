@@ -64,9 +64,9 @@ def adversarial(cfg: DictConfig) -> dict[str, Any]:
     label_set, prompt = build_labels(cfg), build_prompt(cfg)
     studies, words = cohort(cfg, label_set), render(prompt, label_set)
     how = {"honest": sorted({*map(float, cfg.honest), lab.BAR}), "n_tokens": cfg.n_tokens, "seed": cfg.seed}
-    tried = lab.strategies(studies, label_set, words, prompt.grammar, **how)
+    tried = lab.strategies(studies, prompt.answer_format(label_set), words, **how)
     tables = {
-        name: policy_table(reward, tried, studies, label_set, prompt.grammar, cfg.n_tokens)
+        name: policy_table(reward, tried, studies, prompt.answer_format(label_set), cfg.n_tokens)
         for name, reward in rewards(cfg, studies, label_set).items()
     }
     kept = {"studies": cfg.studies, "n": len(studies), "n_tokens": cfg.n_tokens, "prompt": prompt.name}
@@ -75,16 +75,17 @@ def adversarial(cfg: DictConfig) -> dict[str, Any]:
 
 def scored_file(cfg: DictConfig) -> dict[str, Any]:
     """Mean, parts and rank correlation with F1 of each reward on the answers of ``cfg.completions``, by data set."""
-    from chexreason.build.data import build_labels
+    from chexreason.build.data import build_labels, build_prompt
     from chexreason.rewards.lab.accounts import answers_row
     from chexreason.rewards.lab.answers import is_predictions, of_predictions, read_answers
     from chexreason.statistics.predictions import read_predictions
 
-    label_set, grammar, path = build_labels(cfg), cfg.prompt.grammar, Path(cfg.completions)
+    label_set, path = build_labels(cfg), Path(cfg.completions)
+    answer_format = build_prompt(cfg).answer_format(label_set)
     if is_predictions(path):
-        answers = of_predictions(read_predictions(path), label_set, grammar)
+        answers = of_predictions(read_predictions(path), answer_format)
     else:
-        answers = read_answers(path, label_set, grammar, cfg.n_tokens)
+        answers = read_answers(path, answer_format, cfg.n_tokens)
     rows = []
     for dataset, own in answers.by_dataset().items():
         for name, reward in rewards(cfg, own.studies, label_set).items():

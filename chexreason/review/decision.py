@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from chexreason.labels.schema import LabelSet
-from chexreason.parsing import BLOCKS, Grammar
+from chexreason.parsing import BLOCKS, AnswerFormat
 from chexreason.traces.answer_faults import BROKEN, DISAGREE, EMPTY, ODD, STRAY, answer_faults
 from chexreason.traces.trace import Trace, is_unicode
 
@@ -50,7 +49,7 @@ class Decision:
         return self.study_id, self.prompt
 
 
-def decision_faults(decision: Decision, trace: Trace, label_set: LabelSet, grammar: Grammar) -> list[str]:
+def decision_faults(decision: Decision, trace: Trace, answer_format: AnswerFormat) -> list[str]:
     """Why ``decision`` cannot be kept, in words for the reader; empty where it can."""
     found = []
     if decision.verdict not in (*VERDICTS, WITHDRAWN):
@@ -66,19 +65,19 @@ def decision_faults(decision: Decision, trace: Trace, label_set: LabelSet, gramm
     if not is_unicode(decision.comment) or not is_unicode(decision.text):
         found.append("the text holds half a Unicode character: type it again")
     elif decision.verdict == "edit":
-        found += _edit_faults(decision.text, trace, label_set, grammar)
+        found += _edit_faults(decision.text, trace, answer_format)
     return found
 
 
-def _edit_faults(text: str, trace: Trace, label_set: LabelSet, grammar: Grammar) -> list[str]:
+def _edit_faults(text: str, trace: Trace, answer_format: AnswerFormat) -> list[str]:
     """Why ``text`` cannot replace the trace: unchanged, too long, not in the answer format, or other labels."""
     if text.strip() == trace.text.strip():
         return ["the text is as it was: accept it, or change something"]
     if len(text) > TEXT_LIMIT:
         return [f"the text has {len(text):,} characters, at most {TEXT_LIMIT:,} are kept"]
-    form = "".join(f"<{block}>…</{block}>" for block in BLOCKS[grammar])
+    form = "".join(f"<{block}>…</{block}>" for block in BLOCKS[answer_format.grammar])
     found = []
-    for kind, detail in answer_faults(text, trace.labels, label_set, grammar):
+    for kind, detail in answer_faults(text, trace.labels, answer_format):
         rule = kind.removeprefix(BROKEN).strip().replace("_", " ")
         words = {
             EMPTY: "there is no reasoning left",

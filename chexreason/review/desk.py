@@ -10,7 +10,7 @@ from typing import Any
 
 from chexreason.data.image import grey_file
 from chexreason.labels.schema import LabelSet
-from chexreason.parsing import Grammar
+from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.review.decision import OTHER, REASONS, WITHDRAWN, Decision, decision_faults
 from chexreason.review.journal import ReviewStore
 from chexreason.traces.trace import Trace, check_labels
@@ -68,7 +68,7 @@ class Desk:
             reason=decision.reason if decision.verdict in ("edit", "reject") else "",
             decided_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        wrong = decision_faults(decision, trace, self.label_set, self.grammars[trace.prompt])
+        wrong = decision_faults(decision, trace, AnswerFormat(self.label_set, self.grammars[trace.prompt]))
         if wrong:
             return None, wrong
         self.store.add(decision)

@@ -59,7 +59,7 @@ class Task:
 
     def judge(self, reply: Reply, study: Study) -> list[Fault]:
         """The faults of a reply; empty where it is accepted."""
-        return verify(reply, study, self.label_set, self.prompt.grammar, self.instruction.words)
+        return verify(reply, study, self.prompt.answer_format(self.label_set), self.instruction.words)
 
 
 @dataclass(frozen=True)

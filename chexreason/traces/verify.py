@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
-from chexreason.labels.schema import LabelSet
-from chexreason.parsing import BLOCKS, Grammar, parse
+from chexreason.parsing import BLOCKS, AnswerFormat
 from chexreason.traces import lexicon
 from chexreason.traces.answer_faults import DISAGREE, answer_faults
 from chexreason.traces.ask import Reply
@@ -50,7 +49,7 @@ _FORBIDDEN = {
 }
 
 
-def verify(reply: Reply, study: Study, label_set: LabelSet, grammar: str, words: tuple[int, int]) -> list[Fault]:
+def verify(reply: Reply, study: Study, answer_format: AnswerFormat, words: tuple[int, int]) -> list[Fault]:
     """Every rule of ``TRACE_RULES`` that the answer breaks, once each; empty where it is fit to learn from.
 
     ``words`` bounds the words of the reasoning, both included. An answer that is refused, empty, cut off or out of form
@@ -59,13 +58,13 @@ def verify(reply: Reply, study: Study, label_set: LabelSet, grammar: str, words:
     for rule, broken in (("refused", reply.refused), ("empty", not reply.text.strip()), ("cut off", reply.cut)):
         if broken:
             return [Fault(rule, reply.text.strip()[:_QUOTED])]
-    positive = label_set.decode(study.target)
-    found = answer_faults(reply.text, positive, label_set, grammar)  # the rules that training checks again
+    positive = answer_format.label_set.decode(study.target)
+    found = answer_faults(reply.text, positive, answer_format)  # the rules that training checks again
     wrong_form = "; ".join(f"{kind} {detail}".rstrip() for kind, detail in found if kind != DISAGREE)
     form = [Fault("form", wrong_form)] if wrong_form else []
     labels = [Fault("labels", detail) for kind, detail in found if kind == DISAGREE]
-    think = parse(reply.text, label_set, grammar).think.replace("\u2019", "'")  # the patterns know one apostrophe
-    if form or "think" not in BLOCKS[Grammar.of(grammar)]:
+    think = answer_format.parse(reply.text).think.replace("\u2019", "'")  # the patterns know one apostrophe
+    if form or "think" not in BLOCKS[answer_format.grammar]:
         return form + labels
     return [*labels, *_forbidden(think), *_language(think), *_length(think, words), *_signs(think, positive)]
 

@@ -8,11 +8,12 @@ from dataclasses import replace
 import pytest
 
 from chexreason.labels.catalog import CHEXPERT14, NIH9
+from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.rewards.lab.answers import is_predictions, of_predictions, read_answers
 from chexreason.types import Prediction
 
 TEXT = "<think>x</think><solution>Edema, Cat</solution>"
-GRAMMAR = "think_solution"
+FORMAT = AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION)
 PREDICTION = Prediction("s1", "p1", "nih", TEXT, ("Edema",), ("Edema",), ("Edema", "Pneumonia"), n_tokens=7)
 
 
@@ -29,7 +30,7 @@ def file(tmp_path):
 def test_rows_of_text_and_labels_become_completions_of_studies(file):
     plain = {"text": TEXT, "labels": ["Edema", "Pneumonia"]}
     full = plain | {"tokens": 12, "labelled": ["Edema", "Pneumonia"], "study_id": "s7", "patient_id": "p7"}
-    found = read_answers(file(plain, "", full), CHEXPERT14, GRAMMAR, n_tokens=370)
+    found = read_answers(file(plain, "", full), FORMAT, n_tokens=370)
     assert [c.n_tokens for c in found.completions] == [370, 12]
     assert found.completions[0].parsed.unknown == ("Cat",)
     assert found.owners == ["line 1", "p7"]
@@ -50,7 +51,7 @@ def test_all_faults_of_a_file_are_listed_once_with_their_lines(file):
         {"text": TEXT, "labels": ["Edema"], "labelled": ["Pneumonia"]},
     )
     with pytest.raises(ValueError, match=r"answers\.jsonl cannot be scored; write one JSON object a line") as error:
-        read_answers(path, CHEXPERT14, GRAMMAR, 370)
+        read_answers(path, FORMAT, 370)
     for words in (
         "not a JSON object: 1 lines, e.g. 2",
         "no field 'labels': 1 lines, e.g. 3",
@@ -63,7 +64,7 @@ def test_all_faults_of_a_file_are_listed_once_with_their_lines(file):
     ):
         assert words in str(error.value)
     with pytest.raises(ValueError, match="holds no answers"):
-        read_answers(file(), CHEXPERT14, GRAMMAR, 370)
+        read_answers(file(), FORMAT, 370)
 
 
 def test_predictions_are_told_from_rows(file, tmp_path):
@@ -76,12 +77,12 @@ def test_predictions_are_told_from_rows(file, tmp_path):
 
 def test_predictions_are_read_again_and_must_read_alike():
     unjudged = replace(PREDICTION, study_id="s2", text=TEXT.replace("Cat", "Fracture"), dataset="b")
-    found = of_predictions([PREDICTION, unjudged], CHEXPERT14, GRAMMAR)
+    found = of_predictions([PREDICTION, unjudged], FORMAT)
     assert found.completions[0].parsed.unknown == ("Cat",)
     assert [c.n_tokens for c in found.completions] == [7, 7]
     assert list(found.by_dataset()) == ["nih", "b"]
     assert found.by_dataset()["b"].studies == (found.studies[1],)
     with pytest.raises(ValueError, match=r"2 of 2 answers, e\.g\. of s1, s2, .*grammar 'solution_only'.*set prompt="):
-        of_predictions([PREDICTION, unjudged], CHEXPERT14, "solution_only")
+        of_predictions([PREDICTION, unjudged], AnswerFormat(CHEXPERT14, Grammar.SOLUTION_ONLY))
     with pytest.raises(ValueError, match="1 of 1 answers"):
-        of_predictions([replace(PREDICTION, predicted=())], NIH9, GRAMMAR)
+        of_predictions([replace(PREDICTION, predicted=())], AnswerFormat(NIH9, Grammar.THINK_SOLUTION))

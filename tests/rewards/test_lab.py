@@ -12,6 +12,7 @@ from scipy.stats import spearmanr
 
 from chexreason.data.prevalence import prevalence_of
 from chexreason.labels.catalog import CHEXPERT14, CHEXPERT_TEST
+from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.rewards.base import score
 from chexreason.rewards.collapse import CollapseWindow
 from chexreason.rewards.hard import HardReward
@@ -22,7 +23,7 @@ from chexreason.rewards.nuanced import NuancedReward
 from chexreason.types import Completion, Study
 
 PROMPT = "Answer in this form: <think>your analysis</think>\n<solution>label, label</solution>"
-GRAMMAR = "think_solution"
+FORMAT = AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def cohort() -> list[Study]:
 
 @pytest.fixture(scope="module")
 def earned(cohort: list[Study]) -> dict[str, float]:
-    tried = lab.strategies(cohort, CHEXPERT14, PROMPT, GRAMMAR, honest=[0.3, 0.5, 0.9])
+    tried = lab.strategies(cohort, FORMAT, PROMPT, honest=[0.3, 0.5, 0.9])
     paid = {p.name: lab.earn(HardReward(), p.completions, cohort, CHEXPERT14, settled=True) for p in tried}
     assert {p.name for p in tried if not p.honest} == set(ADVERSARIES) - {"best_constant"}
     for name in ("F1 0.3", "F1 0.5", "F1 0.9"):
@@ -87,13 +88,13 @@ def test_the_best_constant_is_the_best_of_all_sets_of_two(study: Callable) -> No
     truths = [("Edema",), ("Edema", "Fracture"), ("Edema", "Fracture"), ("Pneumonia",)]
     studies = [study(*truth, study_id=f"s{i}") for i, truth in enumerate(truths)]
     # Edema: (1 + 1/2 + 1/2 + 0) / 4; with Fracture: (1/2 + 1 + 1 + 0) / 4; a third label adds nothing
-    assert set(lab.best_paid_labels(HardReward(), studies, CHEXPERT14, GRAMMAR)) == {"Edema", "Fracture"}
+    assert set(lab.best_paid_labels(HardReward(), studies, FORMAT)) == {"Edema", "Fracture"}
 
 
 def test_a_settled_policy_pays_for_its_collapse_from_the_start_and_the_reward_is_unchanged(study: Callable) -> None:
     studies = [study("Edema", study_id=f"s{i}") for i in range(90)]
     reward = NuancedReward(dict.fromkeys(CHEXPERT14, 0.1), CollapseWindow())
-    constant = lab.constant_strategy("x", ["Edema"], studies, CHEXPERT14, GRAMMAR)
+    constant = lab.constant_strategy("x", ["Edema"], studies, FORMAT)
     fresh, settled = (
         lab.earn(reward, constant.completions, studies, CHEXPERT14, settled=choice) for choice in (False, True)
     )
@@ -105,7 +106,7 @@ def test_a_settled_policy_pays_for_its_collapse_from_the_start_and_the_reward_is
 
 def test_parts_are_weighted_and_metrics_are_not(study: Callable) -> None:
     reward = HardReward(weights={"jaccard": 2.0, "length_penalty": 0.0})
-    row = lab.constant_strategy("x", ["Edema"], [study("Edema")], CHEXPERT14, GRAMMAR, n_tokens=9)
+    row = lab.constant_strategy("x", ["Edema"], [study("Edema")], FORMAT, n_tokens=9)
     found = lab.earn(reward, row.completions, [study("Edema")], CHEXPERT14, settled=True)
     assert found.weighted() == pytest.approx({"jaccard": 2.0, "length_penalty": -0.1})
 
@@ -149,7 +150,7 @@ class PaysForSilence:
 
 
 def test_a_warning_names_the_policies_that_out_earn_and_their_way_out(cohort: list[Study]) -> None:
-    text = lab.degenerate_warning(PaysForSilence(), cohort[:60], CHEXPERT14, PROMPT, GRAMMAR)
+    text = lab.degenerate_warning(PaysForSilence(), cohort[:60], FORMAT, PROMPT)
     assert text is not None
     for words in ("PaysForSilence pays", "empty_text 0", "no_finding -1", "F1 0.5 (-", "reward= or its weights"):
         assert words in text
@@ -158,12 +159,12 @@ def test_a_warning_names_the_policies_that_out_earn_and_their_way_out(cohort: li
 
 @pytest.mark.slow
 def test_the_hard_reward_is_sound_on_phantoms_and_not_on_chexperts_prevalence(cohort: list[Study]) -> None:
-    assert lab.degenerate_warning(HardReward(), cohort, CHEXPERT14, PROMPT, GRAMMAR) is None
-    text = lab.degenerate_warning(HardReward(), chexpert_cohort(CHEXPERT14), CHEXPERT14, PROMPT, GRAMMAR)
+    assert lab.degenerate_warning(HardReward(), cohort, FORMAT, PROMPT) is None
+    text = lab.degenerate_warning(HardReward(), chexpert_cohort(CHEXPERT14), FORMAT, PROMPT)
     assert text is not None
     assert "training studies: best_constant 0." in text
     mostly_normal = [s for s in cohort if s.target[CHEXPERT14.index("No Finding")]] * 5 + cohort
-    assert "no_finding" in str(lab.degenerate_warning(HardReward(), mostly_normal, CHEXPERT14, PROMPT, GRAMMAR))
+    assert "no_finding" in str(lab.degenerate_warning(HardReward(), mostly_normal, FORMAT, PROMPT))
 
 
 def test_chexperts_counts_are_met_label_by_label_and_normal_goes_with_nothing_but_devices() -> None:
@@ -171,7 +172,7 @@ def test_chexperts_counts_are_met_label_by_label_and_normal_goes_with_nothing_bu
     assert {k: round(500 * v) for k, v in prevalence_of(studies, CHEXPERT14).items()} == CHEXPERT_TEST
     normal = [CHEXPERT14.decode(s.target) for s in studies if "No Finding" in CHEXPERT14.decode(s.target)]
     assert {label for labels in normal for label in labels} == {"No Finding", "Support Devices"}
-    every = lab.constant_strategy("all", CHEXPERT14.labels, studies, CHEXPERT14, GRAMMAR)
+    every = lab.constant_strategy("all", CHEXPERT14.labels, studies, FORMAT)
     assert score(HardReward(), every.completions, studies, CHEXPERT14)[0].mean() == pytest.approx(1392 / 14 / 500)
 
 

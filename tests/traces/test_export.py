@@ -57,7 +57,7 @@ def test_traces_become_the_answers_of_their_arm_and_of_labels_alone(arm: str, tm
         for name in (arm, "only_label"):
             prompt = load_prompt(name, CONF / "prompt")
             samples = [Sample(s, "", teacher.write(s, prompt, CHEXPERT14)) for s in STUDIES]
-            check_answers(samples, CHEXPERT14, prompt.grammar)
+            check_answers(samples, prompt.answer_format(CHEXPERT14))
     other = load_prompt(next(name for name in ARMS if name != arm), CONF / "prompt")
     with pytest.raises(ValueError, match=f"holds traces for prompt '{arm}', not '{other.name}'"):
         TraceTeacher(path).write(STUDIES[0], other, CHEXPERT14)

@@ -49,7 +49,7 @@ def test_traces_are_made_once_and_train_the_arm(arm, out) -> None:
     studies = load_studies(train, "phantom_a", ("sft", "val"), label_set)
     samples = build_samples(studies, prompt, label_set, make(train.phase.teacher))
     assert len(samples) == report["accepted"]
-    check_answers(samples, label_set, prompt.grammar)
+    check_answers(samples, prompt.answer_format(label_set))
 
 
 def test_credentialed_studies_are_refused_before_anything_is_written(out, monkeypatch) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chexreason.labels.catalog import CHEXPERT14
-from chexreason.parsing import Grammar, format_answer
+from chexreason.parsing import AnswerFormat, Grammar, format_answer
 from chexreason.prompts import load_prompt
 from chexreason.traces.answer_faults import check_answers
 from chexreason.traces.ask import Reply
@@ -30,7 +30,10 @@ def study(*positive: str) -> Study:
 
 def broken(think: str, *positive: str, words: tuple[int, int] = (1, 400)) -> list[str]:
     answer = format_answer(think, [label for label in CHEXPERT14 if label in positive])
-    return [fault.rule for fault in verify(Reply(answer), study(*positive), CHEXPERT14, "think_solution", words)]
+    return [
+        fault.rule
+        for fault in verify(Reply(answer), study(*positive), AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION), words)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -83,15 +86,15 @@ def test_the_reasoning_keeps_to_its_length() -> None:
 def test_the_template_teacher_passes_every_rule(positive: set[str], seed: int, arm: str) -> None:
     one, prompt = study(*(positive or {"No Finding"})), load_prompt(arm, FOLDER)
     text = TemplateTeacher(seed).write(one, prompt, CHEXPERT14)
-    assert verify(Reply(text), one, CHEXPERT14, prompt.grammar, (30, 200)) == []
+    assert verify(Reply(text), one, prompt.answer_format(CHEXPERT14), (30, 200)) == []
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.text(max_size=300), st.sampled_from(DISEASES))
 def test_no_text_breaks_it(text: str, label: str) -> None:
-    verify(Reply(text), study(label), CHEXPERT14, "think_solution", (1, 9))
+    verify(Reply(text), study(label), AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION), (1, 9))
     answer = Reply(f"<think>{text}</think><solution>{label}</solution>")
-    verify(answer, study(label), CHEXPERT14, "think_solution", (1, 9))
+    verify(answer, study(label), AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION), (1, 9))
 
 
 def sample(number: int, positive: list[str], answer: str | None) -> Sample:
@@ -115,7 +118,7 @@ def sample(number: int, positive: list[str], answer: str | None) -> Sample:
 )
 def test_a_fault_is_told_with_its_study(answer: str, fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
-        check_answers([sample(0, ["Edema"], answer)], CHEXPERT14, "think_solution")
+        check_answers([sample(0, ["Edema"], answer)], AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION))
 
 
 def test_all_kinds_of_fault_are_listed_once_with_counts_and_first_examples() -> None:
@@ -124,7 +127,7 @@ def test_all_kinds_of_fault_are_listed_once_with_counts_and_first_examples() -> 
     samples += [sample(n, ["Edema"], format_answer("a", ["Edema"])) for n in range(60, 70)]
     samples.append(sample(70, ["Edema"], None))  # has no answer: is not looked at
     with pytest.raises(ValueError, match="70 looked at") as caught:
-        check_answers(samples, CHEXPERT14, Grammar.THINK_SOLUTION)
+        check_answers(samples, AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION))
     message = str(caught.value)
     assert "labels that disagree with the study: 50, e.g. x/0 " in message
     assert "broken form (no_think): 10, e.g. x/50 " in message

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from chexreason.labels.schema import LabelSet
+from chexreason.parsing import AnswerFormat
 from chexreason.rewards.base import Reward, scored_labels
 from chexreason.rewards.lab import earnings as lab
 from chexreason.rewards.lab.answers import Answers
@@ -23,8 +24,7 @@ def policy_table(
     reward: Reward,
     tried: Sequence[lab.Strategy],
     studies: Sequence[Study],
-    label_set: LabelSet,
-    grammar: str,
+    answer_format: AnswerFormat,
     n_tokens: int,
 ) -> dict[str, Any]:
     """What each policy earns, and its F1: honest ones first, best paid first, those that out-earn ``BAR`` marked.
@@ -32,9 +32,9 @@ def policy_table(
     ``best_constant``, the labels this reward pays best to every study, is added to ``tried``. ``rank_correlation`` is
     Spearman's, over policies, of what they earn with what it should pay for; None where one of them is constant.
     """
-    labels = lab.best_paid_labels(reward, studies, label_set, grammar)
-    best = lab.constant_strategy("best_constant", labels, studies, label_set, grammar, n_tokens)
-    rows = [_policy_row(reward, strategy, studies, label_set) for strategy in (*tried, best)]
+    labels = lab.best_paid_labels(reward, studies, answer_format)
+    best = lab.constant_strategy("best_constant", labels, studies, answer_format, n_tokens)
+    rows = [_policy_row(reward, strategy, studies, answer_format.label_set) for strategy in (*tried, best)]
     bar = next(row["reward"] for row in rows if row["policy"] == lab.honest_name(lab.BAR))
     for row in rows:
         row["out_earns"] = not row["honest"] and row["reward"] > bar

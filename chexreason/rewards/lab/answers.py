@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from chexreason.labels.schema import LabelSet
-from chexreason.parsing import parse
+from chexreason.parsing import AnswerFormat
 from chexreason.types import Completion, Prediction, Study
 
 _KEYS = {"text", "labels", "tokens", "labelled", "study_id", "patient_id"}
@@ -40,31 +40,34 @@ class Answers:
         }
 
 
-def of_predictions(found: Sequence[Prediction], label_set: LabelSet, grammar: str) -> Answers:
+def of_predictions(found: Sequence[Prediction], answer_format: AnswerFormat) -> Answers:
     """The answers of an evaluation, read again for what the file does not hold: unknown, repeated and stray items.
 
     Raises ValueError where an answer reads differently now: it was then read with another grammar or label set.
     """
-    completions = tuple(_completion(p.study_id, p.text, p.n_tokens, label_set, grammar) for p in found)
+    completions = tuple(_completion(p.study_id, p.text, p.n_tokens, answer_format) for p in found)
     pairs = zip(found, completions, strict=True)
     changed = [p.study_id for p, c in pairs if (p.predicted, p.broken) != (_judged(c, p), c.parsed.broken)]
     if changed:
         raise ValueError(
             f"{len(changed)} of {len(found)} answers, e.g. of {', '.join(changed[:_SHOWN])}, read differently than "
-            f"when they were predicted (grammar '{grammar}', labels '{label_set.name}'): "
+            f"when they were predicted (grammar '{answer_format.grammar}', labels '{answer_format.label_set.name}'): "
             "set prompt= and labels= as then"
         )
-    studies = (study_of(p.study_id, p.patient_id, p.dataset, p.truth, p.labelled, label_set) for p in found)
+    studies = (
+        study_of(p.study_id, p.patient_id, p.dataset, p.truth, p.labelled, answer_format.label_set) for p in found
+    )
     return Answers(completions, tuple(studies))
 
 
-def read_answers(path: Path, label_set: LabelSet, grammar: str, n_tokens: int) -> Answers:
+def read_answers(path: Path, answer_format: AnswerFormat, n_tokens: int) -> Answers:
     """The rows of a JSON-lines file: ``text``, ``labels`` (the truth) and, where known, ``tokens``, ``labelled`` (the
     labels that were judged), ``study_id`` and ``patient_id``.
 
     A row without ``tokens`` counts as ``n_tokens`` long, one without ``labelled`` as judged on every label. Raises
     ValueError listing all kinds of faults, each with its count and first lines.
     """
+    label_set = answer_format.label_set
     completions, studies = [], []
     faults: dict[str, list[int]] = {}
     for number, row in _lines(path):
@@ -76,7 +79,7 @@ def read_answers(path: Path, label_set: LabelSet, grammar: str, n_tokens: int) -
         study_id = str(row.get("study_id", f"line {number}"))
         owner = str(row.get("patient_id", study_id))
         judged = row.get("labelled", label_set.labels)
-        completions.append(_completion(study_id, row["text"], row.get("tokens", n_tokens), label_set, grammar))
+        completions.append(_completion(study_id, row["text"], row.get("tokens", n_tokens), answer_format))
         studies.append(study_of(study_id, owner, path.stem, row["labels"], judged, label_set))
     if faults:
         listed = "\n".join(
@@ -142,8 +145,8 @@ def _judged(completion: Completion, prediction: Prediction) -> tuple[str, ...]:
     return tuple(label for label in completion.parsed.labels if label in prediction.labelled)
 
 
-def _completion(study_id: str, text: str, n_tokens: int, label_set: LabelSet, grammar: str) -> Completion:
-    return Completion(study_id, text, parse(text, label_set, grammar), n_tokens)
+def _completion(study_id: str, text: str, n_tokens: int, answer_format: AnswerFormat) -> Completion:
+    return Completion(study_id, text, answer_format.parse(text), n_tokens)
 
 
 def study_of(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from chexreason.data.prevalence import prevalence_of
 from chexreason.labels.schema import LabelSet
-from chexreason.parsing import parse
+from chexreason.parsing import AnswerFormat
 from chexreason.rewards.base import Reward, Stateful, named_weights, score, scored_labels
 from chexreason.rewards.lab import adversaries
 from chexreason.statistics.bootstrap import patient_weights
@@ -102,9 +102,8 @@ def rank_correlation(
 
 def strategies(
     studies: Sequence[Study],
-    label_set: LabelSet,
+    answer_format: AnswerFormat,
     prompt: str,
-    grammar: str,
     *,
     honest: Iterable[float],
     n_tokens: int = PAPER_TOKENS,
@@ -114,25 +113,26 @@ def strategies(
 
     Every text but the empty one counts as ``n_tokens`` long: a strategy that ignores the image can write at length.
     """
+    label_set, grammar = answer_format.label_set, answer_format.grammar
     prevalence = prevalence_of(studies, label_set)
     generator = torch.Generator().manual_seed(seed)
     drawn = adversaries.prior_answers(prevalence, len(studies), generator)
     texts = {name: [t] * len(studies) for name, t in adversaries.constant_texts(prevalence, prompt, grammar).items()}
     texts["prior"] = [adversaries.listing(labels, grammar) for labels in drawn]
     found = [
-        Strategy(name, _completions(texts[name], studies, label_set, grammar, n_tokens))
+        Strategy(name, _completions(texts[name], studies, answer_format, n_tokens))
         for name in adversaries.ADVERSARIES
         if name in texts
     ]
     for f1 in honest:
         named = adversaries.honest_answers(studies, label_set, f1, generator)
         answers = [adversaries.listing(labels, grammar) for labels in named]
-        completions = _completions(answers, studies, label_set, grammar, n_tokens)
+        completions = _completions(answers, studies, answer_format, n_tokens)
         found.append(Strategy(honest_name(f1), completions, honest=True))
     return found
 
 
-def best_paid_labels(reward: Reward, studies: Sequence[Study], label_set: LabelSet, grammar: str) -> tuple[str, ...]:
+def best_paid_labels(reward: Reward, studies: Sequence[Study], answer_format: AnswerFormat) -> tuple[str, ...]:
     """The label set that ``reward`` pays best as the answer to every study.
 
     Found by adding the best label until none adds anything: not always the best of all sets, never worse than the best
@@ -140,10 +140,11 @@ def best_paid_labels(reward: Reward, studies: Sequence[Study], label_set: LabelS
     """
     chosen: tuple[str, ...] = ()
     best = -np.inf
+    label_set = answer_format.label_set
     for _ in label_set:
         paid = {}
         for label in (label for label in label_set if label not in chosen):
-            strategy = constant_strategy("trial", (*chosen, label), studies, label_set, grammar)
+            strategy = constant_strategy("trial", (*chosen, label), studies, answer_format)
             paid[label] = earn(reward, strategy.completions, studies, label_set, settled=True).mean
         top = max(paid, key=lambda label: paid[label])
         if paid[top] <= best:
@@ -156,27 +157,26 @@ def constant_strategy(
     name: str,
     labels: Sequence[str],
     studies: Sequence[Study],
-    label_set: LabelSet,
-    grammar: str,
+    answer_format: AnswerFormat,
     n_tokens: int = PAPER_TOKENS,
 ) -> Strategy:
     """The strategy that lists ``labels`` for every study."""
-    text = adversaries.listing(labels, grammar)
-    return Strategy(name, _completions([text] * len(studies), studies, label_set, grammar, n_tokens))
+    text = adversaries.listing(labels, answer_format.grammar)
+    return Strategy(name, _completions([text] * len(studies), studies, answer_format, n_tokens))
 
 
 def degenerate_warning(
-    reward: Reward, studies: Sequence[Study], label_set: LabelSet, prompt: str, grammar: str
+    reward: Reward, studies: Sequence[Study], answer_format: AnswerFormat, prompt: str
 ) -> str | None:
     """The degenerate strategies that earn more than honest answers of F1 0.5 on (some of) ``studies``, or None.
 
     Takes a few seconds and leaves the reward as it was.
     """
     looked = studies[:: -(-len(studies) // LOOKED_AT)]  # evenly spaced
-    labels = best_paid_labels(reward, looked, label_set, grammar)
-    tried = strategies(looked, label_set, prompt, grammar, honest=[BAR])
-    tried.append(constant_strategy("best_constant", labels, looked, label_set, grammar))
-    paid = {s.name: earn(reward, s.completions, looked, label_set, settled=True).mean for s in tried}
+    labels = best_paid_labels(reward, looked, answer_format)
+    tried = strategies(looked, answer_format, prompt, honest=[BAR])
+    tried.append(constant_strategy("best_constant", labels, looked, answer_format))
+    paid = {s.name: earn(reward, s.completions, looked, answer_format.label_set, settled=True).mean for s in tried}
     bar = paid[honest_name(BAR)]
     above = sorted((name for name in paid if paid[name] > bar), key=lambda name: -paid[name])  # best paid first
     if not above:
@@ -195,9 +195,9 @@ def honest_name(f1: float) -> str:
 
 
 def _completions(
-    texts: Sequence[str], studies: Sequence[Study], label_set: LabelSet, grammar: str, n_tokens: int
+    texts: Sequence[str], studies: Sequence[Study], answer_format: AnswerFormat, n_tokens: int
 ) -> tuple[Completion, ...]:
-    read = {text: parse(text, label_set, grammar) for text in set(texts)}
+    read = {text: answer_format.parse(text) for text in set(texts)}
     return tuple(
         Completion(study.study_id, text, read[text], n_tokens if text else 0)
         for text, study in zip(texts, studies, strict=True)
