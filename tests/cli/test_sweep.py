@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -197,23 +196,3 @@ def test_a_row_of_table_2_from_nothing_and_again(tmp_path):
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert "started" not in again.stdout
-    as_an_earlier_version_left_it(tmp_path / "t2", run_dirs)
-    converted = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert [line.split("] - ")[-1] for line in converted.stdout.splitlines() if "started" in line] == [
-        "prepare: started"
-    ]
-    assert (tmp_path / "t2" / "ledger.jsonl.converted").is_file()
-
-
-def as_an_earlier_version_left_it(study: Path, run_dirs: list[Path]) -> None:
-    """One ledger in place of the attempts, digests that are no longer computed, and targets under their old names."""
-    with (study / "ledger.jsonl").open("w") as ledger:
-        for run_dir in run_dirs:
-            for event in attempts(run_dir):
-                ledger.write(
-                    json.dumps(event | {"digest": f"old-{run_dir.parent.name}", "run_dir": str(run_dir)}) + "\n"
-                )
-            (run_dir / "attempts.jsonl").unlink()
-            if (config := run_dir / "config.yaml").is_file():
-                text = config.read_text().replace("chexreason.model.load", "chexreason.policy.load")
-                config.write_text(text.replace("chexreason.phantom.", "chexreason.data.sources.phantom."))
