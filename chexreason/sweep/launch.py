@@ -67,7 +67,6 @@ def states_of(jobs: Sequence[Job], limit: int, ended: Collection[str] = ()) -> d
         if filled and needs <= {"done"} and (job.name in ended or all(made[need] <= end["time"] for need in job.needs)):
             states[job.name] = "done"
             made[job.name] = min(end["time"], job.proof.stat().st_mtime)  # a command that finds it done makes nothing
-            made[job.name] = min(made[job.name], time.time())
         elif needs & {"failed", "blocked"}:
             states[job.name] = "blocked"
         elif failures(job) >= limit:

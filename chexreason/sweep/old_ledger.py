@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 def convert_ledger(study: Path) -> None:
     """Write the events of an old ``ledger.jsonl`` to the attempts of its runs; the file is then renamed.
 
-    A run keeps the digest it had, and one whose directory was removed has no history. Raises RunError where a sweep
-    has the study.
+    A kill in between leaves the ledger, and a second conversion adds nothing twice. A run keeps the digest it had, and
+    one whose directory was removed has no history. Raises RunError where a sweep has the study.
     """
     path = study / "ledger.jsonl"
     if not path.is_file():
