@@ -90,7 +90,9 @@ class Prediction:
     ``truth`` and ``predicted`` are label names; ``labelled`` are the labels the study's source judges at all
     (predictions outside it are dropped before scoring). ``broken`` names the format rule an unusable output broke.
     ``policy`` says how uncertain and blank marks became that truth, ``data_sha256`` is the start (16 hex digits) of
-    the content hash of the manifest it was read from; both are "" where they were not recorded.
+    the content hash of the manifest it was read from; both are "" where they were not recorded. ``named`` are all
+    labels that the answer named, judged or not, and ``unknown`` its items that are no labels, as written; both are None
+    where they were not recorded.
     """
 
     study_id: str
@@ -105,3 +107,5 @@ class Prediction:
     image: str = ""
     policy: str = ""
     data_sha256: str = ""
+    named: tuple[str, ...] | None = None
+    unknown: tuple[str, ...] | None = None

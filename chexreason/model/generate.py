@@ -204,7 +204,7 @@ def read_completions(
 
 
 def to_prediction(study: Study, completion: Completion, label_set: LabelSet) -> Prediction:
-    """A completion beside the truth of its study; labels the study's source does not judge are dropped."""
+    """A completion beside the truth of its study; labels its source does not judge are in ``named`` alone."""
     labelled = label_set.decode(study.mask)
     return Prediction(
         study_id=study.study_id,
@@ -217,6 +217,8 @@ def to_prediction(study: Study, completion: Completion, label_set: LabelSet) -> 
         broken=completion.parsed.broken,
         n_tokens=completion.n_tokens,
         image=str(study.image),
+        named=completion.parsed.labels,
+        unknown=completion.parsed.unknown,
     )
 
 

@@ -16,9 +16,10 @@ from chexreason.statistics.metrics import BoolArray
 from chexreason.types import Prediction
 
 _REQUIRED = ("study_id", "patient_id", "dataset", "text", "predicted", "truth", "labelled")
-_LISTS = ("predicted", "truth", "labelled")
+_LISTS = ("predicted", "truth", "labelled", "named", "unknown")
 _TEXTS = ("study_id", "patient_id", "dataset", "text", "policy", "data_sha256")
 _DROPPED = ("extra",)  # written before policy and data_sha256 were: such files stay readable, both unknown
+_VERSION = 2  # of a line; 1 had no ``version``, ``named`` and ``unknown``
 _WAY_OUT = "delete the file and run the evaluation of this arm again"
 
 
@@ -27,7 +28,8 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
     predictions = list(predictions)
     if twice := [study for study, n in Counter(p.study_id for p in predictions).items() if n > 1]:
         raise ValueError(f"study '{twice[0]}' is predicted twice; keep one prediction a study for {path}")
-    write_text(path, "".join(json.dumps(asdict(p), ensure_ascii=True) + "\n" for p in predictions))
+    rows = [asdict(prediction) | {"version": _VERSION} for prediction in predictions]
+    write_text(path, "".join(json.dumps(row, ensure_ascii=True) + "\n" for row in rows))
 
 
 def read_predictions(path: Path) -> list[Prediction]:
@@ -89,11 +91,15 @@ def _prediction(row: object) -> Prediction:
     if not isinstance(row, dict):
         raise ValueError(f"expected a JSON object, found {type(row).__name__}")
     row = {name: value for name, value in row.items() if name not in _DROPPED}
+    if (version := row.pop("version", 1)) not in range(1, _VERSION + 1):
+        raise ValueError(f"version {version!r} is not one of 1 to {_VERSION}, which this chexreason reads: update it")
     known = {f.name for f in fields(Prediction)}
     missing, foreign = [name for name in _REQUIRED if name not in row], sorted(set(row) - known)
     if missing or foreign:
         raise ValueError(f"missing fields {missing}, unknown fields {foreign}")
     for name in _LISTS:
+        if row.get(name) is None and name not in _REQUIRED:
+            continue
         if not isinstance(row[name], list) or not all(isinstance(item, str) for item in row[name]):
             raise ValueError(f"'{name}' must be a list of label names, found {row[name]!r}")
         row[name] = tuple(row[name])

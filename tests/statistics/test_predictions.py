@@ -38,6 +38,8 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
         ({"study_id": "s"}, r"2: study 's' is already on line 1"),
         ({"patient_id": 7}, r"2: 'patient_id' must be text, found 7"),
         ({"policy": None}, r"2: 'policy' must be text, found None"),
+        ({"named": "Edema"}, r"2: 'named' must be a list of label names, found 'Edema'"),
+        ({"version": 3}, r"2: version 3 is not one of 1 to 2, which this chexreason reads: update it"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, change: dict[str, object], message: str) -> None:
@@ -55,9 +57,18 @@ def test_every_line_says_what_it_was_scored_with_and_older_lines_that_nobody_kno
     row = json.loads(path.read_text())
     assert DECLARED.items() <= row.items()
     assert "extra" not in row
-    older = {name: value for name, value in row.items() if name not in DECLARED} | {"extra": {"prompt": "a"}}
+    later = {*DECLARED, "named", "unknown", "version"}
+    older = {name: value for name, value in row.items() if name not in later} | {"extra": {"prompt": "a"}}
     path.write_text(json.dumps(older) + "\n")
     assert read_predictions(path) == [replace(ONE, policy="", data_sha256="")]
+
+
+def test_a_line_keeps_what_was_named_outside_the_judged_labels(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    said = replace(ONE, named=("Edema", "Fracture"), unknown=("Fluid",))
+    write_predictions(path, [said])
+    assert json.loads(path.read_text())["version"] == 2
+    assert read_predictions(path) == [said]
 
 
 def test_a_cut_off_or_empty_or_missing_file_is_refused(tmp_path: Path) -> None:
