@@ -25,7 +25,7 @@ MOVED = {
 # are gone and what a user does now.
 RENAMED: dict[str, str] = {}
 ADDED: dict[str, Any] = {}
-REMOVED: dict[str, str] = {}
+REMOVED: dict[str, str] = {"rollout.adapters": "the policy hands its earlier adapters over itself; leave it out"}
 
 
 def current(settings: Mapping[str, Any]) -> dict[str, Any]:

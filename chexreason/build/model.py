@@ -13,7 +13,7 @@ from chexreason.prompts import Prompt, render
 
 
 def build_policy(cfg: DictConfig) -> Policy:
-    """The base model with ``cfg.adapters`` merged, on the CPU; it reads films through the caches of ``cfg.paths``."""
+    """The base model and ``cfg.adapters``, on the CPU; it reads films through the caches of ``cfg.paths``."""
     own = ("eval_batch_size", "max_new_tokens")
     node = OmegaConf.create({k: v for k, v in cfg.model.items() if k not in own})
     policy = make(node, adapters=list(cfg.adapters))

@@ -138,7 +138,7 @@ def _callbacks(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], label
     callbacks: list[L.Callback] = [
         LabelF1Callback(label_set),
         TransferRules(cfg.data.home, monitor, **cfg.callbacks.transfer),
-        AdapterExport(str(run_dir / "adapter"), monitor, mode, card, list(cfg.adapters)),
+        AdapterExport(str(run_dir / "adapter"), monitor, mode, card),
         SampleLog(str(run_dir / "samples.jsonl"), cfg.callbacks.samples),
         ResumePoint(run_dir / CHECKPOINT, cfg.callbacks.checkpoint_every),
     ]

@@ -14,7 +14,7 @@ from chexreason.build.model import build_policy
 from chexreason.build.training import build_data, build_reward, max_steps
 from chexreason.data.prevalence import prevalence_of
 from chexreason.labels.schema import LabelSet
-from chexreason.model.adapters import answer_tokens, attach_lora
+from chexreason.model.adapters import answer_tokens, attach_lora, blank_adapter, rank_of
 from chexreason.model.generate import Sampling
 from chexreason.model.policy import Policy
 from chexreason.preflight import settings as table
@@ -65,7 +65,7 @@ def check_data(cfg: DictConfig) -> list[str]:
 
 def measure_run(cfg: DictConfig) -> dict[str, int]:
     """Peak bytes of each stage's worst batch, run for real on the GPU, or on the CPU where there is none."""
-    bare = OmegaConf.merge(cfg, {"adapters": []})  # adapters merged before training change no shape
+    bare = OmegaConf.merge(cfg, {"adapters": []})  # they need not be trained yet: blank ones are as large
     policy = _in_training(cfg, build_policy(bare).to("cuda" if torch.cuda.is_available() else "cpu"))
     return measure_stages(policy, worst_batch(cfg, policy))
 
@@ -126,6 +126,10 @@ def worst_batch(cfg: DictConfig, policy: Policy) -> WorstBatch:
 
 
 def _in_training(cfg: DictConfig, policy: Policy) -> Policy:
+    """The policy with adapters of the run's sizes; one that is not trained yet counts as large as the run's own."""
+    if cfg.adapters:
+        ranks = [rank_of(folder) or int(cfg.adapter.r) for folder in cfg.adapters]
+        blank_adapter(policy, sum(ranks))
     attach_lora(policy, **OmegaConf.to_container(cfg.adapter, resolve=True))
     policy.model.train()
     return policy
@@ -142,7 +146,7 @@ def check_settings(cfg: DictConfig, samples: Sequence[Sample], policy: Policy, l
     Raises ValueError listing, once, all that would corrupt the run.
     """
     grpo, limit = cfg.phase.name == "grpo", cfg.model.max_new_tokens
-    faults = _of_grpo(cfg, policy) if grpo else []
+    faults = table.precision_faults(cfg.trainer.precision) + (_of_grpo(cfg, policy) if grpo else [])
     longest = max((sample.prompt for sample in samples), key=len)
     faults += table.policy_faults(**table.policy_facts(policy, longest), max_new_tokens=limit)
     faults += table.label_faults(list(label_set), [sample.study.mask for sample in samples])

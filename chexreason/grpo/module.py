@@ -28,7 +28,7 @@ class GRPOModule(PolicyModule):
 
     ``group_size`` completions of each study, ``sampling`` says how they are drawn and ``engine`` by whom,
     ``micro_studies`` studies share a backward pass, ``max_grad_norm`` clips the update. The reference policy is the
-    model without the adapter under training: the merged SFT policy. Raises ValueError when dropout is active in the
+    model without the adapter under training: the SFT policy. Raises ValueError when dropout is active in the
     policy, which would make the sampled and the trained distribution differ, when gradient checkpointing is on, and on
     groups of one or greedy sampling.
     """

@@ -1,4 +1,4 @@
-"""LoRA adapters: where they go, how they are written in plain PEFT layout, how a chain of them becomes one."""
+"""LoRA adapters: where they go, the one way they are applied, how a chain of them is written in plain PEFT layout."""
 
 from __future__ import annotations
 
@@ -7,107 +7,172 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import Linear, LoraLayer
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft.tuners.lora import Linear
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from chexreason.model.policy import NEW, Policy
 
 CARD, ADAPTER_CONFIG, WEIGHTS = "chexreason.json", "adapter_config.json", "adapter_model.safetensors"
 # The language model's attention and feed-forward projections, of both architectures; never the vision tower.
 TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+# The dtype that adapters are kept and computed in, whatever the weights are in. PEFT computes float32 factors so, which
+# makes a folder read by bare PEFT the same policy; bfloat16 weights would round away half of a small adapter's effect.
+ADAPTER_DTYPE = torch.float32
+VARIANTS = ("use_dora", "use_rslora", "lora_bias", "rank_pattern", "alpha_pattern", "modules_to_save")  # none is read
+
+
+class AdaptedLinear(Linear):
+    """A projection, in full precision or in 4 bits, with its adapters beside it: the one way in which they are applied.
+
+    W x + [s1 B1, s2 B2] [A1; A2] x, the low-rank products and the sum in ``ADAPTER_DTYPE`` (under autocast too), then
+    rounded to the dtype of W x. The adapter under training alone has dropout.
+    """
+
+    fixed: Tensor | tuple[Tensor, Tensor] | None = None  # while nothing changes: the sum of all, or the two factors
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """The active adapters as one, [R, in] and [out, R], their scales in the second."""
+        downs = [self.lora_A[name].weight for name in self.active_adapters]
+        ups = [self.scaling[name] * self.lora_B[name].weight for name in self.active_adapters]
+        return torch.cat(downs), torch.cat(ups, 1)
+
+    def fix(self) -> None:
+        """Compute now what every further pass needs; ``set_adapter`` and ``fixed = None`` end it."""
+        if self.disable_adapters or not self.active_adapters:
+            return
+        down, up = (factor.detach() for factor in self.factors())
+        weight = self.base_layer.weight.detach()
+        whole = weight.dtype == ADAPTER_DTYPE and not torch.is_autocast_enabled("cuda" if weight.is_cuda else "cpu")
+        self.fixed = weight + up @ down if whole else (down, up)
+
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        super().set_adapter(adapter_names, inference_mode)
+        self.fixed = None
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.disable_adapters or not self.active_adapters:
+            return self.base_layer(x)
+        if isinstance(self.fixed, Tensor):
+            return functional.linear(x, self.fixed, self.base_layer.bias)
+        result = self.base_layer(x)
+        with torch.autocast("cuda" if x.is_cuda else "cpu", enabled=False):
+            wide, (down, up) = x.to(ADAPTER_DTYPE), self.fixed or self.factors()
+            hidden = functional.linear(wide, down)  # [..., R]
+            if self.training and NEW in self.active_adapters and isinstance(self.lora_dropout[NEW], nn.Dropout):
+                new = self.lora_A[NEW](self.lora_dropout[NEW](wide))
+                hidden = torch.cat([hidden[..., : -self.r[NEW]], new], -1)
+            return (result + functional.linear(hidden, up)).to(result.dtype)
 
 
 def attach_lora(policy: Policy, *, r: int = 16, alpha: int = 32, dropout: float = 0.1, targets: str = TARGETS) -> None:
     """Wrap the policy's model with a fresh LoRA adapter, the only trainable weights from then on.
 
-    Adapters that a quantised model keeps beside its weights stay active and frozen. Raises ValueError when ``targets``
-    matches no module, or touches the vision tower.
+    Earlier adapters stay active and frozen. Raises ValueError when ``targets`` matches no module, touches the vision
+    tower, or reaches other modules than the earlier adapters.
     """
     config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")
-    if isinstance(policy.model, PeftModel):
-        policy.model.add_adapter(NEW, config)
-        policy.activate_adapters()
-    else:
-        policy.model = get_peft_model(policy.base, config)
+    policy.model = _beside(policy.model, NEW, config)
+    policy.activate_adapters()
     names = [n for n, p in policy.model.named_parameters() if p.requires_grad]
     if stray := [n for n in names if "vision" in n or "visual" in n]:
         raise ValueError(f"adapter.targets={targets!r} reaches the vision tower: {stray[0]}")
-    for parameter in policy.model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()  # AdamW on bf16 weights loses small updates
+    wanted = {*policy.frozen_adapters(), NEW}
+    if apart := [n for n, layer in _adapted(policy) if set(layer.lora_A) != wanted]:
+        raise ValueError(
+            f"adapter.targets={targets!r} and the earlier adapters (adapters=) reach different modules, e.g. "
+            f"{apart[0]}: set adapter.targets as the earlier ones were trained"
+        )
 
 
 @contextmanager
-def merged(policy: Policy) -> Iterator[None]:
-    """The adapter added to the weights it adapts while the block runs; afterwards they are the same tensors again.
+def unchanging(policy: Policy) -> Iterator[None]:
+    """No adapter changes while the block runs, so each projection prepares what it adds once, not at every token.
 
-    A token then costs one product a projection instead of three. Only where the weights are float32: in bfloat16 the
-    sum would round a small update away, and in 4 bits there is nothing to add to; such a policy is left as it is.
+    Where weights are float32 the adapters are added to a copy of them: one product a projection instead of three. In
+    bfloat16 that sum would round a small adapter away, and in 4 bits there is nothing to add to.
     """
-    layers = [m for m in policy.model.modules() if isinstance(m, Linear) and m.weight.dtype == torch.float32]
-    layers = [layer for layer in layers if not layer.disable_adapters and not layer.merged]
-    originals = [layer.base_layer.weight.data for layer in layers]
+    layers = [layer for _, layer in _adapted(policy)]
     try:
-        for layer, original in zip(layers, originals, strict=True):
-            delta = sum(layer.get_delta_weight(name) for name in layer.active_adapters)
-            layer.base_layer.weight.data = original + delta.detach()
-            layer.merged_adapters.extend(layer.active_adapters)  # PEFT then runs the base layer alone
+        for layer in layers:
+            layer.fix()
         yield
     finally:
-        for layer, original in zip(layers, originals, strict=True):
-            layer.base_layer.weight.data = original  # subtracting would leave a rounding error behind
-            layer.merged_adapters.clear()
+        for layer in layers:
+            layer.fixed = None
 
 
 def keep_adapter(model: Any, folder: str | Path, name: str) -> PeftModel:
     """The model with the adapter of ``folder`` beside its weights, frozen, under ``name``.
 
     Raises FileNotFoundError where the folder holds no adapter, ValueError where it belongs to another architecture or
-    was trained on another base, in another precision or with another rank, or its weights fit no module.
+    was trained on another base, in another precision, with another rank or a variant of LoRA, or fits no module.
     """
     folder = Path(folder)
     if not (folder / ADAPTER_CONFIG).is_file():
         raise FileNotFoundError(f"no adapter in {folder} ({ADAPTER_CONFIG} is missing): give a run's adapter/best")
     _check_fit(model.get_base_model() if isinstance(model, PeftModel) else model, folder)
-    if isinstance(model, PeftModel):
-        model.load_adapter(str(folder), name)
-        wrapped = model
-        wrapped.base_model.set_adapter(list(wrapped.peft_config), inference_mode=True)
-    else:
-        wrapped = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
+    config, weights = LoraConfig.from_pretrained(str(folder)), load_file(folder / WEIGHTS)
+    config.lora_dropout, config.base_model_name_or_path = 0.0, None  # its own training's; checked above
+    wrapped = _beside(model, name, config)
+    wrapped.base_model.set_adapter(list(wrapped.peft_config), inference_mode=True)
+    set_peft_model_state_dict(wrapped, weights, name)
     expected = {n.replace(f".{name}", "") for n in wrapped.state_dict() if "lora_" in n and f".{name}." in n}
-    if unknown := set(load_file(folder / WEIGHTS)) ^ expected:
+    if unknown := set(weights) ^ expected:
         raise ValueError(f"adapter {folder} does not fit the model: {len(unknown)} names differ, e.g. {min(unknown)}")
-    for module in wrapped.modules():
-        if isinstance(module, LoraLayer) and name in module.lora_dropout:
-            module.lora_dropout[name] = nn.Identity()  # it was for its own training, and is frozen now
     return wrapped
 
 
-def save_adapter(policy: Policy, folder: str | Path, card: Mapping[str, object], parents: Sequence[str] = ()) -> None:
-    """Write the policy's adapter as ONE adapter over the base model, atomically.
+def blank_adapter(policy: Policy, rank: int) -> None:
+    """Keep an adapter of ``rank`` that does nothing beside the weights: one of ``adapters=`` by its size."""
+    policy.model = _beside(policy.model, "blank", LoraConfig(r=rank, target_modules=TARGETS))
 
-    ``parents`` are the adapters that were merged or kept before this one was attached: their low-rank factors are
-    stacked with it (rank adds up), so the folder loads with bare ``peft`` on the untouched base model. ``card``
-    (prompt, label schema, label policy, ...) goes into ``chexreason.json`` beside the weights.
+
+def _beside(model: Any, name: str, config: LoraConfig) -> PeftModel:
+    """The model with a fresh adapter, whose every projection is an ``AdaptedLinear``."""
+    config._register_custom_module({nn.Linear: AdaptedLinear})
+    if not isinstance(model, PeftModel):
+        return get_peft_model(model, config, adapter_name=name)
+    model.add_adapter(name, config)
+    return model
+
+
+def _adapted(policy: Policy) -> list[tuple[str, AdaptedLinear]]:
+    return [(name, module) for name, module in policy.base.named_modules() if isinstance(module, AdaptedLinear)]
+
+
+def save_adapter(policy: Policy, folder: str | Path, card: Mapping[str, object]) -> None:
+    """Write the policy's adapters as ONE adapter over the base model, atomically.
+
+    The low-rank factors of earlier adapters are stacked with the one under training (rank adds up), so the folder loads
+    with bare ``peft`` on the untouched base model. ``card`` (prompt, label schema, label policy, ...) goes into
+    ``chexreason.json`` beside the weights.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
         policy.model.save_pretrained(str(staging), selected_adapters=[NEW])
-        _write_json(staging / ADAPTER_CONFIG, _config(staging) | {"base_model_name_or_path": policy.source})
-        for parent in reversed(parents):
-            _stack(staging, Path(parent))
+        config = _config(staging) | {"base_model_name_or_path": policy.source}
+        if policy.frozen_adapters():
+            factors = {
+                f"base_model.model.{name}.lora_{side}.weight": factor.detach().cpu().contiguous()
+                for name, layer in _adapted(policy)
+                for side, factor in zip("AB", layer.factors(), strict=True)
+            }
+            save_file(factors, staging / WEIGHTS, metadata={"format": "pt"})
+            rank = sum(adapter.r for adapter in policy.model.peft_config.values())
+            config |= {"r": rank, "lora_alpha": rank}
+        _write_json(staging / ADAPTER_CONFIG, config)
         about = {"model_type": policy.base.config.model_type, "quantise": precision_of(policy.base)}
         about |= {"source": policy.source, "base_fingerprint": base_fingerprint(policy.base)}
         _write_json(staging / CARD, {**card, **about})
@@ -134,32 +199,9 @@ def answer_tokens(folder: str | Path) -> int:
     return int(read_card(folder).get("answer_tokens", 0))
 
 
-def stack_factors(
-    first: Mapping[str, Tensor], second: Mapping[str, Tensor], scales: tuple[float, float]
-) -> dict[str, Tensor]:
-    """Low-rank factors of the sum of two adapters: s1 B1 A1 + s2 B2 A2 = [s1 B1, s2 B2] [A1; A2], with scale 1.
-
-    Raises ValueError where the two do not touch the same modules.
-    """
-    if set(first) != set(second):
-        raise ValueError(f"adapters touch different modules, e.g. {min(set(first) ^ set(second))}")
-    stacked = {}
-    for name in first:
-        if "lora_A" in name:
-            stacked[name] = torch.cat([first[name].float(), second[name].float()], 0)  # [r1 + r2, in]
-        else:
-            stacked[name] = torch.cat([scales[0] * first[name].float(), scales[1] * second[name].float()], 1)
-    return stacked
-
-
-def _stack(staging: Path, parent: Path) -> None:
-    """Put the factors of ``parent`` before those in ``staging``."""
-    first, second = _config(parent), _config(staging)
-    scales = (first["lora_alpha"] / first["r"], second["lora_alpha"] / second["r"])
-    factors = stack_factors(load_file(parent / WEIGHTS), load_file(staging / WEIGHTS), scales)
-    save_file({k: v.contiguous() for k, v in factors.items()}, staging / WEIGHTS, metadata={"format": "pt"})
-    rank = first["r"] + second["r"]
-    _write_json(staging / ADAPTER_CONFIG, second | {"r": rank, "lora_alpha": rank})
+def rank_of(folder: str | Path) -> int | None:
+    """The rank of an adapter; None where the folder holds none yet."""
+    return int(_config(Path(folder))["r"]) if (Path(folder) / ADAPTER_CONFIG).is_file() else None
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -186,7 +228,7 @@ def precision_of(model: Any) -> str | None:
 
 
 def base_fingerprint(model: nn.Module) -> str:
-    """16 hex digits that stand for a base model's weights, alike in every dtype, quantised or with adapters merged.
+    """16 hex digits that stand for a base model's weights, alike in every dtype, quantised or with adapters.
 
     Hashes what low-rank adapters and 4-bit loading leave alone: the norms and biases, in bfloat16.
     """
@@ -200,6 +242,8 @@ def base_fingerprint(model: nn.Module) -> str:
 def _check_fit(base: Any, folder: Path) -> None:
     """Refuse (ValueError) an adapter of another architecture or precision, or, every misfit in one message, base."""
     config, card = _config(folder), read_card(folder) if (folder / CARD).is_file() else {}
+    if odd := ", ".join(name for name in VARIANTS if config.get(name)):
+        raise ValueError(f"adapter {folder} is no plain LoRA ({odd} in {ADAPTER_CONFIG}): train one without")
     here = {"model_type": base.config.model_type, "quantise": precision_of(base)}
     trained = here | ({"quantise": None} | card if card else {})
     if trained["model_type"] != here["model_type"]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from chexreason.data.batches import Batch, EncodedPrompts
 from chexreason.labels.schema import LabelSet
-from chexreason.model.adapters import merged
+from chexreason.model.adapters import unchanging
 from chexreason.model.kv import next_logits, prefill
 from chexreason.model.policy import Policy
 from chexreason.parsing import AnswerFormat
@@ -154,7 +154,7 @@ def sample(
     if sampling.temperature > 0 and (keys is None or len(keys) != n):
         raise ValueError(f"sampling needs one key for each of the {n} rows, got {None if keys is None else len(keys)}")
     uniforms = row_uniforms(keys, sampling.max_new_tokens) if keys and sampling.temperature > 0 else torch.zeros(n, 1)
-    with sampling_mode(policy), merged(policy):
+    with sampling_mode(policy), unchanging(policy):
         return _decode(policy, prompts, sampling, group_size, uniforms.to(policy.device))
 
 

@@ -50,10 +50,10 @@ def load_policy(
 ) -> Policy:
     """A policy ready to train or evaluate, on the CPU.
 
-    ``source`` is a hub id, a local folder or ``tiny:NAME``; ``adapters`` are folders in PEFT layout, merged into the
-    weights in order; ``min_pixels`` and ``max_pixels`` bound the image size of processors that choose it themselves
-    (Qwen2.5-VL). ``quantise`` ("nf4") loads the weights in 4 bits; adapters are then kept beside them, frozen, since a
-    merge would not be exact. Weights are read from safetensors only and no remote code is run.
+    ``source`` is a hub id, a local folder or ``tiny:NAME``; ``adapters`` are folders in PEFT layout, kept beside the
+    weights, frozen; ``min_pixels`` and ``max_pixels`` bound the image size of processors that choose it themselves
+    (Qwen2.5-VL). ``quantise`` ("nf4") loads the weights in 4 bits. Weights are read from safetensors only and no remote
+    code is run.
 
     Raises OSError, with the way out, where the model cannot be had, ValueError for an unsupported architecture.
     """
@@ -76,8 +76,6 @@ def load_policy(
     keep_differentiable(model)
     for n, folder in enumerate(adapters):
         model = keep_adapter(model, folder, f"earlier{n}")
-        if quantise is None:
-            model = model.merge_and_unload()
     model.requires_grad_(False)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -169,26 +169,22 @@ class Policy(nn.Module):
 
         Not for use while a gradient is being taken. Raises RuntimeError where no adapter is attached.
         """
-        if not hasattr(self.model, "disable_adapter"):
+        if NEW not in getattr(self.model, "peft_config", {}):
             raise RuntimeError("no adapter is attached, so the policy is its own reference")
-        if not (frozen := self.frozen_adapters()):
-            with self.model.disable_adapter():
-                yield
-            return
-        self.model.base_model.set_adapter(frozen, inference_mode=True)
+        self.model.base_model.set_adapter(self.frozen_adapters(), inference_mode=True)
         try:
             yield
         finally:
             self.activate_adapters()
 
     def frozen_adapters(self) -> list[str]:
-        """Names of the adapters kept beside the weights, oldest first; empty where all were merged."""
+        """Names of the earlier adapters, oldest first; empty where there are none."""
         return [name for name in getattr(self.model, "peft_config", {}) if name != NEW]
 
     def activate_adapters(self) -> None:
         """Add up all adapters of the model, of which the one under training alone is trained."""
         frozen, adapted = self.frozen_adapters(), self.model.base_model
-        adapted.set_adapter([*frozen, NEW])  # in this order: a new adapter adds exact zeros to the earlier sum
+        adapted.set_adapter([*frozen, NEW])
         adapted.set_requires_grad(frozen, requires_grad=False)
 
     def with_features(self, prompts: EncodedPrompts) -> EncodedPrompts:

@@ -30,14 +30,14 @@ COLDEST = 0.01  # vLLM raises a lower temperature to this without an error
 class VllmEngine:
     """vLLM in this process's GPU, beside the model under training, with the base weights loaded a second time.
 
-    ``adapters`` are the folders the policy was loaded with: vLLM reads the untouched base model, so each rollout hands
-    over one adapter that holds them and the one under training. ``gpu_memory_utilization`` is vLLM's share of the GPU,
+    vLLM reads the untouched base model and merges nothing, so each rollout hands over one adapter that holds the
+    earlier ones and the one under training. vLLM rounds the factors to the weights' dtype: in bfloat16 what an adapter
+    adds is off by about 0.3 %, without a bias. ``gpu_memory_utilization`` is vLLM's share of the GPU,
     ``max_model_len`` bounds prompt and answer together. Raises ModuleNotFoundError where vLLM is not installed.
     """
 
     def __init__(
         self,
-        adapters: Sequence[str] = (),
         *,
         gpu_memory_utilization: float = 0.4,
         max_model_len: int = 4096,
@@ -49,7 +49,6 @@ class VllmEngine:
             raise ModuleNotFoundError(
                 "rollout=vllm needs vLLM: pip install 'chexreason[vllm]', or set rollout=shared_prefix"
             ) from error
-        self.adapters = tuple(adapters)
         self.options = {"gpu_memory_utilization": gpu_memory_utilization, "enforce_eager": enforce_eager}
         self.max_model_len = max_model_len
         self._llm: Any = None
@@ -123,7 +122,7 @@ class VllmEngine:
         self._handed += 1
         name = f"rollout{self._handed}"
         folder = Path(self._folder.name) / name
-        save_adapter(policy, folder, {}, self.adapters)
+        save_adapter(policy, folder, {})
         self._rank = int(json.loads((folder / ADAPTER_CONFIG).read_text())["r"])
         shutil.rmtree(folder.with_name(f"rollout{self._handed - 1}"), ignore_errors=True)
         return LoRARequest(name, self._handed, str(folder))

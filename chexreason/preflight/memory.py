@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from chexreason.data.batches import EncodedPrompts
-from chexreason.model.adapters import merged
+from chexreason.model.adapters import unchanging
 from chexreason.model.generate import Sampling, draw_ids, sample, sampling_mode
 from chexreason.model.kv import next_logits, prefill
 from chexreason.model.load import KEPT
@@ -174,8 +174,8 @@ def last_token(policy: Policy, prompts: EncodedPrompts, sampling: Sampling, grou
     """Sampling at its largest: the prompt runs, room is made for whole completions, and their last token is drawn."""
     with ExitStack() as stack:
         stack.enter_context(sampling_mode(policy))
-        with book.kind("weights"):
-            stack.enter_context(merged(policy))
+        with book.kind("weights"):  # that the adapters are added to, where they are float32
+            stack.enter_context(unchanging(policy))
         prefix = prefill(policy, policy.with_features(prompts), group_size)
         with book.kind("cache"):
             prefix.make_room(sampling.max_new_tokens)
@@ -196,14 +196,15 @@ def rehearse(policy: Policy, stage: Callable[[Rehearsal], None], optimiser_bytes
 
     ``optimiser_bytes`` is the state of one trainable parameter.
     """
-    parameters = list(policy.model.parameters())
-    trainable = [p for p in parameters if p.requires_grad]
+    parameters = dict(policy.model.named_parameters())
+    adapters = {name: p for name, p in parameters.items() if "lora_" in name}
+    trainable = [p for p in adapters.values() if p.requires_grad]
     for parameter in trainable:
         parameter.grad = torch.empty_like(parameter)  # of the micro-batch before
     state = torch.empty(int(optimiser_bytes * sum(p.numel() for p in trainable)), dtype=torch.uint8, device="meta")
     resident = {
-        "weights": [*(p for p in parameters if not p.requires_grad), *policy.model.buffers()],
-        "adapters": trainable,
+        "weights": [*(p for name, p in parameters.items() if name not in adapters), *policy.model.buffers()],
+        "adapters": list(adapters.values()),
         "gradients": [p.grad for p in trainable if p.grad is not None],
         "optimiser": [state],
     }
@@ -218,8 +219,8 @@ def rehearse(policy: Policy, stage: Callable[[Rehearsal], None], optimiser_bytes
 
 def in_four_bits(policy: Policy, peak: Bytes) -> Bytes:
     """``peak`` of a rehearsal in 16 bits, for a base in NF4: smaller weights, and one of them unpacked at a time."""
-    layers = [m for name, m in policy.base.named_modules() if isinstance(m, nn.Linear) and not name.startswith(KEPT)]
-    frozen = [layer.weight for layer in layers if not layer.weight.requires_grad]
+    layers = {name: m for name, m in policy.base.named_modules() if isinstance(m, nn.Linear)}
+    frozen = [m.weight for name, m in layers.items() if not name.startswith(KEPT) and "lora_" not in name]
     full = sum(w.numel() * w.element_size() for w in frozen)
     packed = int(sum(w.numel() for w in frozen) * NF4_BITS / 8)
     unpacked = max(w.numel() for w in frozen) * 2

@@ -129,6 +129,15 @@ def completion_faults(
     return _faults(rows, stops=False)
 
 
+def precision_faults(precision: object) -> list[SettingFault]:
+    """A precision of the trainer, which evaluation and scores would not run in."""
+    text = (
+        f"trainer.precision={precision} trains and validates another policy than is evaluated: set "
+        "trainer.precision=32-true, and model.dtype=bfloat16 for products in bfloat16 (adapters stay in float32)"
+    )
+    return _faults([(str(precision) not in ("32-true", "32"), text)])
+
+
 def trainer_faults(accumulate: int, gradient_clip_val: float | None) -> list[SettingFault]:
     """Accumulation or clipping asked of Lightning in GRPO, whose module does both: Lightning refuses them."""
     asked = {"phase.accumulate": accumulate} if accumulate != 1 else {}

@@ -17,6 +17,7 @@ from chexreason.data.batches import Batch
 from chexreason.model.generate import predict_batch
 from chexreason.model.policy import Policy
 from chexreason.parsing import AnswerFormat
+from chexreason.preflight.settings import precision_faults, refuse
 from chexreason.types import Prediction
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,10 @@ class PolicyModule(L.LightningModule):
     def n_updates(self) -> int:
         """Optimiser steps of the whole run; what the schedule is laid over."""
         return int(self.trainer.estimated_stepping_batches)
+
+    def setup(self, stage: str) -> None:
+        """Refuse (ValueError) a precision of the trainer in which the policy is another one than in evaluation."""
+        refuse(precision_faults(self.trainer.precision))
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.trainable().values())

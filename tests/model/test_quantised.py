@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from chexreason.build.data import make
 from chexreason.build.model import build_policy
 from chexreason.confdir import confdir
-from chexreason.model.adapters import attach_lora, merged, read_card, save_adapter
+from chexreason.model.adapters import attach_lora, read_card, save_adapter, unchanging
 from chexreason.model.load import load_policy
 from chexreason.model.logprobs import completion_scores
 from chexreason.model.policy import Policy, pad_right
@@ -87,7 +87,7 @@ def test_grpo_starts_at_the_sft_policy_to_the_bit_and_keeps_it_as_reference(nf4,
         moved = logp(second, images)
         assert names == [n for n, p in second.named_parameters() if p.requires_grad]  # as before the reference
     assert min((sft - base).abs().max(), (moved - sft).abs().max()) > 1e-3
-    save_adapter(second, tmp_path / "grpo", {}, parents=[str(tmp_path / "sft")])
+    save_adapter(second, tmp_path / "grpo", {})
     whole = load_policy(nf4.source, dtype="float32", quantise="nf4", adapters=[str(tmp_path / "grpo")])
     assert whole.frozen_adapters() == ["earlier0"]
     with torch.no_grad():
@@ -97,7 +97,7 @@ def test_grpo_starts_at_the_sft_policy_to_the_bit_and_keeps_it_as_reference(nf4,
 def test_nothing_is_merged_into_four_bits_while_sampling(nf4):
     policy = with_lora(nf4, 1, dropout=0.1)
     before = {n: p.clone() for n, p in policy.named_parameters()}
-    with merged(policy):
+    with unchanging(policy):
         assert all(torch.equal(before[n], p) for n, p in policy.named_parameters())
 
 

@@ -108,8 +108,8 @@ def test_the_adapter_over_its_parents_goes_over_by_file(gemma, studies, tmp_path
     parent = str(tmp_path / "sft")
     save_adapter(with_lora(gemma, 1), parent, {})
     bare = copy.deepcopy(StandIn.bare.model)
-    policy = with_lora(Policy(keep_adapter(bare, parent, "earlier0").merge_and_unload(), gemma.processor, ""), 2)
-    batch, engine = batch_of(policy, studies), VllmEngine([parent])
+    policy = with_lora(Policy(keep_adapter(bare, parent, "earlier0"), gemma.processor, ""), 2)
+    batch, engine = batch_of(policy, studies), VllmEngine()
     drawn = draw(engine, policy, batch)
     folder = engine._llm.calls[0].adapter.path
     served = Policy(keep_adapter(StandIn.bare.model, folder, "earlier0"), gemma.processor, "")

@@ -12,7 +12,7 @@ from chexreason.training.callbacks.adapter_export import AdapterExport
 
 
 def test_a_run_that_never_validated_says_that_it_wrote_no_best_adapter(tmp_path, monkeypatch, caplog):
-    export = AdapterExport(str(tmp_path), "val/f1", "max", {}, [])
+    export = AdapterExport(str(tmp_path), "val/f1", "max", {})
     saved = []
     monkeypatch.setattr(export, "_save", lambda module, which, step, value: saved.append(which))
     trainer = SimpleNamespace(is_global_zero=True, sanity_checking=False, callback_metrics={}, global_step=2)
@@ -27,7 +27,7 @@ def test_a_run_that_never_validated_says_that_it_wrote_no_best_adapter(tmp_path,
 
 
 def test_the_best_is_of_a_score_and_of_a_trained_adapter(tmp_path, monkeypatch):
-    export = AdapterExport(str(tmp_path), "val/f1", "max", {}, [])
+    export = AdapterExport(str(tmp_path), "val/f1", "max", {})
     saved = []
     monkeypatch.setattr(export, "_save", lambda module, which, step, value: saved.append(value))
     for before, value in ((True, 0.9), (False, math.nan), (False, 0.3), (False, math.nan), (False, 0.4)):

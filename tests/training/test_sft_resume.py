@@ -26,7 +26,7 @@ def run(studies, folder: Path, *, kill: t.KillAt | None = None, **stopping):
     policy = t.policy_with_lora(0.3, targets=TARGETS)
     module = SFTModule(policy, **t.common(1), seed=7).train()
     point = folder / "last.ckpt"
-    callbacks = [*([kill] if kill else []), AdapterExport(str(folder / "adapter"), "val/loss", "min", {}, [])]
+    callbacks = [*([kill] if kill else []), AdapterExport(str(folder / "adapter"), "val/loss", "min", {})]
     callbacks += [ResumePoint(point, 1), EarlyStopping("val/loss", **({"patience": 9} | stopping))]
     length = {"max_epochs": 3, "accumulate_grad_batches": 2, "limit_val_batches": 1.0}
     # what a process has drawn so far must not matter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,15 +19,12 @@ log = logging.getLogger(__name__)
 class AdapterExport(L.Callback):
     """Writes ``<folder>/best`` whenever ``monitor`` improves and ``<folder>/last`` when training ends.
 
-    ``parents`` are the adapters merged before this run's; they are stacked in, so each folder is complete over the
-    base model. ``card`` is written beside the weights. Raises KeyError when ``monitor`` is never logged.
+    Earlier adapters are stacked in, so each folder is complete over the base model. ``card`` is written beside the
+    weights. Raises KeyError when ``monitor`` is never logged.
     """
 
-    def __init__(
-        self, folder: str, monitor: str, mode: Literal["min", "max"], card: Mapping[str, object], parents: Sequence[str]
-    ) -> None:
-        self.folder, self.monitor, self.mode = Path(folder), monitor, mode
-        self.card, self.parents = dict(card), list(parents)
+    def __init__(self, folder: str, monitor: str, mode: Literal["min", "max"], card: Mapping[str, object]) -> None:
+        self.folder, self.monitor, self.mode, self.card = Path(folder), monitor, mode, dict(card)
         self.best: float | None = None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -59,7 +56,7 @@ class AdapterExport(L.Callback):
         if not isinstance(policy, Policy):
             raise TypeError(f"{type(pl_module).__name__}.policy is {type(policy).__name__}, not a Policy")
         card = {**self.card, "step": step, "monitor": self.monitor, "value": value}
-        save_adapter(policy, self.folder / which, card, self.parents)
+        save_adapter(policy, self.folder / which, card)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
