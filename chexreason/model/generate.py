@@ -24,7 +24,10 @@ NUCLEUS = 256, 4096  # most likely ids looked at first: with top_p below 1 they 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to draw a completion; ``temperature`` 0 is greedy, ``top_k`` 0 and ``top_p`` 1 switch the cut-offs off."""
+    """How to draw a completion; ``temperature`` 0 is greedy, ``top_k`` 0 and ``top_p`` 1 switch the cut-offs off.
+
+    ``top_p`` cuts the distribution that ``top_k`` leaves, renormalised.
+    """
 
     max_new_tokens: int
     temperature: float = 1.0
@@ -101,16 +104,18 @@ def draw_ids(logp: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor,
         return logp.argmax(-1), torch.zeros(len(logp), device=logp.device)
     weights = logp.exp()
     probs = weights / weights.sum(-1, keepdim=True)
-    if sampling.top_k:
-        return _draw(*probs.topk(min(sampling.top_k, probs.shape[-1])), uniform, sampling)
-    if sampling.top_p == 1:
+    if sampling.top_k:  # ids as likely as the last one stay, and top-p cuts what is left, as in transformers and vLLM
+        least = probs.topk(min(sampling.top_k, probs.shape[-1])).values[:, -1:]
+        probs = probs.where(probs >= least, 0.0)
+        probs = probs / probs.sum(-1, keepdim=True)
+    elif sampling.top_p == 1:
         return _draw_whole(probs, uniform)
     ids, drawn = torch.empty(len(probs), dtype=torch.long, device=probs.device), torch.empty_like(probs[:, 0])
     rows = torch.arange(len(probs), device=probs.device)
     for width in (*NUCLEUS, probs.shape[-1]):  # sorting 262,144 ids costs more than a token: only rows that flat are
         few, order = probs[rows].topk(min(width, probs.shape[-1]))
         ids[rows], drawn[rows] = _draw(few, order, uniform[rows], sampling)
-        enough = few.sum(-1) >= sampling.top_p
+        enough = (few.sum(-1) >= sampling.top_p) | (few[:, -1] == 0)
         if bool(enough.all()):
             break
         rows = rows[~enough]
@@ -129,7 +134,7 @@ def _draw_whole(probs: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
 def _draw(probs: Tensor, order: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """As ``draw_ids``, from the most likely ids ``order`` [N, K] and their probabilities, in falling order."""
     before = probs.cumsum(-1) - probs
-    keep = before < sampling.top_p  # always keeps the most likely id
+    keep = (probs > 0) & ((before < sampling.top_p) | (sampling.top_p == 1))  # always keeps the most likely id
     probs = torch.where(keep, probs, torch.zeros_like(probs)).double()
     probs = probs / probs.sum(-1, keepdim=True)
     last = keep.sum(-1, keepdim=True) - 1

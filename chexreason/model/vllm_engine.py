@@ -69,8 +69,7 @@ class VllmEngine:
         """Hand the adapter over and draw one request a key.
 
         ``sampled_logp`` is vLLM's, of the distribution it drew from; how it differs from the training pass of the first
-        update is what ``train/mismatch`` shows beside the truncation. With top-k and top-p together vLLM applies top-p
-        to what top-k left. Raises ValueError for several ranks, a quantised base, a temperature vLLM does not keep or a
+        update is what ``train/mismatch`` shows beside the truncation. Raises ValueError for several ranks, a quantised base, a temperature vLLM does not keep or a
         length it would cut, RuntimeError where it read another prompt than the policy.
         """
         self._check(policy, prompts, sampling)

@@ -114,7 +114,7 @@ def completion_faults(
         (
             (top_p < 1 or top_k > 0) and not corrected,
             f"completions are drawn with top_p={top_p}, top_k={top_k}, but the ratio is under the whole distribution; "
-            "set phase.module.sampling.top_p=1, or an objective with a correction",
+            "set phase.module.sampling.top_p=1 without a top_k, or an objective with a correction",
         ),
         (  # malformed answers do not pay it
             min_length > max_new_tokens and bool(length_penalty),

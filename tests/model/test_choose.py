@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from chexreason.model.generate import NUCLEUS, Sampling, draw_ids, row_uniforms
 
@@ -31,24 +32,26 @@ def test_a_flat_row_draws_beyond_the_ids_looked_at_first():
     torch.testing.assert_close(drawn.exp(), torch.tensor([2 / WIDE]), rtol=1e-3, atol=0)
 
 
-@pytest.mark.parametrize(("top_p", "top_k"), [(1.0, 0), (0.7, 0), (1.0, 2), (0.95, 3)])
-def test_ids_are_drawn_from_the_truncated_distribution(top_p, top_k):
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize(("top_p", "top_k"), [(1.0, 0), (0.72, 0), (1.0, 2), (0.95, 3), (0.55, 4), (0.93, 7), (0.31, 99)])
+def test_ids_are_drawn_from_the_distribution_that_transformers_leaves(top_p, top_k, ties):
+    """Its warpers in its order. Of ids that are equally likely either may be cut, so these are compared sorted."""
+    warpers = [TemperatureLogitsWarper(0.8), *[TopKLogitsWarper(k) for k in [top_k] if k], TopPLogitsWarper(top_p)]
     torch.manual_seed(0)
-    logits = torch.randn(6)
-    probs = (logits / 0.8).softmax(-1)
-    order = probs.argsort(descending=True)
-    kept, total = [], 0.0
-    for token in order.tolist():  # the textbook's words, one token at a time
-        if total >= top_p or (top_k and len(kept) == top_k):
-            break
-        kept.append(token)
-        total += float(probs[token])
-    expected = torch.zeros(6).index_put_((torch.tensor(kept),), probs[kept] / probs[kept].sum())
-    n = 20_000
-    logp = (logits / 0.8).log_softmax(-1)
-    ids, logp = draw_ids(logp.expand(n, 6), (torch.arange(n) + 0.5) / n, Sampling(1, 0.8, top_p, top_k))
-    torch.testing.assert_close(torch.bincount(ids, minlength=6) / n, expected, atol=2e-4, rtol=0)
-    torch.testing.assert_close(logp.exp(), expected[ids], atol=1e-5, rtol=0)
+    for _ in range(20):
+        logits = torch.randn(1, 10) if not ties else torch.randint(-2, 2, (1, 10)).float()
+        scores = logits
+        for warp in warpers:
+            scores = warp(None, scores)
+        expected, n = scores.softmax(-1)[0], 20_000
+        logp = (logits / 0.8).log_softmax(-1)
+        ids, drawn = draw_ids(logp.expand(n, 10), (torch.arange(n) + 0.5) / n, Sampling(1, 0.8, top_p, top_k))
+        found = torch.bincount(ids, minlength=10) / n
+        logged = torch.zeros(10).index_put_((ids,), drawn.exp())  # of the distribution drawn from
+        if ties:
+            expected, found, logged = (probs.sort().values for probs in (expected, found, logged))
+        torch.testing.assert_close(found, expected, atol=2e-4, rtol=0)
+        torch.testing.assert_close(logged, expected, atol=1e-5, rtol=0)
 
 
 def test_looking_at_the_most_likely_ids_first_changes_nothing(monkeypatch):
@@ -65,7 +68,7 @@ def test_looking_at_the_most_likely_ids_first_changes_nothing(monkeypatch):
     torch.testing.assert_close(few[1], every[1][peaked], atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("sampling", [Sampling(1), Sampling(1, top_p=0.99), Sampling(1, top_k=3)])
+@pytest.mark.parametrize("sampling", [Sampling(1), Sampling(1, top_p=0.99), Sampling(1, top_k=3), Sampling(1, top_k=299)])
 def test_a_banned_id_is_not_drawn_at_either_end(sampling):
     banned = torch.tensor([0, 5, 299])
     logp = torch.zeros(2, 300).log_softmax(-1).index_fill(-1, banned, float("-inf"))
