@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.lora import Linear
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -120,15 +119,21 @@ def keep_adapter(model: Any, folder: str | Path, name: str) -> PeftModel:
     folder = Path(folder)
     if not (folder / ADAPTER_CONFIG).is_file():
         raise FileNotFoundError(f"no adapter in {folder} ({ADAPTER_CONFIG} is missing): give a run's adapter/best")
-    _check_fit(model.get_base_model() if isinstance(model, PeftModel) else model, folder)
+    made_for = _check_fit(model.get_base_model() if isinstance(model, PeftModel) else model, folder)
     config, weights = LoraConfig.from_pretrained(str(folder)), load_file(folder / WEIGHTS)
     config.lora_dropout, config.base_model_name_or_path = 0.0, None  # its own training's; checked above
     wrapped = _beside(model, name, config)
     wrapped.base_model.set_adapter(list(wrapped.peft_config), inference_mode=True)
+    wanted = {n.replace(f".{name}.", "."): p.shape for n, p in wrapped.state_dict().items() if f".{name}." in n}
+    names = sorted(set(weights) ^ set(wanted))
+    sizes = [n for n in sorted(set(weights) & set(wanted)) if weights[n].shape != wanted[n]]
+    faults = [f"{len(names)} names differ, e.g. {names[0]}"] if names else []
+    if sizes:
+        shapes = f"{list(weights[sizes[0]].shape)} for {list(wanted[sizes[0]])}"
+        faults.append(f"{len(sizes)} weights have another size (rank {config.r}), e.g. {sizes[0]}: {shapes}")
+    if faults:
+        raise ValueError(f"adapter {folder} does not fit the model: {'; '.join(faults)}. {made_for}")
     set_peft_model_state_dict(wrapped, weights, name)
-    expected = {n.replace(f".{name}", "") for n in wrapped.state_dict() if "lora_" in n and f".{name}." in n}
-    if unknown := set(weights) ^ expected:
-        raise ValueError(f"adapter {folder} does not fit the model: {len(unknown)} names differ, e.g. {min(unknown)}")
     return wrapped
 
 
@@ -239,8 +244,8 @@ def base_fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _check_fit(base: Any, folder: Path) -> None:
-    """Refuse (ValueError) an adapter of another architecture or precision, or, every misfit in one message, base."""
+def _check_fit(base: Any, folder: Path) -> str:
+    """Refuse (ValueError) an adapter of another architecture, precision or base; returns which base it was made for."""
     config, card = _config(folder), read_card(folder) if (folder / CARD).is_file() else {}
     if odd := ", ".join(name for name in VARIANTS if config.get(name)):
         raise ValueError(f"adapter {folder} is no plain LoRA ({odd} in {ADAPTER_CONFIG}): train one without")
@@ -254,36 +259,8 @@ def _check_fit(base: Any, folder: Path) -> None:
             f"adapter {folder} was trained on a base {then}, this one is {now}: set "
             f"model.quantise={trained['quantise'] or 'null'}"
         )
-    faults = _misfits(base, folder / WEIGHTS, int(config["r"]))
-    if not faults and (known := card.get("base_fingerprint")) and known != (found := base_fingerprint(base)):
-        faults = [f"it was trained on other weights (fingerprint {known}, this model's is {found})"]
-    if faults:
-        made_for = config.get("base_model_name_or_path") or "another model"
-        raise ValueError(
-            f"adapter {folder} does not fit the model: {'; '.join(faults)}. It was made for {made_for}: set model="
-        )
-
-
-def _misfits(model: nn.Module, weights: Path, rank: int) -> list[str]:
-    """What of an adapter's ``weights`` does not fit ``model``, one text a kind of misfit."""
-    modules = dict(model.named_modules())
-    unknown, widths, ranks = [], [], []
-    with safe_open(str(weights), "pt") as file:
-        for key in sorted(file.keys()):
-            name = key.removeprefix("base_model.model.").partition(".lora_")[0]
-            outer, inner = file.get_slice(key).get_shape()[:2]  # A is [r, in], B is [out, r]
-            is_a = ".lora_A" in key
-            found, width = (outer, inner) if is_a else (inner, outer)
-            module = modules.get(name)
-            if module is None:
-                unknown.append(name)
-            elif width != (wanted := module.in_features if is_a else module.out_features):
-                widths.append(f"{name}: {width} for {wanted}")
-            elif found != rank:
-                ranks.append(f"{name}: {found} for {rank}")
-    kinds = (
-        ("names differ from the modules of the model", unknown),
-        ("weights of another width", widths),
-        (f"weights of another rank than {ADAPTER_CONFIG} says", ranks),
-    )
-    return [f"{len(found)} {kind}, e.g. {found[0]}" for kind, found in kinds if found]
+    made_for = f"It was made for {config.get('base_model_name_or_path') or 'another model'}: set model="
+    if (known := card.get("base_fingerprint")) and known != (found := base_fingerprint(base)):
+        what = f"it was trained on other weights (fingerprint {known}, this model's is {found})"
+        raise ValueError(f"adapter {folder} does not fit the model: {what}. {made_for}")
+    return made_for

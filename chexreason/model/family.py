@@ -31,6 +31,10 @@ class Family:
             batch.get("image_grid_thw"),
         )
 
+    def processor_settings(self, config: Any) -> dict[str, Any]:
+        """What the model's shapes and this code need of the processor, by the names of its settings."""
+        return {"do_resize": True, "do_pan_and_scan": False, "do_image_splitting": False}
+
     def image_features(self, model: Any, prompts: EncodedPrompts) -> tuple[Tensor, ...]:
         """Projected image tokens of each study, [n_i, hidden]."""
         pixels = prompts.pixel_values
@@ -67,6 +71,10 @@ class Gemma3(Family):
     model_type = "gemma3"
     placeholders = "token_type_ids"
 
+    def processor_settings(self, config: Any) -> dict[str, Any]:
+        size = dict.fromkeys(("height", "width"), config.vision_config.image_size)
+        return super().processor_settings(config) | {"size": size, "image_seq_length": config.mm_tokens_per_image}
+
     def sequence_inputs(self, type_ids: Tensor) -> dict[str, Tensor]:
         return {"token_type_ids": type_ids}
 
@@ -81,6 +89,11 @@ class Qwen2_5VL(Family):
     """
 
     model_type = "qwen2_5_vl"
+
+    def processor_settings(self, config: Any) -> dict[str, Any]:
+        vision = config.vision_config
+        unit = {"patch_size": vision.patch_size, "merge_size": vision.spatial_merge_size}
+        return super().processor_settings(config) | unit | {"temporal_patch_size": vision.temporal_patch_size}
 
     def positions(self, model: Any, prompts: EncodedPrompts) -> tuple[Tensor, Tensor]:
         positions, delta = model.model.get_rope_index(
@@ -103,6 +116,12 @@ class Idefics3(Family):
     """
 
     model_type = "idefics3"
+
+    def processor_settings(self, config: Any) -> dict[str, Any]:
+        side = config.vision_config.image_size
+        tokens = (side // config.vision_config.patch_size // config.scale_factor) ** 2
+        crops = {"max_image_size": {"longest_edge": side}, "image_seq_len": tokens}
+        return {"do_resize": True, "do_pan_and_scan": False} | crops
 
 
 _FAMILIES = {family.model_type: family for family in (Gemma3, Qwen2_5VL, Idefics3)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +55,15 @@ def load_policy(
     (Qwen2.5-VL). ``quantise`` ("nf4") loads the weights in 4 bits. Weights are read from safetensors only and no remote
     code is run.
 
-    Raises OSError, with the way out, where the model cannot be had, ValueError for an unsupported architecture.
+    Raises OSError, with the way out, where the model cannot be had, ValueError for an unsupported architecture, and
+    for a processor that asks for what is not done or does not fit the model.
     """
     path = resolve_source(source)
     try:
         config = AutoConfig.from_pretrained(path)
-        family_of(config.model_type)  # before gigabytes are fetched
+        family = family_of(config.model_type)  # before gigabytes are fetched
         processor = AutoProcessor.from_pretrained(path)
+        check_processor(processor, family.processor_settings(config), source)
         bound_pixels(processor, min_pixels, max_pixels)
         model: Any = AutoModelForImageTextToText.from_pretrained(
             path,
@@ -107,6 +109,21 @@ def keep_differentiable(model: Any) -> None:
     for layer in model.modules():
         if isinstance(layer, Linear4bit):
             layer.support_avx512bf16_for_cpu = False
+
+
+def check_processor(processor: Any, needed: Mapping[str, Any], source: str) -> None:
+    """Refuse (ValueError) settings of a model's folder that are not in force, or do not fit the model."""
+    wrong = []
+    for name, value in needed.items():
+        found = getattr(processor, name, getattr(processor.image_processor, name, None))
+        found = {k: v for k, v in dict(found).items() if v is not None} if isinstance(value, dict) else found
+        if found != value and (found or value):
+            wrong.append(f"{name}={found}, where this model is read with {name}={value}")
+    if wrong:
+        raise ValueError(
+            f"model.source={source}: its processor says {'; '.join(wrong)}. Set that in processor_config.json (or "
+            "preprocessor_config.json) of a copy of the model (hf download), and give the copy as model.source"
+        )
 
 
 def bound_pixels(processor: Any, low: int | None, high: int | None) -> None:

@@ -126,14 +126,13 @@ class Policy(nn.Module):
     def resize(self, image: Image.Image) -> Image.Image:
         """The RGB ``image`` at the size, and by the interpolation, that ``encode`` would bring it to.
 
-        Raises ValueError where the processor cuts images up instead (pan and scan), or one is smaller than a patch.
+        Raises ValueError where the processor cuts images up instead, or one is smaller than a patch.
         """
         self._check_size(image)
         processor = self.processor.image_processor
         if cuts_images(processor):
             raise ValueError(
-                "this processor (do_pan_and_scan, do_image_splitting) shrinks crops, not images: set "
-                "paths.image_cache=null"
+                "this processor (do_image_splitting) shrinks crops, not images: set paths.image_cache=null"
             )
         factor = getattr(processor, "patch_size", 1) * getattr(processor, "merge_size", 1)  # Qwen2.5-VL's unit of size
         pixels = processor.resize(pil_to_tensor(image)[None], processor.size, processor.resample, factor=factor)
@@ -225,8 +224,8 @@ class Policy(nn.Module):
 
 
 def cuts_images(image_processor: Any) -> bool:
-    """Whether the processor makes several pictures of one, by its shape."""
-    return any(getattr(image_processor, name, None) for name in ("do_pan_and_scan", "do_image_splitting"))
+    """Whether the processor makes several pictures of one, by its shape; pan and scan is refused at loading."""
+    return bool(getattr(image_processor, "do_image_splitting", False))
 
 
 def pad_right(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from chexreason.data.batches import Batch, EncodedPrompts, load_study
 from chexreason.model.adapters import ADAPTER_CONFIG, precision_of, save_adapter
 from chexreason.model.generate import Sampled, Sampling, key_seed
 from chexreason.model.load import resolve_source
-from chexreason.model.policy import Policy, cuts_images, pad_right
+from chexreason.model.policy import Policy, pad_right
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for
 BAN = -100.0  # the lowest bias of the OpenAI protocol, that vLLM follows
@@ -69,8 +69,8 @@ class VllmEngine:
         """Hand the adapter over and draw one request a key.
 
         ``sampled_logp`` is vLLM's, of the distribution it drew from; how it differs from the training pass of the first
-        update is what ``train/mismatch`` shows beside the truncation. Raises ValueError for several ranks, a quantised base, a temperature vLLM does not keep or a
-        length it would cut, RuntimeError where it read another prompt than the policy.
+        update is what ``train/mismatch`` shows beside the truncation. Raises ValueError for several ranks, a quantised
+        base, a temperature vLLM does not keep or a length it would cut, RuntimeError where it read another prompt.
         """
         self._check(policy, prompts, sampling)
         if len(keys) != (n := len(prompts) * group_size):
@@ -172,9 +172,7 @@ def _requests(policy: Policy, batch: Batch) -> list[dict[str, Any]]:
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
         ids = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
-        image = load_study(sample.study)
-        if not cuts_images(policy.processor.image_processor):
-            image = policy.resize(image)
+        image = policy.resize(load_study(sample.study))
         requests.append({"prompt_token_ids": list(ids), "multi_modal_data": {"image": image}})
     return requests
 

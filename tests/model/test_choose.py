@@ -33,7 +33,9 @@ def test_a_flat_row_draws_beyond_the_ids_looked_at_first():
 
 
 @pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize(("top_p", "top_k"), [(1.0, 0), (0.72, 0), (1.0, 2), (0.95, 3), (0.55, 4), (0.93, 7), (0.31, 99)])
+@pytest.mark.parametrize(
+    ("top_p", "top_k"), [(1.0, 0), (0.72, 0), (1.0, 2), (0.95, 3), (0.55, 4), (0.93, 7), (0.31, 99)]
+)
 def test_ids_are_drawn_from_the_distribution_that_transformers_leaves(top_p, top_k, ties):
     """Its warpers in its order. Of ids that are equally likely either may be cut, so these are compared sorted."""
     warpers = [TemperatureLogitsWarper(0.8), *[TopKLogitsWarper(k) for k in [top_k] if k], TopPLogitsWarper(top_p)]
@@ -68,7 +70,9 @@ def test_looking_at_the_most_likely_ids_first_changes_nothing(monkeypatch):
     torch.testing.assert_close(few[1], every[1][peaked], atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("sampling", [Sampling(1), Sampling(1, top_p=0.99), Sampling(1, top_k=3), Sampling(1, top_k=299)])
+@pytest.mark.parametrize(
+    "sampling", [Sampling(1), Sampling(1, top_p=0.99), Sampling(1, top_k=3), Sampling(1, top_k=299)]
+)
 def test_a_banned_id_is_not_drawn_at_either_end(sampling):
     banned = torch.tensor([0, 5, 299])
     logp = torch.zeros(2, 300).log_softmax(-1).index_fill(-1, banned, float("-inf"))

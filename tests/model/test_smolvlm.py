@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 import torch
 from PIL import Image
@@ -97,3 +100,20 @@ def test_it_is_evaluated_like_the_others(smolvlm, studies, tmp_path):
     assert [p.study_id for p in found] == [s.study_id for s in studies[:3]]
     with pytest.raises(ValueError, match=r"do_image_splitting.*paths\.image_cache=null"):
         smolvlm.resize(Image.new("RGB", (64, 64)))
+
+
+@pytest.mark.parametrize("key", ["do_image_splitting", "image_seq_len", "max_image_size", "do_pan_and_scan"])
+def test_splitting_is_what_the_folder_says_and_what_does_not_fit_is_refused(smolvlm, images, tmp_path, key):
+    folder = shutil.copytree(smolvlm.source, tmp_path / "model")
+    content = json.loads((folder / "processor_config.json").read_text())
+    said = {"do_image_splitting": False, "image_seq_len": 9, "max_image_size": {"longest_edge": 64}}
+    (content if key == "image_seq_len" else content["image_processor"])[key] = said.get(key, True)
+    (folder / "processor_config.json").write_text(json.dumps(content))
+    if key != "do_image_splitting":
+        with pytest.raises(ValueError, match=rf"its processor says {key}="):
+            load_policy(str(folder), dtype="float32")
+        return
+    policy = load_policy(str(folder), dtype="float32")
+    whole = policy.encode(images[2:], ["Hi"])
+    assert torch.equal(policy.encode([policy.resize(images[2])], ["Hi"], resized=True).pixel_values, whole.pixel_values)
+    assert [len(found) for found in policy.with_features(whole).features] == [4]  # one picture

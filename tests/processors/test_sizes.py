@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
 from chexreason.model.adapters import attach_lora
-from chexreason.preflight.meta_model import read_config
+from chexreason.preflight.meta_model import blank_policy, read_config
 
 pytestmark = pytest.mark.slow  # seconds to lay out four billion weights, though none is stored
 # Published counts: the sum over the safetensors files of the hub's folders, tied weights counted once.
@@ -46,8 +45,8 @@ def test_the_config_is_the_published_model(named):
 
 
 def test_lora_trains_the_seven_projections_of_every_layer_and_nothing_else(named):
-    name, config, model = named
-    policy = SimpleNamespace(base=model, model=model)
+    name, config, _ = named
+    policy = blank_policy(HUB[name], dtype="bfloat16")
     attach_lora(policy, r=16, alpha=32, dropout=0.1)
     trained = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
     places = {re.sub(r"\.lora_[AB]\.default\.weight$", "", n) for n in trained}
