@@ -6,16 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import pairwise
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
 from chexreason.labels.schema import LabelSet
 from chexreason.reports.history import ends, fifths
-from chexreason.statistics.bootstrap import STATISTICS, Replicates, intervals, paired, replicates
-from chexreason.statistics.comparable import set_facts
+from chexreason.statistics.bootstrap import STATISTICS, Replicates, intervals, over_labels, paired, replicates
+from chexreason.statistics.comparable import common_labels, set_facts
 from chexreason.statistics.metrics import confusion
-from chexreason.statistics.predictions import counts, datasets, evaluated_labels
+from chexreason.statistics.predictions import counts, datasets, evaluated_labels, on_judged
 from chexreason.statistics.trivial import best_constant_answer, trivial_rows
 from chexreason.types import Prediction
 
@@ -32,6 +33,7 @@ def study_figures(
 ) -> StudyFigures:
     """Figures of all ``arms`` (in order) on all their data sets: ``sets``, ``arms``, ``trivial`` and ``paired``.
 
+    Under ``common`` is macro-F1 again, over the ``labels`` that all sets judge: what may be compared between sets.
     Neighbouring arms are paired, the first with the last, and every arm with the constant trivial answers
     (``all_labels__<arm>``, ``best_constant__<arm>``). Raises ValueError when paired arms saw different studies, and
     when the arms were scored under different policies or on different data.
@@ -63,7 +65,32 @@ def study_figures(
                 name: _pair_figures(_constant(found, answer, label_set, n_resamples, seed), samples[arm][name])
                 for name, found in by_set.items()
             }
+    figures["common"] = _common_figures(figures, samples)
     return figures
+
+
+def _common_figures(figures: Mapping[str, Any], samples: Mapping[str, Mapping[str, Replicates]]) -> StudyFigures:
+    """Macro-F1 of arms, trivial rows and steps over the ``labels`` that all sets judge; no figure without a label."""
+    labels = common_labels(figures["sets"])
+    found: StudyFigures = {"labels": labels, "arms": {}, "trivial": {}, "paired": {}}
+    if not labels:
+        return found
+    over = {arm: {name: over_labels(s, labels) for name, s in by_set.items()} for arm, by_set in samples.items()}
+    found["arms"] = {
+        arm: {name: {"macro_f1": {"value": s.value["macro_f1"]}} for name, s in by_set.items()}
+        for arm, by_set in over.items()
+    }
+    found["trivial"] = {
+        row: {name: {"macro_f1": fmean(s["per_label"][label] for label in labels)} for name, s in by_set.items()}
+        for row, by_set in figures["trivial"].items()
+    }
+    steps = {key: key.split("__") for key in figures["paired"]}
+    found["paired"] = {
+        key: {name: _pair_figures(over[a][name], over[b][name]) for name in figures["paired"][key]}
+        for key, (a, b) in steps.items()
+        if a in over
+    }
+    return found
 
 
 def reward_figures(rewards: pd.DataFrame | None, n_resamples: int, seed: int) -> StudyFigures:
@@ -89,8 +116,8 @@ def _arm_figures(rows: Sequence[Prediction], labels: Sequence[str], sample: Repl
         }
         for i, label in enumerate(labels)
     }
-    size = {"n_studies": len(rows), "n_patients": sample.n_patients}
-    tokens = {"mean_tokens": sum(p.n_tokens for p in rows) / len(rows)}
+    size = {"n_studies": len(rows), "n_judged": len(sample.studies), "n_patients": sample.n_patients}
+    tokens = {"mean_tokens": fmean(p.n_tokens for p in on_judged(rows, labels))}
     return {**{name: asdict(found[name]) for name in STATISTICS}, **size, **tokens, "per_label": per_label}
 
 

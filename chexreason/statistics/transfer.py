@@ -15,16 +15,18 @@ from chexreason.statistics.bootstrap import (
     Replicates,
     difference,
     intervals,
+    over_labels,
     patient_totals,
     percentile_interval,
     replicates,
     seed_mean,
     statistics,
 )
-from chexreason.statistics.comparable import set_facts
+from chexreason.statistics.comparable import common_labels, set_facts
 from chexreason.statistics.metrics import FloatArray, ratio
 from chexreason.statistics.permutation import holm, paired_permutation
-from chexreason.statistics.predictions import datasets, evaluated_labels
+from chexreason.statistics.predictions import counts, datasets
+from chexreason.statistics.trivial import trivial_rows
 from chexreason.types import Prediction
 
 _SCORE = "macro_f1"
@@ -60,11 +62,17 @@ class Transfer:
 
 @dataclass(frozen=True)
 class TransferReport:
-    """``steps`` between all pairs of arms, ``scores`` of each arm by data set, ``n_tests`` that Holm accounts for."""
+    """``steps`` between all pairs of arms, ``scores`` of each arm by data set, ``n_tests`` that Holm accounts for.
+
+    Steps are over the common ``labels``, those that all sets judge: there are none without such a label. Scores are
+    over each set's own labels. ``below`` are the sets where answering all labels beats an arm over either.
+    """
 
     steps: tuple[Transfer, ...]
     scores: Mapping[str, Mapping[str, Interval]]
     n_tests: int
+    labels: tuple[str, ...]
+    below: Mapping[str, tuple[str, ...]]
 
 
 def transfer_report(
@@ -79,39 +87,55 @@ def transfer_report(
 ) -> TransferReport:
     """The change in macro-F1 of every pair of ``arms`` (earlier before later) on ``home`` and on each of ``away``.
 
-    Raises ValueError when an arm lacks one of the sets, and when arms saw other studies, policies or data.
+    Changes are over the labels that all of these sets judge. Raises ValueError when an arm lacks one of the sets, and
+    when arms saw other studies, policies or data.
     """
-    set_facts({f"{arm}/{k}": seeds[k] for arm, seeds in arms.items() for k in range(len(seeds))}, label_set)
+    facts = set_facts({f"{arm}/{k}": seeds[k] for arm, seeds in arms.items() for k in range(len(seeds))}, label_set)
     rows = {arm: [datasets(predictions) for predictions in seeds] for arm, seeds in arms.items()}
     sets = [home, *away]
     _check_sets(rows, sets)
-    samples: dict[str, dict[str, Replicates]] = {arm: {} for arm in arms}
+    labels = common_labels({name: facts[name] for name in sets})
+    scores: dict[str, dict[str, Interval]] = {arm: {} for arm in arms}
+    below: dict[str, tuple[str, ...]] = dict.fromkeys(arms, ())
     moved: dict[tuple[str, str, str], Replicates] = {}
     changes: dict[tuple[str, str, str], Change] = {}
     for name in sets:
-        labels = evaluated_labels([p for seeds in rows.values() for by_set in seeds for p in by_set[name]], label_set)
-        for arm, seeds in rows.items():
-            samples[arm][name] = seed_mean([replicates(by_set[name], labels, n_resamples, seed) for by_set in seeds])
+        own = facts[name]["labels"]
+        samples = {
+            arm: seed_mean([replicates(by_set[name], own, n_resamples, seed) for by_set in seeds])
+            for arm, seeds in rows.items()
+        }
+        bases = [own, labels] if labels else [own]
+        for arm, sample in samples.items():
+            scores[arm][name] = intervals(sample)[_SCORE]
+            floors = [_all_labels(rows[arm][0][name], basis) for basis in bases]
+            beaten = any(over_labels(sample, b).value[_SCORE] < f for b, f in zip(bases, floors, strict=True))
+            below[arm] += (name,) * beaten
+        if not labels:
+            continue
+        over = {arm: over_labels(sample, labels) for arm, sample in samples.items()}
         totals = {
             arm: np.stack([patient_totals(by_set[name], labels) for by_set in seeds], axis=1)  # [P, S, 3 L + 3]
             for arm, seeds in rows.items()
         }
         for a, b in combinations(arms, 2):
-            moved[a, b, name] = difference(samples[a][name], samples[b][name])
+            moved[a, b, name] = difference(over[a], over[b])
             p = _p_value(totals[a], totals[b], labels, n_permutations, seed)
-            retained = _retained(samples[a][name], samples[b][name])
-            changes[a, b, name] = Change(moved[a, b, name].percentiles(_SCORE), retained, p)
+            changes[a, b, name] = Change(moved[a, b, name].percentiles(_SCORE), _retained(over[a], over[b]), p)
     adjusted = holm([change.p for change in changes.values()])
     changes = {key: replace(change, p_holm=p) for (key, change), p in zip(changes.items(), adjusted, strict=True)}
     steps = tuple(
         Transfer(a, b, name, changes[a, b, home], changes[a, b, name], _gap(moved[a, b, home], moved[a, b, name]))
         for a, b in combinations(arms, 2)
-        for name in away
+        for name in (away if labels else ())
     )
-    scores = {
-        arm: {name: intervals(sample)[_SCORE] for name, sample in found.items()} for arm, found in samples.items()
-    }
-    return TransferReport(steps, scores, sum(p == p for p in adjusted))
+    return TransferReport(steps, scores, sum(p == p for p in adjusted), tuple(labels), below)
+
+
+def _all_labels(rows: Sequence[Prediction], labels: Sequence[str]) -> float:
+    """Macro-F1 of answering all ``labels`` for every image: no constant answer has a higher one."""
+    _, truth, mask = counts(rows, labels)
+    return trivial_rows(truth, mask, labels, {})["all_labels"][_SCORE]
 
 
 def _check_sets(rows: Mapping[str, Sequence[Mapping[str, object]]], sets: Sequence[str]) -> None:
