@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +21,7 @@ from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.schema import LabelSet
 from chexreason.labels.uncertainty import LabelPolicy
 
+log = logging.getLogger(__name__)
 PAGE_NAME = "audit.html"
 
 
@@ -72,6 +74,11 @@ def write_audit(
         "withheld": sorted(credentialed),
     }
     figures["shift"] = shift(figures["sets"], home)
+    for name in credentialed & set(figures["sets"]):
+        for split, part in figures["sets"][name]["splits"].items():
+            if part["zeros_at"]:  # on the terminal alone
+                log.info("%s, %s: zeros in all labels, e.g. %s", name, split, ", ".join(part["zeros_at"]))
+            part["zeros_at"] = []
     figures["worries"] = worries(figures)
     shown = {name: manifest for name, manifest in manifests.items() if name not in credentialed}
     pictures = contact_sheet(shown, n_images, seed)

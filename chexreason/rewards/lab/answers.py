@@ -41,9 +41,7 @@ class Answers:
         rows = [row for row, study in enumerate(self.studies) if any(study.mask)]
         if not rows:
             n, name = len(self.studies), self.studies[0].dataset
-            raise ValueError(
-                f"none of the {n} studies of '{name}' has a judged label: leave its answers out"
-            )
+            raise ValueError(f"none of the {n} studies of '{name}' has a judged label: leave its answers out")
         return self._of(rows)
 
     def _of(self, rows: Sequence[int]) -> Answers:
