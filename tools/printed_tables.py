@@ -94,9 +94,9 @@ def sentences() -> list[str]:
     below = [f"{model} ({score:.3f})" for model, score in home.items() if score < floor]
     found = [
         f"From {sft} to {grpo} the printed macro-F1 changes by {home[grpo] - home[sft]:+.3f} on CheXpert, over 14 "
-        f"labels, and by {away[grpo] - away[sft]:+.3f} on NIH, over {n}. Over the {n} labels that both judge the change "
-        f"on CheXpert is {common[grpo] - common[sft]:+.3f}: {common['medgemma']:.3f} (medgemma), {common[sft]:.3f} "
-        f"({sft}), {common[grpo]:.3f} ({grpo}). On NIH {away[grpo] / away[sft]:.0%} is retained.",
+        f"labels, and by {away[grpo] - away[sft]:+.3f} on NIH, over {n}. Over the {n} labels that both judge the "
+        f"change on CheXpert is {common[grpo] - common[sft]:+.3f}: {common['medgemma']:.3f} (medgemma), "
+        f"{common[sft]:.3f} ({sft}), {common[grpo]:.3f} ({grpo}). On NIH {away[grpo] / away[sft]:.0%} is retained.",
         f"Answering all fourteen labels for every image has macro-F1 {floor:.3f} on the 500 studies of CheXpert's "
         f"published test labels (the paper scores 518 of their images); below it: {', '.join(below)}. The counts of "
         "the paper's 488 NIH images are not published.",
