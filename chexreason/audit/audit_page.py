@@ -75,10 +75,7 @@ def write_audit(
     }
     figures["shift"] = shift(figures["sets"], home)
     for name in credentialed & set(figures["sets"]):
-        for split, part in figures["sets"][name]["splits"].items():
-            if part["zeros_at"]:  # on the terminal alone
-                log.info("%s, %s: zeros in all labels, e.g. %s", name, split, ", ".join(part["zeros_at"]))
-            part["zeros_at"] = []
+        _name_on_the_terminal_alone(name, figures["sets"][name]["splits"])
     figures["worries"] = worries(figures)
     shown = {name: manifest for name, manifest in manifests.items() if name not in credentialed}
     pictures = contact_sheet(shown, n_images, seed)
@@ -102,6 +99,14 @@ def _render(figures: AuditFigures, pictures: Sequence[Picture], licences: Sequen
         far_apart=far_apart,
         limits={"few": FEW, "ratio": RATIO, "fair": FAIR},
     )
+
+
+def _name_on_the_terminal_alone(name: str, splits: Mapping[str, AuditFigures]) -> None:
+    """Takes the studies that are named out of the figures of a credentialed set."""
+    for split, part in splits.items():
+        if part["zeros_at"]:
+            log.info("%s, %s: zeros in all labels, e.g. %s", name, split, ", ".join(part["zeros_at"]))
+        part["zeros_at"] = []
 
 
 def _leak(leak: Leak, credentialed: Collection[str]) -> AuditFigures:

@@ -16,7 +16,7 @@ from chexreason.reports.figures import draw_pareto
 from chexreason.reports.printed import printed_sentences
 from chexreason.reports.provenance import Ground, Origins, common_ground
 from chexreason.reports.result_table import Runs
-from chexreason.reports.tables import MISSING, STATISTIC_TITLES, Table, TableRow, csv_text, interval_cell
+from chexreason.reports.tables import COVERAGE, MISSING, STATISTIC_TITLES, Table, TableRow, csv_text, interval_cell
 from chexreason.reports.verdict import basis_sentence, transfer_sentence
 from chexreason.statistics.comparable import label_count
 from chexreason.statistics.transfer import Change, Transfer, TransferReport, transfer_report
@@ -93,7 +93,8 @@ def _page(report: TransferReport, table: Table, sentences: Sequence[str]) -> str
         "Intervals (95 %) resample patients, the same draws for both arms; `retained away` is the score after the step "
         "over the score before it, `gap` the change away minus the change at home. p: patients swapped between the two "
         f"arms at random; in brackets adjusted for all {report.n_tests} tests of this table (Holm); none where arms "
-        "have different numbers of seeds. Intervals are not adjusted: with many steps, some exclude zero by chance."
+        "have different numbers of seeds. Intervals are not adjusted: with many steps, some exclude zero by chance. "
+        f"{COVERAGE}"
     )
     printed = [f"- {sentence}" for sentence in printed_sentences()]
     paper = "\n".join(["What the paper's printed figures say, without intervals:", "", *printed])
