@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from itertools import pairwise
+from itertools import pairwise, product
 from statistics import fmean
 from typing import Any
 
@@ -38,59 +38,62 @@ def study_figures(
     (``all_labels__<arm>``, ``best_constant__<arm>``). Raises ValueError when paired arms saw different studies, and
     when the arms were scored under different policies or on different data.
     """
-    facts = set_facts(arms, label_set)
     rows = {arm: datasets(predictions) for arm, predictions in arms.items()}
+    constants = {"all_labels": label_set.labels}
+    constants |= {"best_constant": best_constant_answer(train_prevalence)} if train_prevalence else {}
+    samples: dict[str, dict[str, Replicates]] = {row: {} for row in (*arms, *constants)}
     trivial: StudyFigures = {}
-    samples: dict[str, dict[str, Replicates]] = {arm: {} for arm in arms}
-    figures: StudyFigures = {"sets": facts, "arms": {arm: {} for arm in arms}, "trivial": trivial, "paired": {}}
+    figures: StudyFigures = {"sets": set_facts(arms, label_set), "arms": {arm: {} for arm in arms}, "trivial": trivial}
     for arm, by_set in rows.items():
         for name, found in by_set.items():
             labels = evaluated_labels(found, label_set)
             samples[arm][name] = replicates(found, labels, n_resamples, seed)
             figures["arms"][arm][name] = _arm_figures(found, labels, samples[arm][name])
-            if name not in trivial.get("nothing", {}):
-                _, truth, mask = counts(found, labels)
-                for row, scores in trivial_rows(truth, mask, labels, train_prevalence).items():
-                    per_label = {label: scores[f"f1/{label}"] for label in labels}
-                    trivial.setdefault(row, {})[name] = {s: scores[s] for s in STATISTICS} | {"per_label": per_label}
+            if name in samples["all_labels"]:
+                continue
+            for row, answer in constants.items():
+                samples[row][name] = replicates(_constant(found, answer), labels, n_resamples, seed)
+            _, truth, mask = counts(found, labels)
+            for row, scores in trivial_rows(truth, mask, labels, train_prevalence).items():
+                per_label = {label: scores[f"f1/{label}"] for label in labels}
+                trivial.setdefault(row, {})[name] = {s: scores[s] for s in STATISTICS} | {"per_label": per_label}
     names = list(arms)
-    for a, b in (*pairwise(names), *([(names[0], names[-1])] if len(names) > 2 else [])):
-        common = [name for name in samples[a] if name in samples[b]]
-        figures["paired"][f"{a}__{b}"] = {name: _pair_figures(samples[a][name], samples[b][name]) for name in common}
-    constants = {"all_labels": label_set.labels}
-    constants |= {"best_constant": best_constant_answer(train_prevalence)} if train_prevalence else {}
-    for row, answer in constants.items():
-        for arm, by_set in rows.items():
-            figures["paired"][f"{row}__{arm}"] = {
-                name: _pair_figures(_constant(found, answer, label_set, n_resamples, seed), samples[arm][name])
-                for name, found in by_set.items()
-            }
-    figures["common"] = _common_figures(figures, samples)
+    pairs = [*pairwise(names), *([(names[0], names[-1])] if len(names) > 2 else []), *product(constants, names)]
+    figures["paired"] = _paired(samples, pairs)
+    figures["common"] = _common_figures(figures, samples, pairs)
     return figures
 
 
-def _common_figures(figures: Mapping[str, Any], samples: Mapping[str, Mapping[str, Replicates]]) -> StudyFigures:
+def _paired(samples: Mapping[str, Mapping[str, Replicates]], pairs: Sequence[tuple[str, str]]) -> StudyFigures:
+    """The difference b - a of each pair (a, b), under ``a__b``, on each data set that both have."""
+    return {
+        f"{a}__{b}": {
+            name: _pair_figures(samples[a][name], own) for name, own in samples[b].items() if name in samples[a]
+        }
+        for a, b in pairs
+    }
+
+
+def _common_figures(
+    figures: Mapping[str, Any], samples: Mapping[str, Mapping[str, Replicates]], pairs: Sequence[tuple[str, str]]
+) -> StudyFigures:
     """Macro-F1 of arms, trivial rows and steps over the ``labels`` that all sets judge; no figure without a label."""
     labels = common_labels(figures["sets"])
-    found: StudyFigures = {"labels": labels, "arms": {}, "trivial": {}, "paired": {}}
     if not labels:
-        return found
-    over = {arm: {name: over_labels(s, labels) for name, s in by_set.items()} for arm, by_set in samples.items()}
-    found["arms"] = {
-        arm: {name: {"macro_f1": {"value": s.value["macro_f1"]}} for name, s in by_set.items()}
-        for arm, by_set in over.items()
+        return {"labels": labels, "arms": {}, "trivial": {}, "paired": {}}
+    over = {row: {name: over_labels(s, labels) for name, s in by_set.items()} for row, by_set in samples.items()}
+    return {
+        "labels": labels,
+        "arms": {
+            arm: {name: {"macro_f1": {"value": s.value["macro_f1"]}} for name, s in over[arm].items()}
+            for arm in figures["arms"]
+        },
+        "trivial": {
+            row: {name: {"macro_f1": fmean(s["per_label"][label] for label in labels)} for name, s in by_set.items()}
+            for row, by_set in figures["trivial"].items()
+        },
+        "paired": _paired(over, pairs),
     }
-    found["trivial"] = {
-        row: {name: {"macro_f1": fmean(s["per_label"][label] for label in labels)} for name, s in by_set.items()}
-        for row, by_set in figures["trivial"].items()
-    }
-    steps = {key: key.split("__") for key in figures["paired"]}
-    found["paired"] = {
-        key: {name: _pair_figures(over[a][name], over[b][name]) for name in figures["paired"][key]}
-        for key, (a, b) in steps.items()
-        if a in over
-    }
-    return found
 
 
 def reward_figures(rewards: pd.DataFrame | None, n_resamples: int, seed: int) -> StudyFigures:
@@ -121,12 +124,9 @@ def _arm_figures(rows: Sequence[Prediction], labels: Sequence[str], sample: Repl
     return {**{name: asdict(found[name]) for name in STATISTICS}, **size, **tokens, "per_label": per_label}
 
 
-def _constant(
-    rows: Sequence[Prediction], answer: Sequence[str], label_set: LabelSet, n_resamples: int, seed: int
-) -> Replicates:
-    """Replicates of one answer given to every study, over the same resamples as the arms'."""
-    answers = [replace(p, predicted=tuple(x for x in answer if x in p.labelled), broken=None) for p in rows]
-    return replicates(answers, evaluated_labels(rows, label_set), n_resamples, seed)
+def _constant(rows: Sequence[Prediction], answer: Sequence[str]) -> list[Prediction]:
+    """One answer given to every study."""
+    return [replace(p, predicted=tuple(x for x in answer if x in p.labelled), broken=None) for p in rows]
 
 
 def _pair_figures(a: Replicates, b: Replicates) -> StudyFigures:

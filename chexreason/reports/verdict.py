@@ -9,6 +9,7 @@ from typing import Any
 from chexreason.reports.study_tables import arm_title, best_trivial, data_sets
 from chexreason.statistics.bootstrap import Interval
 
+_EQUAL = 1e-9  # scores that differ by rounding alone
 _READABLE = 0.05  # fail rates above this are worth a sentence
 
 
@@ -20,7 +21,8 @@ def verdict(figures: Mapping[str, Any]) -> list[str]:
     """
     paired = figures["common"]["paired"]
     steps = [key for a, b in pairwise(figures["arms"]) if paired.get(key := f"{a}__{b}")]
-    sentences = [*_below_trivial(figures), *_label_basis(figures), *(_change(key, paired[key]) for key in steps)]
+    on = basis_sentence(figures["common"]["labels"], figures["sets"]) if len(figures["arms"]) > 1 else ""
+    sentences = [*_below_trivial(figures), *[on] * bool(on), *(_change(key, paired[key]) for key in steps)]
     if steps:
         sentences += _transfer(steps[-1], figures)
     return [*sentences, *_unreadable(figures), *_reward(figures)]
@@ -35,11 +37,6 @@ def basis_sentence(labels: Sequence[str], sets: Mapping[str, Mapping[str, Any]])
         return ""
     n = f"{len(labels)} label{'' if len(labels) == 1 else 's'}"
     return f"Changes are of the macro-F1 over the {n} that all of {names} judge: {', '.join(labels)}."
-
-
-def _label_basis(figures: Mapping[str, Any]) -> list[str]:
-    said = basis_sentence(figures["common"]["labels"], figures["sets"])
-    return [said] * bool(said and len(figures["arms"]) > 1)
 
 
 def _direction(interval: Mapping[str, float | None]) -> int:
@@ -121,7 +118,8 @@ def _transfer(key: str, figures: Mapping[str, Any]) -> list[str]:
 def _beaten(figures: Mapping[str, Any], arm: str, sets: Iterable[str]) -> list[str]:
     """Those of ``sets`` where a trivial answer beats ``arm`` in macro-F1, over the set's labels or the common ones."""
     bases = (figures, figures["common"])
-    return [n for n in sets if any(f["arms"][arm][n]["macro_f1"]["value"] < best_trivial(f, n)[0] for f in bases)]
+    below = {n for f in bases for n in sets if f["arms"][arm][n]["macro_f1"]["value"] < best_trivial(f, n)[0] - _EQUAL}
+    return [n for n in sets if n in below]
 
 
 def _below_trivial(figures: Mapping[str, Any]) -> list[str]:

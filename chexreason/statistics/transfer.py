@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from statistics import fmean
 
 import numpy as np
 
@@ -26,10 +27,10 @@ from chexreason.statistics.comparable import common_labels, set_facts
 from chexreason.statistics.metrics import FloatArray, ratio
 from chexreason.statistics.permutation import holm, paired_permutation
 from chexreason.statistics.predictions import counts, datasets
-from chexreason.statistics.trivial import trivial_rows
 from chexreason.types import Prediction
 
 _SCORE = "macro_f1"
+_EQUAL = 1e-9  # scores that differ by rounding alone
 Arms = Mapping[str, Sequence[Sequence[Prediction]]]  # of each arm, the predictions of each seed
 
 
@@ -105,12 +106,14 @@ def transfer_report(
             arm: seed_mean([replicates(by_set[name], own, n_resamples, seed) for by_set in seeds])
             for arm, seeds in rows.items()
         }
-        bases = [own, labels] if labels else [own]
+        _, truth, mask = counts(next(iter(rows.values()))[0][name], own)
+        floors = dict(zip(own, ratio(2 * truth.sum(0), truth.sum(0) + mask.sum(0)), strict=True))  # of all labels
         for arm, sample in samples.items():
             scores[arm][name] = intervals(sample)[_SCORE]
-            floors = [_all_labels(rows[arm][0][name], basis) for basis in bases]
-            beaten = any(over_labels(sample, b).value[_SCORE] < f for b, f in zip(bases, floors, strict=True))
-            below[arm] += (name,) * beaten
+            gaps = [
+                over_labels(sample, x).value[_SCORE] - fmean(floors[label] for label in x) for x in (own, labels) if x
+            ]
+            below[arm] += (name,) * (min(gaps) < -_EQUAL)
         if not labels:
             continue
         over = {arm: over_labels(sample, labels) for arm, sample in samples.items()}
@@ -130,12 +133,6 @@ def transfer_report(
         for name in (away if labels else ())
     )
     return TransferReport(steps, scores, sum(p == p for p in adjusted), tuple(labels), below)
-
-
-def _all_labels(rows: Sequence[Prediction], labels: Sequence[str]) -> float:
-    """Macro-F1 of answering all ``labels`` for every image: no constant answer has a higher one."""
-    _, truth, mask = counts(rows, labels)
-    return trivial_rows(truth, mask, labels, {})["all_labels"][_SCORE]
 
 
 def _check_sets(rows: Mapping[str, Sequence[Mapping[str, object]]], sets: Sequence[str]) -> None:
