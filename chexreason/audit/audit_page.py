@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +21,7 @@ from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.schema import LabelSet
 from chexreason.labels.uncertainty import LabelPolicy
 
+log = logging.getLogger(__name__)
 PAGE_NAME = "audit.html"
 
 
@@ -72,6 +74,8 @@ def write_audit(
         "withheld": sorted(credentialed),
     }
     figures["shift"] = shift(figures["sets"], home)
+    for name in credentialed & set(figures["sets"]):
+        _name_on_the_terminal_alone(name, figures["sets"][name]["splits"])
     figures["worries"] = worries(figures)
     shown = {name: manifest for name, manifest in manifests.items() if name not in credentialed}
     pictures = contact_sheet(shown, n_images, seed)
@@ -95,6 +99,14 @@ def _render(figures: AuditFigures, pictures: Sequence[Picture], licences: Sequen
         far_apart=far_apart,
         limits={"few": FEW, "ratio": RATIO, "fair": FAIR},
     )
+
+
+def _name_on_the_terminal_alone(name: str, splits: Mapping[str, AuditFigures]) -> None:
+    """Takes the studies that are named out of the figures of a credentialed set."""
+    for split, part in splits.items():
+        if part["zeros_at"]:
+            log.info("%s, %s: zeros in all labels, e.g. %s", name, split, ", ".join(part["zeros_at"]))
+        part["zeros_at"] = []
 
 
 def _leak(leak: Leak, credentialed: Collection[str]) -> AuditFigures:

@@ -24,6 +24,7 @@ _MARKS = {"positive": 1.0, "negative": 0.0, "uncertain": -1.0}  # and blank, whi
 _DECADES = tuple(range(0, 101, 10))
 _DETAILS = ("view", "age", "sex", "exam_id", "sha256")  # columns in which a value may be missing
 _SHOWN_VIEWS = 8
+_NAMED = 3  # studies of a kind named on the page
 
 
 def resolved(
@@ -35,12 +36,21 @@ def resolved(
     return resolve(raw, policy, np.asarray(~np.isnan(raw).all(axis=0)) & np.array(wanted))
 
 
+def only_zeros(manifest: Manifest, policy: LabelPolicy) -> npt.NDArray[np.bool_]:
+    """The rows [N] judged on every label that the set judges, No Finding among them, and positive in none."""
+    target, mask = resolved(manifest, policy)
+    everything = mask[:, mask.any(axis=0)].all(axis=1) & mask[:, CHEXPERT14.index(_NORMAL)]
+    found: npt.NDArray[np.bool_] = everything & ~target.any(axis=1)
+    return found
+
+
 def set_figures(manifest: Manifest, policy: LabelPolicy, label_list: LabelSet | None = None) -> AuditFigures:
     """Everything the page says about one set; ``manifest`` is as ``conform`` made it and stays unchanged."""
     frame = manifest.frame
     target, mask = resolved(manifest, policy, label_list)  # [N, 14] each
     disease = [label not in (_NORMAL, DEVICES) for label in CHEXPERT14.labels]
     normal = target[:, CHEXPERT14.index(_NORMAL)] == 1  # [N]
+    rated, zeros = mask.any(axis=1), only_zeros(manifest, policy)  # [N] each
     splits = {split: (frame["split"] == split).to_numpy() for split in frame["split"].unique().tolist()}  # [N] each
     images = frame.get("sha256", pd.Series([], dtype="str"))
     images = images[images != ""]
@@ -51,13 +61,16 @@ def set_figures(manifest: Manifest, policy: LabelPolicy, label_list: LabelSet | 
             split: {
                 **_sizes(frame[rows]),
                 "without_positive": int((~target[rows].any(axis=1)).sum()),
+                "unjudged": int((~rated[rows]).sum()),
+                "only_zeros": int(zeros[rows].sum()),
+                "zeros_at": frame["study_id"][rows & zeros].tolist()[:_NAMED],
                 "labels": _prevalences(target[rows], mask[rows]),
             }
             for split, rows in splits.items()
         },
         "labels": _labels(_marks(manifest), target, mask),
         "cooccurrence": _cooccurrence(target, mask),
-        "labels_per_image": np.bincount(target.sum(axis=1)).tolist(),
+        "labels_per_image": np.bincount(target[rated].sum(axis=1)).tolist(),
         "contradictions": int((normal & target[:, disease].any(axis=1)).sum()),
         "views": _shares(frame["view"]),
         "sex": _shares(frame["sex"]),

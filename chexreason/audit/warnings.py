@@ -28,7 +28,7 @@ def worries(figures: AuditFigures) -> list[dict[str, str]]:
 
     found = [
         *_leaks(figures),
-        *of_sets(_few_positives, _prevalence, _never_judged, _ages, _views),
+        *of_sets(_few_positives, _unscored, _prevalence, _never_judged, _ages, _views),
         *_disagreement(figures),
         *of_sets(_consistency, _policy, _rare_in_training),
     ]
@@ -64,6 +64,17 @@ def _few_positives(figures: AuditFigures, name: str, own: AuditFigures) -> Itera
             yield "warn", text
         if part["patients"] < PATIENTS:
             yield "note", f"{name}, {split}: only {part['patients']} patients; expect wide intervals."
+
+
+def _unscored(figures: AuditFigures, name: str, own: AuditFigures) -> Iterator[Worry]:
+    for split, part in own["splits"].items():
+        if n := part["unjudged"]:
+            text = f"{n:,} of {part['images']:,} images have no judged label: no score and no training counts them"
+            yield "warn", f"{name}, {split}: {text}."
+        if n := part["only_zeros"]:
+            named = ", ".join(part["zeros_at"]) or "identifiers withheld"
+            text = f"{n:,} of {part['images']:,} images ({named}) are judged on all labels and positive in none"
+            yield "warn", f"{name}, {split}: {text}, No Finding included. Every valid answer to them is wrong."
 
 
 def _prevalence(figures: AuditFigures, name: str, own: AuditFigures) -> Iterator[Worry]:

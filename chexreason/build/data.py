@@ -94,10 +94,18 @@ def _read(path: Path, modified: int) -> manifests.Manifest:
 def load_studies(cfg: DictConfig, name: str, splits: Sequence[str], label_set: LabelSet) -> list[Study]:
     """The studies of one prepared set, masked outside its ``label_list``.
 
-    Raises KeyError for a set the data config does not have, or a label list that does not exist.
+    Raises KeyError for a set the data config does not have, or a label list that does not exist, and ValueError where
+    no study has a judged label.
     """
-    found = manifests.studies(load_manifest(cfg, name), label_set, set_policy(cfg, name), splits)
-    return restrict(found, label_set, cfg.data.sets[name].get("label_list"))
+    policy, listed = set_policy(cfg, name), cfg.data.sets[name].get("label_list")
+    found = restrict(manifests.studies(load_manifest(cfg, name), label_set, policy, splits), label_set, listed)
+    if not any(any(study.mask) for study in found):
+        raise ValueError(
+            f"none of the {len(found)} studies of '{name}' in {', '.join(splits)} has a judged label (policy "
+            f"{policy.declared}, label_list {listed}): no answer to them can be scored; change data.sets.{name}.policy "
+            f"or label_list, or leave the set out"
+        )
+    return found
 
 
 def declaration(cfg: DictConfig, name: str, manifest: manifests.Manifest) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from inspect import signature
 from pathlib import Path
@@ -33,6 +34,8 @@ from chexreason.training.callbacks.wandb_run import WandbRun, wandb_logger
 from chexreason.training.datamodule import StudyData
 from chexreason.training.policy_module import PolicyModule
 
+log = logging.getLogger(__name__)
+
 
 def build_data(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: LabelSet) -> StudyData:
     """Training samples of the phase's split and the validation sets; only the home set validates with answers.
@@ -45,6 +48,10 @@ def build_data(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: Label
     studies = load_studies(cfg, cfg.data.home, (cfg.phase.split,), label_set)
     # Without a positive label there is no valid answer to learn, and nonsense would earn a full reward.
     useful = [study for study in studies if any(study.target)]
+    if len(useful) < len(studies):
+        said = "%s, %s: %d of %d studies have no positive label (%d no judged one): not trained on"
+        unjudged = sum(not any(study.mask) for study in studies)
+        log.info(said, cfg.data.home, cfg.phase.split, len(studies) - len(useful), len(studies), unjudged)
     train = build_samples(subset(useful, cfg.phase.limit, cfg.seed), prompt, label_set, teacher)
     check_answers(train, prompt.answer_format(label_set))
     check_training(cfg, train)

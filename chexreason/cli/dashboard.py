@@ -83,7 +83,8 @@ def _page(place: Mapping[str, str], name: str, groups: Mapping[str, Sequence[str
     wr, ws = _library("reports.v2"), _library("workspaces")
     note = (
         "Validation curves are for choosing; what is claimed stands in the tables and the transfer report, with "
-        "intervals (python -m chexreason.cli.tables). Steps are optimiser steps of SFT and rollouts of GRPO."
+        "intervals (python -m chexreason.cli.tables). A set's score is over its own labels; worst, mean and "
+        "constrained are over those that all sets judge. Steps are optimiser steps of SFT and rollouts of GRPO."
     )
     blocks = [wr.P(note), wr.TableOfContents()]
     for title, found in groups.items():

@@ -144,7 +144,8 @@ def show_file(found: Mapping[str, Any], console: Console) -> None:
         parts = ", ".join(f"{name} {value:.4g}" for name, value in row["parts"].items())
         bounds = "" if row["low"] is None else f" [{row['low']:.3f}, {row['high']:.3f}]"
         value = "undefined" if row["rank_correlation"] is None else f"{row['rank_correlation']:.3f}{bounds}"
-        cells = (row["reward_name"], row["dataset"], str(row["n"]), f"{row['reward']:.4g}", parts, value)
+        of = f" of {row['n_studies']}" if row["n"] < row["n_studies"] else ""
+        cells = (row["reward_name"], row["dataset"], f"{row['n']}{of}", f"{row['reward']:.4g}", parts, value)
         view.add_row(*map(Text, cells))
     console.print(view)
 

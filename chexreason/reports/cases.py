@@ -59,13 +59,13 @@ class Case:
 def choose_cases(arms: Mapping[str, Sequence[Prediction]], n_cases: int, seed: int = 0) -> list[tuple[str, str]]:
     """(study id, kind) of up to ``n_cases`` studies that every arm answered, drawn evenly over data sets and kinds.
 
-    A study is "failed" when some arm's answer is unreadable, else "right" or "wrong" by the last arm's label set.
-    Drawn at random within each stratum: nobody picked them.
+    A study is "failed" when some arm's answer is unreadable, else "right" or "wrong" by the last arm's label set; one
+    without a judged label is neither, and left out. Drawn at random within each stratum: nobody picked them.
     """
     by_arm = [{p.study_id: p for p in predictions} for predictions in arms.values()]
     strata: dict[tuple[str, str], list[str]] = {}
     for study, last in by_arm[-1].items():
-        if all(study in answers for answers in by_arm):
+        if last.labelled and all(study in answers for answers in by_arm):
             kind = _kind([answers[study] for answers in by_arm])
             strata.setdefault((last.dataset, kind), []).append(study)
     rng = np.random.default_rng(seed)

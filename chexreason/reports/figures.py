@@ -148,7 +148,7 @@ def draw_printed(stem: Path) -> None:
     points = {
         model: (Interval(home[model], math.nan, math.nan), Interval(away[model], math.nan, math.nan)) for model in home
     }
-    draw_pareto(points, stem, home="CheXpert", away="NIH", title="The paper's models, as printed")
+    draw_pareto(points, stem, home="CheXpert, 14 labels", away="NIH, 9 labels", title="The paper's models, as printed")
 
 
 def front(points: Points) -> list[str]:

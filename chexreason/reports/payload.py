@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from itertools import pairwise
+from itertools import pairwise, product
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
 from chexreason.labels.schema import LabelSet
 from chexreason.reports.history import ends, fifths
-from chexreason.statistics.bootstrap import STATISTICS, Replicates, intervals, paired, replicates
-from chexreason.statistics.comparable import set_facts
+from chexreason.statistics.bootstrap import STATISTICS, Replicates, intervals, over_labels, paired, replicates
+from chexreason.statistics.comparable import common_labels, set_facts
 from chexreason.statistics.metrics import confusion
-from chexreason.statistics.predictions import counts, datasets, evaluated_labels
+from chexreason.statistics.predictions import counts, datasets, evaluated_labels, on_judged
 from chexreason.statistics.trivial import best_constant_answer, trivial_rows
 from chexreason.types import Prediction
 
@@ -32,38 +33,67 @@ def study_figures(
 ) -> StudyFigures:
     """Figures of all ``arms`` (in order) on all their data sets: ``sets``, ``arms``, ``trivial`` and ``paired``.
 
+    Under ``common`` is macro-F1 again, over the ``labels`` that all sets judge: what may be compared between sets.
     Neighbouring arms are paired, the first with the last, and every arm with the constant trivial answers
     (``all_labels__<arm>``, ``best_constant__<arm>``). Raises ValueError when paired arms saw different studies, and
     when the arms were scored under different policies or on different data.
     """
-    facts = set_facts(arms, label_set)
     rows = {arm: datasets(predictions) for arm, predictions in arms.items()}
+    constants = {"all_labels": label_set.labels}
+    constants |= {"best_constant": best_constant_answer(train_prevalence)} if train_prevalence else {}
+    samples: dict[str, dict[str, Replicates]] = {row: {} for row in (*arms, *constants)}
     trivial: StudyFigures = {}
-    samples: dict[str, dict[str, Replicates]] = {arm: {} for arm in arms}
-    figures: StudyFigures = {"sets": facts, "arms": {arm: {} for arm in arms}, "trivial": trivial, "paired": {}}
+    figures: StudyFigures = {"sets": set_facts(arms, label_set), "arms": {arm: {} for arm in arms}, "trivial": trivial}
     for arm, by_set in rows.items():
         for name, found in by_set.items():
             labels = evaluated_labels(found, label_set)
             samples[arm][name] = replicates(found, labels, n_resamples, seed)
             figures["arms"][arm][name] = _arm_figures(found, labels, samples[arm][name])
-            if name not in trivial.get("nothing", {}):
-                _, truth, mask = counts(found, labels)
-                for row, scores in trivial_rows(truth, mask, labels, train_prevalence).items():
-                    per_label = {label: scores[f"f1/{label}"] for label in labels}
-                    trivial.setdefault(row, {})[name] = {s: scores[s] for s in STATISTICS} | {"per_label": per_label}
+            if name in samples["all_labels"]:
+                continue
+            for row, answer in constants.items():
+                samples[row][name] = replicates(_constant(found, answer), labels, n_resamples, seed)
+            _, truth, mask = counts(found, labels)
+            for row, scores in trivial_rows(truth, mask, labels, train_prevalence).items():
+                per_label = {label: scores[f"f1/{label}"] for label in labels}
+                trivial.setdefault(row, {})[name] = {s: scores[s] for s in STATISTICS} | {"per_label": per_label}
     names = list(arms)
-    for a, b in (*pairwise(names), *([(names[0], names[-1])] if len(names) > 2 else [])):
-        common = [name for name in samples[a] if name in samples[b]]
-        figures["paired"][f"{a}__{b}"] = {name: _pair_figures(samples[a][name], samples[b][name]) for name in common}
-    constants = {"all_labels": label_set.labels}
-    constants |= {"best_constant": best_constant_answer(train_prevalence)} if train_prevalence else {}
-    for row, answer in constants.items():
-        for arm, by_set in rows.items():
-            figures["paired"][f"{row}__{arm}"] = {
-                name: _pair_figures(_constant(found, answer, label_set, n_resamples, seed), samples[arm][name])
-                for name, found in by_set.items()
-            }
+    pairs = [*pairwise(names), *([(names[0], names[-1])] if len(names) > 2 else []), *product(constants, names)]
+    figures["paired"] = _paired(samples, pairs)
+    figures["common"] = _common_figures(figures, samples, pairs)
     return figures
+
+
+def _paired(samples: Mapping[str, Mapping[str, Replicates]], pairs: Sequence[tuple[str, str]]) -> StudyFigures:
+    """The difference b - a of each pair (a, b), under ``a__b``, on each data set that both have."""
+    return {
+        f"{a}__{b}": {
+            name: _pair_figures(samples[a][name], own) for name, own in samples[b].items() if name in samples[a]
+        }
+        for a, b in pairs
+    }
+
+
+def _common_figures(
+    figures: Mapping[str, Any], samples: Mapping[str, Mapping[str, Replicates]], pairs: Sequence[tuple[str, str]]
+) -> StudyFigures:
+    """Macro-F1 of arms, trivial rows and steps over the ``labels`` that all sets judge; no figure without a label."""
+    labels = common_labels(figures["sets"])
+    if not labels:
+        return {"labels": labels, "arms": {}, "trivial": {}, "paired": {}}
+    over = {row: {name: over_labels(s, labels) for name, s in by_set.items()} for row, by_set in samples.items()}
+    return {
+        "labels": labels,
+        "arms": {
+            arm: {name: {"macro_f1": {"value": s.value["macro_f1"]}} for name, s in over[arm].items()}
+            for arm in figures["arms"]
+        },
+        "trivial": {
+            row: {name: {"macro_f1": fmean(s["per_label"][label] for label in labels)} for name, s in by_set.items()}
+            for row, by_set in figures["trivial"].items()
+        },
+        "paired": _paired(over, pairs),
+    }
 
 
 def reward_figures(rewards: pd.DataFrame | None, n_resamples: int, seed: int) -> StudyFigures:
@@ -89,17 +119,14 @@ def _arm_figures(rows: Sequence[Prediction], labels: Sequence[str], sample: Repl
         }
         for i, label in enumerate(labels)
     }
-    size = {"n_studies": len(rows), "n_patients": sample.n_patients}
-    tokens = {"mean_tokens": sum(p.n_tokens for p in rows) / len(rows)}
+    size = {"n_studies": len(rows), "n_judged": len(sample.studies), "n_patients": sample.n_patients}
+    tokens = {"mean_tokens": fmean(p.n_tokens for p in on_judged(rows, labels))}
     return {**{name: asdict(found[name]) for name in STATISTICS}, **size, **tokens, "per_label": per_label}
 
 
-def _constant(
-    rows: Sequence[Prediction], answer: Sequence[str], label_set: LabelSet, n_resamples: int, seed: int
-) -> Replicates:
-    """Replicates of one answer given to every study, over the same resamples as the arms'."""
-    answers = [replace(p, predicted=tuple(x for x in answer if x in p.labelled), broken=None) for p in rows]
-    return replicates(answers, evaluated_labels(rows, label_set), n_resamples, seed)
+def _constant(rows: Sequence[Prediction], answer: Sequence[str]) -> list[Prediction]:
+    """One answer given to every study."""
+    return [replace(p, predicted=tuple(x for x in answer if x in p.labelled), broken=None) for p in rows]
 
 
 def _pair_figures(a: Replicates, b: Replicates) -> StudyFigures:

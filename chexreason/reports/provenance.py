@@ -33,13 +33,12 @@ Origins = Mapping[str, Origin]  # of each run
 
 @dataclass(frozen=True)
 class Ground:
-    """What figures stand on: the facts of each data set (``set_facts``), its number of studies, the runs' origins.
+    """What figures stand on: the facts of each data set (``set_facts``) and the runs' origins.
 
     ``not_run`` are runs that were to be compared and have no answers or scores yet.
     """
 
     facts: Mapping[str, Mapping[str, Any]]
-    n_studies: Mapping[str, int]
     origins: Origins
     not_run: tuple[str, ...] = ()
 
@@ -54,7 +53,7 @@ class Ground:
 
     def sentence(self) -> str:
         """Label policy, labels, data, split and number of studies of every set, and what else its notes must say."""
-        shown = ", ".join(f"{n} studies at {name}" for name, n in self.n_studies.items())
+        shown = ", ".join(f"{found['n_studies']} studies at {name}" for name, found in self.facts.items())
         lacking = [f"Not run, and not compared here: {', '.join(self.not_run)}."] if self.not_run else []
         said = f"{basis(self.facts)}; split {self._split()}: {shown}."
         return " ".join([said, *lacking, *self._chosen(), *self._stand_ins()])
@@ -92,12 +91,9 @@ def common_ground(
     """
     kept = {run: [p for p in rows if p.dataset in sets] for run, rows in answers.items()}
     facts = set_facts(kept, label_set)
-    n_studies = {}
     for name in facts:
-        there = {run: found for run, rows in kept.items() if (found := datasets(rows).get(name))}
-        check_studies(name, there)
-        n_studies[name] = len(next(iter(there.values())))
-    return Ground(facts, n_studies, origins, tuple(not_run))
+        check_studies(name, {run: found for run, rows in kept.items() if (found := datasets(rows).get(name))})
+    return Ground(facts, origins, tuple(not_run))
 
 
 def by_seed(runs: Mapping[str, Mapping[int, Sequence[Prediction]]]) -> dict[str, Sequence[Prediction]]:

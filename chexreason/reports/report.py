@@ -15,6 +15,7 @@ from chexreason.reports.payload import StudyFigures, reward_figures, study_figur
 from chexreason.reports.pictures import withheld
 from chexreason.reports.report_page import write_page
 from chexreason.reports.study_tables import ARM_TITLES, label_tables, long_csv, score_tables
+from chexreason.reports.tables import COVERAGE
 from chexreason.reports.verdict import verdict
 from chexreason.statistics.comparable import UNRECORDED
 from chexreason.statistics.predictions import read_predictions
@@ -98,7 +99,7 @@ def _declaration(facts: Mapping[str, Any], prepared: Mapping[str, str] | None) -
 
 def _markdown(figures: StudyFigures) -> str:
     tables = [*score_tables(figures).values(), *label_tables(figures).values()]
-    parts = [f"# {figures['title']}", " ".join(figures["verdict"]), *(t.markdown() for t in tables if t.rows)]
+    parts = [f"# {figures['title']}", " ".join(figures["verdict"]), *(t.markdown() for t in tables if t.rows), COVERAGE]
     declared = [facts["declaration"].rstrip() for facts in figures["sets"].values() if facts["declaration"]]
     if declared:
         parts += ["**What the labels mean**", *(f"```\n{text}\n```" for text in declared)]

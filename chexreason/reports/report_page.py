@@ -19,7 +19,7 @@ from chexreason.reports.history import Curve
 from chexreason.reports.payload import StudyFigures
 from chexreason.reports.pictures import data_uri, file_address, forget_pictures
 from chexreason.reports.study_tables import arm_title, label_tables, score_tables, stage_table
-from chexreason.reports.tables import BELOW
+from chexreason.reports.tables import BELOW, COVERAGE
 from chexreason.statistics.trivial import TRIVIAL_ANSWERS
 
 _HERE = Path(__file__).parent
@@ -67,6 +67,7 @@ def write_page(
         stages=stage_table(figures["stages"]),
         trivial=TRIVIAL_ANSWERS,
         below=BELOW,
+        coverage=COVERAGE,
     )
     # Pictures before the page that shows them, and the old ones go last: the page is whole at every moment.
     beside = [] if embedded else [case.image for case in cases if case.image]

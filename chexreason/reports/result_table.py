@@ -13,7 +13,7 @@ from chexreason.files import write_text
 from chexreason.labels.schema import LabelSet
 from chexreason.reports.printed import MACRO, TITLES, Printed, all_labels, printed
 from chexreason.reports.provenance import Ground, Origins, by_seed, common_ground
-from chexreason.reports.tables import MISSING, Table, csv_text, interval_cell
+from chexreason.reports.tables import COVERAGE, MISSING, Table, csv_text, interval_cell
 from chexreason.statistics.bootstrap import Interval, intervals, replicates, seed_mean
 from chexreason.statistics.predictions import counts, datasets, evaluated_labels
 from chexreason.statistics.trivial import trivial_rows
@@ -21,7 +21,9 @@ from chexreason.types import Prediction
 
 Runs = Mapping[str, Mapping[int, Sequence[Prediction]]]  # of each run, the predictions of each seed
 _FAILED = "Fail rate"
-_LIMITS = "A fail rate of 0 or 1 has Wilson's interval over patients; other figures that no resample changes have none."
+_LIMITS = (
+    "A fail rate of 0 or 1 has Wilson's interval over patients; other figures that no resample changes have none. "
+)
 _COMPUTED = (
     "computed: follows from CheXpert's published test labels, whatever set ours is on; the paper does not print it."
 )
@@ -151,7 +153,7 @@ def _table(
     ]
     first = f"Ours on {dataset}, paper as printed in arXiv 2512.23090; [95 % interval over patients]"
     first += ", mean over seeds and (their range)" if frame["seed_min"].notna().any() else ""
-    notes = [f"{first}.", _LIMITS, *[_COMPUTED] * (["computed"] in beside.values())]
+    notes = [f"{first}.", _LIMITS + COVERAGE, *[_COMPUTED] * (["computed"] in beside.values())]
     notes += [ground.sentence()] * bool(ground.facts)
     notes += [f"{MISSING} not run: {', '.join(not_run)}."] * bool(not_run)
     caption = f"{paper.name.replace('table', 'Table ')}: {TITLES[paper.name]}"

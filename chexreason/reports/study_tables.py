@@ -32,8 +32,9 @@ def best_trivial(figures: Mapping[str, Any], name: str) -> tuple[float, str]:
 
 
 def score_tables(figures: Mapping[str, Any]) -> dict[str, Table]:
-    """The table of each statistic, and that of the changes in macro-F1 ("change")."""
-    return {statistic: score_table(figures, statistic) for statistic in STATISTICS} | {"change": _change_table(figures)}
+    """The table of each statistic, that of changes in macro-F1 ("change") and that over common labels ("common")."""
+    changes = {"change": _change_table(figures), "common": _change_table(figures, over="common")}
+    return {statistic: score_table(figures, statistic) for statistic in STATISTICS} | changes
 
 
 def score_table(figures: Mapping[str, Any], statistic: str) -> Table:
@@ -52,13 +53,19 @@ def score_table(figures: Mapping[str, Any], statistic: str) -> Table:
     return Table(STATISTIC_TITLES[statistic], ("", *sets), [*arms, *trivial], len(trivial), notes)
 
 
-def _change_table(figures: Mapping[str, Any]) -> Table:
-    """Paired differences in macro-F1 between arms by data set, with intervals and the relative change."""
-    sets, rows = data_sets(figures), []
-    for key, by_set in figures["paired"].items():
+def _change_table(figures: Mapping[str, Any], over: str = "") -> Table:
+    """Paired differences in macro-F1 between arms by data set, with intervals and the relative change.
+
+    ``over="common"``: over the labels that all sets judge; no rows where these are all labels of all sets.
+    """
+    sets, rows, n = data_sets(figures), [], len(figures["common"]["labels"])
+    same = all(len(facts["labels"]) == n for facts in figures["sets"].values())
+    paired = figures["paired"] if not over else {} if same else figures["common"]["paired"]
+    for key, by_set in paired.items():
         step = " → ".join(map(arm_title, key.split("__")))
         rows.append((ScoreCell(step), *(_change_cell(by_set.get(name, {}).get("macro_f1")) for name in sets)))
     caption = f"Paired difference in {STATISTIC_TITLES['macro_f1']}"
+    caption += f" over the {n} labels that all sets judge" if over else ""
     return Table(caption, ("", *sets), rows, notes=(basis(figures["sets"]),))
 
 
@@ -101,7 +108,7 @@ def long_csv(figures: Mapping[str, Any]) -> str:
 def print_summary(figures: Mapping[str, Any], console: Console | None = None) -> None:
     """Prints the verdict, macro-F1 and paired differences of a report to the terminal."""
     console = console or Console()
-    for table in (score_table(figures, "macro_f1"), _change_table(figures)):
+    for table in (score_table(figures, "macro_f1"), _change_table(figures), _change_table(figures, over="common")):
         if table.rows:
             console.print(table.terminal())
     console.print(" ".join(figures["verdict"]), markup=False, highlight=False)

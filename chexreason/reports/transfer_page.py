@@ -16,9 +16,12 @@ from chexreason.reports.figures import draw_pareto
 from chexreason.reports.printed import printed_sentences
 from chexreason.reports.provenance import Ground, Origins, common_ground
 from chexreason.reports.result_table import Runs
-from chexreason.reports.tables import MISSING, STATISTIC_TITLES, Table, TableRow, csv_text, interval_cell
-from chexreason.reports.verdict import transfer_sentence
-from chexreason.statistics.transfer import Change, TransferReport, transfer_report
+from chexreason.reports.tables import COVERAGE, MISSING, STATISTIC_TITLES, Table, TableRow, csv_text, interval_cell
+from chexreason.reports.verdict import basis_sentence, transfer_sentence
+from chexreason.statistics.comparable import label_count
+from chexreason.statistics.transfer import Change, Transfer, TransferReport, transfer_report
+
+_COLUMNS = ["before", "after", "place", "dataset", "quantity", "value", "low", "high", "p", "p_holm"]
 
 
 def write_transfer(
@@ -46,19 +49,22 @@ def write_transfer(
     first = {arm: seeds[0] for arm, seeds in answers.items()}
     ground = common_ground(first, [home, *away], label_set, origins or {}, not_run)
     table = _table(report, home, ground)
-    sentences = [
-        transfer_sentence(
-            step.before, step.after, {f"at {home}": step.home.difference, f"at {step.away_set}": step.away.difference}
-        )
-        for step in report.steps
-    ]
+    on = basis_sentence(report.labels, ground.facts)
+    sentences = [on] * bool(on) + [_sentence(step, home, report.below[step.after]) for step in report.steps]
     write_text(out / "transfer.md", _page(report, table, sentences))
-    write_text(out / "transfer.csv", csv_text(ground.stamped(pd.DataFrame(_lines(report, home)))))
+    write_text(out / "transfer.csv", csv_text(ground.stamped(pd.DataFrame(_lines(report, home), columns=_COLUMNS))))
     write_text(out / "transfer.tex", table.latex("transfer"))
+    titles = {name: f"{name}, {label_count(facts)}" for name, facts in ground.facts.items()}
     for name in away:
         points = {arm: (scores[home], scores[name]) for arm, scores in report.scores.items()}
-        draw_pareto(points, out / f"pareto_{name}", home=home, away=name, title="Home against away")
+        stem = out / f"pareto_{name}"
+        draw_pareto(points, stem, home=titles[home], away=titles[name], title="Home against away")
     return sentences
+
+
+def _sentence(step: Transfer, home: str, below: Sequence[str]) -> str:
+    changes = {f"at {home}": step.home.difference, f"at {step.away_set}": step.away.difference}
+    return transfer_sentence(step.before, step.after, changes, [place for place in changes if place[3:] in below])
 
 
 def _table(report: TransferReport, home: str, ground: Ground) -> Table:
@@ -77,7 +83,8 @@ def _table(report: TransferReport, home: str, ground: Ground) -> Table:
         for step in report.steps
     ]
     header = ("step", "away", f"change at {home}", "p (Holm)", "change away", "p (Holm)", "retained away", "gap")
-    return Table(f"Transfer: {STATISTIC_TITLES['macro_f1']}", header, rows, notes=(ground.sentence(),))
+    on = f"{len(report.labels)} labels that all sets judge"
+    return Table(f"Transfer: {STATISTIC_TITLES['macro_f1']} over the {on}", header, rows, notes=(ground.sentence(),))
 
 
 def _page(report: TransferReport, table: Table, sentences: Sequence[str]) -> str:
@@ -86,7 +93,8 @@ def _page(report: TransferReport, table: Table, sentences: Sequence[str]) -> str
         "Intervals (95 %) resample patients, the same draws for both arms; `retained away` is the score after the step "
         "over the score before it, `gap` the change away minus the change at home. p: patients swapped between the two "
         f"arms at random; in brackets adjusted for all {report.n_tests} tests of this table (Holm); none where arms "
-        "have different numbers of seeds. Intervals are not adjusted: with many steps, some exclude zero by chance."
+        "have different numbers of seeds. Intervals are not adjusted: with many steps, some exclude zero by chance. "
+        f"{COVERAGE}"
     )
     printed = [f"- {sentence}" for sentence in printed_sentences()]
     paper = "\n".join(["What the paper's printed figures say, without intervals:", "", *printed])

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 from chexreason.reports.study_tables import arm_title, best_trivial, data_sets
 from chexreason.statistics.bootstrap import Interval
 
+_EQUAL = 1e-9  # scores that differ by rounding alone
 _READABLE = 0.05  # fail rates above this are worth a sentence
 
 
 def verdict(figures: Mapping[str, Any]) -> list[str]:
-    """Sentences on the changes between neighbouring arms, trivial rows, fail rates and reward.
+    """Sentences on trivial rows, the changes between neighbouring arms, transfer, fail rates and reward.
 
-    ``figures`` is what ``payload.study_figures`` returns, after ``files.finite``.
+    ``figures`` is what ``payload.study_figures`` returns, after ``files.finite``. Changes are over the labels that all
+    data sets judge.
     """
-    steps = [f"{a}__{b}" for a, b in pairwise(figures["arms"]) if f"{a}__{b}" in figures["paired"]]
-    sentences = [_change(key, figures["paired"][key]) for key in steps if figures["paired"][key]]
+    paired = figures["common"]["paired"]
+    steps = [key for a, b in pairwise(figures["arms"]) if paired.get(key := f"{a}__{b}")]
+    on = basis_sentence(figures["common"]["labels"], figures["sets"]) if len(figures["arms"]) > 1 else ""
+    sentences = [*_below_trivial(figures), *[on] * bool(on), *(_change(key, paired[key]) for key in steps)]
     if steps:
-        sentences += _transfer(steps[-1], figures["paired"][steps[-1]])
-    return [*sentences, *_below_trivial(figures), *_unreadable(figures), *_reward(figures)]
+        sentences += _transfer(steps[-1], figures)
+    return [*sentences, *_unreadable(figures), *_reward(figures)]
+
+
+def basis_sentence(labels: Sequence[str], sets: Mapping[str, Mapping[str, Any]]) -> str:
+    """On which ``labels`` the macro-F1 of ``sets`` is compared, where some set has more; "" where all have the same."""
+    names = _listed(list(sets))
+    if not labels:
+        return f"No label is judged by all of {names}: changes between them are not compared."
+    if all(len(facts["labels"]) == len(labels) for facts in sets.values()):
+        return ""
+    n = f"{len(labels)} label{'' if len(labels) == 1 else 's'}"
+    return f"Changes are of the macro-F1 over the {n} that all of {names} judge: {', '.join(labels)}."
 
 
 def _direction(interval: Mapping[str, float | None]) -> int:
@@ -32,10 +47,14 @@ def _direction(interval: Mapping[str, float | None]) -> int:
     return (low > 0) - (high < 0)
 
 
-def transfer_sentence(before: str, after: str, changes: Mapping[str, Interval]) -> str:
-    """One sentence on a step's change in macro-F1 at each place, worded by the interval: it gains, loses or neither."""
+def transfer_sentence(before: str, after: str, changes: Mapping[str, Interval], below: Sequence[str] = ()) -> str:
+    """One sentence on a step's change in macro-F1 at each place, worded by the interval: it gains, loses or neither.
+
+    ``below`` are the places where ``after`` is below answering all labels; they come first.
+    """
     clauses = [_moved(change, place) for place, change in changes.items()]
-    return f"Compared with {before}, {after} {_listed(clauses)}."
+    beaten = f"{after} is below answering all labels {_listed(list(below))}. " if below else ""
+    return f"{beaten}Compared with {before}, {after} {_listed(clauses)}."
 
 
 def _moved(change: Interval, place: str) -> str:
@@ -71,11 +90,20 @@ def _sized(change: Mapping[str, float | None]) -> str:
     return f"{change['value']:+.3f}{bounds}{relative}"
 
 
-def _transfer(key: str, sets: Mapping[str, Any]) -> list[str]:
-    """Whether the last step gains on the first set and loses on the others, as the paper reports of GRPO."""
-    (place, *away), arm = list(sets) or [""], arm_title(key.split("__")[1])
+def _transfer(key: str, figures: Mapping[str, Any]) -> list[str]:
+    """Whether the last step gains on the first set and loses on the others, as the paper reports of GRPO.
+
+    Nothing of the kind is said of an arm that an answer without an image beats on one of these sets.
+    """
+    sets, after = figures["common"]["paired"][key], key.split("__")[1]
+    (place, *away), arm = list(sets), arm_title(after)
     if not away:
         return []
+    if below := _beaten(figures, after, sets):
+        return [
+            f"{arm} is below the best trivial answer at {_listed(below)}: its changes there are no evidence that it "
+            "reads films better or worse, and nothing is said about transfer."
+        ]
     at_home = _direction(sets[place]["macro_f1"])
     others = [_direction(sets[name]["macro_f1"]) for name in away]
     if at_home > 0 and min(others) < 0:
@@ -85,6 +113,13 @@ def _transfer(key: str, sets: Mapping[str, Any]) -> list[str]:
     if at_home > 0:
         return [f"The gain of {arm} at {place} does not clearly carry over, nor is a loss elsewhere established."]
     return [f"The gain of {arm} at {place} that the paper reports is not established here."]
+
+
+def _beaten(figures: Mapping[str, Any], arm: str, sets: Iterable[str]) -> list[str]:
+    """Those of ``sets`` where a trivial answer beats ``arm`` in macro-F1, over the set's labels or the common ones."""
+    bases = (figures, figures["common"])
+    below = {n for f in bases for n in sets if f["arms"][arm][n]["macro_f1"]["value"] < best_trivial(f, n)[0] - _EQUAL}
+    return [n for n in sets if n in below]
 
 
 def _below_trivial(figures: Mapping[str, Any]) -> list[str]:

@@ -57,7 +57,7 @@ class AcrossRanks:
         dist.all_gather_object(ranks, list(zip(completions, studies, strict=True)))  # processes of one run, no file
         groups = [rows[start : start + g] for start in range(0, len(completions), g) for rows in ranks]
         pairs = [pair for group in groups for pair in group]  # [world * N]
-        parts = self.reward([c for c, _ in pairs], [s for _, s in pairs], label_set)
+        parts = reward_parts(self.reward, [c for c, _ in pairs], [s for _, s in pairs], label_set)
         own = torch.arange(len(pairs)).reshape(-1, world, g)[:, rank].flatten()  # [N]
         return {name: values[own] for name, values in parts.items()}
 
@@ -76,6 +76,7 @@ def score(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Total reward [N] and its unweighted parts, each [N], of N completions and the study each one answers.
 
+    A study without a judged label earns 0 in all parts, whatever the answer, and the reward does not see it.
     Call it once per rollout and in training only: a stateful reward remembers what it scores.
     Raises ValueError when rows are mispaired, when a part has the wrong shape, and on NaN or infinity.
     """
@@ -85,15 +86,30 @@ def score(
         if completion.study_id != study.study_id:
             raise ValueError(f"row {row} pairs a completion of '{completion.study_id}' with study '{study.study_id}'")
 
-    name = type(reward).__name__
-    parts = reward(completions, studies, label_set)
-    for part, values in parts.items():
-        _check(name, part, values, completions)
-
+    parts = reward_parts(reward, completions, studies, label_set)
     total = torch.zeros(len(completions))  # [N]
-    for part, weight in named_weights(name, tuple(parts), reward.weights).items():
+    for part, weight in named_weights(type(reward).__name__, tuple(parts), reward.weights).items():
         total = total + weight * parts[part]
     return total, parts
+
+
+def reward_parts(
+    reward: Reward, completions: Sequence[Completion], studies: Sequence[Study], label_set: LabelSet
+) -> dict[str, Tensor]:
+    """The parts [N] that ``reward`` gives the rows with a judged label, called on these alone; 0 in the other rows.
+
+    ``AcrossRanks`` is called on all rows: it needs equally many on every rank, and leaves out the others itself.
+    """
+    own = [row for row, study in enumerate(studies) if any(study.mask) or isinstance(reward, AcrossRanks)]
+    if not own:
+        return {part: torch.zeros(len(completions)) for part in reward.weights}
+    scored = [completions[row] for row in own]
+    parts = {}
+    for part, values in reward(scored, [studies[row] for row in own], label_set).items():
+        _check(type(reward).__name__, part, values, scored)
+        parts[part] = values.new_zeros(len(completions))  # [N]
+        parts[part][own] = values
+    return parts
 
 
 def scored_labels(completion: Completion, study: Study, label_set: LabelSet) -> tuple[frozenset[str], frozenset[str]]:
@@ -108,7 +124,10 @@ def scored_labels(completion: Completion, study: Study, label_set: LabelSet) -> 
 
 
 def set_jaccard(truth: frozenset[str], predicted: frozenset[str], n_unknown: int = 0) -> float:
-    """Intersection over union of two label sets; two empty sets agree (1), and each unknown label widens the union."""
+    """Intersection over union of two label sets; two empty sets agree (1), and each unknown label widens the union.
+
+    Ask first whether the study has a judged label: without one both sets are empty whatever was answered.
+    """
     union = len(truth | predicted) + n_unknown
     return len(truth & predicted) / union if union else 1.0
 

@@ -18,6 +18,8 @@ _PARTS = ("jaccard", "length_penalty")
 class HardReward:
     """Jaccard overlap J, or J - ``length_penalty`` below ``min_length`` tokens; 0 when the output is not valid.
 
+    A study without a judged label earns 0.
+
     ``unknown="ignore"`` drops labels outside the label set, as the paper does; "penalise" counts each as a false
     positive. The paper's rule has two edge cases: under "ignore", unknown labels alone fully match a study where
     nothing is true (keep such studies out of training, or penalise); and an invalid output (0) outscores a short and
@@ -47,7 +49,7 @@ class HardReward:
         return dict(zip(_PARTS, torch.tensor(rows).reshape(-1, len(_PARTS)).unbind(1), strict=True))
 
     def _row(self, completion: Completion, study: Study, label_set: LabelSet) -> tuple[float, float]:
-        if not completion.parsed.valid:
+        if not completion.parsed.valid or not any(study.mask):
             return 0.0, 0.0
         truth, predicted = scored_labels(completion, study, label_set)
         n_unknown = len(completion.parsed.unknown) if self.unknown == "penalise" else 0

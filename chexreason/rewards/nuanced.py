@@ -23,7 +23,8 @@ class NuancedReward:
     ``false_positive_base + false_positive_slope * prevalence``, so common labels cost more than rare ones.
     ``partial`` is ``recall`` times recall plus ``precision`` times precision; with nothing true and nothing predicted
     both are 1, with only one of the sets empty both are 0. A malformed output costs ``broken`` and has no other part;
-    it also stays out of the collapse window, having predicted nothing. ``jaccard`` is a metric (weight 0 unless set),
+    it also stays out of the collapse window, having predicted nothing. An answer to a study without a judged label has
+    no part at all and stays out of the window. ``jaccard`` is a metric (weight 0 unless set),
     the quantity that runs under the hard reward show too.
     Source: Berger et al. 2025, nuanced reward; false-positive weights, ``stray`` and ``broken`` are this project's.
     """
@@ -60,12 +61,13 @@ class NuancedReward:
         """Parts ``exact``, ``partial``, ``false_positive``, ``collapse``, ``format`` and ``jaccard``, each [N]."""
         self._check_prevalence(studies, label_set)
         sets = [scored_labels(c, s, label_set) for c, s in zip(completions, studies, strict=True)]
-        valid = [row for row, completion in enumerate(completions) if completion.parsed.valid]
+        rated = [row for row, study in enumerate(studies) if any(study.mask)]
+        valid = [row for row in rated if completions[row].parsed.valid]
         charges = dict(zip(valid, self.collapse([sets[row][1] for row in valid]), strict=True))
 
         values = {part: torch.zeros(len(completions)) for part in _PARTS}  # each [N]
-        for row, completion in enumerate(completions):
-            values["format"][row] = -self._format_cost(completion.parsed)
+        for row in rated:
+            values["format"][row] = -self._format_cost(completions[row].parsed)
             if row not in charges:
                 continue
             truth, predicted = sets[row]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chexreason.statistics.metrics import FloatArray, averages, confusion, jaccard_overlap, precision_recall_f1
-from chexreason.statistics.predictions import counts
+from chexreason.statistics.metrics import FloatArray, averages, confusion, jaccard_overlap, precision_recall_f1, ratio
+from chexreason.statistics.predictions import counts, on_judged
 from chexreason.types import Prediction
 
 STATISTICS = ("macro_f1", "macro_f1_supported", "micro_f1", "jaccard", "fail_rate")
@@ -19,6 +19,7 @@ PRECISION_RECALL = ("micro_precision", "micro_recall", "macro_precision", "macro
 _CHUNK = 512  # resamples at a time: the weights [_CHUNK, P] stay in the cache
 _LEVEL = 0.95  # of every interval
 _SAME = 1e-12  # bounds that differ by rounding alone
+_PRIOR = (0.25, 0.5)  # hits and errors added to each label for a lower bound; the other way round for an upper one
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,16 @@ class Interval:
 
 @dataclass(frozen=True)
 class Replicates:
-    """Every statistic of one arm on one data set, on the data (``value``) and on each resample (``draws``, [R])."""
+    """Every statistic of one arm on one data set, on the data (``value``) and on each resample (``draws``, [R]).
+
+    ``smoothed`` are other draws [2, R], for the lower and for the upper bound of statistics whose resamples mislead.
+    """
 
     studies: Mapping[str, str]
     seed: int
     value: Mapping[str, float]
     draws: Mapping[str, FloatArray]
+    smoothed: Mapping[str, FloatArray] = field(default_factory=dict)
 
     @property
     def n_patients(self) -> int:
@@ -55,12 +60,30 @@ def replicates(
     """The patient-clustered bootstrap of ``STATISTICS``, ``PRECISION_RECALL`` and ``f1/<label>``.
 
     Patients are drawn with replacement, each with all its studies (Field and Welsh 2007, cluster bootstrap). Two arms
-    resampled with the same seed on the same studies see the same draws. Raises ValueError without predictions.
+    resampled with the same seed on the same studies see the same draws. Studies without a judged label are left out.
+    Raises ValueError without predictions, and where no study has a judged label.
     """
     if not predictions:
         raise ValueError("no predictions to resample; is the data set empty in predictions.jsonl?")
-    sums = resampled_sums(patient_totals(predictions, labels), n_resamples, seed)  # [1 + R, 3 L + 3]
-    return as_replicates(statistics(sums, labels), predictions, seed)
+    totals = patient_totals(predictions, labels)
+    sums = resampled_sums(totals, n_resamples, seed)  # [1 + R, 3 L + 3]
+    sample = as_replicates(statistics(sums, labels), on_judged(predictions, labels), seed)
+    return replace(sample, smoothed=_smoothed(sums[1:] / max(totals[:, -3].mean(), 1.0), labels, seed))
+
+
+def _smoothed(sums: FloatArray, labels: Sequence[str], seed: int) -> dict[str, FloatArray]:
+    """Macro-F1 and each label's F1 of resampled ``sums`` [R, 3 L + 3] with the random ``_PRIOR`` added, each [2, R].
+
+    A label's F1 is 2 J / (1 + J) of the share J of hits among hits and errors. Added gamma counts make a draw of J one
+    of its posterior under a beta prior, so a label that is hardly there can have any F1. Arms share what is added.
+    ``sums`` count in patients: studies divided by their mean number a patient.
+    """
+    hits = sums[:, :-3].reshape(len(sums), 3, len(labels))  # [R, 3, L]
+    few, more = np.random.default_rng([seed, 1]).gamma(np.reshape(_PRIOR, (2, 1, 1)), size=(2, len(sums), len(labels)))
+    tp, wrong = hits[:, 0], hits[:, 1] + hits[:, 2]
+    share = np.stack([ratio(t, t + w) for t, w in ((tp + few, wrong + more), (tp + more, wrong + few))])  # [2, R, L]
+    f1 = 2 * share / (1 + share)
+    return {"macro_f1": f1.mean(axis=2)} | {f"f1/{name}": f1[:, :, i] for i, name in enumerate(labels)}
 
 
 def as_replicates(columns: Mapping[str, FloatArray], predictions: Sequence[Prediction], seed: int) -> Replicates:
@@ -94,8 +117,10 @@ def intervals(sample: Replicates) -> dict[str, Interval]:
 
     A drawn patient comes several times, as ties that are right or wrong together: average precision rises in every
     resample, so its interval is the percentile one reflected about the value (basic bootstrap); calibration error
-    rises even more and has none. A fail rate of 0 or 1 has Wilson's interval, over patients. Bounds are NaN where
-    there is none: one patient, or no spread in the draws, which does not make a figure certain.
+    rises even more and has none. A fail rate of 0 or 1 has Wilson's interval, over patients. A label with few positives
+    is often missing in a resample, and F1 is then 0: macro-F1 and a label's F1 have the percentile interval of smoothed
+    draws, which covers 94 to 100 % where the plain one covers 19 to 95 % (``make bench-coverage``). Bounds are NaN
+    where there is none: one patient, or no spread in the draws, which does not make a figure certain.
     """
     return {name: _interval(sample, name) for name in sample.value}
 
@@ -104,6 +129,9 @@ def _interval(sample: Replicates, name: str) -> Interval:
     value, measure = sample.value[name], name.removeprefix("macro_").partition("/")[0]
     if name == "fail_rate" and value in (0.0, 1.0):
         return Interval(value, *wilson(round(value * sample.n_patients), sample.n_patients))
+    if name in sample.smoothed:
+        lower, upper = (percentile_interval(value, draws, sample.n_patients) for draws in sample.smoothed[name])
+        return Interval(value, float(np.minimum(value, lower.low)), float(np.maximum(value, upper.high)))
     found = sample.percentiles(name)
     if measure == "ece" or found.high - found.low < _SAME:
         return Interval(value, math.nan, math.nan)
@@ -128,6 +156,7 @@ def difference(a: Replicates, b: Replicates) -> Replicates:
         a,
         value={name: b.value[name] - a.value[name] for name in a.value},
         draws={name: b.draws[name] - a.draws[name] for name in a.draws},
+        smoothed={},
     )
 
 
@@ -157,11 +186,25 @@ def seed_mean(samples: Sequence[Replicates]) -> Replicates:
         first,
         value={name: sum(sample.value[name] for sample in samples) / len(samples) for name in first.value},
         draws={name: np.mean([sample.draws[name] for sample in samples], axis=0) for name in first.draws},
+        smoothed={name: np.mean([sample.smoothed[name] for sample in samples], axis=0) for name in first.smoothed},
     )
 
 
+def over_labels(sample: Replicates, labels: Sequence[str]) -> Replicates:
+    """The macro-F1 of ``sample`` over some of its labels, at least one, on the data and on each resample."""
+    chosen = {f"f1/{label}" for label in labels}
+    whole = chosen == {name for name in sample.value if name.startswith("f1/")}
+    names = ["macro_f1"] if whole else sorted(chosen)
+    value, draws = np.mean([sample.value[n] for n in names]), np.mean([sample.draws[n] for n in names], axis=0)
+    return replace(sample, value={"macro_f1": float(value)}, draws={"macro_f1": draws}, smoothed={})
+
+
 def patient_totals(predictions: Sequence[Prediction], labels: Sequence[str]) -> FloatArray:
-    """Sums of each patient [P, 3 L + 3]: tp, fp, fn a label, studies, Jaccard, failures; patients in sorted order."""
+    """Sums of each patient [P, 3 L + 3]: tp, fp, fn a label, studies, Jaccard, failures; patients in sorted order.
+
+    Studies without a judged label count for nothing, and patients without another study are left out.
+    """
+    predictions = on_judged(predictions, labels)
     hits = confusion(*counts(predictions, labels))  # [N, 3, L]
     failed = np.array([p.broken is not None for p in predictions], dtype=np.float64)  # [N]
     # An unusable answer earns nothing, even where nothing was to be found.

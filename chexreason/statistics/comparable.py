@@ -7,7 +7,7 @@ from typing import Any
 
 from chexreason.labels.catalog import LABEL_SETS
 from chexreason.labels.schema import LabelSet
-from chexreason.statistics.predictions import datasets, evaluated_labels
+from chexreason.statistics.predictions import datasets, evaluated_labels, on_judged
 from chexreason.types import Prediction
 
 UNRECORDED = "not recorded"
@@ -20,10 +20,11 @@ _SHORT = 8  # hex digits shown of a data hash
 
 
 def set_facts(arms: Mapping[str, Sequence[Prediction]], label_set: LabelSet) -> dict[str, dict[str, Any]]:
-    """Policy, data hash and scored labels of each data set, by its name.
+    """Policy, data hash, scored labels and number of studies of each data set, by its name.
 
     ``policy`` and ``data_sha256`` are "not recorded" where the prediction files are older than these fields;
-    ``label_list`` is the name of the list the scored ``labels`` are, or "". Raises ValueError when a set was scored in
+    ``label_list`` is the name of the list the scored ``labels`` are, or ""; of ``n_studies`` the first arm answered,
+    ``n_judged`` have a judged label. Raises ValueError when a set was scored in
     two ways: one message with every difference and the way out.
     """
     faults: list[str] = []
@@ -41,6 +42,8 @@ def set_facts(arms: Mapping[str, Sequence[Prediction]], label_set: LabelSet) -> 
             "data_sha256": first[0].data_sha256 or UNRECORDED,
             "labels": list(labels),
             "label_list": next((known.name for known in LABEL_SETS.values() if known.labels == labels), ""),
+            "n_studies": len(first),
+            "n_judged": len(on_judged(first, labels)),
         }
     if faults:
         raise ValueError("these predictions cannot stand in one table:\n  " + "\n  ".join(faults) + f"\n{_WAY_OUT}")
@@ -58,9 +61,16 @@ def basis(sets: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def label_count(facts: Mapping[str, Any]) -> str:
-    """How many labels a set is scored on, and the name of the list they are, where it has one."""
-    n = len(facts["labels"])
-    return f"{n} label{'' if n == 1 else 's'}" + (f" of {facts['label_list']}" if facts["label_list"] else "")
+    """How many labels a set is scored on, the list they are, and how many studies, where some have no judged label."""
+    n, named = len(facts["labels"]), f" of {facts['label_list']}" if facts["label_list"] else ""
+    some = f", of {facts['n_studies']} studies {facts['n_judged']} with a judged label"
+    return f"{n} label{'' if n == 1 else 's'}{named}{some if facts['n_judged'] < facts['n_studies'] else ''}"
+
+
+def common_labels(sets: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The labels that every one of ``sets`` (from ``set_facts``) is scored on, in the order of the first."""
+    first, *others = (facts["labels"] for facts in sets.values())
+    return [label for label in first if all(label in labels for labels in others)]
 
 
 def check_studies(dataset: str, named: Mapping[str, Sequence[Prediction]]) -> None:

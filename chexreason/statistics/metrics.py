@@ -30,7 +30,8 @@ def precision_recall_f1(counts: Counts) -> tuple[FloatArray, FloatArray, FloatAr
 def jaccard_overlap(hits: Counts) -> FloatArray:
     """Overlap |both| / |either| of predicted and true labels [...] of ``confusion`` [..., 3, L]; 1 where both are none.
 
-    The hard reward pays it for a valid answer (paper, section on rewards). It weighs studies alike, macro-F1 labels.
+    A study without a judged label has 1 too, whatever was answered: leave such studies out of any mean. The hard reward
+    pays it for a valid answer (paper, section on rewards). It weighs studies alike, macro-F1 labels.
     """
     return ratio(hits[..., 0, :].sum(axis=-1), hits.sum(axis=(-2, -1)), 1.0)  # [...]
 
@@ -54,16 +55,18 @@ def averages(counts: Counts, evaluated: BoolArray) -> dict[str, FloatArray]:
 
 
 def label_f1(hits: Counts, judged: BoolArray, failed: BoolArray, labels: Sequence[str]) -> dict[str, float]:
-    """Averages, ``fail_rate``, ``n`` and ``f1/<label>`` of every judged label over N different studies.
+    """Averages, ``fail_rate``, ``n``, ``n_judged`` and ``f1/<label>`` of every judged label over N different studies.
 
     ``hits`` [N, 3, L] are those of ``confusion``, ``judged`` [N, L] is their mask, ``failed`` [N] says which answers
-    were unreadable.
+    were unreadable. All but ``n`` is of the ``n_judged`` studies with a judged label.
     """
+    rated = judged.any(axis=1)  # [N]
     counts, evaluated = hits.sum(axis=0), judged.sum(axis=0) > 0  # [3, L], [L]
     f1 = precision_recall_f1(counts)[2]
     values = {name: float(value) for name, value in averages(counts, evaluated).items()}
     by_label = {f"f1/{name}": float(f1[i]) for i, name in enumerate(labels) if evaluated[i]}
-    return {**values, "fail_rate": float(failed.mean()), "n": float(len(failed)), **by_label}
+    values["fail_rate"] = float(ratio((failed & rated).sum(), rated.sum()))
+    return {**values, "n": float(len(failed)), "n_judged": float(rated.sum()), **by_label}
 
 
 def ratio(numerator: Counts, denominator: Counts, undefined: float = np.nan) -> FloatArray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from chexreason.statistics.bootstrap import Interval, Replicates, difference, replicates
 from chexreason.statistics.metrics import BoolArray, FloatArray
-from chexreason.statistics.predictions import counts
+from chexreason.statistics.predictions import counts, on_judged
 from chexreason.statistics.ranking import check_scores
 from chexreason.types import Prediction
 
@@ -44,10 +44,11 @@ def refit(
     Patients are dealt into ``N_FOLDS``; each fold is cut at the thresholds that maximise each label's F1 on at most
     ``fit_patients`` patients of the other folds (None: all of them): the small labelled sample a new hospital could
     give. Every draw holds the thresholds as fitted. Folds and samples depend on the patients and the seed alone, so all
-    arms share them.
+    arms share them. Studies without a judged label are left out.
     Raises ValueError with fewer patients than folds, and on scores of another shape or not finite.
     """
     check_scores(scores, predictions, labels)
+    scores, predictions = scores[counts(predictions, labels)[2].any(axis=1)], on_judged(predictions, labels)
     _, truth, mask = counts(predictions, labels)
     chosen = np.zeros_like(truth)
     for inside, fitted_on in _folds([p.patient_id for p in predictions], fit_patients, seed):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -71,6 +71,20 @@ def evaluated_labels(predictions: Iterable[Prediction], label_set: LabelSet) -> 
     for label in judged:
         label_set.index(label)  # raises on a foreign name
     return tuple(label for label in label_set if label in judged)
+
+
+def on_judged(predictions: Sequence[Prediction], labels: Collection[str]) -> list[Prediction]:
+    """The predictions on studies of which at least one of ``labels`` is judged: no other answer is right or wrong.
+
+    Raises ValueError where there are predictions and none of them is on such a study.
+    """
+    found = [p for p in predictions if not set(p.labelled).isdisjoint(labels)]
+    if predictions and not found:
+        raise ValueError(
+            f"no label of the {len(predictions)} studies of '{predictions[0].dataset}' is judged, so no answer to them "
+            "can be scored: check data.sets.<set>.policy and label_list, or leave the set out of data.test"
+        )
+    return found
 
 
 def counts(predictions: Sequence[Prediction], labels: Sequence[str]) -> tuple[BoolArray, BoolArray, BoolArray]:

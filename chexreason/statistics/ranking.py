@@ -8,7 +8,7 @@ import numpy as np
 
 from chexreason.statistics.bootstrap import Replicates, as_replicates, owners, patient_weights
 from chexreason.statistics.metrics import BoolArray, FloatArray, ratio
-from chexreason.statistics.predictions import counts
+from chexreason.statistics.predictions import counts, on_judged
 from chexreason.statistics.score_files import SCORE_KINDS
 from chexreason.types import Prediction
 
@@ -48,12 +48,14 @@ def ranking_replicates(
 
     Measures are ``RANKING`` and ``CALIBRATION``; ``predictions`` (N, in the scores' order) give truth, judged labels
     and patients. Frequencies are probabilities as they are, log-odds by their sigmoid; ranking sees the scores. A macro
-    average is over the labels whose measure is defined on the data. ``intervals`` and ``paired`` take the result.
+    average is over the labels whose measure is defined on the data. Studies without a judged label are left out.
+    ``intervals`` and ``paired`` take the result.
     Raises ValueError on scores of another shape, another kind, or that are not finite.
     """
     check_scores(scores, predictions, labels)
     if kind not in SCORE_KINDS:
         raise ValueError(f"unknown kind of scores '{kind}'; known: {', '.join(SCORE_KINDS)}")
+    scores, predictions = scores[counts(predictions, labels)[2].any(axis=1)], on_judged(predictions, labels)
     with np.errstate(over="ignore"):  # exp of a large number is infinite, and its probability 0
         probabilities = 1 / (1 + np.exp(-scores)) if kind == "log_odds" else scores
     _, truth, mask = counts(predictions, labels)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from statistics import fmean
 
 import numpy as np
 
@@ -15,19 +16,21 @@ from chexreason.statistics.bootstrap import (
     Replicates,
     difference,
     intervals,
+    over_labels,
     patient_totals,
     percentile_interval,
     replicates,
     seed_mean,
     statistics,
 )
-from chexreason.statistics.comparable import set_facts
+from chexreason.statistics.comparable import common_labels, set_facts
 from chexreason.statistics.metrics import FloatArray, ratio
 from chexreason.statistics.permutation import holm, paired_permutation
-from chexreason.statistics.predictions import datasets, evaluated_labels
+from chexreason.statistics.predictions import counts, datasets
 from chexreason.types import Prediction
 
 _SCORE = "macro_f1"
+_EQUAL = 1e-9  # scores that differ by rounding alone
 Arms = Mapping[str, Sequence[Sequence[Prediction]]]  # of each arm, the predictions of each seed
 
 
@@ -60,11 +63,17 @@ class Transfer:
 
 @dataclass(frozen=True)
 class TransferReport:
-    """``steps`` between all pairs of arms, ``scores`` of each arm by data set, ``n_tests`` that Holm accounts for."""
+    """``steps`` between all pairs of arms, ``scores`` of each arm by data set, ``n_tests`` that Holm accounts for.
+
+    Steps are over the common ``labels``, those that all sets judge: there are none without such a label. Scores are
+    over each set's own labels. ``below`` are the sets where answering all labels beats an arm over either.
+    """
 
     steps: tuple[Transfer, ...]
     scores: Mapping[str, Mapping[str, Interval]]
     n_tests: int
+    labels: tuple[str, ...]
+    below: Mapping[str, tuple[str, ...]]
 
 
 def transfer_report(
@@ -79,39 +88,51 @@ def transfer_report(
 ) -> TransferReport:
     """The change in macro-F1 of every pair of ``arms`` (earlier before later) on ``home`` and on each of ``away``.
 
-    Raises ValueError when an arm lacks one of the sets, and when arms saw other studies, policies or data.
+    Changes are over the labels that all of these sets judge. Raises ValueError when an arm lacks one of the sets, and
+    when arms saw other studies, policies or data.
     """
-    set_facts({f"{arm}/{k}": seeds[k] for arm, seeds in arms.items() for k in range(len(seeds))}, label_set)
+    facts = set_facts({f"{arm}/{k}": seeds[k] for arm, seeds in arms.items() for k in range(len(seeds))}, label_set)
     rows = {arm: [datasets(predictions) for predictions in seeds] for arm, seeds in arms.items()}
     sets = [home, *away]
     _check_sets(rows, sets)
-    samples: dict[str, dict[str, Replicates]] = {arm: {} for arm in arms}
+    labels = common_labels({name: facts[name] for name in sets})
+    scores: dict[str, dict[str, Interval]] = {arm: {} for arm in arms}
+    below: dict[str, tuple[str, ...]] = dict.fromkeys(arms, ())
     moved: dict[tuple[str, str, str], Replicates] = {}
     changes: dict[tuple[str, str, str], Change] = {}
     for name in sets:
-        labels = evaluated_labels([p for seeds in rows.values() for by_set in seeds for p in by_set[name]], label_set)
-        for arm, seeds in rows.items():
-            samples[arm][name] = seed_mean([replicates(by_set[name], labels, n_resamples, seed) for by_set in seeds])
+        own = facts[name]["labels"]
+        samples = {
+            arm: seed_mean([replicates(by_set[name], own, n_resamples, seed) for by_set in seeds])
+            for arm, seeds in rows.items()
+        }
+        _, truth, mask = counts(next(iter(rows.values()))[0][name], own)
+        floors = dict(zip(own, ratio(2 * truth.sum(0), truth.sum(0) + mask.sum(0)), strict=True))  # of all labels
+        for arm, sample in samples.items():
+            scores[arm][name] = intervals(sample)[_SCORE]
+            gaps = [
+                over_labels(sample, x).value[_SCORE] - fmean(floors[label] for label in x) for x in (own, labels) if x
+            ]
+            below[arm] += (name,) * (min(gaps) < -_EQUAL)
+        if not labels:
+            continue
+        over = {arm: over_labels(sample, labels) for arm, sample in samples.items()}
         totals = {
             arm: np.stack([patient_totals(by_set[name], labels) for by_set in seeds], axis=1)  # [P, S, 3 L + 3]
             for arm, seeds in rows.items()
         }
         for a, b in combinations(arms, 2):
-            moved[a, b, name] = difference(samples[a][name], samples[b][name])
+            moved[a, b, name] = difference(over[a], over[b])
             p = _p_value(totals[a], totals[b], labels, n_permutations, seed)
-            retained = _retained(samples[a][name], samples[b][name])
-            changes[a, b, name] = Change(moved[a, b, name].percentiles(_SCORE), retained, p)
+            changes[a, b, name] = Change(moved[a, b, name].percentiles(_SCORE), _retained(over[a], over[b]), p)
     adjusted = holm([change.p for change in changes.values()])
     changes = {key: replace(change, p_holm=p) for (key, change), p in zip(changes.items(), adjusted, strict=True)}
     steps = tuple(
         Transfer(a, b, name, changes[a, b, home], changes[a, b, name], _gap(moved[a, b, home], moved[a, b, name]))
         for a, b in combinations(arms, 2)
-        for name in away
+        for name in (away if labels else ())
     )
-    scores = {
-        arm: {name: intervals(sample)[_SCORE] for name, sample in found.items()} for arm, found in samples.items()
-    }
-    return TransferReport(steps, scores, sum(p == p for p in adjusted))
+    return TransferReport(steps, scores, sum(p == p for p in adjusted), tuple(labels), below)
 
 
 def _check_sets(rows: Mapping[str, Sequence[Mapping[str, object]]], sets: Sequence[str]) -> None:

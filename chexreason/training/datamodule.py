@@ -20,8 +20,8 @@ class StudyData(L.LightningDataModule):
     ``collate`` makes a batch of samples. ``train`` are the training samples; ``val`` maps a data set's name to its
     samples, in the order of the validation loaders. ``batch_size`` samples make a batch of one rank and ``accumulate``
     batches an optimiser update. The position within an epoch is part of a checkpoint, so a
-    resumed run sees the samples it had not seen. Raises ValueError where a rank has fewer samples than one batch, and
-    on a checkpoint of another number of ranks.
+    resumed run sees the samples it had not seen. Raises ValueError where a rank has fewer samples than one batch, on a
+    training sample without a judged label, and on a checkpoint of another number of ranks.
     """
 
     def __init__(
@@ -40,6 +40,11 @@ class StudyData(L.LightningDataModule):
         super().__init__()
         if len(train) < batch_size:
             raise ValueError(f"{len(train)} training samples are fewer than data.batch_size={batch_size}")
+        if unjudged := [sample.study.study_id for sample in train if not any(sample.study.mask)]:
+            raise ValueError(
+                f"{len(unjudged)} of {len(train)} training studies have no judged label, e.g. {unjudged[0]}: no answer "
+                "to them is right or wrong; leave them out"
+            )
         self.val_names = tuple(val)
         self._train, self._val = list(train), {name: list(samples) for name, samples in val.items()}
         self._collate = collate

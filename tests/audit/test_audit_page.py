@@ -57,6 +57,7 @@ def test_counts_marks_and_masks_are_those_counted_by_hand(root):
     assert (figures["images"], figures["patients"], figures["exams"]) == (6, 4, 3)
     assert figures["splits"]["sft"] | {"labels": 0} == {
         "images": 4, "patients": 3, "exams": 3, "without_positive": 2, "labels": 0,
+        "unjudged": 0, "only_zeros": 0, "zeros_at": [],
     }  # fmt: skip
     assert figures["labels"]["Edema"] == {
         "raw": {"positive": 3, "negative": 1, "uncertain": 1, "blank": 1},
@@ -79,6 +80,27 @@ def test_the_policy_and_the_label_list_decide_what_is_judged(root):
     assert nine["labels"]["Lung Opacity"]["judged"] == 0
     assert nine["label_list"] == "nih9"
     assert nine["labels"]["Edema"] == lenient["Edema"]
+
+
+def test_studies_without_a_judged_label_and_with_zeros_alone_are_counted_and_named(root, tmp_path):
+    marks = {label: [0.0, 0.0, 1.0, NAN, 0.0, 0.0] for label in CHEXPERT14} | {"Edema": [0, NAN, 1, NAN, 0, 0]}
+    marks |= {"No Finding": [0.0, 0.0, 0.0, NAN, 0.0, 1.0]}  # judged in part, positive, unjudged, zeros, normal
+    sets = {name: manifest(name, root, **marks) for name in ("a", "secret")}
+    figures = write_audit(sets, dict.fromkeys(sets, IGNORE), tmp_path, credentialed=["secret"])
+    found = {name: {k: v for k, v in s.items() if k in ("unjudged", "only_zeros", "zeros_at")}
+             for name, s in figures["sets"]["a"]["splits"].items()}  # fmt: skip
+    assert found == {"sft": {"unjudged": 1, "only_zeros": 1, "zeros_at": ["a:0"]},
+                     "test": {"unjudged": 0, "only_zeros": 1, "zeros_at": ["a:4"]}}  # fmt: skip
+    assert figures["sets"]["a"]["labels_per_image"][0] == 3  # not the unjudged one
+    page = (tmp_path / "audit.html").read_text()
+    assert "a, sft: 1 of 4 images have no judged label: no score and no training counts them." in page
+    assert "a, test: 1 of 2 images (a:4) are judged on all labels and positive in none, No Finding included." in page
+    assert "secret, test: 1 of 2 images (identifiers withheld) are judged" in page
+    assert "secret:4" not in page + (tmp_path / "audit.json").read_text()
+    nine = set_figures(sets["a"], IGNORE, NIH9)["splits"]["test"]
+    assert nine["only_zeros"] == 1  # by what the set judges, whatever it is scored on
+    unasked = manifest("b", root, **(marks | {"No Finding": NAN}))
+    assert set_figures(unasked, IGNORE)["splits"]["test"]["only_zeros"] == 0  # nobody asked whether they are normal
 
 
 def test_ages_views_and_missing_values(root):

@@ -70,7 +70,9 @@ def test_the_curves_notebook_reads_what_a_run_writes(names_of, tmp_path):
     run.mkdir(parents=True)
     steps = {"step": range(12), "train/reward": [0.1 * i for i in range(12)], "train/reward/match": 0.5}
     frame = pd.DataFrame({**steps, "train/completion_length": 100.0})
-    scores = {"step": [3, 7, 11], "val/home/macro_f1": [0.3, 0.5, 0.4], "val/away/macro_f1": [0.3, 0.2, 0.3]}
+    scores = {"step": [3, 7, 11], "val/home/macro_f1": [0.6, 0.3, 0.3], "val/away/macro_f1": [0.3, 0.2, 0.3]}
+    both = {"val/home/f1/Edema": [0.3, 0.5, 0.4], "val/away/f1/Edema": scores["val/away/macro_f1"]}
+    scores |= {"val/home/f1/Fracture": [0.9, 0.1, 0.2], **both}  # of which away judges nothing
     pd.concat([frame, pd.DataFrame(scores)]).to_csv(run / "metrics.csv", index=False)
     rewards = pd.DataFrame({"step": range(1, 13), "study_id": [f"s{i % 8}" for i in range(12)]})
     rewards = rewards.assign(patient_id=rewards["study_id"], reward=rewards["step"] / 10)

@@ -58,3 +58,15 @@ def test_the_declaration_carries_policy_data_and_words(tmp_path) -> None:
 def test_a_set_that_is_not_there_is_named(tmp_path) -> None:
     with pytest.raises(KeyError, match="data set 'mimic' is not in data=d; it has: nih"):
         load_manifest(_config(tmp_path), "mimic")
+
+
+def test_a_set_of_which_no_label_is_judged_is_refused_before_anything_is_asked(tmp_path) -> None:
+    cfg = _config(tmp_path, label_list="nih9")
+    path = tmp_path / "nih" / "manifest.parquet"
+    blank = load_manifest(cfg, "nih")
+    frame = blank.frame.assign(**{label: NAN for label in NIH9})
+    write_manifest(Manifest(frame, blank.provenance, blank.root), path)
+    with pytest.raises(ValueError, match=r"none of the 1 studies of 'nih' in test has a judged label \(policy ones"):
+        _read(cfg)
+    del cfg.data.sets.nih.label_list  # the way out
+    assert _read(cfg)[1] == tuple(label for label in CHEXPERT14 if label not in NIH9.labels and label != "Fracture")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 
 from chexreason.reports.verdict import verdict
@@ -15,11 +17,14 @@ def _figures(home: tuple[float | None, ...], away: tuple[float | None, ...], flo
 
     arm = {"a": score(0.4), "b": score(0.4)}
     trivial = {"nothing": 0.0, "all_labels": floor}
-    return {
+    figures = {
         "arms": {"sft": arm, "grpo": arm},
         "trivial": {row: {"a": {"macro_f1": value}, "b": {"macro_f1": value}} for row, value in trivial.items()},
         "paired": {"sft__grpo": {"a": change(home), "b": change(away)}},
     }
+    labels = ["Edema", "Fracture"]
+    common = copy.deepcopy(figures) | {"labels": labels}
+    return {**figures, "common": common, "sets": {"a": {"labels": labels}, "b": {"labels": labels}}}
 
 
 GAIN, LOSS, UNCLEAR = (0.1, 0.05, 0.15), (-0.1, -0.15, -0.05), (0.01, -0.05, 0.07)
@@ -40,15 +45,43 @@ def test_the_papers_pattern_is_claimed_only_by_intervals(home: tuple, away: tupl
 
 
 def test_changes_are_worded_by_their_intervals() -> None:
-    first = verdict(_figures(GAIN, UNCLEAR))[0]
-    assert first == (
+    assert verdict(_figures(GAIN, UNCLEAR))[2] == (
         "Compared with SFT, GRPO gains macro-F1 at a (+0.100 [+0.050, +0.150], +10%), "
         "but shows no clear change at b (+0.010 [-0.050, +0.070], +10%)."
     )
 
 
 def test_an_undefined_interval_claims_nothing() -> None:
-    assert "unknown precision at a (+0.100, +10%)" in verdict(_figures((0.1, None, None), GAIN))[0]
+    assert "unknown precision at a (+0.100, +10%)" in verdict(_figures((0.1, None, None), GAIN))[2]
+
+
+@pytest.mark.parametrize("away", [GAIN, LOSS, UNCLEAR])
+@pytest.mark.parametrize("where", ["own labels at home", "own labels away", "common labels"])
+def test_nothing_is_said_of_transfer_where_a_constant_answer_is_better(where: str, away: tuple) -> None:
+    figures = _figures(GAIN, away)
+    figures["arms"] = {arm: copy.deepcopy(scores) for arm, scores in figures["arms"].items()}
+    place, low = ("a", figures) if where.endswith("home") else ("b", figures)
+    low = figures["common"] if where == "common labels" else low
+    low["trivial"]["all_labels"][place]["macro_f1"] = 0.41
+    said = verdict(figures)
+    text = " ".join(said)
+    assert f"GRPO is below the best trivial answer at {place}: its changes there are no evidence" in text
+    assert not any(words in text for words in ("carries over", "carry over", "pattern the paper", "not established"))
+    if low is figures:  # the test of all arms comes before any change is spoken of
+        assert said[0 if place == "a" else 1].startswith(f"At {place}, SFT (0.400) and GRPO (0.400) are below the best")
+    assert said[2].startswith("Compared with SFT")
+
+
+def test_changes_are_of_the_labels_that_all_sets_judge() -> None:
+    figures = _figures(GAIN, LOSS)
+    figures["sets"]["a"]["labels"] = ["Edema", "Fracture", "Pneumonia"]
+    figures["common"]["paired"]["sft__grpo"]["a"]["macro_f1"] |= {"value": 0.02, "low": -0.01, "high": 0.05}
+    said = verdict(figures)
+    assert said[2] == "Changes are of the macro-F1 over the 2 labels that all of a and b judge: Edema, Fracture."
+    assert "shows no clear change at a (+0.020 [-0.010, +0.050]" in said[3]
+    assert "that the paper reports is not established here" in said[4]
+    figures["common"] = {"labels": [], "arms": {}, "trivial": {}, "paired": {}}
+    assert verdict(figures)[2:] == ["No label is judged by all of a and b: changes between them are not compared."]
 
 
 @pytest.mark.parametrize(

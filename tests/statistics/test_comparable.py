@@ -22,7 +22,8 @@ def test_facts_of_each_set(make_arm) -> None:
     facts = set_facts({"base": arm, "sft": _declared(make_arm(0.8))}, CHEXPERT14)
     assert list(facts) == ["phantom_a", "phantom_b"]
     assert facts["phantom_b"] == {
-        "policy": ZEROS, "data_sha256": "aa11", "labels": list(NIH9.labels), "label_list": "nih9"
+        "policy": ZEROS, "data_sha256": "aa11", "labels": list(NIH9.labels), "label_list": "nih9",
+        "n_studies": 20, "n_judged": 20,
     }  # fmt: skip
     shown = basis(facts)
     a, b = "phantom_a, 14 labels of chexpert14, data aa11", "phantom_b, 9 labels of nih9, data aa11"

@@ -36,6 +36,25 @@ def test_every_pair_at_home_and_away_as_the_bootstrap_gives_them(arms: dict) -> 
     assert report.scores["sft"]["phantom_b"].value == pytest.approx(b.value["macro_f1"])
 
 
+def test_changes_are_of_the_labels_that_all_sets_judge_and_scores_of_each_sets_own(arms: dict) -> None:
+    """An arm that improves at home on the labels alone that the other hospital never judges has gained nothing."""
+
+    def better(p):
+        extra = (x for x in p.truth if x not in NIH9.labels)
+        wrong = {x for x in p.predicted if x not in NIH9.labels and x not in p.truth}
+        return replace(p, predicted=tuple(sorted({*p.predicted, *extra} - wrong)))
+
+    arms = {"sft": arms["sft"], "grpo": [[better(p) for p in arms["sft"][0]]]}
+    report = transfer_report(arms, CHEXPERT14, "phantom_a", ["phantom_b"], **FAST)
+    (step,) = report.steps
+    assert report.labels == NIH9.labels
+    assert step.home.difference == step.gap == Interval(0, 0, 0)
+    assert step.home.p == 1
+    assert report.scores["grpo"]["phantom_a"].value > report.scores["sft"]["phantom_a"].value + 0.1
+    (alone,) = transfer_report(arms, CHEXPERT14, "phantom_a", ["phantom_a"], **FAST).steps
+    assert alone.home.difference.low > 0.05
+
+
 def test_an_arm_against_itself_changes_nothing_and_is_no_discovery(arms: dict) -> None:
     twins = {"a": arms["sft"], "b": arms["sft"]}
     (step,) = transfer_report(twins, CHEXPERT14, "phantom_a", ["phantom_b"], **FAST).steps

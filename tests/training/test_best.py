@@ -50,7 +50,8 @@ class Scores(L.Callback):
         self.scores, self.seen = scores, 0
 
     def on_validation_epoch_end(self, trainer, pl_module):
-        figures = {f"val/{name}/macro_f1": value for name, value in self.scores[self.seen].items()}
+        scores = self.scores[self.seen]
+        figures = {f"val/{name}" if "/" in name else f"val/{name}/macro_f1": value for name, value in scores.items()}
         pl_module.log_dict(figures, sync_dist=True)
         self.seen += 1
 
@@ -140,6 +141,34 @@ def test_the_constrained_rule_counts_from_before_training(tmp_path):
     assert again.baseline == pytest.approx(START)
     assert keep.best_model_path.endswith("step=4.ckpt")
     assert float(resumed.callback_metrics["val/constrained/macro_f1"]) == pytest.approx(-(0.45 - 0.41 - 0.02))
+
+
+OWN = {"a": {"f1/Edema": 0.2, "f1/Fracture": 0.8, "macro_f1": 0.5}, "b": {"f1/Edema": 0.3, "macro_f1": 0.3}}
+
+
+def test_hospitals_are_compared_on_the_labels_that_all_judge(tmp_path):
+    """Home is judged on two labels and scores 0.5 over both; the label that the other hospital judges too has 0.2."""
+    scores = [{f"{name}/{key}": v for name, own in OWN.items() for key, v in own.items()}] * 4
+    trainer = run(scores, rules := TransferRules("a"), steps=1)
+    values = {rule: float(trainer.callback_metrics[f"val/{rule}/macro_f1"]) for rule in CHOSEN_BY}
+    assert values == pytest.approx({"worst": 0.2, "mean": 0.25, "constrained": 0.2})
+    assert rules.baseline == pytest.approx({"a": 0.2, "b": 0.3})
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    old = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    state = next(state for state in old["callbacks"].values() if "baseline" in state)
+    del state["common"]  # as runs wrote it before
+    state["baseline"] = {"a": 0.5, "b": 0.3}
+    torch.save(old, tmp_path / "old.ckpt")
+    for name, home in (("last.ckpt", 0.2), ("old.ckpt", 0.5)):  # a run goes on by the labels it was begun with
+        again = run(scores, TransferRules("a"), steps=2, path=str(tmp_path / name))
+        assert float(again.callback_metrics["val/constrained/macro_f1"]) == pytest.approx(home)
+
+
+def test_hospitals_without_a_common_label_are_not_compared():
+    scores = [{"a/f1/Edema": 0.2, "a/macro_f1": 0.2, "b/f1/Fracture": 0.3, "b/macro_f1": 0.3}]
+    assert "val/worst/macro_f1" not in run(scores, TransferRules("a"), steps=1).callback_metrics
+    with pytest.raises(ValueError, match=r"worst/macro_f1: no label is judged by all of data.val=\['a', 'b'\]"):
+        run(scores, TransferRules("a", "val/worst/macro_f1"), steps=1)
 
 
 def test_a_few_batches_before_training_are_no_baseline():

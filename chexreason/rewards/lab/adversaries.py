@@ -80,7 +80,8 @@ def honest_answers(
     low, high = 0.0, 1.0
     for _ in range(30):
         rate = (low + high) / 2
-        enough = float(_mean_f1(_flipped(truth, judged, luck, rate, label_set) & judged, truth)) >= f1
+        right = _row_f1(_flipped(truth, judged, luck, rate, label_set) & judged, truth)  # [N]
+        enough = float(right[judged.any(1)].mean()) >= f1
         low, high = (rate, high) if enough else (low, rate)
     named = _flipped(truth, judged, luck, low, label_set)
     return [list(label_set.decode(row)) for row in named.tolist()]
@@ -97,7 +98,7 @@ def _flipped(truth: Tensor, judged: Tensor, luck: Tensor, rate: float, label_set
     return named
 
 
-def _mean_f1(named: Tensor, truth: Tensor) -> Tensor:
-    """Mean over rows of 2 |both| / (|named| + |true|), 1 where both are none."""
+def _row_f1(named: Tensor, truth: Tensor) -> Tensor:
+    """2 |both| / (|named| + |true|) of each row [N], 1 where both are none."""
     both, sizes = (named & truth).sum(1), named.sum(1) + truth.sum(1)  # [N]
-    return torch.where(sizes > 0, 2 * both / sizes.clamp(min=1), 1.0).mean()
+    return torch.where(sizes > 0, 2 * both / sizes.clamp(min=1), 1.0)

@@ -61,9 +61,11 @@ def earn(
 ) -> Earnings:
     """What ``reward`` pays, to ``ROLLOUT`` completions at a time; the reward itself is unchanged.
 
-    With ``settled``, a reward with a memory first scores ``WARM_UP`` calls of the same strategy: the result is then
-    what the strategy earns in the long run.
+    Answers to studies without a judged label are left out: N counts the others. With ``settled``, a reward with a
+    memory first scores ``WARM_UP`` calls of the same strategy: the result is then what it earns in the long run.
     """
+    rated = [i for i, study in enumerate(studies) if any(study.mask)]
+    completions, studies = [completions[i] for i in rated], [studies[i] for i in rated]
     reward = copy.deepcopy(reward)
     chunks = [slice(i, i + ROLLOUT) for i in range(0, len(completions), ROLLOUT)]
     before = chunks[:WARM_UP] if settled and isinstance(reward, Stateful) else []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any, Literal
 
 import lightning as L
@@ -41,7 +42,7 @@ def monitor_mode(monitor: str, mode: str | None) -> Literal["min", "max"]:
 def transfer_rules(
     f1: Mapping[str, float], baseline: Mapping[str, float], home: str, max_loss: float
 ) -> dict[str, float]:
-    """The rules' values from the macro-F1 ``f1`` of each hospital: ``worst``, ``mean`` and ``constrained``.
+    """The rules' values from the macro-F1 ``f1`` of each hospital, over one list of labels.
 
     ``constrained`` is the score at ``home`` where no other hospital has lost more than ``max_loss`` against
     ``baseline``; else it is minus the largest excess, so every checkpoint within the limit beats every one beyond it.
@@ -58,11 +59,13 @@ def transfer_rules(
 class TransferRules(L.Callback):
     """Logs ``val/worst/macro_f1``, ``val/mean/macro_f1`` and ``val/constrained/macro_f1`` after each validation.
 
-    Stands behind the label-F1 callback, whose ``val/<set>/macro_f1`` it reads, and before those that choose by it.
-    ``baseline`` maps each hospital to the macro-F1 that losses count from. None measures it: by a validation before
-    training where ``monitor``, what the run chooses by, is the constrained rule, else by the run's first one; a resumed
-    run keeps it. Raises ValueError on a negative ``max_loss``, on a home that is not validated and on a baseline that
-    lacks a hospital.
+    Stands behind the label-F1 callback, whose ``val/<set>/f1/<label>`` it reads, and before those that choose by it.
+    The rules compare hospitals, so their macro-F1 is over the labels that all sets of ``data.val`` judge; nothing is
+    logged where there is none. ``baseline`` maps each hospital to the macro-F1, over these labels, that losses count
+    from. None measures it: by a validation before training where ``monitor``, what the run chooses by, is the
+    constrained rule, else by the run's first one; a resumed run keeps it. Raises ValueError on a negative ``max_loss``,
+    on a home that is not validated, on a baseline that lacks a hospital, and where ``monitor`` is a rule that has no
+    label to go by.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class TransferRules(L.Callback):
             raise ValueError(f"callbacks.transfer.max_loss={max_loss}: use 0 or more, in macro-F1")
         self.home, self.monitor, self.max_loss = home, monitor, max_loss
         self.baseline = None if baseline is None else dict(baseline)
+        self.common = True  # False in a run that was begun when each set counted over its own labels
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         names = trainer.datamodule.val_names  # type: ignore[attr-defined]
@@ -88,7 +92,11 @@ class TransferRules(L.Callback):
         if trainer.sanity_checking and trainer.num_sanity_val_steps != math.inf:
             return  # a few batches are no score
         names = trainer.datamodule.val_names  # type: ignore[attr-defined]
-        f1 = {name: float(trainer.callback_metrics[f"val/{name}/macro_f1"]) for name in names}
+        f1 = self._macro_f1(trainer.callback_metrics, names)
+        if not f1 and self.monitor in {f"val/{rule}/macro_f1" for rule in CHOSEN_BY}:
+            raise ValueError(f"phase.monitor={self.monitor}: no label is judged by all of data.val={list(names)}")
+        if not f1:
+            return  # nothing that could be compared
         if self.baseline is None:
             self.baseline = f1
             if trainer.sanity_checking:
@@ -98,8 +106,22 @@ class TransferRules(L.Callback):
         figures = {f"val/{rule}/macro_f1": value for rule, value in values.items()}
         pl_module.log_dict(figures, add_dataloader_idx=False, sync_dist=True)
 
+    def _macro_f1(self, metrics: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
+        """Each hospital's macro-F1 over the labels that all judge; empty where there is no such label."""
+        own = {
+            name: {key.partition("/f1/")[2] for key in metrics if key.startswith(f"val/{name}/f1/")} for name in names
+        }
+        labels = set.intersection(*own.values())
+        if not self.common or all(judged == labels for judged in own.values()):
+            return {name: float(metrics[f"val/{name}/macro_f1"]) for name in names}
+        return {
+            name: fmean(float(metrics[f"val/{name}/f1/{label}"]) for label in sorted(labels))
+            for name in names
+            if labels
+        }
+
     def state_dict(self) -> dict[str, Any]:
-        return {"baseline": self.baseline}
+        return {"baseline": self.baseline, "common": self.common}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.baseline = state_dict["baseline"]
+        self.baseline, self.common = state_dict["baseline"], state_dict.get("common", False)
