@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -12,10 +13,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from chexreason.data import manifest as manifests
-from chexreason.data.leakage import EVALUATION, check_leaks
-from chexreason.data.prepare import MANIFEST_NAME, prepare_set
-from chexreason.data.prevalence import prevalence_of
+from chexreason.data.leakage import EVALUATION, TRAIN, check_leaks
+from chexreason.data.prepare import MANIFEST_NAME, POOL, prepare_set
+from chexreason.data.prevalence import pool_counts, prevalence_of
 from chexreason.labels.catalog import CHEXPERT14, restrict
+from chexreason.labels.catalog import label_set as named_labels
 from chexreason.labels.crosswalk import crosswalk_of
 from chexreason.labels.declare import declare
 from chexreason.labels.schema import LabelSet
@@ -24,6 +26,8 @@ from chexreason.progress import track
 from chexreason.prompts import Prompt, render
 from chexreason.renames import MOVED
 from chexreason.types import Sample, Study
+
+log = logging.getLogger(__name__)
 
 
 def make(node: Any, **kwargs: Any) -> Any:
@@ -110,8 +114,41 @@ def declaration(cfg: DictConfig, name: str, manifest: manifests.Manifest) -> dic
 
 
 def training_prevalence(cfg: DictConfig, label_set: LabelSet) -> dict[str, float]:
-    """Share of positives among the judged training studies of the home set, by label; 0 where none is judged."""
-    return prevalence_of(load_studies(cfg, cfg.data.home, ("sft", "rl"), label_set), label_set)
+    """Share of positives among the judged images of the home set's pool, by label; 0 where none is judged.
+
+    The pool is what the training splits were drawn from, as ``prepare`` counted it: a sampler levels the labels of its
+    draw. Raises ManifestError for a set without training images, or prepared before there was such a count.
+    """
+    home = cfg.data.home
+    pool: Any = load_manifest(cfg, home).provenance.get(POOL)
+    if pool is None:
+        raise manifests.ManifestError(
+            f"set '{home}' was prepared by an earlier version, which did not count the pool that prevalences (the "
+            f"prices of false positives) come from: prepare again, python -m chexreason.cli.prepare data={cfg.data.name}"
+        )
+    if not pool["images"]:
+        raise manifests.ManifestError(f"set '{home}' has no training images, so no training prevalence: see data.home")
+    list_name = cfg.data.sets[home].get("label_list")
+    judged_by = named_labels(list_name) if list_name else CHEXPERT14
+    counts = pool_counts(pool, set_policy(cfg, home), judged_by.labels)
+    shares = {label: positive / judged if judged else 0.0 for label, (positive, judged) in counts.items()}
+    return {label: shares.get(label, 0.0) for label in label_set}
+
+
+def trivial_prevalence(cfg: DictConfig, label_set: LabelSet) -> dict[str, float]:
+    """``training_prevalence`` for the rows of trivial answers; empty, where it is unknown: two of them are left out.
+
+    A set of an earlier version that no sampler drew from is its own pool.
+    """
+    try:
+        return training_prevalence(cfg, label_set)
+    except manifests.ManifestError as unknown:
+        manifest = load_manifest(cfg, cfg.data.home)
+        splits = [split for split in TRAIN if split in manifest.split_counts()]
+        if splits and not {POOL, "selection"} & {key for key, value in manifest.provenance.items() if value}:
+            return prevalence_of(load_studies(cfg, cfg.data.home, splits, label_set), label_set)
+        log.warning("rows best_constant and prior are left out: %s", unknown)
+        return {}
 
 
 def build_samples(studies: Sequence[Study], prompt: Prompt, label_set: LabelSet, teacher: Any) -> list[Sample]:

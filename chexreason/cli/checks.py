@@ -9,10 +9,9 @@ from collections.abc import Sequence
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from chexreason.build.data import build_labels, build_prompt
+from chexreason.build.data import build_labels, build_prompt, training_prevalence
 from chexreason.build.model import build_policy
 from chexreason.build.training import build_data, build_reward, max_steps
-from chexreason.data.prevalence import prevalence_of
 from chexreason.labels.schema import LabelSet
 from chexreason.model.adapters import answer_tokens, attach_lora
 from chexreason.model.generate import Sampling
@@ -185,7 +184,7 @@ def _of_grpo(cfg: DictConfig, policy: Policy) -> list[SettingFault]:
 def _of_reward(cfg: DictConfig, samples: Sequence[Sample], label_set: LabelSet) -> list[SettingFault]:
     """The rewards lab's warning: a policy that looks at no image out-earns an honest one."""
     studies = [sample.study for sample in samples]
-    reward = build_reward(cfg.reward, lambda: prevalence_of(studies, label_set))
+    reward = build_reward(cfg.reward, lambda: training_prevalence(cfg, label_set))
     text = degenerate_warning(reward, studies, build_prompt(cfg).answer_format(label_set), samples[0].prompt)
     return [] if text is None else [SettingFault(text, stops=False)]
 

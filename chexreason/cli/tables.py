@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
-from chexreason.build.data import build_labels, training_prevalence
+from chexreason.build.data import build_labels, trivial_prevalence
 from chexreason.build.jobs import read_sweep
 from chexreason.cli import command
 from chexreason.data.prepare import MANIFEST_NAME
@@ -77,7 +77,7 @@ def _table(cfg: DictConfig, name: str, out: Path) -> None:
     prepared = (Path(cfg.data.folder) / cfg.data.home / MANIFEST_NAME).is_file()
     write_table(
         name, runs, out, dataset=_dataset(cfg, name), label_set=build_labels(cfg),
-        prevalence=training_prevalence(cfg, build_labels(cfg)) if prepared else {},  # of best_constant and prior
+        prevalence=trivial_prevalence(cfg, build_labels(cfg)) if prepared else {},  # of best_constant and prior
         origins={row: origin_of(cfg, rows[row]) for row in runs}, n_resamples=cfg.n_resamples, seed=cfg.seed,
     )  # fmt: skip
     not_run = [cell for row, cell in rows.items() if row not in runs]
