@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from chexreason.data import manifest as manifests
 from chexreason.data.leakage import EVALUATION, TRAIN, check_leaks
 from chexreason.data.prepare import MANIFEST_NAME, POOL, prepare_set
-from chexreason.data.prevalence import pool_counts, prevalence_of
+from chexreason.data.prevalence import pool_counts, pool_marks
 from chexreason.labels.catalog import CHEXPERT14, restrict
 from chexreason.labels.catalog import label_set as named_labels
 from chexreason.labels.crosswalk import crosswalk_of
@@ -113,42 +113,32 @@ def declaration(cfg: DictConfig, name: str, manifest: manifests.Manifest) -> dic
     return {"policy": policy.declared, "data_sha256": identity, "text": text}
 
 
-def training_prevalence(cfg: DictConfig, label_set: LabelSet) -> dict[str, float]:
+def training_prevalence(cfg: DictConfig, label_set: LabelSet, *, needed: bool = True) -> dict[str, float]:
     """Share of positives among the judged images of the home set's pool, by label; 0 where none is judged.
 
     The pool is what the training splits were drawn from, as ``prepare`` counted it: a sampler levels the labels of its
-    draw. Raises ManifestError for a set without training images, or prepared before there was such a count.
+    draw. Where a set has no training image, or an earlier version did not count its pool, raises ManifestError; where
+    it is not ``needed``, warns and returns {}, or takes the splits themselves if no sampler drew them.
     """
-    home = cfg.data.home
-    pool: Any = load_manifest(cfg, home).provenance.get(POOL)
-    if pool is None:
-        raise manifests.ManifestError(
-            f"set '{home}' was prepared by an earlier version, which did not count the pool that prevalences (the "
-            f"prices of false positives) come from: prepare again, python -m chexreason.cli.prepare data={cfg.data.name}"
+    home, manifest = cfg.data.home, load_manifest(cfg, cfg.data.home)
+    rows, pool = manifest.frame[manifest.frame["split"].isin(TRAIN)], manifest.provenance.get(POOL)
+    if pool is None and not needed and not manifest.provenance.get("selection"):
+        pool = pool_marks(rows)
+    if pool is None or rows.empty:
+        why = (
+            "an earlier version prepared it: prepare it again"
+            if len(rows)
+            else "it has no training image: prepare some"
         )
-    if not pool["images"]:
-        raise manifests.ManifestError(f"set '{home}' has no training images, so no training prevalence: see data.home")
-    list_name = cfg.data.sets[home].get("label_list")
-    judged_by = named_labels(list_name) if list_name else CHEXPERT14
-    counts = pool_counts(pool, set_policy(cfg, home), judged_by.labels)
+        fault = f"the prevalence of labels in set '{home}' is unknown, {why}"
+        if needed:
+            raise manifests.ManifestError(f"{fault} (python -m chexreason.cli.prepare data={cfg.data.name})")
+        log.warning("%s; without it there is no best_constant and no prior", fault)
+        return {}
+    names = cfg.data.sets[home].get("label_list")
+    counts = pool_counts(pool, set_policy(cfg, home), (named_labels(names) if names else CHEXPERT14).labels)
     shares = {label: positive / judged if judged else 0.0 for label, (positive, judged) in counts.items()}
     return {label: shares.get(label, 0.0) for label in label_set}
-
-
-def trivial_prevalence(cfg: DictConfig, label_set: LabelSet) -> dict[str, float]:
-    """``training_prevalence`` for the rows of trivial answers; empty, where it is unknown: two of them are left out.
-
-    A set of an earlier version that no sampler drew from is its own pool.
-    """
-    try:
-        return training_prevalence(cfg, label_set)
-    except manifests.ManifestError as unknown:
-        manifest = load_manifest(cfg, cfg.data.home)
-        splits = [split for split in TRAIN if split in manifest.split_counts()]
-        if splits and not {POOL, "selection"} & {key for key, value in manifest.provenance.items() if value}:
-            return prevalence_of(load_studies(cfg, cfg.data.home, splits, label_set), label_set)
-        log.warning("rows best_constant and prior are left out: %s", unknown)
-        return {}
 
 
 def build_samples(studies: Sequence[Study], prompt: Prompt, label_set: LabelSet, teacher: Any) -> list[Sample]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -141,7 +141,8 @@ def check_settings(cfg: DictConfig, samples: Sequence[Sample], policy: Policy, l
     Raises ValueError listing, once, all that would corrupt the run.
     """
     grpo, limit = cfg.phase.name == "grpo", cfg.model.max_new_tokens
-    faults = _of_grpo(cfg, policy) if grpo else []
+    lengths = {} if cfg.phase.teacher is None else _answer_lengths(samples, policy)
+    faults = _of_grpo(cfg, policy, lengths) if grpo else []
     longest = max((sample.prompt for sample in samples), key=len)
     faults += table.policy_faults(**table.policy_facts(policy, longest), max_new_tokens=limit)
     faults += table.label_faults(list(label_set), [sample.study.mask for sample in samples])
@@ -150,14 +151,17 @@ def check_settings(cfg: DictConfig, samples: Sequence[Sample], policy: Policy, l
         n_steps = -(-len(samples) // (cfg.phase.batch_size * cfg.phase.accumulate)) * int(cfg.phase.max_epochs)
     faults += table.schedule_faults(n_steps, cfg.optim.scheduler.warmup)
     if cfg.phase.teacher is not None:
-        faults += table.learned_faults(_answer_lengths(samples, policy), limit)
+        faults += table.learned_faults(lengths, limit)
     if grpo:
         faults += _of_reward(cfg, samples, label_set)
     return table.refuse(faults)
 
 
-def _of_grpo(cfg: DictConfig, policy: Policy) -> list[SettingFault]:
+def _of_grpo(cfg: DictConfig, policy: Policy, lengths: Mapping[str, int]) -> list[SettingFault]:
+    """``lengths`` are those of the training answers, where GRPO is given some."""
     objective, sampling, reward = cfg.objective, cfg.phase.module.sampling, cfg.reward
+    learned = {adapter: answer_tokens(adapter) for adapter in cfg.adapters}
+    learned |= {"phase.teacher": max(lengths.values())} if lengths else {}
     asked = {name: objective[name] for name in ("updates_per_rollout", "normaliser", "scale", "kl_beta")}
     paid = (reward.get("weights") or {}).get("length_penalty", 1.0)  # of a hard reward, not of the members of a mix
     return [
@@ -176,7 +180,7 @@ def _of_grpo(cfg: DictConfig, policy: Policy) -> list[SettingFault]:
             corrected=objective.get("correction", "none") != "none",
             min_length=reward.get("min_length", 0),
             length_penalty=reward.get("length_penalty", 0.0) * paid,
-            learned={adapter: answer_tokens(adapter) for adapter in cfg.adapters},
+            learned=learned,
         ),
     ]
 

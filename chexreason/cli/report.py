@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from chexreason.build.data import build_labels, declaration, load_manifest, trivial_prevalence
+from chexreason.build.data import build_labels, declaration, load_manifest, training_prevalence
 from chexreason.cli import command
 from chexreason.reports.report import build_report
 from chexreason.reports.study_tables import print_summary
@@ -38,7 +38,7 @@ def report_study(cfg: DictConfig) -> dict[str, Any]:
         study,
         title=cfg.title,
         label_set=label_set,
-        train_prevalence=trivial_prevalence(cfg, label_set),
+        train_prevalence=training_prevalence(cfg, label_set, needed=False),
         curves={arm: folder / "metrics.csv" for arm, folder in runs.items()},
         stages=_stages(study, runs, list(arms)),
         attributions=[Path(path) for path in cfg.data.attributions],

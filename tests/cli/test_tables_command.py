@@ -137,6 +137,17 @@ def test_a_table_says_how_its_runs_came_about(out: Path) -> None:
         (eval_ / cell / "seed0" / "config.yaml").write_text(config)
     assert origin_of(cfg, "medgemma_only_label") == Origin("val", "tiny:tiny_gemma3", ("phantom_a", "phantom_b"))
     assert origin_of(cfg, "medgemma_sft").chosen_on == ()
+    best = out / "held" / "adapter" / "best"
+    best.mkdir(parents=True)
+    kept = eval_ / "medgemma_sft" / "seed0" / "config.yaml"
+    kept.write_text(OmegaConf.to_yaml(common | {"adapters": [str(best)]}))
+    for card, chosen_on in (
+        ('{"chosen_on": []}', ()),
+        ("{torn", ("phantom_a", "phantom_b")),
+        ("[]", ("phantom_a", "phantom_b")),
+    ):
+        (best / "chexreason.json").write_text(card)
+        assert origin_of(cfg, "medgemma_sft").chosen_on == chosen_on
     assert origin_of(cfg, "nowhere") == Origin()
     assert list(predictions_of(cfg, "medgemma_only_label")) == [0, 1]  # by seed
     tables(configured(out, "table=table2"))

@@ -83,7 +83,7 @@ def test_prices_and_constants_of_a_pool_of_240000_are_the_pools(tmp_path):
     prices = build_reward(NUANCED, lambda: built.training_prevalence(cfg, CHEXPERT14)).false_positive_cost
     assert (prices["No Finding"], prices["Fracture"]) == (pytest.approx(23.2), pytest.approx(10.8))
     common = ("No Finding", "Support Devices", "Pleural Effusion", "Lung Opacity", "Atelectasis", "Cardiomegaly")
-    assert best_constant_answer(built.trivial_prevalence(cfg, CHEXPERT14)) == common
+    assert best_constant_answer(built.training_prevalence(cfg, CHEXPERT14, needed=False)) == common
     assert built.training_prevalence(config(tmp_path, label_list="nih9"), CHEXPERT14)["Support Devices"] == 0.0
     assert list(built.training_prevalence(cfg, NIH9)) == list(NIH9)
     lab = OmegaConf.merge(cfg, {"studies": "prepared", "only": None, "rewards": {"nuanced": NUANCED}})
@@ -105,15 +105,18 @@ def test_an_old_manifest_is_refused_where_prices_need_the_pool_until_it_is_prepa
     prepare_set(Hospital(rows), tmp_path / "m", check=False)
     assert built.training_prevalence(cfg, CHEXPERT14)["Edema"] == 0.5  # three of the six that are trained on
     age()
-    with pytest.raises(ManifestError, match=r"'m' was prepared by an earlier version.*prepare again, python -m .*mine"):
+    again = r"'m' is unknown, an earlier version prepared it: prepare it again \(python -m .*prepare data=mine"
+    with pytest.raises(ManifestError, match=again):
         build_reward(NUANCED, lambda: built.training_prevalence(cfg, CHEXPERT14))
     build_reward(HARD, lambda: built.training_prevalence(cfg, CHEXPERT14))
-    assert built.trivial_prevalence(cfg, CHEXPERT14)["Edema"] == 0.5  # no sampler: the splits are the pool
+    assert (
+        built.training_prevalence(cfg, CHEXPERT14, needed=False)["Edema"] == 0.5
+    )  # no sampler: the splits are the pool
     age(selection={"selection": "paper"})
-    assert built.trivial_prevalence(cfg, CHEXPERT14) == {}
-    assert "rows best_constant and prior are left out" in caplog.text
+    assert built.training_prevalence(cfg, CHEXPERT14, needed=False) == {}
+    assert "without it there is no best_constant and no prior" in caplog.text
     prepare_set(Hospital(rows), tmp_path / "m", check=False)  # as the error says
     assert built.training_prevalence(cfg, CHEXPERT14)["Edema"] == 0.5
     prepare_set(Hospital(rows.assign(split="test")), tmp_path / "m", check=False, on_error="quarantine")
-    with pytest.raises(ManifestError, match="'m' has no training images"):
+    with pytest.raises(ManifestError, match="'m' is unknown, it has no training image"):
         built.training_prevalence(cfg, CHEXPERT14)
