@@ -103,7 +103,7 @@ def _figure(cfg: DictConfig, name: str, out: Path) -> None:
 
 
 def _studies_a_rollout(folder: Path) -> int:
-    """How many studies all ranks of a GRPO run answer between two logged steps; 0 of SFT, or where no config says it."""
+    """Studies that all ranks of a GRPO run answer in a rollout, a logged step; 0 of SFT, and where no config says it."""
     kept = OmegaConf.load(folder / CONFIG) if (folder / CONFIG).is_file() else OmegaConf.create()
     if OmegaConf.select(kept, "phase.rollouts") is None:
         return 0
@@ -112,7 +112,7 @@ def _studies_a_rollout(folder: Path) -> int:
 
 
 def _transfer(cfg: DictConfig, out: Path) -> None:
-    home, *away = sorted(cfg.data.test, key=lambda name: name != cfg.data.home)  # the internal test first
+    home, *away = sorted(cfg.data.test, key=lambda name: name != cfg.data.home)
     arms = _arms(cfg)
     if len(arms) < 2 or not away:
         log.info("transfer: left out, it needs two arms (found: %s) and two test sets", ", ".join(arms) or "none")

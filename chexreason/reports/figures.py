@@ -93,9 +93,9 @@ def draw_curves(
 ) -> None:
     """Writes ``<out>/<name>.svg``, ``.png`` and ``.csv``: raw values faint, their moving average (0.95) strong.
 
-    ``runs`` maps each run to its curves; ``not_run`` are named in the title. With ``studies``, a rollout's number of them
-    in each run, the axis counts global steps as the paper does (the CSV has the logged rollouts, from 0). Raises ValueError where no run logged any
-    of the figure's columns.
+    ``runs`` maps each run to its curves; ``not_run`` are named in the title. With ``studies``, each run's number of
+    studies a rollout, the axis counts global steps as the paper does; the CSV has the logged rollouts, from 0.
+    Raises ValueError where no run logged any of the figure's columns.
     """
     chosen = FIGURES[name]
     columns = dict.fromkeys(column for curves in runs.values() for column in curves)

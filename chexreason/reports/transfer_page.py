@@ -38,8 +38,8 @@ def write_transfer(
     """Writes ``transfer.md``, ``.csv``, ``.tex`` and a Pareto plot for each other data set; returns the sentences.
 
     ``place`` says what the set ``home`` is: "home", or "benchmark" where the training hospital has no test set and the
-    first of the external ones stands in. ``not_run`` names arms that should have been in it. Raises ValueError when an arm lacks one of the sets, and when
-    arms saw other studies, policies or data; nothing is written then.
+    first of the external ones stands in. ``not_run`` names arms that should have been in it. Raises ValueError when an
+    arm lacks one of the sets, and when arms saw other studies, policies or data; nothing is written then.
     """
     answers = {arm: list(seeds.values()) for arm, seeds in arms.items()}
     report = transfer_report(
@@ -59,9 +59,8 @@ def write_transfer(
     write_text(out / "transfer.tex", table.latex("transfer"))
     for name in away:
         points = {arm: (scores[home], scores[name]) for arm, scores in report.scores.items()}
-        draw_pareto(
-            points, out / f"pareto_{name}", home=home, away=name, title=f"{place.title()} against away", place=place
-        )
+        title = f"{place.title()} against away"
+        draw_pareto(points, out / f"pareto_{name}", home=home, away=name, title=title, place=place)
     return sentences
 
 
@@ -88,9 +87,9 @@ def _page(report: TransferReport, table: Table, sentences: Sequence[str], place:
     """The report as Markdown: a sentence a step, the table, how to read it, and what the paper's own figures say."""
     reading = (
         "Intervals (95 %) resample patients, the same draws for both arms; `retained away` is the score after the step "
-        f"over the score before it, `gap` the change away minus the change at {place}. p: patients swapped between the two "
-        f"arms at random; in brackets adjusted for all {report.n_tests} tests of this table (Holm); none where arms "
-        "have different numbers of seeds. Intervals are not adjusted: with many steps, some exclude zero by chance."
+        f"over the score before it, `gap` the change away minus the change at {place}. p: patients swapped between "
+        f"the two arms at random; in brackets adjusted for all {report.n_tests} tests of this table (Holm); none where "
+        "arms have different numbers of seeds. Intervals are not adjusted: with many steps, some exclude zero by chance."
     )
     printed = [f"- {sentence}" for sentence in printed_sentences()]
     paper = "\n".join(["What the paper's printed figures say, without intervals:", "", *printed])
