@@ -103,7 +103,7 @@ def _figure(cfg: DictConfig, name: str, out: Path) -> None:
 
 
 def _studies_a_rollout(folder: Path) -> int:
-    """Studies that all ranks of a GRPO run answer in a rollout, a logged step; 0 of SFT, and where no config says it."""
+    """Studies that all ranks of a GRPO run answer in a rollout, a logged step; 0 of SFT, and without a config."""
     kept = OmegaConf.load(folder / CONFIG) if (folder / CONFIG).is_file() else OmegaConf.create()
     if OmegaConf.select(kept, "phase.rollouts") is None:
         return 0

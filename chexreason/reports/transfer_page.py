@@ -87,9 +87,10 @@ def _page(report: TransferReport, table: Table, sentences: Sequence[str], place:
     """The report as Markdown: a sentence a step, the table, how to read it, and what the paper's own figures say."""
     reading = (
         "Intervals (95 %) resample patients, the same draws for both arms; `retained away` is the score after the step "
-        f"over the score before it, `gap` the change away minus the change at {place}. p: patients swapped between "
-        f"the two arms at random; in brackets adjusted for all {report.n_tests} tests of this table (Holm); none where "
-        "arms have different numbers of seeds. Intervals are not adjusted: with many steps, some exclude zero by chance."
+        f"over the score before it, `gap` the change away minus the change at {place}. p: patients swapped between the "
+        f"two arms at random; in brackets adjusted for all {report.n_tests} tests of this table (Holm); none where "
+        "arms have different numbers of seeds. Intervals are not adjusted: with many steps, some exclude zero by "
+        "chance."
     )
     printed = [f"- {sentence}" for sentence in printed_sentences()]
     paper = "\n".join(["What the paper's printed figures say, without intervals:", "", *printed])
