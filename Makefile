@@ -75,40 +75,40 @@ table2: $(STAMP) ## Table 2: SFT arms on the medical model (tiny 12 min; paper 1
 table3: $(STAMP) ## Table 3: SFT arms on the general model (tiny 12 min; paper 17 h, a guess)
 	$(call STUDY_OF,table3,table=table3)
 
-table4: $(STAMP) ## Table 4: GRPO rewards (tiny 10 min; paper 670 h, a guess)
+table4: $(STAMP) ## Table 4: GRPO rewards (tiny 10 min; paper 130 h, a guess)
 	$(call STUDY_OF,table4,table=table4)
 
-table5: $(STAMP) ## Table 5: models on CheXpert, per label (tiny 10 min; paper 340 h, a guess)
+table5: $(STAMP) ## Table 5: models on CheXpert, per label (tiny 10 min; paper 67 h, a guess)
 	$(call STUDY_OF,table5,table=table5)
 
-table6: $(STAMP) ## Table 6: models on NIH, per label (tiny 10 min; paper 340 h, a guess)
+table6: $(STAMP) ## Table 6: models on NIH, per label (tiny 10 min; paper 67 h, a guess)
 	$(call STUDY_OF,table6,table=table6)
 
 fig1: $(STAMP) ## Figure 1: SFT curves (tiny 8 min; paper 16 h, a guess)
 	$(call STUDY_OF,fig1,table=fig1)
 
-fig2: $(STAMP) ## Figure 2: GRPO, nuanced reward (tiny 8 min; paper 340 h, a guess)
+fig2: $(STAMP) ## Figure 2: GRPO, nuanced reward (tiny 8 min; paper 67 h, a guess)
 	$(call STUDY_OF,fig2,table=fig2)
 
-fig3: $(STAMP) ## Figure 3: GRPO, hard reward (tiny 8 min; paper 340 h, a guess)
+fig3: $(STAMP) ## Figure 3: GRPO, hard reward (tiny 8 min; paper 67 h, a guess)
 	$(call STUDY_OF,fig3,table=fig3)
 
-paper: $(STAMP) ## every table and figure (tiny 30 min; paper 710 h, a guess)
+paper: $(STAMP) ## every table and figure (tiny 30 min; paper 170 h, a guess)
 	$(call STUDY_OF,paper,table=all)
 
-ranking: $(STAMP) ## beyond the paper: did training change the ranking, or where the line is drawn? (tiny 20 min alone; paper 350 h, a guess)
+ranking: $(STAMP) ## beyond the paper: did training change the ranking, or where the line is drawn? (tiny 20 min alone; paper 76 h, a guess)
 	$(call STUDY_OF,ranking,table=ranking)
 
 # Each compares its arms in results/<ablation>. Costs are what plan=true adds up, a cell at a time, before anything has
 # run: the SFT arm and whatever else several ablations need is trained once.
-ablation_reward: ## GRPO under four rewards (10 cells: tiny 25 min; paper 1342 h, a guess)
-ablation_group_size: ## 2 to 16 completions an image (10 cells: tiny 25 min; paper 1342 h, a guess)
-ablation_beta: ## four weights of the KL term (10 cells: tiny 25 min; paper 1342 h, a guess)
-ablation_clip: ## four clip ranges (10 cells: tiny 25 min; paper 1342 h, a guess)
-ablation_prompt: ## GRPO under three prompts (10 cells: tiny 27 min; paper 1016 h, a guess)
+ablation_reward: ## GRPO under four rewards (10 cells: tiny 25 min; paper 255 h, a guess)
+ablation_group_size: ## 2 to 16 completions an image (10 cells: tiny 25 min; paper 255 h, a guess)
+ablation_beta: ## four weights of the KL term (10 cells: tiny 25 min; paper 255 h, a guess)
+ablation_clip: ## four clip ranges (10 cells: tiny 25 min; paper 255 h, a guess)
+ablation_prompt: ## GRPO under three prompts (10 cells: tiny 27 min; paper 201 h, a guess)
 ablation_label_policy: ## what an uncertain or blank mark counts as (9 cells: tiny 18 min; paper 20 h, a guess)
 ablation_lora_rank: ## the SFT adapter's rank (7 cells: tiny 14 min; paper 16 h, a guess)
-ablation_seeds: ## SFT and GRPO at three seeds (13 cells: tiny 29 min; paper 1017 h, a guess)
+ablation_seeds: ## SFT and GRPO at three seeds (13 cells: tiny 29 min; paper 202 h, a guess)
 $(ABLATIONS): $(STAMP)
 	$(call STUDY_OF,$(@:ablation_%=%),table=transfer ablation=$(@:ablation_%=%))
 

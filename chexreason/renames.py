@@ -24,7 +24,7 @@ MOVED = {
 # Dotted keys: the old name and the new one; keys newer than some stored runs and what their absence means; keys that
 # are gone and what a user does now.
 RENAMED: dict[str, str] = {}
-ADDED: dict[str, Any] = {}
+ADDED: dict[str, Any] = {"phase.holdout": 0, "data.sets.mimic.select.test_split": None}
 REMOVED: dict[str, str] = {"rollout.adapters": "the policy hands its earlier adapters over itself; leave it out"}
 
 

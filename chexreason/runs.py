@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 import resource
@@ -20,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from chexreason.files import locked, write_json, write_text
-from chexreason.renames import current, old_names
+from chexreason.renames import ADDED, current, old_names
 
 DONE, LOCK, CONFIG, STAGE, ATTEMPTS = "DONE", "LOCK", "config.yaml", "stage.json", "attempts.jsonl"
 PREDICTIONS, METRICS, SCORES = "predictions.jsonl", "metrics.json", "scores.parquet"
@@ -33,6 +34,8 @@ STATES = ("running", "done", "failed", "cut", "preempted")  # of a line of ATTEM
 ATTEMPT_OF = "CHEXREASON_ATTEMPT_OF"
 # Settings that may change between a run and its continuation: they do not change what is computed.
 _FREE = ("paths", "logger", "callbacks.progress", "run_dir", "num_workers")
+
+log = logging.getLogger(__name__)
 
 # What a launcher sets in the environment: 0 in all of them, or unset, marks the first process of a run.
 _RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
@@ -200,11 +203,23 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a config computes, as dotted keys in today's names: without what may change when a run is continued.
 
     Paths under ``paths.out`` begin with ``${paths.out}``, so that a study that was moved, or whose folder is spelled in
-    another way, is the same study.
+    another way, is the same study. A key that was added later is there only where it has another meaning than before.
     """
     out = (config.get("paths") or {}).get("out")
     place = None if out is None else os.path.normpath(out)
-    return {k: _placed(value, place) for k, value in current(_flat(config)).items() if not k.startswith(_FREE)}
+    given = {k: value for k, value in current(_flat(config)).items() if k not in ADDED or value != ADDED[k]}
+    return {k: _placed(value, place) for k, value in given.items() if not k.startswith(_FREE)}
+
+
+def as_begun(folder: Path, cfg: DictConfig) -> list[str]:
+    """Give ``cfg`` the old meaning of the keys that are newer than the run in ``folder``; returns these keys."""
+    before = _stored(folder)
+    newer = [key for key in ADDED if before is not None and key not in _flat(before)]
+    for key in newer:
+        if (value := OmegaConf.select(cfg, key)) is not None and value != ADDED[key]:
+            log.warning("%s was begun before %s existed: it goes on as begun, with %s", folder, key, ADDED[key])
+            OmegaConf.update(cfg, key, ADDED[key])
+    return newer
 
 
 def _placed(value: Any, out: str | None) -> Any:
@@ -219,10 +234,17 @@ def _placed(value: Any, out: str | None) -> Any:
 
 
 def _check_config(folder: Path, cfg: DictConfig) -> dict[str, Any]:
-    """What the directory's CONFIG is to hold: ``cfg`` resolved, and the hashes of its adapters where they are known."""
+    """What the directory's CONFIG is to hold: ``cfg`` resolved, and the hashes of its adapters where they are known.
+
+    Keys that are newer than the run are left out of it, as of ``cfg``: it stays a run of before them.
+    """
+    newer = as_begun(folder, cfg)
     now: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     if old := list(old_names(_flat(now))):
         raise RunError("; ".join(old))
+    for key in newer:
+        place, _, name = key.rpartition(".")
+        now.get(place, {}).pop(name, None)
     hashes = [_adapter_sha256(adapter) for adapter in now.get("adapters") or []]
     now[ADAPTERS] = hashes if all(hashes) else None
     before = _stored(folder)
@@ -252,7 +274,7 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Sequence[str]
     """``key: old -> new`` of each setting in which two configs differ."""
     old, new = settings(before), settings(now)
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    return [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in changed]
+    return [f"{key}: {old.get(key, ADDED.get(key))!r} -> {new.get(key, ADDED.get(key))!r}" for key in changed]
 
 
 def _adapter_sha256(folder: str) -> str | None:

@@ -34,7 +34,7 @@ def on_common_labels() -> tuple[list[str], dict[str, float], dict[str, float]]:
 
 
 def printed_transfer() -> Table:
-    """Changes in macro-F1 over the common labels of Tables 5 and 6 between models, and the fraction retained on NIH."""
+    """Changes in macro-F1 over the common labels of Tables 5 and 6, both external, and the fraction retained on NIH."""
     labels, home, away = on_common_labels()
     rows = []
     for a, b in (*STEPS, ("qwen2_5_vl", "medgemma"), ("chexreason", "nv_reason")):

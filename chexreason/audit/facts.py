@@ -12,6 +12,8 @@ import pandas as pd
 
 from chexreason.data.leakage import EVALUATION, TRAIN
 from chexreason.data.manifest import Manifest, content_hash
+from chexreason.data.prepare import POOL
+from chexreason.data.prevalence import pool_counts
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.schema import LabelSet
 from chexreason.labels.uncertainty import LabelPolicy, resolve
@@ -55,6 +57,9 @@ def set_figures(manifest: Manifest, policy: LabelPolicy, label_list: LabelSet | 
     images = frame.get("sha256", pd.Series([], dtype="str"))
     images = images[images != ""]
     details = frame.reindex(columns=list(_DETAILS))
+    judged_by = (label_list or CHEXPERT14).labels
+    pool: Any = manifest.provenance.get(POOL)  # an earlier version did not count it
+    counts = pool_counts(pool, policy, judged_by) if pool and pool["images"] else {}
     return {
         **_sizes(frame),
         "splits": {
@@ -68,6 +73,7 @@ def set_figures(manifest: Manifest, policy: LabelPolicy, label_list: LabelSet | 
             }
             for split, rows in splits.items()
         },
+        "pool": {label: _prevalence(*pair) for label, pair in counts.items()},
         "labels": _labels(_marks(manifest), target, mask),
         "cooccurrence": _cooccurrence(target, mask),
         "labels_per_image": np.bincount(target[rated].sum(axis=1)).tolist(),
@@ -85,13 +91,14 @@ def set_figures(manifest: Manifest, policy: LabelPolicy, label_list: LabelSet | 
 
 
 def shift(sets: Mapping[str, AuditFigures], home: str) -> AuditFigures:
-    """Prevalence in the training splits of ``home`` against the test split (else val) of every set.
+    """Prevalence in the pool of ``home`` against the test split (else val) of every set.
 
+    A sampler levels the labels of the training splits, so these stand for the pool only where it is not known.
     ``ratio`` is evaluation by training, None where either side has no positive or does not judge the label.
     """
     trained = sets[home]["splits"]
     learnt = [split for split in TRAIN if split in trained] or list(trained)
-    base = {
+    base = sets[home]["pool"] or {
         label: _prevalence(
             *(sum(trained[split]["labels"][label][n] for split in learnt) for n in ("positive", "judged"))
         )
@@ -103,7 +110,7 @@ def shift(sets: Mapping[str, AuditFigures], home: str) -> AuditFigures:
         if asked is not None:
             there = figures["splits"][asked]["labels"]
             rows[name] = {"split": asked, "labels": {label: _change(base[label], there[label]) for label in base}}
-    return {"home": home, "splits": learnt, "labels": base, "evaluation": rows}
+    return {"home": home, "splits": ["pool"] if sets[home]["pool"] else learnt, "labels": base, "evaluation": rows}
 
 
 def _marks(manifest: Manifest) -> npt.NDArray[np.float64]:

@@ -86,7 +86,7 @@ def _prevalence(figures: AuditFigures, name: str, own: AuditFigures) -> Iterator
         if far_apart(shift["labels"][label], new)
     ]
     if far:
-        where = f"training at {shift['home']} and {name}, {there['split']}"
+        where = f"{shift['home']}, {' + '.join(shift['splits'])}, and {name}, {there['split']}"
         yield "warn", f"Prevalence differs more than {RATIO:g}-fold between {where}: {', '.join(far)}."
 
 

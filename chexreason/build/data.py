@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -12,10 +13,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from chexreason.data import manifest as manifests
-from chexreason.data.leakage import EVALUATION, check_leaks
-from chexreason.data.prepare import MANIFEST_NAME, prepare_set
-from chexreason.data.prevalence import prevalence_of
+from chexreason.data.leakage import EVALUATION, TRAIN, check_leaks
+from chexreason.data.prepare import MANIFEST_NAME, POOL, prepare_set
+from chexreason.data.prevalence import pool_counts, pool_marks
 from chexreason.labels.catalog import CHEXPERT14, restrict
+from chexreason.labels.catalog import label_set as named_labels
 from chexreason.labels.crosswalk import crosswalk_of
 from chexreason.labels.declare import declare
 from chexreason.labels.schema import LabelSet
@@ -24,6 +26,8 @@ from chexreason.progress import track
 from chexreason.prompts import Prompt, render
 from chexreason.renames import MOVED
 from chexreason.types import Sample, Study
+
+log = logging.getLogger(__name__)
 
 
 def make(node: Any, **kwargs: Any) -> Any:
@@ -117,9 +121,32 @@ def declaration(cfg: DictConfig, name: str, manifest: manifests.Manifest) -> dic
     return {"policy": policy.declared, "data_sha256": identity, "text": text}
 
 
-def training_prevalence(cfg: DictConfig, label_set: LabelSet) -> dict[str, float]:
-    """Share of positives among the judged training studies of the home set, by label; 0 where none is judged."""
-    return prevalence_of(load_studies(cfg, cfg.data.home, ("sft", "rl"), label_set), label_set)
+def training_prevalence(cfg: DictConfig, label_set: LabelSet, *, needed: bool = True) -> dict[str, float]:
+    """Share of positives among the judged images of the home set's pool, by label; 0 where none is judged.
+
+    The pool is what the training splits were drawn from, as ``prepare`` counted it: a sampler levels the labels of its
+    draw. Where a set has no training image, or an earlier version did not count its pool, raises ManifestError; where
+    it is not ``needed``, warns and returns {}, or takes the splits themselves if no sampler drew them.
+    """
+    home, manifest = cfg.data.home, load_manifest(cfg, cfg.data.home)
+    rows, pool = manifest.frame[manifest.frame["split"].isin(TRAIN)], manifest.provenance.get(POOL)
+    if pool is None and not needed and not manifest.provenance.get("selection"):
+        pool = pool_marks(rows)
+    if pool is None or rows.empty:
+        why = (
+            "an earlier version prepared it: prepare it again"
+            if len(rows)
+            else "it has no training image: prepare some"
+        )
+        fault = f"the prevalence of labels in set '{home}' is unknown, {why}"
+        if needed:
+            raise manifests.ManifestError(f"{fault} (python -m chexreason.cli.prepare data={cfg.data.name})")
+        log.warning("%s; without it there is no best_constant and no prior", fault)
+        return {}
+    names = cfg.data.sets[home].get("label_list")
+    counts = pool_counts(pool, set_policy(cfg, home), (named_labels(names) if names else CHEXPERT14).labels)
+    shares = {label: positive / judged if judged else 0.0 for label, (positive, judged) in counts.items()}
+    return {label: shares.get(label, 0.0) for label in label_set}
 
 
 def build_samples(studies: Sequence[Study], prompt: Prompt, label_set: LabelSet, teacher: Any) -> list[Sample]:

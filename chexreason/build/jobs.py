@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from chexreason.confdir import confdir
 from chexreason.errors import unknown_choices
-from chexreason.runs import DONE, attempts, digest, settings
+from chexreason.runs import DONE, as_begun, attempts, digest, settings
 from chexreason.sweep.cells import PREPARE, Cell, CellError, wanted
 from chexreason.sweep.launch import Job
 from chexreason.sweep.old_ledger import digest_then
@@ -77,6 +77,7 @@ def _job(cfg: DictConfig, cell: Cell, seed: int, trained: dict[str, dict[str, st
     if cell.verb == "train":
         trained[cell.name] = {group: choices[group] for group in AS_TRAINED}
     run_dir = cell.run_dir(study, seed)
+    as_begun(run_dir, composed)
     name = cell.name if cell.verb == "prepare" else f"{cell.name}/seed{seed}"
     needs = tuple(need if need == PREPARE else f"{need}/seed{seed}" for need in cell.needs)
     computed = settings(OmegaConf.to_container(composed, resolve=False))

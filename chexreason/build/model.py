@@ -21,7 +21,7 @@ def build_policy(cfg: DictConfig) -> Policy:
 
 
 def adapter_card(cfg: DictConfig, prompt: Prompt, label_set: LabelSet) -> dict[str, object]:
-    """What must be known to use an adapter: prompt, labels, policies, data."""
+    """What must be known to use an adapter: prompt, labels, policies, data, the sets that the best one is chosen on."""
     return {
         "phase": cfg.phase.name,
         "prompt": {"name": prompt.name, "text": render(prompt, label_set), "grammar": prompt.grammar},
@@ -29,7 +29,15 @@ def adapter_card(cfg: DictConfig, prompt: Prompt, label_set: LabelSet) -> dict[s
         "label_policies": {name: set_policy(cfg, name).declared for name in cfg.data.sets},
         "data": cfg.data.name,
         "seed": cfg.seed,
+        "holdout": cfg.phase.get("holdout") or 0.0,
+        "chosen_on": chosen_on(cfg),
     }
+
+
+def chosen_on(cfg: DictConfig) -> list[str]:
+    """The sets whose validation studies choose a run's best adapter; none where studies held back choose it."""
+    held = bool(cfg.phase.get("holdout")) and cfg.phase.monitor in ("val/loss", "val/token_accuracy")
+    return [] if held else list(cfg.data.val)
 
 
 def check_card(folder: str, prompt: Prompt, label_set: LabelSet) -> None:

@@ -15,14 +15,15 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from chexreason.build.data import build_samples, check_training, load_studies, make, training_prevalence
+from chexreason.build.model import chosen_on
 from chexreason.data.leakage import TRAIN
-from chexreason.data.sampling import subset
+from chexreason.data.sampling import hold_back, subset
 from chexreason.labels.schema import LabelSet
 from chexreason.model.adapters import attach_lora
 from chexreason.model.policy import Policy
 from chexreason.prompts import Prompt
 from chexreason.rewards.base import Reward
-from chexreason.runs import CHECKPOINT, COLLAPSE
+from chexreason.runs import CHECKPOINT, COLLAPSE, is_first_rank
 from chexreason.traces.answer_faults import check_answers
 from chexreason.training.callbacks.adapter_export import AdapterExport
 from chexreason.training.callbacks.checkpoint import ResumePoint
@@ -38,9 +39,12 @@ log = logging.getLogger(__name__)
 
 
 def build_data(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: LabelSet) -> StudyData:
-    """Training samples of the phase's split and the validation sets; only the home set validates with answers.
+    """Training samples of the phase's split, those held back from it, and the validation sets.
 
-    Raises ValueError where the split is not one to train on, LeakageError where a sample is also one to evaluate on.
+    The share ``phase.holdout`` of the split's studies is held back by patient, whatever the limit and the run's seed:
+    all arms on this data hold back the same patients. Without it the home set validates with answers.
+    Raises ValueError where the split is not one to train on or nothing can be held back, LeakageError where a sample is
+    also one to evaluate on.
     """
     if cfg.phase.split not in TRAIN:
         raise ValueError(f"phase.split={cfg.phase.split} is not for training; train on one of: {', '.join(TRAIN)}")
@@ -52,12 +56,24 @@ def build_data(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: Label
         said = "%s, %s: %d of %d studies have no positive label (%d no judged one): not trained on"
         unjudged = sum(not any(study.mask) for study in studies)
         log.info(said, cfg.data.home, cfg.phase.split, len(studies) - len(useful), len(studies), unjudged)
-    train = build_samples(subset(useful, cfg.phase.limit, cfg.seed), prompt, label_set, teacher)
-    check_answers(train, prompt.answer_format(label_set))
-    check_training(cfg, train)
+    patients = hold_back(useful, cfg.phase.get("holdout") or 0.0, cfg.data.get("seed") or 0)
+    free = [study for study in useful if study.patient_id not in patients]
+    train = build_samples(subset(free, cfg.phase.limit, cfg.seed), prompt, label_set, teacher)
+    held = build_samples([s for s in useful if s.patient_id in patients], prompt, label_set, teacher)
+    if patients and not any(sample.answer for sample in held):
+        raise ValueError(
+            f"phase.holdout={cfg.phase.holdout} holds back {len(patients)} patients, and phase.teacher has no answer "
+            "about their studies, which give the validation loss: raise it, add answers, or set phase.holdout=0"
+        )
+    check_answers([*train, *held], prompt.answer_format(label_set))
+    check_training(cfg, [*train, *held])
+    if cfg.phase.name == "sft" and is_first_rank() and (sets := chosen_on(cfg)):
+        told = f"the best adapter is chosen by {cfg.phase.monitor} on validation studies of {', '.join(sets)}"
+        log.warning("%s, which tables score too: keep phase.holdout=0.1 and phase.monitor=val/loss", told)
+    scored = None if patients else cfg.data.home
     val = {
         name: build_samples(
-            load_studies(cfg, name, ("val",), label_set), prompt, label_set, teacher if name == cfg.data.home else None
+            load_studies(cfg, name, ("val",), label_set), prompt, label_set, teacher if name == scored else None
         )
         for name in cfg.data.val
     }
@@ -71,6 +87,7 @@ def build_data(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: Label
         num_workers=cfg.num_workers,
         seed=cfg.seed,
         drop_last=cfg.phase.name == "grpo",
+        held=held,
     )
 
 

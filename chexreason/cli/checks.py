@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from chexreason.build.data import build_labels, build_prompt
+from chexreason.build.data import build_labels, build_prompt, training_prevalence
 from chexreason.build.model import build_policy
 from chexreason.build.training import build_data, build_reward, max_steps
-from chexreason.data.prevalence import prevalence_of
 from chexreason.labels.schema import LabelSet
 from chexreason.model.adapters import answer_tokens, attach_lora, blank_adapter, rank_of
 from chexreason.model.generate import Sampling
@@ -146,7 +145,8 @@ def check_settings(cfg: DictConfig, samples: Sequence[Sample], policy: Policy, l
     Raises ValueError listing, once, all that would corrupt the run.
     """
     grpo, limit = cfg.phase.name == "grpo", cfg.model.max_new_tokens
-    faults = table.precision_faults(cfg.trainer.precision) + (_of_grpo(cfg, policy) if grpo else [])
+    lengths = {} if cfg.phase.teacher is None else _answer_lengths(samples, policy)
+    faults = table.precision_faults(cfg.trainer.precision) + (_of_grpo(cfg, policy, lengths) if grpo else [])
     longest = max((sample.prompt for sample in samples), key=len)
     faults += table.policy_faults(**table.policy_facts(policy, longest), max_new_tokens=limit)
     faults += table.label_faults(list(label_set), [sample.study.mask for sample in samples])
@@ -155,14 +155,17 @@ def check_settings(cfg: DictConfig, samples: Sequence[Sample], policy: Policy, l
         n_steps = -(-len(samples) // (cfg.phase.batch_size * cfg.phase.accumulate)) * int(cfg.phase.max_epochs)
     faults += table.schedule_faults(n_steps, cfg.optim.scheduler.warmup)
     if cfg.phase.teacher is not None:
-        faults += table.learned_faults(_answer_lengths(samples, policy), limit)
+        faults += table.learned_faults(lengths, limit)
     if grpo:
         faults += _of_reward(cfg, samples, label_set)
     return table.refuse(faults)
 
 
-def _of_grpo(cfg: DictConfig, policy: Policy) -> list[SettingFault]:
+def _of_grpo(cfg: DictConfig, policy: Policy, lengths: Mapping[str, int]) -> list[SettingFault]:
+    """``lengths`` are those of the training answers, where GRPO is given some."""
     objective, sampling, reward = cfg.objective, cfg.phase.module.sampling, cfg.reward
+    learned = {adapter: answer_tokens(adapter) for adapter in cfg.adapters}
+    learned |= {"phase.teacher": max(lengths.values())} if lengths else {}
     asked = {name: objective[name] for name in ("updates_per_rollout", "normaliser", "scale", "kl_beta")}
     paid = (reward.get("weights") or {}).get("length_penalty", 1.0)  # of a hard reward, not of the members of a mix
     return [
@@ -181,7 +184,7 @@ def _of_grpo(cfg: DictConfig, policy: Policy) -> list[SettingFault]:
             corrected=objective.get("correction", "none") != "none",
             min_length=reward.get("min_length", 0),
             length_penalty=reward.get("length_penalty", 0.0) * paid,
-            learned={adapter: answer_tokens(adapter) for adapter in cfg.adapters},
+            learned=learned,
         ),
     ]
 
@@ -189,7 +192,7 @@ def _of_grpo(cfg: DictConfig, policy: Policy) -> list[SettingFault]:
 def _of_reward(cfg: DictConfig, samples: Sequence[Sample], label_set: LabelSet) -> list[SettingFault]:
     """The rewards lab's warning: a policy that looks at no image out-earns an honest one."""
     studies = [sample.study for sample in samples]
-    reward = build_reward(cfg.reward, lambda: prevalence_of(studies, label_set))
+    reward = build_reward(cfg.reward, lambda: training_prevalence(cfg, label_set))
     text = degenerate_warning(reward, studies, build_prompt(cfg).answer_format(label_set), samples[0].prompt)
     return [] if text is None else [SettingFault(text, stops=False)]
 

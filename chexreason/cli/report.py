@@ -38,7 +38,7 @@ def report_study(cfg: DictConfig) -> dict[str, Any]:
         study,
         title=cfg.title,
         label_set=label_set,
-        train_prevalence=training_prevalence(cfg, label_set),
+        train_prevalence=training_prevalence(cfg, label_set, needed=False),
         curves={arm: folder / "metrics.csv" for arm, folder in runs.items()},
         stages=_stages(study, runs, list(arms)),
         attributions=[Path(path) for path in cfg.data.attributions],

@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 
 
 def rewards(cfg: DictConfig, studies: Sequence[Study], label_set: LabelSet) -> dict[str, Reward]:
-    """The rewards to look at, by name; those that price labels know their prevalence in ``studies``."""
+    """The rewards to look at, by name; those that price labels know the prevalence in the pool, or in ``studies``."""
+    from chexreason.build.data import training_prevalence
     from chexreason.build.training import build_reward
     from chexreason.data.prevalence import prevalence_of
 
@@ -34,8 +35,14 @@ def rewards(cfg: DictConfig, studies: Sequence[Study], label_set: LabelSet) -> d
             f"only={chosen}: no reward {unknown}; there are {', '.join(cfg.rewards)}, "
             f"and +reward@rewards.NAME=NAME adds that of conf/reward/NAME.yaml"
         )
-    prevalence = prevalence_of(studies, label_set)
-    return {name: build_reward(cfg.rewards[name], lambda: prevalence) for name in chosen}
+    pool = cfg.studies == "prepared"  # the prices of training; made-up studies are their own pool
+    return {
+        name: build_reward(
+            cfg.rewards[name],
+            lambda: training_prevalence(cfg, label_set) if pool else prevalence_of(studies, label_set),
+        )
+        for name in chosen
+    }
 
 
 def cohort(cfg: DictConfig, label_set: LabelSet) -> list[Study]:

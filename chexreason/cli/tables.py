@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -77,7 +78,7 @@ def _table(cfg: DictConfig, name: str, out: Path) -> None:
     prepared = (Path(cfg.data.folder) / cfg.data.home / MANIFEST_NAME).is_file()
     write_table(
         name, runs, out, dataset=_dataset(cfg, name), label_set=build_labels(cfg),
-        prevalence=training_prevalence(cfg, build_labels(cfg)) if prepared else {},  # of best_constant and prior
+        prevalence=training_prevalence(cfg, build_labels(cfg), needed=False) if prepared else {},
         origins={row: origin_of(cfg, rows[row]) for row in runs}, n_resamples=cfg.n_resamples, seed=cfg.seed,
     )  # fmt: skip
     not_run = [cell for row, cell in rows.items() if row not in runs]
@@ -86,29 +87,41 @@ def _table(cfg: DictConfig, name: str, out: Path) -> None:
 
 def _figure(cfg: DictConfig, name: str, out: Path) -> None:
     runs: dict[str, Mapping[str, Curve]] = {}
-    rows, not_run = sweep_rows(name), []
+    rows, not_run, studies = sweep_rows(name), [], {}
     for row, cell in rows.items():
         folders = _seed_folders(Path(cfg.paths.out) / cfg.name / cell)
         found = {seed: path for seed, folder in folders.items() if (path := folder / "metrics.csv").is_file()}
-        runs |= {row if len(found) == 1 else f"{row}, seed {k}": read_history(path) for k, path in found.items()}
+        for k, path in found.items():
+            run = row if len(found) == 1 else f"{row}, seed {k}"
+            runs[run], studies[run] = read_history(path), _studies_a_rollout(path.parent)
         not_run += [] if found else [row]
     if not runs:
         log.info("%s: not drawn, none of its runs has a metrics.csv: %s", name, ", ".join(rows.values()))
         return
-    draw_curves(name, runs, out, not_run)
+    draw_curves(name, runs, out, not_run, studies if all(studies.values()) else None)
     log.info("%s: %d of %d runs, %s", name, len(rows) - len(not_run), len(rows), out / f"{name}.svg")
 
 
+def _studies_a_rollout(folder: Path) -> int:
+    """Studies that all ranks of a GRPO run answer in a rollout, a logged step; 0 of SFT, and without a config."""
+    kept = OmegaConf.load(folder / CONFIG) if (folder / CONFIG).is_file() else OmegaConf.create()
+    if OmegaConf.select(kept, "phase.rollouts") is None:
+        return 0
+    ranks = kept.trainer.devices * kept.trainer.get("num_nodes", 1) if isinstance(kept.trainer.devices, int) else 1
+    return int(kept.phase.batch_size * ranks)
+
+
 def _transfer(cfg: DictConfig, out: Path) -> None:
-    home, *away = cfg.data.test
+    home, *away = sorted(cfg.data.test, key=lambda name: name != cfg.data.home)
     arms = _arms(cfg)
     if len(arms) < 2 or not away:
         log.info("transfer: left out, it needs two arms (found: %s) and two test sets", ", ".join(arms) or "none")
         return
     shared = _compared(cfg, arms)
     said = write_transfer(
-        arms, out, home=home, away=away, n_resamples=cfg.n_resamples, n_permutations=cfg.n_permutations, **shared
-    )
+        arms, out, home=home, away=away, place="home" if home == cfg.data.home else "benchmark",
+        n_resamples=cfg.n_resamples, n_permutations=cfg.n_permutations, **shared,
+    )  # fmt: skip
     log.info("transfer: %s%s\n%s", out / "transfer.md", _shown(shared["not_run"]), "\n".join(said))
 
 
@@ -188,9 +201,25 @@ def origin_of(cfg: DictConfig, cell: str) -> Origin:
     for folder in _folders(cfg, "eval", cell).values():
         if (folder / CONFIG).is_file():
             kept: Any = OmegaConf.to_container(OmegaConf.load(folder / CONFIG))
-            best = any(Path(adapter).name == "best" for adapter in kept["adapters"])
-            return Origin(kept["split"], kept["model"]["source"], tuple(kept["data"]["val"]) if best else ())
+            chosen = [name for adapter in kept["adapters"] for name in _chosen_on(Path(adapter), kept["data"]["val"])]
+            return Origin(kept["split"], kept["model"]["source"], tuple(dict.fromkeys(chosen)))
     return Origin()
+
+
+def _chosen_on(adapter: Path, known: Sequence[str]) -> Sequence[str]:
+    """The sets that chose this adapter, by its card; ``known`` where that of a best one does not say it."""
+    if adapter.name != "best":
+        return ()
+    try:
+        sets: Sequence[str] = json.loads((adapter / "chexreason.json").read_text())["chosen_on"]
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+    ):  # absent, damaged or older: no claim that it was chosen elsewhere
+        return known
+    return sets
 
 
 def _folders(cfg: DictConfig, kind: str, cell: str) -> dict[int, Path]:

@@ -18,8 +18,9 @@ import pandas as pd
 
 from chexreason.data import manifest as manifests
 from chexreason.data.check import ImageFacts, inspect_images
+from chexreason.data.leakage import TRAIN
 from chexreason.data.manifest import Manifest, ManifestError
-from chexreason.data.prevalence import prevalence_png
+from chexreason.data.prevalence import pool_marks, prevalence_png
 from chexreason.data.selection import PaperSelection
 from chexreason.data.sources.columns import first_of
 from chexreason.files import write_bytes, write_json, write_text
@@ -32,6 +33,7 @@ MANIFEST_NAME = "manifest.parquet"
 QUARANTINE_NAME = "quarantine.csv"
 SELECTION_NAME = "selection.json"
 PREVALENCE_NAME = "prevalence.png"
+POOL = "pool"  # in the provenance: the marks of the images that the training splits were drawn from
 RECORD_NAME = "images.jsonl"  # what the image pass knows, kept between preparations
 IDS_NAME = "ids"
 ON_ERROR = ("stop", "quarantine")
@@ -71,8 +73,9 @@ def prepare_set(
     ``select`` chooses rows and splits before any image is read. An unreadable image stops the preparation with a list
     of what is wrong (``on_error="stop"``), or its row moves to ``quarantine.csv`` (``"quarantine"``); ``check=False``
     opens no image, and then there are no hashes to find copies by. ``policy`` is recorded, not applied: the manifest
-    holds raw marks. The folder also gets ``ids/<split>.csv`` and, for a selection, ``selection.json`` and
-    ``prevalence.png``. An interrupted run leaves no manifest, and the next one reads no image again that has not
+    holds raw marks. Its provenance holds the marks of the pool too (``pool_marks``): of the rows that ``select`` draws
+    from, else of the training splits. The folder also gets ``ids/<split>.csv`` and, for a selection, ``selection.json``
+    and ``prevalence.png``. An interrupted run leaves no manifest, and the next one reads no image again that has not
     changed. Raises ManifestError on bad rows or images and OSError on a full disk.
     """
     if on_error not in ON_ERROR:
@@ -88,13 +91,14 @@ def prepare_set(
         return existing
     try:
         _clear(folder)
-        frame, report = _rows(source, folder, select, progress)
+        frame, report, pool = _rows(source, folder, select, progress)
         root = source.image_root or folder
         built = _looked_at(frame, root, folder, source.name, on_error, workers, progress) if check else frame
         _write_beside(folder, built, report)
         counts = {"studies": len(built), "quarantined": len(frame) - len(built), "images_checked": check}
         chosen = {"selection": select.provenance if select else None}
-        provenance = {**source.provenance, **chosen, **declared, **counts, "request_sha256": request}
+        recorded = {**counts, POOL: pool_marks(pool), "request_sha256": request}
+        provenance = {**source.provenance, **chosen, **declared, **recorded}
         manifests.write_manifest(Manifest(built, provenance, root), path)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -109,19 +113,19 @@ def prepare_set(
 
 def _rows(
     source: Source, folder: Path, select: PaperSelection | None, progress: Track
-) -> tuple[pd.DataFrame, Mapping[str, object] | None]:
-    """The conformed rows of the set and the selection's report; a vendor source writes nothing."""
+) -> tuple[pd.DataFrame, Mapping[str, object] | None, pd.DataFrame]:
+    """The conformed rows of the set, the selection's report and the pool's rows; a vendor source writes nothing."""
     if source.image_root is None:
         folder.mkdir(parents=True, exist_ok=True)  # a renderer's images go there
     frame = manifests.conform(source.prepare(folder, progress))
     if select is None:
         if frame.empty:
             raise ManifestError(f"'{source.name}' has no rows; look at its csv and its filters")
-        return frame, None
+        return frame, None, frame[frame["split"].isin(TRAIN)]
     selected = select.apply(frame, source.name)
     for warning in selected.report.get("warnings", ()):
         log.warning("%s: %s", source.name, warning)
-    return manifests.conform(selected.frame), selected.report
+    return manifests.conform(selected.frame), selected.report, frame if selected.pool is None else selected.pool
 
 
 def _looked_at(
@@ -183,7 +187,8 @@ def _up_to_date(path: Path, request: str) -> Manifest | None:
     except ManifestError as error:
         log.warning("preparing anew: %s", error)
         return None
-    return existing if existing.provenance.get("request_sha256") == request else None
+    wanted = existing.provenance.get("request_sha256") == request and POOL in existing.provenance
+    return existing if wanted else None  # an earlier version counted no pool
 
 
 def _request(source: Source, select: PaperSelection | None, on_error: str, check: bool) -> str:

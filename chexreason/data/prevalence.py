@@ -1,4 +1,4 @@
-"""The prevalence of each label among studies, and a bar chart of a pool and the samples drawn from it."""
+"""The prevalence of each label among studies or in a pool, and a bar chart of a pool and the samples drawn from it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import io
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
+from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.schema import LabelSet
+from chexreason.labels.uncertainty import LabelPolicy, resolve
 from chexreason.types import Study
 
 _COLOURS = ("#b8bcc2", "#1f5fa8", "#d1762b", "#3f8f5b", "#8a4fa3")  # the pool is grey, then one a split
@@ -17,6 +22,30 @@ def prevalence_of(studies: Collection[Study], label_set: LabelSet) -> dict[str, 
     positives = [sum(study.target[i] for study in studies) for i in range(len(label_set))]
     judged = [sum(study.mask[i] for study in studies) for i in range(len(label_set))]
     return {label: p / n if n else 0.0 for label, p, n in zip(label_set, positives, judged, strict=True)}
+
+
+def pool_marks(pool: pd.DataFrame) -> dict[str, object]:
+    """What ``prepare`` records of a pool before it samples: its ``images``, and by label how many have each mark.
+
+    ``pool`` holds rows of a manifest; ``marks`` counts 1, 0, -1 and blank, in this order, whatever the policy.
+    """
+    marks = {label: [int((pool[label] == mark).sum()) for mark in (1, 0, -1)] for label in CHEXPERT14}
+    return {"images": len(pool), "marks": {label: [*n, len(pool) - sum(n)] for label, n in marks.items()}}
+
+
+def pool_counts(
+    pool: Mapping[str, Any], policy: LabelPolicy, labels: Collection[str] = CHEXPERT14.labels
+) -> dict[str, tuple[int, int]]:
+    """By label of CheXpert's 14, the positive and the judged images of a recorded pool under ``policy``.
+
+    A label without a mark in the pool, or outside ``labels``, is judged in none.
+    """
+    counts = np.array([pool["marks"][label] for label in CHEXPERT14]).T  # [4, L]
+    raw = np.repeat([[1.0], [0.0], [-1.0], [np.nan]], len(CHEXPERT14), axis=1)  # [4, L]
+    labelled = counts[:3].any(axis=0) & np.isin(CHEXPERT14.labels, list(labels))  # [L]
+    target, mask = resolve(raw, policy, labelled)  # [4, L], [4, L]
+    found = zip((target * counts).sum(axis=0).tolist(), (mask * counts).sum(axis=0).tolist(), strict=True)
+    return dict(zip(CHEXPERT14, found, strict=True))
 
 
 def prevalence_png(report: Mapping[str, Any]) -> bytes:

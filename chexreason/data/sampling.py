@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -90,6 +91,28 @@ def subset(studies: Sequence[Study], n: int | None, seed: int) -> list[Study]:
     """
     chosen = sorted(random_order([study.study_id for study in studies], seed)[:n])
     return [studies[i] for i in chosen]
+
+
+def hold_back(studies: Sequence[Study], share: float, seed: int) -> frozenset[str]:
+    """The patients whose studies, about ``share`` of all, are held back from training; none at 0, else one or more.
+
+    Patients are drawn by ``seed`` until their studies reach the share: a function of the studies and the seed alone.
+    Raises ValueError on a share outside 0..1 and where it would leave no patient to train on.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"phase.holdout={share} is a share of the training studies: use 0 or more, below 1")
+    n_of = Counter(study.patient_id for study in studies)
+    patients, held, missing = sorted(n_of), set(), round(share * len(studies), 9)
+    for i in random_order(patients, seed):
+        if missing > 0:
+            held.add(patients[i])
+            missing -= n_of[patients[i]]
+    if held and len(held) == len(patients):
+        raise ValueError(
+            f"phase.holdout={share} of {len(studies)} studies of {len(patients)} patients leaves none to train on: "
+            "lower it, add patients, or set phase.holdout=0"
+        )
+    return frozenset(held)
 
 
 def _drawing_order(patient: npt.NDArray[np.object_], key: npt.NDArray[np.object_], seed: int) -> Ints:

@@ -19,10 +19,14 @@ SAMPLED = ("sft", "rl")
 
 @dataclass(frozen=True, eq=False)
 class Selected:
-    """The rows a selection keeps, their ``split`` ours, and a JSON-ready ``report`` of what it did."""
+    """The rows a selection keeps, their ``split`` ours, and a JSON-ready ``report`` of what it did.
+
+    ``pool`` are the rows it drew from; None stands for all that it was given.
+    """
 
     frame: pd.DataFrame
     report: Mapping[str, object]
+    pool: pd.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class PaperSelection:
             "proved_best": draw.optimal,
             "warnings": self._warnings(rest, sizes, draw),
         }
-        return Selected(kept.reset_index(drop=True), report)
+        return Selected(kept.reset_index(drop=True), report, pool)
 
     def _in_views(self, frame: pd.DataFrame, dataset: str) -> pd.DataFrame:
         if self.views is None:

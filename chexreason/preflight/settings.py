@@ -107,9 +107,10 @@ def completion_faults(
 ) -> list[SettingFault]:
     """Completions that are drawn or cut otherwise than the loss, the reward or the SFT adapters take for granted.
 
-    ``corrected`` tells an objective that corrects for truncated sampling, ``learned`` is the longest answer by adapter.
+    ``corrected`` tells an objective that corrects for truncated sampling, ``learned`` is the longest answer in tokens
+    of each adapter's training, or of this one; 0 where it is not known.
     """
-    short = {adapter: n for adapter, n in learned.items() if n > max_new_tokens}
+    short, longest = {who: n for who, n in learned.items() if n > max_new_tokens}, max(learned.values(), default=0)
     rows = [
         (
             (top_p < 1 or top_k > 0) and not corrected,
@@ -122,9 +123,15 @@ def completion_faults(
             f"phase.module.sampling.max_new_tokens={max_new_tokens}: every valid answer pays the length penalty; set "
             "reward.min_length below it",
         ),
+        (
+            0 < longest < min_length <= max_new_tokens and bool(length_penalty),
+            f"reward.min_length={min_length} tokens, but no answer learned from has more than {longest}: a policy that "
+            f"writes such answers always pays the length penalty; set reward.min_length={longest} or less, or train "
+            "SFT on longer traces",
+        ),
     ]
-    for adapter, n in short.items():
-        text = f"rollouts end after {max_new_tokens} tokens, but {adapter} learned answers of up to {n}: set "
+    for who, n in short.items():
+        text = f"rollouts end after {max_new_tokens} tokens, but {who} learned answers of up to {n}: set "
         rows.append((True, f"{text}model.max_new_tokens={n} or more"))
     return _faults(rows, stops=False)
 

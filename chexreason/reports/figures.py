@@ -76,19 +76,26 @@ def drawing(
         yield figure, figure.subplots(down, across, squeeze=False).ravel().tolist()
 
 
-def by_step(panel: Axes) -> None:
+def by_step(panel: Axes, unit: str = "step") -> None:
     """Labels the horizontal axis as training steps: at most five whole numbers."""
     from matplotlib.ticker import MaxNLocator
 
-    panel.set_xlabel("step")
+    panel.set_xlabel(unit)
     panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
-def draw_curves(name: str, runs: Mapping[str, Mapping[str, Curve]], out: Path, not_run: Sequence[str] = ()) -> None:
+def draw_curves(
+    name: str,
+    runs: Mapping[str, Mapping[str, Curve]],
+    out: Path,
+    not_run: Sequence[str] = (),
+    studies: Mapping[str, int] | None = None,
+) -> None:
     """Writes ``<out>/<name>.svg``, ``.png`` and ``.csv``: raw values faint, their moving average (0.95) strong.
 
-    ``runs`` maps each run to its curves; ``not_run`` are named in the title. Raises ValueError where no run logged any
-    of the figure's columns.
+    ``runs`` maps each run to its curves; ``not_run`` are named in the title. With ``studies``, each run's number of
+    studies a rollout, the axis counts global steps as the paper does; the CSV has the logged rollouts, from 0.
+    Raises ValueError where no run logged any of the figure's columns.
     """
     chosen = FIGURES[name]
     columns = dict.fromkeys(column for curves in runs.values() for column in curves)
@@ -100,7 +107,7 @@ def draw_curves(name: str, runs: Mapping[str, Mapping[str, Curve]], out: Path, n
     down = -(-len(panels) // across)
     with drawing(_FILE_STYLE, (3.6 * across, 2.6 * down + 0.4), down, across) as (figure, grid):
         for panel, (title, column) in zip(grid, panels, strict=False):
-            _draw(panel, title, column, runs)
+            _draw(panel, title, column, runs, studies or {})
         for unused in grid[len(panels) :]:
             unused.set_visible(False)
         missing = f" (not run: {', '.join(not_run)})" if not_run else ""
@@ -114,10 +121,10 @@ def draw_curves(name: str, runs: Mapping[str, Mapping[str, Curve]], out: Path, n
         _save(figure, out / name, pd.DataFrame(lines, columns=["figure", "run", "column", "step", "raw", "ema"]))
 
 
-def draw_pareto(points: Points, stem: Path, *, home: str, away: str, title: str) -> None:
+def draw_pareto(points: Points, stem: Path, *, home: str, away: str, title: str, place: str = "home") -> None:
     """Writes ``<stem>.svg``, ``.png`` and ``.csv``: macro-F1 at home and away, an arm a cross of its two intervals.
 
-    A line joins the front.
+    A line joins the front. ``place`` is "home", or what else the set ``home`` is.
     """
     best = front(points)
     with drawing(_FILE_STYLE, (5.2, 4.2)) as (figure, (panel,)):
@@ -134,11 +141,11 @@ def draw_pareto(points: Points, stem: Path, *, home: str, away: str, title: str)
                 [x.value], [y.value], marker="o", markersize=7, color=colour, markerfacecolor=face, zorder=3, label=arm
             )
         panel.set_title(title)
-        panel.set_xlabel(f"macro-F1 at home: {home}", parse_math=False)
+        panel.set_xlabel(f"macro-F1 at {place}: {home}", parse_math=False)
         panel.set_ylabel(f"macro-F1 away: {away}", parse_math=False)
         panel.legend(title="filled: no arm is better at both", title_fontsize=8)
         lines = [(arm, x.value, x.low, x.high, y.value, y.low, y.high, arm in best) for arm, (x, y) in points.items()]
-        columns = ["arm", "home", "home_low", "home_high", "away", "away_low", "away_high", "on_front"]
+        columns = ["arm", place, f"{place}_low", f"{place}_high", "away", "away_low", "away_high", "on_front"]
         _save(figure, stem, pd.DataFrame(lines, columns=columns))
 
 
@@ -148,7 +155,8 @@ def draw_printed(stem: Path) -> None:
     points = {
         model: (Interval(home[model], math.nan, math.nan), Interval(away[model], math.nan, math.nan)) for model in home
     }
-    draw_pareto(points, stem, home="CheXpert, 14 labels", away="NIH, 9 labels", title="The paper's models, as printed")
+    title = "The paper's models, as printed"
+    draw_pareto(points, stem, home="CheXpert, 14 labels", away="NIH, 9 labels", title=title, place="benchmark")
 
 
 def front(points: Points) -> list[str]:
@@ -162,15 +170,18 @@ def front(points: Points) -> list[str]:
     return sorted(best, key=lambda arm: (-scores[arm][0], -scores[arm][1], arm))
 
 
-def _draw(panel: Axes, title: str, column: str, runs: Mapping[str, Mapping[str, Curve]]) -> None:
+def _draw(
+    panel: Axes, title: str, column: str, runs: Mapping[str, Mapping[str, Curve]], studies: Mapping[str, int]
+) -> None:
     for i, (run, curves) in enumerate(runs.items()):
         if column in curves:
             curve, colour = curves[column], PALETTE[(i + 1) % len(PALETTE)]
-            panel.plot(curve.steps, curve.values, color=colour, linewidth=0.7, alpha=0.3)
-            panel.plot(curve.steps, ema(curve.values), color=colour, linewidth=1.6, label=run)
+            steps = (curve.steps + 1) * studies[run] if studies else curve.steps
+            panel.plot(steps, curve.values, color=colour, linewidth=0.7, alpha=0.3)
+            panel.plot(steps, ema(curve.values), color=colour, linewidth=1.6, label=run)
     panel.set_title(title, parse_math=False)
     panel.ticklabel_format(axis="y", useOffset=False)
-    by_step(panel)
+    by_step(panel, "global step (one study with its completions)" if studies else "step")
     if len(runs) > 1:
         panel.legend()
 

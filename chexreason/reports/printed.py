@@ -27,8 +27,8 @@ TITLES = {
     "table2": "SFT arms on the medical model",
     "table3": "SFT arms on the general model",
     "table4": "GRPO rewards",
-    "table5": "F1 by label at home (CheXpert in the paper)",
-    "table6": "F1 by label away (NIH in the paper)",
+    "table5": "F1 by label on the first test set (CheXpert in the paper)",
+    "table6": "F1 by label on the second test set (NIH in the paper)",
 }
 
 

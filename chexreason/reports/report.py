@@ -48,8 +48,8 @@ def build_report(
     in their folder; ``stages`` hold name, seconds and peak_rss_bytes; ``attributions`` are the licence texts of the
     images shown, which are "embedded" in the page, lie beside it ("folder") or are left out ("none"), as ``images``
     says; those of ``credentialed`` sets only under the agreement named in ``allow_export``. ``declarations`` say in
-    words what the labels of each prepared set mean (``policy``, ``data_sha256``, ``text``). The first data set counts
-    as the training hospital's.
+    words what the labels of each prepared set mean (``policy``, ``data_sha256``, ``text``). Changes on
+    the other data sets are compared with those on the first one.
     Raises ValueError or FileNotFoundError naming file, line and way out.
     """
     if not arms:

@@ -1,4 +1,4 @@
-"""The transfer report as a page: what each step between arms does at home and away, in a table and in words."""
+"""The transfer report as a page: what each step between arms does at one place and away, in a table and in words."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def write_transfer(
     *,
     home: str,
     away: Sequence[str],
+    place: str = "home",
     label_set: LabelSet,
     origins: Origins | None = None,
     not_run: Sequence[str] = (),
@@ -39,8 +40,9 @@ def write_transfer(
 ) -> list[str]:
     """Writes ``transfer.md``, ``.csv``, ``.tex`` and a Pareto plot for each other data set; returns the sentences.
 
-    ``not_run`` names arms that should have been in it. Raises ValueError when an arm lacks one of the sets, and when
-    arms saw other studies, policies or data; nothing is written then.
+    ``place`` says what the set ``home`` is: "home", or "benchmark" where the training hospital has no test set and the
+    first of the external ones stands in. ``not_run`` names arms that should have been in it. Raises ValueError when an
+    arm lacks one of the sets, and when arms saw other studies, policies or data; nothing is written then.
     """
     answers = {arm: list(seeds.values()) for arm, seeds in arms.items()}
     report = transfer_report(
@@ -51,14 +53,15 @@ def write_transfer(
     table = _table(report, home, ground)
     on = basis_sentence(report.labels, ground.facts)
     sentences = [on] * bool(on) + [_sentence(step, home, report.below[step.after]) for step in report.steps]
-    write_text(out / "transfer.md", _page(report, table, sentences))
-    write_text(out / "transfer.csv", csv_text(ground.stamped(pd.DataFrame(_lines(report, home), columns=_COLUMNS))))
+    write_text(out / "transfer.md", _page(report, table, sentences, place))
+    lines = pd.DataFrame(_lines(report, home, place), columns=_COLUMNS)
+    write_text(out / "transfer.csv", csv_text(ground.stamped(lines)))
     write_text(out / "transfer.tex", table.latex("transfer"))
     titles = {name: f"{name}, {label_count(facts)}" for name, facts in ground.facts.items()}
     for name in away:
         points = {arm: (scores[home], scores[name]) for arm, scores in report.scores.items()}
-        stem = out / f"pareto_{name}"
-        draw_pareto(points, stem, home=titles[home], away=titles[name], title="Home against away")
+        stem, title = out / f"pareto_{name}", f"{place.title()} against away"
+        draw_pareto(points, stem, home=titles[home], away=titles[name], title=title, place=place)
     return sentences
 
 
@@ -87,29 +90,29 @@ def _table(report: TransferReport, home: str, ground: Ground) -> Table:
     return Table(f"Transfer: {STATISTIC_TITLES['macro_f1']} over the {on}", header, rows, notes=(ground.sentence(),))
 
 
-def _page(report: TransferReport, table: Table, sentences: Sequence[str]) -> str:
+def _page(report: TransferReport, table: Table, sentences: Sequence[str], place: str) -> str:
     """The report as Markdown: a sentence a step, the table, how to read it, and what the paper's own figures say."""
     reading = (
         "Intervals (95 %) resample patients, the same draws for both arms; `retained away` is the score after the step "
-        "over the score before it, `gap` the change away minus the change at home. p: patients swapped between the two "
-        f"arms at random; in brackets adjusted for all {report.n_tests} tests of this table (Holm); none where arms "
-        "have different numbers of seeds. Intervals are not adjusted: with many steps, some exclude zero by chance. "
-        f"{COVERAGE}"
+        f"over the score before it, `gap` the change away minus the change at {place}. p: patients swapped between the "
+        f"two arms at random; in brackets adjusted for all {report.n_tests} tests of this table (Holm); none where "
+        "arms have different numbers of seeds. Intervals are not adjusted: with many steps, some exclude zero by "
+        f"chance. {COVERAGE}"
     )
     printed = [f"- {sentence}" for sentence in printed_sentences()]
     paper = "\n".join(["What the paper's printed figures say, without intervals:", "", *printed])
     return "\n\n".join(["# Transfer", *sentences, table.markdown(), reading, paper]) + "\n"
 
 
-def _lines(report: TransferReport, home: str) -> Iterator[dict[str, Any]]:
+def _lines(report: TransferReport, home: str, place: str) -> Iterator[dict[str, Any]]:
     """One step, data set and quantity a line."""
     for step in report.steps:
         line: dict[str, Any] = {"before": step.before, "after": step.after}
-        for place, name, change in (("home", home, step.home), ("away", step.away_set, step.away)):
-            line |= {"place": place, "dataset": name}
+        for where, name, change in ((place, home, step.home), ("away", step.away_set, step.away)):
+            line |= {"place": where, "dataset": name}
             yield {**line, "quantity": "change", **asdict(change.difference), "p": change.p, "p_holm": change.p_holm}
             yield {**line, "quantity": "retained", **asdict(change.retained)}
-        yield {**line, "place": "away - home", "quantity": "gap", **asdict(step.gap)}
+        yield {**line, "place": f"away - {place}", "quantity": "gap", **asdict(step.gap)}
 
 
 def _p(change: Change) -> str:

@@ -19,7 +19,7 @@ _PARTS = ("exact", "partial", "false_positive", "collapse", "format", "jaccard")
 class NuancedReward:
     """Sum of ``exact`` and ``partial`` credit and of the negative ``false_positive``, ``collapse``, ``format`` parts.
 
-    ``prevalence`` maps each label to its share of the training studies that label it: a false positive costs
+    ``prevalence`` maps each label to its share of the pool's images that label it: a false positive costs
     ``false_positive_base + false_positive_slope * prevalence``, so common labels cost more than rare ones.
     ``partial`` is ``recall`` times recall plus ``precision`` times precision; with nothing true and nothing predicted
     both are 1, with only one of the sets empty both are 0. A malformed output costs ``broken`` and has no other part;

@@ -18,7 +18,8 @@ class StudyData(L.LightningDataModule):
     """Loaders over samples that are already resolved (labels, prompt, answer).
 
     ``collate`` makes a batch of samples. ``train`` are the training samples; ``val`` maps a data set's name to its
-    samples, in the order of the validation loaders. ``batch_size`` samples make a batch of one rank and ``accumulate``
+    samples, in the order of the validation loaders; behind them comes one of ``held``, the studies held back from
+    training, whose answers give the validation loss. ``batch_size`` samples make a batch of one rank and ``accumulate``
     batches an optimiser update. The position within an epoch is part of a checkpoint, so a
     resumed run sees the samples it had not seen. Raises ValueError where a rank has fewer samples than one batch, on a
     training sample without a judged label, and on a checkpoint of another number of ranks.
@@ -36,6 +37,7 @@ class StudyData(L.LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         drop_last: bool = False,
+        held: Sequence[Sample] = (),
     ) -> None:
         super().__init__()
         if len(train) < batch_size:
@@ -47,6 +49,7 @@ class StudyData(L.LightningDataModule):
             )
         self.val_names = tuple(val)
         self._train, self._val = list(train), {name: list(samples) for name, samples in val.items()}
+        self._held = {"held back by phase.holdout": list(held)} if held else {}
         self._collate = collate
         self.batch_size, self.eval_batch_size, self.accumulate = batch_size, eval_batch_size, accumulate
         self.num_workers, self.seed, self.drop_last = num_workers, seed, drop_last
@@ -72,7 +75,8 @@ class StudyData(L.LightningDataModule):
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         shares = {
-            name: rank_share(name, samples, self.eval_batch_size, *self._rank()) for name, samples in self._val.items()
+            name: rank_share(name, samples, self.eval_batch_size, *self._rank())
+            for name, samples in (self._val | self._held).items()
         }
         return [self._loader(share, self.eval_batch_size) for share in shares.values()]
 

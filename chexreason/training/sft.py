@@ -40,7 +40,7 @@ class SFTModule(PolicyModule):
         return loss_sum / batch.update_tokens * self.trainer.accumulate_grad_batches
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[Prediction]:
-        """Predictions; and, where answers exist, their loss and accuracy (the home set's drive early stopping)."""
+        """Predictions, none of studies held back; and, where answers exist, loss and accuracy: they stop the run."""
         if batch.answer_ids is not None:
             scores = self._scores(batch)
             loss, accuracy, n = token_means(-scores.logp.sum(), scores.top1, batch.answer_mask)
@@ -49,6 +49,8 @@ class SFTModule(PolicyModule):
             # by the number of ranks and drops the remainder
             weight = n * self.trainer.world_size
             self.log_dict(values, batch_size=weight, on_epoch=True, add_dataloader_idx=False, sync_dist=True)
+        if dataloader_idx == len(self.trainer.datamodule.val_names):  # type: ignore[attr-defined]
+            return []  # held back: to write answers would double the cost of a validation
         return super().validation_step(batch, batch_idx, dataloader_idx)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from chexreason.build.model import chosen_on
 from chexreason.confdir import choices, confdir
 from tests.support.configs import composed, misfits
 
@@ -46,8 +47,18 @@ def test_the_papers_numbers_are_the_defaults():
     assert (sft.phase.batch_size * sft.phase.accumulate, sft.phase.lr, sft.phase.max_epochs) == (8, 5e-5, 6)
     assert (sft.adapter.r, sft.adapter.alpha, sft.adapter.dropout, sft.phase.gradient_clip_val) == (16, 32, 0.1, 5.0)
     assert (grpo.phase.module.group_size, grpo.phase.module.sampling.temperature, grpo.phase.batch_size) == (4, 0.8, 8)
+    assert (grpo.phase.rollouts * grpo.phase.batch_size, grpo.phase.val_check_interval) == (62_000, 100)
+    assert (sft.phase.holdout, sft.phase.monitor, sft.phase.patience) == (0.1, "val/loss", 2)
     assert (grpo.objective.clip_low, grpo.objective.clip_high, grpo.objective.kl_beta) == (0.15, 0.22, 0.15)
     assert grpo.adapter.dropout == 0.0
+
+
+@pytest.mark.parametrize("row", [n for n in choices("experiment") if n.startswith(("table2/", "table3/", "demo_sft"))])
+@pytest.mark.parametrize("scale", ["tiny", "paper"])
+def test_no_sft_arm_chooses_on_what_the_tables_score(row, scale, monkeypatch):
+    for variable in ("MIMIC_ROOT", "CHEXPERT_ROOT", "NIH_ROOT"):
+        monkeypatch.setenv(variable, "x")
+    assert chosen_on(composed("train", f"experiment={row}", f"scale={scale}")) == []
 
 
 def hops_to_lr(file: str, scale: str) -> int | None:

@@ -27,7 +27,7 @@ SETTINGS = (
     "data.sets.phantom_b.source.n={val: 2, test: 2}",
     "name=demo",
 )
-TRAIN = ("phase=sft", "phase.max_epochs=1", "phase.batch_size=4", "preflight=false", "callbacks.progress=false")
+TRAIN = ("phase=sft", "phase.max_epochs=1", "phase.batch_size=2", "preflight=false", "callbacks.progress=false")
 SHORT = "model.max_new_tokens=4"
 NO_VALUE = "macro_f1_supported"
 

@@ -45,6 +45,25 @@ def test_a_folder_that_moved_or_is_spelled_in_another_way_is_the_same(tmp_path, 
         runs.open_run("moved/x", elsewhere).__enter__()
 
 
+def test_a_run_of_before_a_key_goes_on_as_it_was_begun_however_often(tmp_path, caplog):
+    """The same command composes 0.1 now; a run that was begun with 0 is another matter, and so is another setting."""
+    old = OmegaConf.create({"phase": {"name": "sft", "lr": 0.1}})
+    with runs.open_run(tmp_path / "old", old):
+        pass
+    for _ in range(3):
+        cfg = OmegaConf.merge(old, {"phase": {"holdout": 0.1}})
+        with runs.open_run(tmp_path / "old", cfg):
+            assert cfg.phase.holdout == 0
+        assert runs.digest(cfg) == runs.digest(old) != runs.digest(OmegaConf.merge(old, {"phase": {"holdout": 0.1}}))
+    assert "was begun before phase.holdout existed: it goes on as begun, with 0" in caplog.text
+    with pytest.raises(runs.RunError, match=r"another config: phase\.lr: 0\.1 -> 0\.2\."):
+        runs.open_run(tmp_path / "old", OmegaConf.merge(cfg, {"phase": {"lr": 0.2, "holdout": 0.1}})).__enter__()
+    with runs.open_run(tmp_path / "new", OmegaConf.merge(old, {"phase": {"holdout": 0}})):
+        pass
+    with pytest.raises(runs.RunError, match=r"another config: phase\.holdout: 0 -> 0\.1"):
+        runs.open_run(tmp_path / "new", OmegaConf.merge(old, {"phase": {"holdout": 0.1}})).__enter__()
+
+
 def test_a_replaced_adapter_is_another_run(tmp_path):
     adapter, run_dir = tmp_path / "sft" / "best", tmp_path / "eval"
     cfg = OmegaConf.create({"adapters": [str(adapter)]})

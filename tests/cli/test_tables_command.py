@@ -67,6 +67,35 @@ def test_all_of_them_are_written_and_what_was_not_run_is_missing(out: Path) -> N
     assert "Compared with medgemma_sft, chexreason" in (folder / "transfer.md").read_text()
 
 
+def test_only_the_training_hospital_is_called_home(out: Path) -> None:
+    """As in ``data=paper``, where CheXpert is the first of two external sets; whichever order they are named in."""
+    results = out / "reproduction_tiny" / "results"
+    tables(configured(out, "table=transfer", "data.home=mimic"))
+    texts = {path.name: path.read_text() for path in results.iterdir() if path.suffix in (".md", ".csv", ".svg")}
+    assert set(texts) == {"transfer.md", "transfer.csv", "pareto_phantom_b.csv", "pareto_phantom_b.svg"}
+    assert not [name for name, text in texts.items() if "home" in text.lower()]
+    assert "medgemma_sft,chexreason,benchmark,phantom_a,change" in texts["transfer.csv"]
+    assert "minus the change at benchmark." in texts["transfer.md"]
+    tables(configured(out, "table=transfer", "data.test=[phantom_b,phantom_a]"))
+    assert "medgemma_sft,chexreason,home,phantom_a,change" in (results / "transfer.csv").read_text()
+
+
+def test_the_axis_of_grpo_counts_studies_as_the_paper_does(out: Path) -> None:
+    run = out / "reproduction_tiny" / "grpo_hard" / "seed0"
+    run.mkdir(parents=True)
+    (run / "metrics.csv").write_text("step,train/reward\n0,0.2\n7749,0.3\n")
+    svg = out / "reproduction_tiny" / "results" / "fig3.svg"
+    for ranks, axis in (({}, "60000"), ({"devices": 2}, "120000"), ({"devices": 2, "num_nodes": 2}, "240000")):
+        config = {"phase": {"rollouts": 7750, "batch_size": 8}, "trainer": {"devices": 1} | ranks}
+        (run / "config.yaml").write_text(OmegaConf.to_yaml(config))
+        tables(configured(out, "table=fig3"))
+        assert "global step (one study with its completions)" in svg.read_text()
+        assert axis in svg.read_text().replace(",", ""), ranks
+    (run / "config.yaml").unlink()  # nobody knows how many studies a rollout had
+    tables(configured(out, "table=fig3"))
+    assert "global step" not in svg.read_text()
+
+
 def test_a_demo_without_seed_folders_is_compared_too(tmp_path: Path) -> None:
     for arm, shift in (("base", 3), ("sft", 2)):
         rows = answers(shift)
@@ -137,6 +166,17 @@ def test_a_table_says_how_its_runs_came_about(out: Path) -> None:
         (eval_ / cell / "seed0" / "config.yaml").write_text(config)
     assert origin_of(cfg, "medgemma_only_label") == Origin("val", "tiny:tiny_gemma3", ("phantom_a", "phantom_b"))
     assert origin_of(cfg, "medgemma_sft").chosen_on == ()
+    best = out / "held" / "adapter" / "best"
+    best.mkdir(parents=True)
+    kept = eval_ / "medgemma_sft" / "seed0" / "config.yaml"
+    kept.write_text(OmegaConf.to_yaml(common | {"adapters": [str(best)]}))
+    for card, chosen_on in (
+        ('{"chosen_on": []}', ()),
+        ("{torn", ("phantom_a", "phantom_b")),
+        ("[]", ("phantom_a", "phantom_b")),
+    ):
+        (best / "chexreason.json").write_text(card)
+        assert origin_of(cfg, "medgemma_sft").chosen_on == chosen_on
     assert origin_of(cfg, "nowhere") == Origin()
     assert list(predictions_of(cfg, "medgemma_only_label")) == [0, 1]  # by seed
     tables(configured(out, "table=table2"))

@@ -7,14 +7,29 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from chexreason.build.data import make
 from chexreason.data.prepare import prepare_set
 from chexreason.data.sources.mimic_cxr import MIMICCXRSource
 from chexreason.labels.catalog import CHEXPERT14
+from tests.support.configs import composed
 from tests.support.manifests import rows_of
 
 
 def frame(root, **options) -> pd.DataFrame:
     return rows_of(MIMICCXRSource("mimic", root, **options))
+
+
+def test_the_papers_config_keeps_the_vendors_test_split_as_the_internal_test(mimic_tree, monkeypatch, tmp_path):
+    for name in ("MIMIC_ROOT", "CHEXPERT_ROOT", "NIH_ROOT"):
+        monkeypatch.setenv(name, str(mimic_tree()) if name == "MIMIC_ROOT" else "x")
+    sizes = [f"data.sets.mimic.select.{name}" for name in ("sft=1", "rl=0", "val=0", "min_share=0", "test_split=test")]
+    node = composed("prepare", "data=paper", *sizes).data.sets.mimic
+    source, select = make(node.source, _convert_="all"), make(node.select, _convert_="all")
+    made = prepare_set(source, tmp_path / "mimic", select=select, check=False)
+    assert made.frame.loc[made.frame["split"] == "test", "exam_id"].tolist() == [
+        "mimic:s50331901"
+    ]  # its AP image alone
+    assert made.provenance["pool"]["images"] == 2  # AP and PA of train, one of an exam, with a mark
 
 
 def line(n: int, change):

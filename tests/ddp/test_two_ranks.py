@@ -123,8 +123,11 @@ class Answering(SFTModule):
         return [dataclasses.replace(p, **answers.get(p.study_id, {})) for p in right]
 
 
-def sft(world: int, folder: Path, studies):
-    """Two epochs of six studies, each one update of three batches, shared out, and validated on five of the studies."""
+def sft(world: int, folder: Path, studies, *, held: bool):
+    """Two epochs of six studies, each one update of three batches, shared out, and validated on five of the studies.
+
+    With ``held`` the answers of the five are those of studies held back, not of the validation set.
+    """
     gradients = Gradients()
     module = Answering(adapted("tiny_gemma3"), **COMMON)
     samples = [Sample(s, "Describe.", a) for s, a in zip(studies, t.ANSWERS, strict=True)]
@@ -133,7 +136,8 @@ def sft(world: int, folder: Path, studies):
     shown = [dataclasses.replace(samples[0], answer=f"{t.ANSWERS[0]}."), *samples[1:5]]
     n_tokens = int(policy.encode_answers([sample.answer for sample in shown])[1].sum())
     assert n_tokens % 2, "tokens that two ranks divide do not show a weight that is cut off"
-    data = StudyData(policy.collate(), samples, {"set": shown}, **sizes)
+    asked = [dataclasses.replace(sample, answer=None) for sample in shown] if held else shown
+    data = StudyData(policy.collate(), samples, {"set": asked}, held=shown if held else [], **sizes)
     options = {"max_epochs": 2, "accumulate_grad_batches": 3, "limit_val_batches": 1.0}
     trainer = fit(world, module, data, folder, [gradients, LabelF1Callback(CHEXPERT14)], **options)
     return result(module, gradients, logged={k: float(v) for k, v in trainer.callback_metrics.items()})
@@ -194,10 +198,11 @@ def test_two_ranks_resume_to_the_bit_and_one_rank_refuses(on_ranks, studies, tmp
     assert "trainer.devices" in on_ranks(1, refused)[0]
 
 
-def test_sft_on_two_ranks_is_sft_on_one_and_counts_five_studies_as_five(on_ranks, studies, tmp_path):
+@pytest.mark.parametrize("held", [False, True])
+def test_sft_on_two_ranks_is_sft_on_one_and_counts_five_studies_as_five(on_ranks, studies, tmp_path, held):
     t.loaded("tiny_gemma3")
-    (one,) = on_ranks(1, lambda rank: sft(1, tmp_path / "one", studies))
-    first, second = on_ranks(2, lambda rank: sft(2, tmp_path / "two", studies))
+    (one,) = on_ranks(1, lambda rank: sft(1, tmp_path / "one", studies, held=held))
+    first, second = on_ranks(2, lambda rank: sft(2, tmp_path / "two", studies, held=held))
     assert_close(one, first)
     assert_close(first, second)
     scores = [k for k in one["logged"] if k.startswith("val/set/")]

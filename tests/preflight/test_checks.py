@@ -85,6 +85,11 @@ PLANTED = {
     "clip value": (["phase.gradient_clip_val=1"], "the module accumulates and clips by itself", True),
     "reward": (["+reward.weights.jaccard=-1"], "HardReward pays policies that look at no image", False),
     "reward length": (["reward.min_length=250"], "every valid answer pays the length penalty", False),
+    "learned length": (
+        ["reward.min_length=250", "model.max_new_tokens=640"],
+        "no answer learned from has more than 96",
+        False,
+    ),
 }
 
 

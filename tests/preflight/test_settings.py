@@ -54,6 +54,12 @@ CASES = [
     (p.completion_faults, {"top_p": 0.95}, r"top_p=0\.95", False),
     (p.completion_faults, {"top_k": 50}, "top_k=50", False),
     (p.completion_faults, {"min_length": 250}, r"reward\.min_length=250 .*sampling\.max_new_tokens=144", False),
+    (
+        p.completion_faults,
+        {"learned": {"a": 90, "b": 120}},
+        r"min_length=144 tokens, .* more than 120: .*=120 or",
+        False,
+    ),
     (p.completion_faults, {"learned": {"a": 150}}, r"a learned .* up to 150: set model\.max_new_tokens=150", False),
     (p.trainer_faults, {"accumulate": 2}, r"phase\.accumulate=2: .*micro_studies", True),
     (p.trainer_faults, {"gradient_clip_val": 0.5}, r"phase\.gradient_clip_val=0\.5: .*max_grad_norm", True),
@@ -95,6 +101,9 @@ def test_a_planted_fault_is_found_and_nothing_else(check, planted, words, stops)
         (p.objective_faults, {"kl_beta": 0, "adapters": []}),
         (p.completion_faults, {"top_p": 0.95, "corrected": True}),
         (p.completion_faults, {"min_length": 250, "length_penalty": 0.0}),
+        (p.completion_faults, {"learned": {"a": 90}, "length_penalty": 0.0}),
+        (p.completion_faults, {"learned": {"a": 0}}),  # an adapter of a version that did not record it
+        (p.completion_faults, {"learned": {}}),
         (p.schedule_faults, {"n_steps": 4, "warmup": 0.0}),
     ],
 )

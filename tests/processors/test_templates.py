@@ -8,10 +8,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from chexreason.build.data import build_prompt
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.model.generate import Sampling, sample
 from chexreason.model.logprobs import completion_scores
 from chexreason.parsing import format_answer, parse
+from chexreason.rewards.lab.cohorts import phantom_cohort
+from chexreason.traces.template import TemplateTeacher
+from tests.support.configs import composed
 
 pytestmark = pytest.mark.slow  # seconds to read a vocabulary of 262,144
 GEMMA = (
@@ -131,3 +135,12 @@ def test_the_comparators_own_answer_form_survives_its_tokenizer(policy):
     ids, mask = policy.encode_answers([answer])
     (text,) = policy.decode(ids, mask)
     assert parse(text, CHEXPERT14, "think_answer").labels == ("Lung Opacity", "Support Devices")
+
+
+@pytest.mark.parametrize(("prompt", "most"), [("free_reasoning", 200), ("reasoning_narrative", 220)])
+def test_the_template_teacher_never_writes_as_long_as_the_hard_reward_asks(policy, prompt, most):
+    """So GRPO from its SFT adapter always pays for short answers: what preflight warns of."""
+    asked, teacher = build_prompt(composed("train", f"prompt={prompt}")), TemplateTeacher()
+    studies = [study for study in phantom_cohort(CHEXPERT14) if teacher.can_write(study, CHEXPERT14)]
+    lengths = policy.encode_answers([teacher.write(study, asked, CHEXPERT14) for study in studies])[1].sum(1)
+    assert 100 < int(lengths.max()) <= most < composed("train", "reward=hard").reward.min_length

@@ -98,6 +98,8 @@ class LabelF1Callback(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         predictions: list[Prediction] = outputs
+        if not predictions:  # studies held back from training, which are no set
+            return
         metric = self.metrics[list(self.metrics)[dataloader_idx]]
         failed = np.array([p.broken is not None for p in predictions], dtype=bool)
         metric.update(*counts(predictions, self.label_set.labels), failed, [p.study_id for p in predictions])
