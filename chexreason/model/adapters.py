@@ -145,10 +145,11 @@ def blank_adapter(policy: Policy, rank: int) -> None:
 def _beside(model: Any, name: str, config: LoraConfig) -> PeftModel:
     """The model with a fresh adapter, whose every projection is an ``AdaptedLinear``."""
     config._register_custom_module({nn.Linear: AdaptedLinear})
-    if not isinstance(model, PeftModel):
-        return get_peft_model(model, config, adapter_name=name)
-    model.add_adapter(name, config)
-    return model
+    with next(model.parameters()).device:  # PEFT leaves a second adapter of the meta device on the CPU
+        if not isinstance(model, PeftModel):
+            return get_peft_model(model, config, adapter_name=name)
+        model.add_adapter(name, config)
+        return model
 
 
 def _adapted(policy: Policy) -> list[tuple[str, AdaptedLinear]]:

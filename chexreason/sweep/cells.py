@@ -25,7 +25,7 @@ class CellError(ValueError):
 class Cell:
     """One command of a sweep.
 
-    ``adapter`` is the train cell whose ``checkpoint`` ("best" or "last") is trained upon, ``of`` the evaluate cell
+    ``adapter`` is the train cell whose ``checkpoint`` ("best" or "last") is loaded first, ``of`` the evaluate cell
     that a scores cell scores the labels of, ``needs`` the cells that must be done before, these included.
     """
 

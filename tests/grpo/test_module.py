@@ -238,5 +238,8 @@ def test_settings_that_corrupt_grpo_are_refused():
     checkpointed.base.gradient_checkpointing_enable()
     with pytest.raises(ValueError, match=r"model\.gradient_checkpointing=false"):
         t.grpo(checkpointed)
+    for precision in ("bf16-mixed", "bf16-true"):  # GRPO and SFT alike: evaluation does not run in it
+        with pytest.raises(ValueError, match=rf"trainer\.precision={precision} trains and validates another policy"):
+            t.fit(t.grpo(t.policy_with_lora()), None, None, precision=precision)
     with pytest.raises(ValueError, match="nothing to train"):
         SFTModule(load_policy("tiny:tiny_gemma3", dtype="float32").requires_grad_(False), **t.common())

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_iter
 from transformers import AutoModelForImageTextToText
 
 from chexreason.confdir import confdir
-from chexreason.model.adapters import attach_lora
+from chexreason.model.adapters import attach_lora, blank_adapter
 from chexreason.model.generate import Sampling, sample
 from chexreason.model.policy import Policy
 from chexreason.preflight.memory import (
@@ -160,6 +160,12 @@ def test_weights_adapters_and_state_are_their_own_sizes():
     assert (peak["adapters"], peak["gradients"], peak["optimiser"]) == (4 * trainable, 4 * trainable, 8 * trainable)
     assert 0.5 * peak["weights"] < in_four_bits(policy, peak)["weights"] < 0.8 * peak["weights"]  # the tower stays
     assert all(p.grad is None for p in policy.parameters())
+    chain = blank_policy("tiny:tiny_qwen2_5_vl", dtype="float32")
+    blank_adapter(chain, 24)  # three times as large, frozen
+    kept = rehearse(with_adapter(chain), lambda _: step(chain, prompts, SMALL), 8.0)
+    assert (kept["adapters"], kept["gradients"]) == (16 * trainable, 4 * trainable)
+    assert kept["weights"] == peak["weights"]
+    assert in_four_bits(chain, kept)["weights"] == in_four_bits(policy, peak)["weights"]  # adapters stay in 32 bits
 
 
 @pytest.mark.slow
