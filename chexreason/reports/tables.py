@@ -23,7 +23,7 @@ STATISTIC_TITLES = {
     "fail_rate": "fail rate",
 }
 COVERAGE = (  # of benchmarks/coverage.py
-    "In 2,000 simulated test sets a case (50 to 500 patients, 14 labels of prevalence .02 to .5) the intervals of "
+    "In 2,000 simulated test sets a case (50 to 200 patients, 14 labels of prevalence .02 to .5) the intervals of "
     "macro-F1 held the truth in 94 to 100 %, of micro-F1 in 93 to 95 %, of a change in macro-F1 in 88 to 95 %, less "
     "with fewer patients. Where all labels are rare those of changes hold it less often: in 70 % with nine labels of "
     "prevalence .02 and 50 patients."

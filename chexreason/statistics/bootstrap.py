@@ -119,7 +119,7 @@ def intervals(sample: Replicates) -> dict[str, Interval]:
     resample, so its interval is the percentile one reflected about the value (basic bootstrap); calibration error
     rises even more and has none. A fail rate of 0 or 1 has Wilson's interval, over patients. A label with few positives
     is often missing in a resample, and F1 is then 0: macro-F1 and a label's F1 have the percentile interval of smoothed
-    draws, which covers 94 to 100 % where the plain one covers 19 to 95 % (``make bench-coverage``). Bounds are NaN
+    draws, which covers 94 to 100 % where the plain one covers 19 to 94 % (``make bench-coverage``). Bounds are NaN
     where there is none: one patient, or no spread in the draws, which does not make a figure certain.
     """
     return {name: _interval(sample, name) for name in sample.value}
