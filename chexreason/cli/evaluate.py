@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -130,7 +131,7 @@ def in_batches(
 
 
 def score_sets(found: list[Prediction], label_set: LabelSet) -> dict[str, dict[str, float]]:
-    """Averages, fail rate and per-label F1 of each data set."""
+    """Averages, fail rate, rates of answers in other words and per-label F1 of each data set."""
     import numpy as np
 
     from chexreason.statistics import predictions
@@ -141,6 +142,7 @@ def score_sets(found: list[Prediction], label_set: LabelSet) -> dict[str, dict[s
         pred, truth, mask = predictions.counts(rows, label_set.labels)
         failed = np.array([row.broken is not None for row in rows], dtype=bool)
         scores[name] = label_f1(confusion(pred, truth, mask), mask, failed, label_set.labels)
+        scores[name] |= predictions.vocabulary_rates(predictions.vocabulary(rows))
     return scores
 
 
@@ -148,13 +150,15 @@ def score_sets(found: list[Prediction], label_set: LabelSet) -> dict[str, dict[s
 def main(cfg: DictConfig) -> None:
     """Evaluate and print the headline figures of each set."""
     from chexreason.build.data import build_labels
-    from chexreason.statistics.comparable import basis, set_facts
+    from chexreason.statistics.comparable import UNRECORDED, basis, set_facts
+    from chexreason.statistics.predictions import VOCABULARY
 
     found, label_set = evaluate(cfg), build_labels(cfg)
     facts = set_facts({cfg.arm: found}, label_set)
     for name, values in score_sets(found, label_set).items():
-        wanted = ("macro_f1", "macro_f1_supported", "micro_f1", "fail_rate")
-        log.info("%s on %s: %s", cfg.arm, name, ", ".join(f"{k} {values[k]:.3f}" for k in wanted))
+        shown = [f"{k} {values[k]:.3f}" for k in ("macro_f1", "macro_f1_supported", "micro_f1", "fail_rate")]
+        shown += [f"{k} {UNRECORDED if math.isnan(values[k]) else f'{values[k]:.3f}'}" for k in VOCABULARY]
+        log.info("%s on %s: %s", cfg.arm, name, ", ".join(shown))
         log.info("%s", basis({name: facts[name]}))
 
 

@@ -15,11 +15,13 @@ from chexreason.reports.history import ends, fifths
 from chexreason.statistics.bootstrap import STATISTICS, Replicates, intervals, paired, replicates
 from chexreason.statistics.comparable import set_facts
 from chexreason.statistics.metrics import confusion
-from chexreason.statistics.predictions import counts, datasets, evaluated_labels
+from chexreason.statistics.predictions import VOCABULARY, counts, datasets, evaluated_labels
 from chexreason.statistics.trivial import best_constant_answer, trivial_rows
+from chexreason.statistics.vocabulary import frequent_unknown, vocabulary_shift
 from chexreason.types import Prediction
 
 StudyFigures = dict[str, Any]
+_FIGURES = (*STATISTICS, *VOCABULARY)
 
 
 def study_figures(
@@ -55,6 +57,10 @@ def study_figures(
     for a, b in (*pairwise(names), *([(names[0], names[-1])] if len(names) > 2 else [])):
         common = [name for name in samples[a] if name in samples[b]]
         figures["paired"][f"{a}__{b}"] = {name: _pair_figures(samples[a][name], samples[b][name]) for name in common}
+        for name in common:
+            labels = evaluated_labels(rows[a][name], label_set)
+            if shift := vocabulary_shift([rows[a][name]], [rows[b][name]], labels, n_resamples, seed):
+                figures["paired"][f"{a}__{b}"][name]["vocabulary"] = shift
     constants = {"all_labels": label_set.labels}
     constants |= {"best_constant": best_constant_answer(train_prevalence)} if train_prevalence else {}
     for row, answer in constants.items():
@@ -90,20 +96,22 @@ def _arm_figures(rows: Sequence[Prediction], labels: Sequence[str], sample: Repl
         for i, label in enumerate(labels)
     }
     size = {"n_studies": len(rows), "n_patients": sample.n_patients}
-    tokens = {"mean_tokens": sum(p.n_tokens for p in rows) / len(rows)}
-    return {**{name: asdict(found[name]) for name in STATISTICS}, **size, **tokens, "per_label": per_label}
+    said = {"mean_tokens": sum(p.n_tokens for p in rows) / len(rows), "unknown_items": frequent_unknown(rows)}
+    scores = {name: asdict(found[name]) for name in _FIGURES}
+    return {**scores, **size, **said, "per_label": per_label}
 
 
 def _constant(
     rows: Sequence[Prediction], answer: Sequence[str], label_set: LabelSet, n_resamples: int, seed: int
 ) -> Replicates:
     """Replicates of one answer given to every study, over the same resamples as the arms'."""
-    answers = [replace(p, predicted=tuple(x for x in answer if x in p.labelled), broken=None) for p in rows]
+    plain = [replace(p, broken=None, named=tuple(answer), unknown=()) for p in rows]
+    answers = [replace(p, predicted=tuple(x for x in answer if x in p.labelled)) for p in plain]
     return replicates(answers, evaluated_labels(rows, label_set), n_resamples, seed)
 
 
 def _pair_figures(a: Replicates, b: Replicates) -> StudyFigures:
-    figures: StudyFigures = {name: asdict(figure) for name, figure in paired(a, b).items() if name in STATISTICS}
+    figures: StudyFigures = {name: asdict(figure) for name, figure in paired(a, b).items() if name in _FIGURES}
     before, after = a.value["macro_f1"], b.value["macro_f1"]
     figures["macro_f1"]["relative"] = after / before - 1 if before > 0 else math.nan
     return figures

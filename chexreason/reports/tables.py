@@ -21,6 +21,8 @@ STATISTIC_TITLES = {
     "micro_f1": "micro-F1",
     "jaccard": "Jaccard overlap of a study",
     "fail_rate": "fail rate",
+    "unknown_rate": "answers with an item that is no label",
+    "no_label_rate": "answers with such items alone",
 }
 _ESCAPED = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"}
 _ESCAPED |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}

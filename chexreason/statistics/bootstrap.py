@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chexreason.statistics.metrics import FloatArray, averages, confusion, jaccard_overlap, precision_recall_f1
-from chexreason.statistics.predictions import counts
+from chexreason.statistics.predictions import VOCABULARY, counts, vocabulary
 from chexreason.types import Prediction
 
 STATISTICS = ("macro_f1", "macro_f1_supported", "micro_f1", "jaccard", "fail_rate")
@@ -52,15 +52,18 @@ class Replicates:
 def replicates(
     predictions: Sequence[Prediction], labels: Sequence[str], n_resamples: int = 10_000, seed: int = 0
 ) -> Replicates:
-    """The patient-clustered bootstrap of ``STATISTICS``, ``PRECISION_RECALL`` and ``f1/<label>``.
+    """The patient-clustered bootstrap of ``STATISTICS``, ``VOCABULARY``, ``PRECISION_RECALL`` and ``f1/<label>``.
 
     Patients are drawn with replacement, each with all its studies (Field and Welsh 2007, cluster bootstrap). Two arms
     resampled with the same seed on the same studies see the same draws. Raises ValueError without predictions.
     """
     if not predictions:
         raise ValueError("no predictions to resample; is the data set empty in predictions.jsonl?")
-    sums = resampled_sums(patient_totals(predictions, labels), n_resamples, seed)  # [1 + R, 3 L + 3]
-    return as_replicates(statistics(sums, labels), predictions, seed)
+    said = np.column_stack([vocabulary(predictions), np.ones(len(predictions))])  # [N, 3]
+    totals = np.column_stack([patient_totals(predictions, labels), _by_patient(said, predictions)])
+    sums = resampled_sums(totals, n_resamples, seed)  # [1 + R, 3 L + 6]
+    rates = dict(zip(VOCABULARY, (sums[:, -3:-1] / sums[:, -1:]).T, strict=True))
+    return as_replicates(statistics(sums[:, :-3], labels) | rates, predictions, seed)
 
 
 def as_replicates(columns: Mapping[str, FloatArray], predictions: Sequence[Prediction], seed: int) -> Replicates:
@@ -94,7 +97,7 @@ def intervals(sample: Replicates) -> dict[str, Interval]:
 
     A drawn patient comes several times, as ties that are right or wrong together: average precision rises in every
     resample, so its interval is the percentile one reflected about the value (basic bootstrap); calibration error
-    rises even more and has none. A fail rate of 0 or 1 has Wilson's interval, over patients. Bounds are NaN where
+    rises even more and has none. A rate of answers of 0 or 1 has Wilson's interval, over patients. Bounds are NaN where
     there is none: one patient, or no spread in the draws, which does not make a figure certain.
     """
     return {name: _interval(sample, name) for name in sample.value}
@@ -102,7 +105,7 @@ def intervals(sample: Replicates) -> dict[str, Interval]:
 
 def _interval(sample: Replicates, name: str) -> Interval:
     value, measure = sample.value[name], name.removeprefix("macro_").partition("/")[0]
-    if name == "fail_rate" and value in (0.0, 1.0):
+    if name in ("fail_rate", *VOCABULARY) and value in (0.0, 1.0):
         return Interval(value, *wilson(round(value * sample.n_patients), sample.n_patients))
     found = sample.percentiles(name)
     if measure == "ece" or found.high - found.low < _SAME:
@@ -167,6 +170,11 @@ def patient_totals(predictions: Sequence[Prediction], labels: Sequence[str]) -> 
     # An unusable answer earns nothing, even where nothing was to be found.
     overlap = jaccard_overlap(hits) * (1 - failed)
     rows = np.column_stack([hits.reshape(len(hits), -1), np.ones_like(failed), overlap, failed])
+    return _by_patient(rows, predictions)
+
+
+def _by_patient(rows: FloatArray, predictions: Sequence[Prediction]) -> FloatArray:
+    """Sums [P, C] of the ``rows`` [N, C] of each patient's predictions."""
     owner = owners(predictions)
     totals = np.zeros((owner.max() + 1, rows.shape[1]))
     np.add.at(totals, owner, rows)

@@ -12,9 +12,10 @@ import numpy as np
 
 from chexreason.files import write_text
 from chexreason.labels.schema import LabelSet
-from chexreason.statistics.metrics import BoolArray
+from chexreason.statistics.metrics import BoolArray, FloatArray
 from chexreason.types import Prediction
 
+VOCABULARY = ("unknown_rate", "no_label_rate")  # answers with an item that is no label; with such items alone
 _REQUIRED = ("study_id", "patient_id", "dataset", "text", "predicted", "truth", "labelled")
 _LISTS = ("predicted", "truth", "labelled", "named", "unknown")
 _TEXTS = ("study_id", "patient_id", "dataset", "text", "policy", "data_sha256")
@@ -91,6 +92,23 @@ def counts(predictions: Sequence[Prediction], labels: Sequence[str]) -> tuple[Bo
         for names, array in ((answered, pred), (prediction.truth, truth), (prediction.labelled, mask)):
             array[row, [column[name] for name in names if name in column]] = True
     return pred & mask, truth & mask, mask
+
+
+def vocabulary(predictions: Sequence[Prediction]) -> FloatArray:
+    """Whether each answer has an item that is no label, and whether it has such items alone: 0 or 1, [N, 2].
+
+    NaN where the file does not record it. A broken answer has no items.
+    """
+    rows = [
+        (np.nan, np.nan) if p.named is None or p.unknown is None else (bool(p.unknown), bool(p.unknown and not p.named))
+        for p in predictions
+    ]
+    return np.array(rows, dtype=np.float64).reshape(-1, len(VOCABULARY))
+
+
+def vocabulary_rates(said: FloatArray) -> dict[str, float]:
+    """The means of ``vocabulary`` [N, 2] by name, for each data set."""
+    return dict(zip(VOCABULARY, said.mean(axis=0).tolist(), strict=True))
 
 
 def of_row(row: object) -> Prediction:
