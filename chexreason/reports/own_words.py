@@ -40,11 +40,12 @@ def unknown_table(figures: Mapping[str, Any], sets: Sequence[str], titles: Mappi
 
 
 def rates_table(rates: Mapping[str, Mapping[str, Mapping[str, float]]], sets: Sequence[str]) -> Table:
-    """The rates of answers in other words, of each arm by data set."""
+    """The rates of answers in other words, of each arm by data set; without rows where no file records them."""
     rows = []
     for arm, by_set in rates.items():
         pairs = [tuple(by_set[name].values()) for name in sets]
         rows.append((arm, *(UNRECORDED if math.isnan(some) else f"{some:.1%}, {none:.1%}" for some, none in pairs)))
+    rows = rows if any(UNRECORDED not in row for row in rows) else []
     caption = f"{STATISTIC_TITLES['unknown_rate']}, {STATISTIC_TITLES['no_label_rate']}".capitalize()
     return Table(caption, ("", *sets), rows)
 

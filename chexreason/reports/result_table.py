@@ -115,16 +115,18 @@ def _frame(
     """One figure a line, by row and column of the table: ours as ``_OURS``, and the one of the paper or computed.
 
     Tables 1 to 4 have runs as rows and statistics as columns, Tables 5 and 6 labels and runs: the printed labels first.
+    The rates of answers in other words follow where some run records them.
     """
     ours = {**measured, **trivial}
+    recorded = any(found[rate]["status"] == "measured" for found in measured.values() for rate in VOCABULARY)
+    said = VOCABULARY if recorded and (paper.by_label or "fail_rate" in paper.columns) else ()
     if paper.by_label:
         names = {label: f"f1/{label}" for label in paper.rows if label != MACRO}
         names |= {label: f"f1/{label}" for label in labels} | {MACRO: "macro_f1", _FAILED: "fail_rate"}
-        names |= {_HEADINGS[rate].capitalize(): rate for rate in VOCABULARY}
+        names |= {_HEADINGS[rate].capitalize(): rate for rate in said}
         cells = product(names, (*paper.columns, *trivial))
         found = [(row, column, ours.get(column, {}).get(names[row], {})) for row, column in cells]
     else:
-        said = VOCABULARY if "fail_rate" in paper.columns else ()
         cells = product((*paper.rows, *trivial), (*paper.columns, *said))
         found = [(row, column, ours.get(row, {}).get(column, {})) for row, column in cells]
     computed = all_labels() if paper.name == "table5" else {}  # only CheXpert's counts are published

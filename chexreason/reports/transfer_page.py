@@ -101,7 +101,7 @@ def _page(report: TransferReport, tables: Sequence[Table], sentences: Sequence[s
     )
     printed = [f"- {sentence}" for sentence in printed_sentences()]
     paper = "\n".join(["What the paper's printed figures say, without intervals:", "", *printed])
-    return "\n\n".join(["# Transfer", *sentences, *(t.markdown() for t in tables), reading, paper]) + "\n"
+    return "\n\n".join(["# Transfer", *sentences, *(t.markdown() for t in tables if t.rows), reading, paper]) + "\n"
 
 
 def _lines(report: TransferReport, home: str) -> Iterator[dict[str, Any]]:

@@ -53,6 +53,16 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+NEWER = ("unknown_rate", "no_label_rate", "unknown_items")  # figures that its files do not record
+
+
+def without_newer(node: Any) -> Any:
+    """A JSON document without the figures that are newer than the archive."""
+    if isinstance(node, dict):
+        return {key: without_newer(value) for key, value in node.items() if key not in NEWER}
+    return node
+
+
 def leaves(node: Any, place: str = "") -> dict[str, Any]:
     """Every value of a JSON document by its place, in order, and the size of every list and mapping."""
     if not isinstance(node, dict | list):
@@ -76,11 +86,15 @@ def test_the_report_of_a_demo_is_rebuilt_to_the_byte(archive: Path, tmp_path: Pa
     for name in ("report.json", "report.csv", "report.md"):
         (new / name).unlink()
     run("report", "paths.out=out", "name=demo", "data=phantom", cwd=work)
-    assert (new / "report.md").read_bytes() == (old / "report.md").read_bytes()
-    found, known = (leaves(json.loads((folder / "report.json").read_text())) for folder in (new, old))
+    text = (new / "report.md").read_text()
+    start, end = text.index("**answers with an item that is no label"), text.index("**Paired difference")
+    assert text[start:end].count("| SFT | not recorded | not recorded |") == len(NEWER)
+    assert text[:start] + text[end:] == (old / "report.md").read_text()
+    found, known = (leaves(without_newer(json.loads((folder / "report.json").read_text()))) for folder in (new, old))
     assert list(found) == list(known)
     assert [place for place in known if not same(found[place], known[place])] == []
     found, known = (pd.read_csv(folder / "report.csv") for folder in (new, old))
+    found = found[~found["statistic"].isin(NEWER)].reset_index(drop=True)
     pd.testing.assert_frame_equal(found, known, rtol=0, atol=1e-12)
 
 
