@@ -21,11 +21,12 @@ class Meter:
     """Counts what is done of ``total``, as a context manager: ``meter(done, note)`` after each step.
 
     On a terminal a bar appears after 2 s; elsewhere the log gets a line every 30 s and one at the end. ``note`` follows
-    the count; without one the line says the time and the rate.
+    the count; without one the line says the time and the rate. What was done ``before`` is no part of the rate.
     """
 
-    def __init__(self, total: int, description: str) -> None:
-        self._total, self._description, self._done, self._note = total, description, 0, ""
+    def __init__(self, total: int, description: str, before: int = 0) -> None:
+        self._total, self._description, self._done, self._note = total, description, before, ""
+        self._before = before
         self._start = self._last_line = time.perf_counter()
         columns = (
             TextColumn("{task.description}"),
@@ -35,7 +36,7 @@ class Meter:
             TimeRemainingColumn(),
         )
         self._bar = Progress(*columns, console=Console(stderr=True)) if sys.stderr.isatty() else None
-        self._task = self._bar.add_task(description, total=total, note="") if self._bar else None
+        self._task = self._bar.add_task(description, total=total, completed=before, note="") if self._bar else None
 
     def __enter__(self) -> Meter:
         return self
@@ -60,7 +61,7 @@ class Meter:
 
     def __str__(self) -> str:
         seconds = time.perf_counter() - self._start
-        note = self._note or f"in {seconds:.1f} s ({self._done / max(seconds, 1e-9):.1f}/s)"
+        note = self._note or f"in {seconds:.1f} s ({(self._done - self._before) / max(seconds, 1e-9):.1f}/s)"
         return f"{self._description}: {self._done} of {self._total} {note}"
 
 
@@ -75,12 +76,12 @@ def silent(iterable: Iterable[_T], total: int) -> Iterable[_T]:
     return iterable
 
 
-def track(iterable: Iterable[_T], total: int, description: str = "items") -> Iterator[_T]:
-    """Yields the items of ``iterable`` and shows how far the loop is.
+def track(iterable: Iterable[_T], total: int, description: str = "items", before: int = 0) -> Iterator[_T]:
+    """Yields the items of ``iterable`` and shows how far the loop is; the first ``before`` were done earlier.
 
     Bind ``description`` with ``functools.partial`` to obtain a ``Track``.
     """
-    with Meter(total, description) as meter:
+    with Meter(total, description, before) as meter:
         for done, item in enumerate(iterable, start=1):
             yield item
-            meter(done)
+            meter(max(done, before))

@@ -245,7 +245,7 @@ def _check_config(folder: Path, cfg: DictConfig) -> dict[str, Any]:
     for key in newer:
         place, _, name = key.rpartition(".")
         now.get(place, {}).pop(name, None)
-    hashes = [_adapter_sha256(adapter) for adapter in now.get("adapters") or []]
+    hashes = [adapter_sha256(adapter) for adapter in now.get("adapters") or []]
     now[ADAPTERS] = hashes if all(hashes) else None
     before = _stored(folder)
     if before is None:
@@ -277,7 +277,7 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Sequence[str]
     return [f"{key}: {old.get(key, ADDED.get(key))!r} -> {new.get(key, ADDED.get(key))!r}" for key in changed]
 
 
-def _adapter_sha256(folder: str) -> str | None:
+def adapter_sha256(folder: str) -> str | None:
     """Hash of an adapter's weights; None where they are not on this disk."""
     for path in sorted(Path(folder).glob("adapter_model.*")):
         with path.open("rb") as file:

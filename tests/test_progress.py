@@ -26,6 +26,12 @@ def test_a_note_takes_the_place_of_the_rate(caplog):
     assert [record.getMessage() for record in caplog.records] == ["traces: 2 of 5 accepted, 3 answers/min, 0.10 USD"]
 
 
+def test_what_was_done_before_counts_and_is_no_part_of_the_rate(caplog):
+    assert list(track(range(5), 5, "batches", before=5)) == [0, 1, 2, 3, 4]
+    assert str(Meter(9, "batches", before=4)).startswith("batches: 4 of 9 in 0.0 s (0.0/s)")
+    assert "batches: 5 of 5 in 0.0 s (0.0/s)" in caplog.text
+
+
 def test_an_error_inside_the_loop_still_ends_it(caplog):
 
     def broken():

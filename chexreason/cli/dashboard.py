@@ -99,6 +99,7 @@ def _panels(sets: Sequence[str]) -> dict[str, list[Any]]:
     wr = _library("reports.v2")
     scores = {f"Macro-F1, {name}": f"val/{name}/macro_f1" for name in (*sets, *_callbacks("transfer_rules").CHOSEN_BY)}
     scores |= {f"Fail rate, {name}": f"val/{name}/fail_rate" for name in sets}
+    scores |= {f"Answers without a known label, {name}": f"val/{name}/no_label_rate" for name in sets}
     home, *away = (wr.SummaryMetric(f"val/{name}/macro_f1.max") for name in sets)
     scatters = [
         wr.ScatterPlot(title=f"Home against {name}", x=home, y=y) for name, y in zip(sets[1:], away, strict=True)

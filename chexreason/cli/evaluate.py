@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from chexreason import runs
 from chexreason.cli import command
@@ -21,41 +24,68 @@ if TYPE_CHECKING:
     from chexreason.model.policy import Policy
     from chexreason.parsing import AnswerFormat
     from chexreason.prompts import Prompt
+    from chexreason.statistics.partial import BatchRows, Partial
     from chexreason.types import Prediction, Sample
 
 log = logging.getLogger(__name__)
+# Where the settings begin that an evaluation and its scores read; of the data the content counts, not the source.
+_READ = ("labels", "model.", "prompt.", "split", "limit", "seed", "batch_size", "max_new_tokens", "data.test")
+_READ += ("samples", "temperature")
 
 
 def evaluate(cfg: DictConfig) -> list[Prediction]:
     """Greedy predictions of every test study, written to ``<run_dir>/predictions.jsonl``; a DONE run is read back.
 
-    Raises ValueError when an adapter was trained with another prompt or label set.
+    Raises ValueError when an adapter was trained with another prompt or label set, and when the data changed since an
+    attempt that was cut.
     """
-    from chexreason.build.data import build_samples, declaration, load_manifest, load_studies
+    from chexreason.build.data import build_samples, load_studies
     from chexreason.data.sampling import subset
     from chexreason.model.generate import predict_batch
     from chexreason.statistics import predictions
+    from chexreason.statistics.partial import Partial, partial_path
 
     run_dir = Path(cfg.run_dir)
     with runs.open_run(run_dir, cfg):
         if runs.is_done(run_dir):
+            partial_path(run_dir / runs.PREDICTIONS).unlink(missing_ok=True)
             log.info("%s is DONE: nothing to evaluate", run_dir)
             return predictions.read_predictions(run_dir / runs.PREDICTIONS)
+        origin = declared(cfg, cfg.data.test)
+        partial = Partial(run_dir / runs.PREDICTIONS, made_with(cfg, data=origin))
         policy, prompt, answer_format = ready(cfg)
         label_set = answer_format.label_set
         found: list[Prediction] = []
+
+        def answer(batch: Batch) -> BatchRows:
+            return list(map(predictions.to_row, predict_batch(policy, batch, answer_format, cfg.max_new_tokens)))
+
         for name in cfg.data.test:
-            declared = declaration(cfg, name, load_manifest(cfg, name))
-            origin = {field: declared[field] for field in ("policy", "data_sha256")}
             studies = subset(load_studies(cfg, name, (cfg.split,), label_set), cfg.limit, cfg.seed)
             samples = build_samples(studies, prompt, label_set, None)
-            for batch in batches(cfg, policy, samples, f"{cfg.arm} on {name}"):
-                answers = predict_batch(policy, batch, answer_format, cfg.max_new_tokens)
-                found += [replace(answer, **origin) for answer in answers]
+            rows = in_batches(cfg, policy, samples, answer, partial, f"{cfg.arm} on {name}")
+            found += [replace(predictions.of_row(row), **origin[name]) for row in rows]
         predictions.write_predictions(run_dir / runs.PREDICTIONS, found)
         write_json(run_dir / runs.METRICS, finite(score_sets(found, label_set)))
         runs.mark_done(run_dir, {"studies": len(found)})
+        partial_path(run_dir / runs.PREDICTIONS).unlink()
         return found
+
+
+def declared(cfg: DictConfig, names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """``policy`` and ``data_sha256`` of each prepared set, as predictions carry them."""
+    from chexreason.build.data import declaration, load_manifest
+
+    texts = {name: declaration(cfg, name, load_manifest(cfg, name)) for name in names}
+    return {name: {field: text[field] for field in ("policy", "data_sha256")} for name, text in texts.items()}
+
+
+def made_with(cfg: DictConfig, **data: Any) -> dict[str, Any]:
+    """What the batches of an evaluation depend on: the settings it reads, the adapters' weights and ``data``."""
+    settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    read = {k: v for k, v in runs.settings(settings).items() if k.startswith(_READ) or k.endswith(".label_list")}
+    config = hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16]
+    return {"config": config, "adapters": [runs.adapter_sha256(folder) for folder in cfg.adapters], **data}
 
 
 def ready(cfg: DictConfig) -> tuple[Policy, Prompt, AnswerFormat]:
@@ -79,16 +109,29 @@ def ready(cfg: DictConfig) -> tuple[Policy, Prompt, AnswerFormat]:
     return policy, prompt, prompt.answer_format(label_set)
 
 
-def batches(cfg: DictConfig, policy: Policy, samples: Sequence[Sample], description: str) -> Iterator[Batch]:
-    """The samples in batches of ``cfg.batch_size`` on the policy's device, with the progress shown."""
-    collate = policy.collate()
+def in_batches(
+    cfg: DictConfig,
+    policy: Policy,
+    samples: Sequence[Sample],
+    answer: Callable[[Batch], BatchRows],
+    partial: Partial,
+    description: str,
+) -> BatchRows:
+    """The rows that ``answer`` gives to batches of ``cfg.batch_size`` samples on the policy's device, in order.
+
+    Batches of an earlier attempt are read from ``partial``, new ones are added to it; the progress is shown.
+    """
+    collate, rows = policy.collate(), []
     chunks = [samples[i : i + cfg.batch_size] for i in range(0, len(samples), cfg.batch_size)]
-    for chunk in track(chunks, len(chunks), f"{description}, batches of {cfg.batch_size}"):
-        yield collate([(sample, 0.0) for sample in chunk]).to(policy.device)
+    title, before = f"{description}, batches of {cfg.batch_size}", min(len(partial.ahead), len(chunks))
+    for chunk in track(chunks, len(chunks), title, before):
+        pairs = [(sample, 0.0) for sample in chunk]
+        rows += partial.batch(lambda pairs=pairs: answer(collate(pairs).to(policy.device)))
+    return rows
 
 
 def score_sets(found: list[Prediction], label_set: LabelSet) -> dict[str, dict[str, float]]:
-    """Averages, fail rate and per-label F1 of each data set."""
+    """Averages, fail rate, rates of answers in other words and per-label F1 of each data set."""
     import numpy as np
 
     from chexreason.statistics import predictions
@@ -99,6 +142,9 @@ def score_sets(found: list[Prediction], label_set: LabelSet) -> dict[str, dict[s
         pred, truth, mask = predictions.counts(rows, label_set.labels)
         failed = np.array([row.broken is not None for row in rows], dtype=bool)
         scores[name] = label_f1(confusion(pred, truth, mask), mask, failed, label_set.labels)
+        scores[name] |= predictions.vocabulary_rates(
+            predictions.vocabulary(predictions.on_judged(rows, label_set.labels))
+        )
     return scores
 
 
@@ -106,13 +152,15 @@ def score_sets(found: list[Prediction], label_set: LabelSet) -> dict[str, dict[s
 def main(cfg: DictConfig) -> None:
     """Evaluate and print the headline figures of each set."""
     from chexreason.build.data import build_labels
-    from chexreason.statistics.comparable import basis, set_facts
+    from chexreason.statistics.comparable import UNRECORDED, basis, set_facts
+    from chexreason.statistics.predictions import VOCABULARY
 
     found, label_set = evaluate(cfg), build_labels(cfg)
     facts = set_facts({cfg.arm: found}, label_set)
     for name, values in score_sets(found, label_set).items():
-        wanted = ("macro_f1", "macro_f1_supported", "micro_f1", "fail_rate")
-        log.info("%s on %s: %s", cfg.arm, name, ", ".join(f"{k} {values[k]:.3f}" for k in wanted))
+        shown = [f"{k} {values[k]:.3f}" for k in ("macro_f1", "macro_f1_supported", "micro_f1", "fail_rate")]
+        shown += [f"{k} {UNRECORDED if math.isnan(values[k]) else f'{values[k]:.3f}'}" for k in VOCABULARY]
+        log.info("%s on %s: %s", cfg.arm, name, ", ".join(shown))
         log.info("%s", basis({name: facts[name]}))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from chexreason.labels.schema import LabelSet
     from chexreason.model.policy import Policy
     from chexreason.parsing import AnswerFormat
+    from chexreason.statistics.partial import BatchRows
     from chexreason.types import Prediction, Study
 
 log = logging.getLogger(__name__)
@@ -29,13 +29,14 @@ def score_labels(cfg: DictConfig) -> pd.DataFrame:
     """Log-odds and sampled frequency of every label for each predicted study, written to ``<run_dir>/scores.parquet``.
 
     Raises ValueError when an adapter was trained with another prompt or label set, and when the arm was answered anew
-    since it was scored; KeyError when a predicted study is no longer in the data.
+    or its data changed since it was scored, wholly or in part; KeyError when a predicted study is gone from the data.
     """
     import pandas as pd
 
     from chexreason.build.data import build_samples
-    from chexreason.cli.evaluate import batches, ready
+    from chexreason.cli.evaluate import declared, in_batches, made_with, ready
     from chexreason.statistics import predictions
+    from chexreason.statistics.partial import Partial, partial_path
     from chexreason.statistics.score_files import MADE_FOR, answers_sha256, check_made_for, read_scores, write_scores
 
     run_dir, answers = Path(cfg.run_dir), Path(cfg.predictions)
@@ -43,19 +44,29 @@ def score_labels(cfg: DictConfig) -> pd.DataFrame:
         if runs.is_done(run_dir):
             if (made_for := runs.read_done(run_dir).get(MADE_FOR)) and answers.is_file():
                 check_made_for(made_for, answers, run_dir)
+            partial_path(run_dir / runs.SCORES).unlink(missing_ok=True)
             log.info("%s is DONE: nothing to score", run_dir)
             return read_scores(run_dir / runs.SCORES)
         predicted, sha256 = predictions.read_predictions(answers), answers_sha256(answers)
+        by_set = predictions.datasets(predicted)
+        made_of = made_with(cfg, data=declared(cfg, by_set), answers=sha256)
+        partial = Partial(run_dir / runs.SCORES, made_of)
         policy, prompt, answer_format = ready(cfg)
-        label_set, frames = answer_format.label_set, []
-        for name, found in predictions.datasets(predicted).items():
+        label_set, rows = answer_format.label_set, []
+        answers_of = {p.study_id: p for p in predicted}
+
+        def score(batch: Batch) -> BatchRows:
+            found = [answers_of[sample.study.study_id] for sample in batch.samples]
+            frames = pd.concat(_scores(cfg, policy, batch, found, answer_format))
+            return [{str(column): value for column, value in row.items()} for row in frames.to_dict("records")]
+
+        for name, found in by_set.items():
             samples = build_samples(_studies(cfg, name, found, label_set), prompt, label_set, None)
-            answered = iter(found)
-            for batch in batches(cfg, policy, samples, f"{cfg.arm} label scores on {name}"):
-                frames += _scores(cfg, policy, batch, list(islice(answered, len(batch.samples))), answer_format)
-        frame = pd.concat(frames, ignore_index=True)
+            rows += in_batches(cfg, policy, samples, score, partial, f"{cfg.arm} label scores on {name}")
+        frame = pd.DataFrame(rows)
         write_scores(run_dir / runs.SCORES, frame)
         runs.mark_done(run_dir, {"rows": len(frame), MADE_FOR: sha256})
+        partial_path(run_dir / runs.SCORES).unlink()
         return frame
 
 

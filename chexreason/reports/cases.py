@@ -20,13 +20,19 @@ _TAG = re.compile(r"(</?(?:think|solution|answer)>)")
 
 @dataclass(frozen=True)
 class CaseAnswer:
-    """One arm's answer: label marks ("hit", "false", "missed") in reading order, and the text behind them."""
+    """One arm's answer: label marks ("hit", "false", "missed") in reading order, and the text behind them.
+
+    ``outside`` are labels it named that the study's source does not judge, ``unknown`` its items that are no labels,
+    None where they were not recorded.
+    """
 
     arm: str
     marks: tuple[tuple[str, str], ...]
     text: str
     n_tokens: int
     broken: str | None
+    outside: tuple[str, ...]
+    unknown: tuple[str, ...] | None
 
     def parts(self) -> list[tuple[str, str]]:
         """The text in pieces with what each is: "tag", "answer" (inside the last block) or "" (all else)."""
@@ -127,4 +133,6 @@ def _answer(arm: str, prediction: Prediction) -> CaseAnswer:
     text = prediction.text
     if len(text) > _TEXT_LIMIT:
         text = f"{text[:_TEXT_LIMIT]} … ({len(text) - _TEXT_LIMIT} more characters in predictions.jsonl)"
-    return CaseAnswer(arm, (*marks, *missed), text, prediction.n_tokens, prediction.broken)
+    outside = tuple(label for label in prediction.named or () if label not in prediction.labelled)
+    said = (prediction.n_tokens, prediction.broken, outside, prediction.unknown)
+    return CaseAnswer(arm, (*marks, *missed), text, *said)

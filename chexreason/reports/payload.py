@@ -16,11 +16,13 @@ from chexreason.reports.history import ends, fifths
 from chexreason.statistics.bootstrap import STATISTICS, Replicates, intervals, over_labels, paired, replicates
 from chexreason.statistics.comparable import common_labels, set_facts
 from chexreason.statistics.metrics import confusion
-from chexreason.statistics.predictions import counts, datasets, evaluated_labels, on_judged
+from chexreason.statistics.predictions import VOCABULARY, counts, datasets, evaluated_labels, on_judged
 from chexreason.statistics.trivial import best_constant_answer, trivial_rows
+from chexreason.statistics.vocabulary import frequent_unknown, vocabulary_shift
 from chexreason.types import Prediction
 
 StudyFigures = dict[str, Any]
+_FIGURES = (*STATISTICS, *VOCABULARY)
 
 
 def study_figures(
@@ -58,9 +60,15 @@ def study_figures(
                 per_label = {label: scores[f"f1/{label}"] for label in labels}
                 trivial.setdefault(row, {})[name] = {s: scores[s] for s in STATISTICS} | {"per_label": per_label}
     names = list(arms)
-    pairs = [*pairwise(names), *([(names[0], names[-1])] if len(names) > 2 else []), *product(constants, names)]
+    steps = [*pairwise(names), *([(names[0], names[-1])] if len(names) > 2 else [])]
+    pairs = [*steps, *product(constants, names)]
     figures["paired"] = _paired(samples, pairs)
     figures["common"] = _common_figures(figures, samples, pairs)
+    for a, b in steps:
+        for name, own in figures["paired"][f"{a}__{b}"].items():
+            labels = figures["common"]["labels"] or evaluated_labels(rows[a][name], label_set)
+            if shift := vocabulary_shift([rows[a][name]], [rows[b][name]], labels, n_resamples, seed):
+                own["vocabulary"] = shift
     return figures
 
 
@@ -119,18 +127,21 @@ def _arm_figures(rows: Sequence[Prediction], labels: Sequence[str], sample: Repl
         }
         for i, label in enumerate(labels)
     }
-    size = {"n_studies": len(rows), "n_judged": len(sample.studies), "n_patients": sample.n_patients}
-    tokens = {"mean_tokens": fmean(p.n_tokens for p in on_judged(rows, labels))}
-    return {**{name: asdict(found[name]) for name in STATISTICS}, **size, **tokens, "per_label": per_label}
+    judged = on_judged(rows, labels)
+    size = {"n_studies": len(rows), "n_judged": len(judged), "n_patients": sample.n_patients}
+    said = {"mean_tokens": fmean(p.n_tokens for p in judged), "unknown_items": frequent_unknown(judged)}
+    scores = {name: asdict(found[name]) for name in _FIGURES}
+    return {**scores, **size, **said, "per_label": per_label}
 
 
 def _constant(rows: Sequence[Prediction], answer: Sequence[str]) -> list[Prediction]:
     """One answer given to every study."""
-    return [replace(p, predicted=tuple(x for x in answer if x in p.labelled), broken=None) for p in rows]
+    plain = [replace(p, broken=None, named=tuple(answer), unknown=()) for p in rows]
+    return [replace(p, predicted=tuple(x for x in answer if x in p.labelled)) for p in plain]
 
 
 def _pair_figures(a: Replicates, b: Replicates) -> StudyFigures:
-    figures: StudyFigures = {name: asdict(figure) for name, figure in paired(a, b).items() if name in STATISTICS}
+    figures: StudyFigures = {name: asdict(figure) for name, figure in paired(a, b).items() if name in _FIGURES}
     before, after = a.value["macro_f1"], b.value["macro_f1"]
     figures["macro_f1"]["relative"] = after / before - 1 if before > 0 else math.nan
     return figures

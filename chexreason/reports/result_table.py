@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -15,7 +16,8 @@ from chexreason.reports.printed import MACRO, TITLES, Printed, all_labels, print
 from chexreason.reports.provenance import Ground, Origins, by_seed, common_ground
 from chexreason.reports.tables import COVERAGE, MISSING, Table, csv_text, interval_cell
 from chexreason.statistics.bootstrap import Interval, intervals, replicates, seed_mean
-from chexreason.statistics.predictions import counts, datasets, evaluated_labels
+from chexreason.statistics.comparable import UNRECORDED
+from chexreason.statistics.predictions import VOCABULARY, counts, datasets, evaluated_labels
 from chexreason.statistics.trivial import trivial_rows
 from chexreason.types import Prediction
 
@@ -35,6 +37,8 @@ _HEADINGS = {
     "macro_recall": "macro R",
     "macro_f1": "macro F1",
     "fail_rate": "fail rate",
+    "unknown_rate": "unknown items",
+    "no_label_rate": "no known label",
 }
 _OURS = ("ours", "low", "high", "seeds", "seed_min", "seed_max", "status")
 _COLUMNS = ("table", "row", "column", "dataset", *_OURS[:-1], "paper", "computed", "status")
@@ -89,7 +93,8 @@ def _measured(
     found = {}
     for statistic, figure in intervals(seed_mean(samples)).items():
         each = [sample.value[statistic] for sample in samples] if len(samples) > 1 else [float("nan")]
-        ours = (figure.value, figure.low, figure.high, str(len(samples)), min(each), max(each), "measured")
+        status = UNRECORDED if statistic in VOCABULARY and math.isnan(figure.value) else "measured"
+        ours = (figure.value, figure.low, figure.high, str(len(samples)), min(each), max(each), status)
         found[statistic] = dict(zip(_OURS, ours, strict=True))
     return found
 
@@ -99,8 +104,9 @@ def _trivial(
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """The trivial answers as ``_measured``, without intervals: they are floors, not estimates of anything learned."""
     _, truth, mask = counts(rows, labels)
+    known = dict.fromkeys(VOCABULARY, 0.0)  # they name labels only
     return {
-        name: {statistic: {"ours": value, "seeds": "1", "status": "trivial"} for statistic, value in scores.items()}
+        name: {s: {"ours": value, "seeds": "1", "status": "trivial"} for s, value in (scores | known).items()}
         for name, scores in trivial_rows(truth, mask, labels, prevalence).items()
     }
 
@@ -111,15 +117,19 @@ def _frame(
     """One figure a line, by row and column of the table: ours as ``_OURS``, and the one of the paper or computed.
 
     Tables 1 to 4 have runs as rows and statistics as columns, Tables 5 and 6 labels and runs: the printed labels first.
+    The rates of answers in other words follow where some run records them.
     """
     ours = {**measured, **trivial}
+    recorded = any(found[rate]["status"] == "measured" for found in measured.values() for rate in VOCABULARY)
+    said = VOCABULARY if recorded and (paper.by_label or "fail_rate" in paper.columns) else ()
     if paper.by_label:
         names = {label: f"f1/{label}" for label in paper.rows if label != MACRO}
         names |= {label: f"f1/{label}" for label in labels} | {MACRO: "macro_f1", _FAILED: "fail_rate"}
+        names |= {_HEADINGS[rate].capitalize(): rate for rate in said}
         cells = product(names, (*paper.columns, *trivial))
         found = [(row, column, ours.get(column, {}).get(names[row], {})) for row, column in cells]
     else:
-        cells = product((*paper.rows, *trivial), paper.columns)
+        cells = product((*paper.rows, *trivial), (*paper.columns, *said))
         found = [(row, column, ours.get(row, {}).get(column, {})) for row, column in cells]
     computed = all_labels() if paper.name == "table5" else {}  # only CheXpert's counts are published
     lines = [
@@ -164,6 +174,8 @@ def _table(
 def _cells(line: Mapping[Any, Any], beside: Sequence[str]) -> Iterator[str]:
     if line["status"] == "missing":
         yield MISSING
+    elif line["status"] == UNRECORDED:
+        yield UNRECORDED
     else:
         seeds = f" ({line['seed_min']:.3f} to {line['seed_max']:.3f})" if line["seed_min"] == line["seed_min"] else ""
         yield f"{interval_cell(Interval(line['ours'], line['low'], line['high']))}{seeds}"

@@ -8,11 +8,14 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from chexreason.reports.own_words import unknown_table
 from chexreason.reports.tables import BELOW, STATISTIC_TITLES, ScoreCell, Table, csv_text
 from chexreason.statistics.bootstrap import STATISTICS
-from chexreason.statistics.comparable import basis
+from chexreason.statistics.comparable import UNRECORDED, basis
+from chexreason.statistics.predictions import VOCABULARY
 
 ARM_TITLES = {"base": "Base", "sft": "SFT", "grpo": "GRPO"}
+_RATES = ("fail_rate", *VOCABULARY)  # of answers; a constant answer is always readable
 _LONG = ("kind", "row", "dataset", "statistic", "value", "low", "high", "policy", "data_sha256")
 
 
@@ -32,9 +35,13 @@ def best_trivial(figures: Mapping[str, Any], name: str) -> tuple[float, str]:
 
 
 def score_tables(figures: Mapping[str, Any]) -> dict[str, Table]:
-    """The table of each statistic, that of changes in macro-F1 ("change") and that over common labels ("common")."""
-    changes = {"change": _change_table(figures), "common": _change_table(figures, over="common")}
-    return {statistic: score_table(figures, statistic) for statistic in STATISTICS} | changes
+    """The table of each statistic, of what was said that is no label, and of the changes in macro-F1.
+
+    These are "change", over all labels of a set, and "common", over the labels that all sets judge.
+    """
+    tables = {statistic: score_table(figures, statistic) for statistic in (*STATISTICS, *VOCABULARY)}
+    tables["unknown_items"] = unknown_table(figures, data_sets(figures), ARM_TITLES)
+    return tables | {"change": _change_table(figures), "common": _change_table(figures, over="common")}
 
 
 def score_table(figures: Mapping[str, Any], statistic: str) -> Table:
@@ -47,7 +54,7 @@ def score_table(figures: Mapping[str, Any], statistic: str) -> Table:
     trivial = [
         (ScoreCell(row), *(ScoreCell(_number(by_set.get(name, {}).get(statistic))) for name in sets))
         for row, by_set in figures["trivial"].items()
-        if statistic != "fail_rate"  # a constant answer is always readable
+        if statistic not in _RATES
     ]
     notes = (basis(figures["sets"]),)
     return Table(STATISTIC_TITLES[statistic], ("", *sets), [*arms, *trivial], len(trivial), notes)
@@ -118,7 +125,9 @@ def _arm_cell(figures: Mapping[str, Any], scores: Mapping[str, Any] | None, data
     if scores is None:
         return ScoreCell("n/a")
     score, above = scores[statistic], []
-    if statistic != "fail_rate":
+    if statistic in VOCABULARY and score["value"] is None:
+        return ScoreCell(UNRECORDED)
+    if statistic not in _RATES:
         trivial = {row: by_set[dataset][statistic] for row, by_set in figures["trivial"].items() if dataset in by_set}
         above = [row for row, value in trivial.items() if _below(score["value"], value)]
     return _score_cell(score, f"below {', '.join(above)}" if above else "")
@@ -152,7 +161,7 @@ def _long_lines(figures: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
     for kind in ("arms", "paired"):
         for row, by_set in figures[kind].items():
             for dataset, scores in by_set.items():
-                found = {statistic: scores[statistic] for statistic in STATISTICS}
+                found = {statistic: scores[statistic] for statistic in (*STATISTICS, *VOCABULARY)}
                 found |= {f"f1/{label}": facts["f1"] for label, facts in scores.get("per_label", {}).items()}
                 yield from ((kind, row, dataset, s, f["value"], f["low"], f["high"]) for s, f in found.items())
     for row, by_set in figures["trivial"].items():

@@ -21,6 +21,8 @@ STATISTIC_TITLES = {
     "micro_f1": "micro-F1",
     "jaccard": "Jaccard overlap of a study",
     "fail_rate": "fail rate",
+    "unknown_rate": "answers with an item that is no label",
+    "no_label_rate": "answers with such items alone",
 }
 COVERAGE = (  # of benchmarks/coverage.py
     "In 2,000 simulated test sets a case (50 to 200 patients, 14 labels of prevalence .02 to .5) the intervals of "

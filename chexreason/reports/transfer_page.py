@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ import pandas as pd
 from chexreason.files import write_text
 from chexreason.labels.schema import LabelSet
 from chexreason.reports.figures import draw_pareto
+from chexreason.reports.own_words import rates_table, vocabulary_sentence
 from chexreason.reports.printed import printed_sentences
 from chexreason.reports.provenance import Ground, Origins, common_ground
 from chexreason.reports.result_table import Runs
 from chexreason.reports.tables import COVERAGE, MISSING, STATISTIC_TITLES, Table, TableRow, csv_text, interval_cell
 from chexreason.reports.verdict import basis_sentence, transfer_sentence
 from chexreason.statistics.comparable import label_count
+from chexreason.statistics.predictions import datasets
 from chexreason.statistics.transfer import Change, Transfer, TransferReport, transfer_report
+from chexreason.statistics.vocabulary import mean_rates, vocabulary_shift
 
 _COLUMNS = ["before", "after", "place", "dataset", "quantity", "value", "low", "high", "p", "p_holm"]
 
@@ -53,7 +57,15 @@ def write_transfer(
     table = _table(report, home, ground)
     on = basis_sentence(report.labels, ground.facts)
     sentences = [on] * bool(on) + [_sentence(step, home, report.below[step.after]) for step in report.steps]
-    write_text(out / "transfer.md", _page(report, table, sentences, place))
+    sets = [home, *away]
+    by_set = {arm: {name: [datasets(p)[name] for p in seeds] for name in sets} for arm, seeds in answers.items()}
+    for (a, before), (b, after) in combinations(by_set.items(), 2):
+        for name in sets:
+            labels = report.labels or ground.facts[name]["labels"]
+            if shift := vocabulary_shift(before[name], after[name], labels, n_resamples, seed):
+                sentences.append(vocabulary_sentence(a, b, name, shift))
+    rates = {arm: {name: mean_rates(found) for name, found in own.items()} for arm, own in by_set.items()}
+    write_text(out / "transfer.md", _page(report, [table, rates_table(rates, sets)], sentences, place))
     lines = pd.DataFrame(_lines(report, home, place), columns=_COLUMNS)
     write_text(out / "transfer.csv", csv_text(ground.stamped(lines)))
     write_text(out / "transfer.tex", table.latex("transfer"))
@@ -90,8 +102,8 @@ def _table(report: TransferReport, home: str, ground: Ground) -> Table:
     return Table(f"Transfer: {STATISTIC_TITLES['macro_f1']} over the {on}", header, rows, notes=(ground.sentence(),))
 
 
-def _page(report: TransferReport, table: Table, sentences: Sequence[str], place: str) -> str:
-    """The report as Markdown: a sentence a step, the table, how to read it, and what the paper's own figures say."""
+def _page(report: TransferReport, tables: Sequence[Table], sentences: Sequence[str], place: str) -> str:
+    """The report as Markdown: a sentence a step, the tables, how to read it, and what the paper's own figures say."""
     reading = (
         "Intervals (95 %) resample patients, the same draws for both arms; `retained away` is the score after the step "
         f"over the score before it, `gap` the change away minus the change at {place}. p: patients swapped between the "
@@ -101,7 +113,7 @@ def _page(report: TransferReport, table: Table, sentences: Sequence[str], place:
     )
     printed = [f"- {sentence}" for sentence in printed_sentences()]
     paper = "\n".join(["What the paper's printed figures say, without intervals:", "", *printed])
-    return "\n\n".join(["# Transfer", *sentences, table.markdown(), reading, paper]) + "\n"
+    return "\n\n".join(["# Transfer", *sentences, *(t.markdown() for t in tables if t.rows), reading, paper]) + "\n"
 
 
 def _lines(report: TransferReport, home: str, place: str) -> Iterator[dict[str, Any]]:

@@ -6,11 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from chexreason.reports.own_words import vocabulary_sentence
 from chexreason.reports.study_tables import arm_title, best_trivial, data_sets
 from chexreason.statistics.bootstrap import Interval
 
 _EQUAL = 1e-9  # scores that differ by rounding alone
-_READABLE = 0.05  # fail rates above this are worth a sentence
+_READABLE = 0.05  # rates above this are worth a sentence
+_UNREAD = {  # answers that count as empty
+    "fail_rate": "Answers that break the format and count as empty",
+    "no_label_rate": "Answers that keep the format, name no known label and count as empty",
+}
 
 
 def verdict(figures: Mapping[str, Any]) -> list[str]:
@@ -25,7 +30,7 @@ def verdict(figures: Mapping[str, Any]) -> list[str]:
     sentences = [*_below_trivial(figures), *[on] * bool(on), *(_change(key, paired[key]) for key in steps)]
     if steps:
         sentences += _transfer(steps[-1], figures)
-    return [*sentences, *_unreadable(figures), *_reward(figures)]
+    return [*sentences, *_vocabulary(figures), *_unreadable(figures), *_reward(figures)]
 
 
 def basis_sentence(labels: Sequence[str], sets: Mapping[str, Mapping[str, Any]]) -> str:
@@ -139,14 +144,27 @@ def _below_trivial(figures: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def _unreadable(figures: Mapping[str, Any]) -> list[str]:
-    rates = [
-        f"{scores['fail_rate']['value']:.0%} of {arm_title(arm)} at {name}"
-        for arm, sets in figures["arms"].items()
-        for name, scores in sets.items()
-        if scores["fail_rate"]["value"] > _READABLE
+def _vocabulary(figures: Mapping[str, Any]) -> list[str]:
+    """Changes that come with answers in words that are no labels, one sentence a step and data set."""
+    return [
+        vocabulary_sentence(arm_title(before), arm_title(after), name, change["vocabulary"])
+        for before, _, after, sets in ((*key.partition("__"), sets) for key, sets in figures["paired"].items())
+        for name, change in sets.items()
+        if "vocabulary" in change
     ]
-    return [f"Answers that break the format and count as empty: {_listed(rates)}."] if rates else []
+
+
+def _unreadable(figures: Mapping[str, Any]) -> list[str]:
+    sentences = []
+    for rate, title in _UNREAD.items():
+        found = [
+            f"{scores[rate]['value']:.0%} of {arm_title(arm)} at {name}"
+            for arm, sets in figures["arms"].items()
+            for name, scores in sets.items()
+            if (scores.get(rate, {}).get("value") or 0.0) > _READABLE
+        ]
+        sentences += [f"{title}: {_listed(found)}."] if found else []
+    return sentences
 
 
 def _reward(figures: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chexreason.statistics.metrics import FloatArray, averages, confusion, jaccard_overlap, precision_recall_f1, ratio
-from chexreason.statistics.predictions import counts, on_judged
+from chexreason.statistics.predictions import VOCABULARY, counts, on_judged, vocabulary
 from chexreason.types import Prediction
 
 STATISTICS = ("macro_f1", "macro_f1_supported", "micro_f1", "jaccard", "fail_rate")
@@ -57,7 +57,7 @@ class Replicates:
 def replicates(
     predictions: Sequence[Prediction], labels: Sequence[str], n_resamples: int = 10_000, seed: int = 0
 ) -> Replicates:
-    """The patient-clustered bootstrap of ``STATISTICS``, ``PRECISION_RECALL`` and ``f1/<label>``.
+    """The patient-clustered bootstrap of ``STATISTICS``, ``VOCABULARY``, ``PRECISION_RECALL`` and ``f1/<label>``.
 
     Patients are drawn with replacement, each with all its studies (Field and Welsh 2007, cluster bootstrap). Two arms
     resampled with the same seed on the same studies see the same draws. Studies without a judged label are left out.
@@ -65,10 +65,14 @@ def replicates(
     """
     if not predictions:
         raise ValueError("no predictions to resample; is the data set empty in predictions.jsonl?")
-    totals = patient_totals(predictions, labels)
-    sums = resampled_sums(totals, n_resamples, seed)  # [1 + R, 3 L + 3]
-    sample = as_replicates(statistics(sums, labels), on_judged(predictions, labels), seed)
-    return replace(sample, smoothed=_smoothed(sums[1:] / max(totals[:, -3].mean(), 1.0), labels, seed))
+    judged = on_judged(predictions, labels)
+    said = np.column_stack([vocabulary(judged), np.ones(len(judged))])  # [N, 3]
+    totals = np.column_stack([patient_totals(judged, labels), _by_patient(said, judged)])
+    sums = resampled_sums(totals, n_resamples, seed)  # [1 + R, 3 L + 6]
+    sums, said = sums[:, :-3], sums[:, -3:]
+    rates = dict(zip(VOCABULARY, (said[:, :-1] / said[:, -1:]).T, strict=True))
+    sample = as_replicates(statistics(sums, labels) | rates, judged, seed)
+    return replace(sample, smoothed=_smoothed(sums[1:] / max(totals[:, -1].mean(), 1.0), labels, seed))
 
 
 def _smoothed(sums: FloatArray, labels: Sequence[str], seed: int) -> dict[str, FloatArray]:
@@ -117,17 +121,17 @@ def intervals(sample: Replicates) -> dict[str, Interval]:
 
     A drawn patient comes several times, as ties that are right or wrong together: average precision rises in every
     resample, so its interval is the percentile one reflected about the value (basic bootstrap); calibration error
-    rises even more and has none. A fail rate of 0 or 1 has Wilson's interval, over patients. A label with few positives
-    is often missing in a resample, and F1 is then 0: macro-F1 and a label's F1 have the percentile interval of smoothed
-    draws, which covers 94 to 100 % where the plain one covers 19 to 94 % (``make bench-coverage``). Bounds are NaN
-    where there is none: one patient, or no spread in the draws, which does not make a figure certain.
+    rises even more and has none. A rate of answers of 0 or 1 has Wilson's interval, over patients. A label with few
+    positives is often missing in a resample, and F1 is then 0: macro-F1 and a label's F1 have the percentile interval
+    of smoothed draws, which covers 94 to 100 % where the plain one covers 19 to 94 % (``make bench-coverage``). Bounds
+    are NaN where there is none: one patient, or no spread in the draws, which does not make a figure certain.
     """
     return {name: _interval(sample, name) for name in sample.value}
 
 
 def _interval(sample: Replicates, name: str) -> Interval:
     value, measure = sample.value[name], name.removeprefix("macro_").partition("/")[0]
-    if name == "fail_rate" and value in (0.0, 1.0):
+    if name in ("fail_rate", *VOCABULARY) and value in (0.0, 1.0):
         return Interval(value, *wilson(round(value * sample.n_patients), sample.n_patients))
     if name in sample.smoothed:
         lower, upper = (percentile_interval(value, draws, sample.n_patients) for draws in sample.smoothed[name])
@@ -210,6 +214,11 @@ def patient_totals(predictions: Sequence[Prediction], labels: Sequence[str]) -> 
     # An unusable answer earns nothing, even where nothing was to be found.
     overlap = jaccard_overlap(hits) * (1 - failed)
     rows = np.column_stack([hits.reshape(len(hits), -1), np.ones_like(failed), overlap, failed])
+    return _by_patient(rows, predictions)
+
+
+def _by_patient(rows: FloatArray, predictions: Sequence[Prediction]) -> FloatArray:
+    """Sums [P, C] of the ``rows`` [N, C] of each patient's predictions."""
     owner = owners(predictions)
     totals = np.zeros((owner.max() + 1, rows.shape[1]))
     np.add.at(totals, owner, rows)

@@ -55,9 +55,10 @@ def refit(
         for i in range(len(labels)):
             known = fitted_on & mask[:, i]
             chosen[inside, i] = scores[inside, i] >= best_threshold(scores[known, i], truth[known, i])
+    named = [tuple(np.array(labels)[row].tolist()) for row in chosen & mask]
     answers = [
-        replace(p, predicted=tuple(label for label, on in zip(labels, row, strict=True) if on), broken=None)
-        for p, row in zip(predictions, (chosen & mask).tolist(), strict=True)
+        replace(p, predicted=found, named=found, unknown=(), broken=None)
+        for p, found in zip(predictions, named, strict=True)
     ]
     return replicates(answers, labels, n_resamples, seed)
 

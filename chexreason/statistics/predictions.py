@@ -12,15 +12,16 @@ import numpy as np
 
 from chexreason.files import write_text
 from chexreason.labels.schema import LabelSet
-from chexreason.statistics.metrics import BoolArray
+from chexreason.statistics.metrics import BoolArray, FloatArray
 from chexreason.types import Prediction
 
+VOCABULARY = ("unknown_rate", "no_label_rate")  # answers with an item that is no label; with such items alone
 _REQUIRED = ("study_id", "patient_id", "dataset", "text", "predicted", "truth", "labelled")
 _LISTS = ("predicted", "truth", "labelled", "named", "unknown")
 _TEXTS = ("study_id", "patient_id", "dataset", "text", "policy", "data_sha256")
 _DROPPED = ("extra",)  # written before policy and data_sha256 were: such files stay readable, both unknown
 _VERSION = 2  # of a line; 1 had no ``version``, ``named`` and ``unknown``
-_WAY_OUT = "delete the file and run the evaluation of this arm again"
+_WAY_OUT = "run the evaluation of this arm again with restart=true"
 
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
@@ -28,14 +29,20 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
     predictions = list(predictions)
     if twice := [study for study, n in Counter(p.study_id for p in predictions).items() if n > 1]:
         raise ValueError(f"study '{twice[0]}' is predicted twice; keep one prediction a study for {path}")
-    rows = [asdict(prediction) | {"version": _VERSION} for prediction in predictions]
-    write_text(path, "".join(json.dumps(row, ensure_ascii=True) + "\n" for row in rows))
+    write_text(path, "".join(json.dumps(to_row(p), ensure_ascii=True) + "\n" for p in predictions))
+
+
+def to_row(prediction: Prediction) -> dict[str, object]:
+    """A prediction as the object of its line."""
+    return asdict(prediction) | {"version": _VERSION}
 
 
 def read_predictions(path: Path) -> list[Prediction]:
     """All predictions of ``path``; raises ValueError naming file, line, fault and way out."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; run the evaluation of this arm first")
+        raise FileNotFoundError(
+            f"{path} does not exist; run the evaluation of this arm first, with restart=true where that says it is DONE"
+        )
     first_line: dict[str, int] = {}
     predictions = []
     with path.open(encoding="utf-8") as file:
@@ -43,7 +50,7 @@ def read_predictions(path: Path) -> list[Prediction]:
             if not line.strip():
                 continue
             try:
-                prediction = _prediction(json.loads(line))
+                prediction = of_row(json.loads(line))
             except (ValueError, TypeError) as fault:
                 raise ValueError(f"{path}:{number}: {fault}; {_WAY_OUT}") from None
             earlier = first_line.setdefault(prediction.study_id, number)
@@ -101,7 +108,25 @@ def counts(predictions: Sequence[Prediction], labels: Sequence[str]) -> tuple[Bo
     return pred & mask, truth & mask, mask
 
 
-def _prediction(row: object) -> Prediction:
+def vocabulary(predictions: Sequence[Prediction]) -> FloatArray:
+    """Whether each answer has an item that is no label, and whether it has such items alone: 0 or 1, [N, 2].
+
+    NaN where the file does not record it. A broken answer has no items.
+    """
+    rows = [
+        (np.nan, np.nan) if p.named is None or p.unknown is None else (bool(p.unknown), bool(p.unknown and not p.named))
+        for p in predictions
+    ]
+    return np.array(rows, dtype=np.float64).reshape(-1, len(VOCABULARY))
+
+
+def vocabulary_rates(said: FloatArray) -> dict[str, float]:
+    """The means of ``vocabulary`` [N, 2] by name, for each data set."""
+    return dict(zip(VOCABULARY, said.mean(axis=0).tolist(), strict=True))
+
+
+def of_row(row: object) -> Prediction:
+    """The prediction that ``to_row`` made the object of a line of; raises ValueError on any other."""
     if not isinstance(row, dict):
         raise ValueError(f"expected a JSON object, found {type(row).__name__}")
     row = {name: value for name, value in row.items() if name not in _DROPPED}

@@ -136,12 +136,12 @@ def test_every_table_and_chart_names_policy_and_labels_of_its_sets(study: Path, 
     a, b = f"phantom_a, 14 labels of chexpert14, data {HASH[:8]}", f"phantom_b, 4 labels, data {HASH[:8]}"
     page, text = ((study / "out" / name).read_text() for name in ("report.html", "report.md"))
     both = f"Label policy {POLICY} ({a}; {b})"
-    assert page.count(f"<small>{both}</small></caption>") == 7  # five statistics and two of changes
+    assert page.count(f"<small>{both}</small></caption>") == 9  # seven statistics and two of changes
     for one in (a, b):
         assert page.count(f"<small>Label policy {POLICY} ({one})</small></caption>") == 1
     for words in ("14 labels of chexpert14, label policy zeros:", "4 labels, label policy zeros:"):
         assert page.count(f">{words}") == 1  # under the chart of the set
-    assert text.count(f"\n\n{both}\n\n|") == 7
+    assert text.count(f"\n\n{both}\n\n|") == 9
     assert figures["sets"]["phantom_b"]["labels"] == list(CHEXPERT14.labels[:4])
     rows = list(csv.DictReader(io.StringIO((study / "out" / "report.csv").read_text())))
     assert {(row["policy"], row["data_sha256"]) for row in rows} == {(POLICY, HASH)}

@@ -10,7 +10,7 @@ from typing import Any
 
 from chexreason.labels.schema import LabelSet
 from chexreason.parsing import AnswerFormat
-from chexreason.types import Completion, Prediction, Study
+from chexreason.types import Completion, Parsed, Prediction, Study
 
 _KEYS = {"text", "labels", "tokens", "labelled", "study_id", "patient_id"}
 _REQUIRED = {"text", "labels"}
@@ -49,13 +49,13 @@ class Answers:
 
 
 def of_predictions(found: Sequence[Prediction], answer_format: AnswerFormat) -> Answers:
-    """The answers of an evaluation, read again for what the file does not hold: unknown, repeated and stray items.
+    """The answers of an evaluation, read again for what the file does not hold: repeated items and stray text.
 
     Raises ValueError where an answer reads differently now: it was then read with another grammar or label set.
     """
     completions = tuple(_completion(p.study_id, p.text, p.n_tokens, answer_format) for p in found)
     pairs = zip(found, completions, strict=True)
-    changed = [p.study_id for p, c in pairs if (p.predicted, p.broken) != (_judged(c, p), c.parsed.broken)]
+    changed = [p.study_id for p, c in pairs if _reads_differently(p, c.parsed)]
     if changed:
         raise ValueError(
             f"{len(changed)} of {len(found)} answers, e.g. of {', '.join(changed[:_SHOWN])}, read differently than "
@@ -149,8 +149,10 @@ def _label_faults(name: str, labels: Any, label_set: LabelSet) -> Iterator[str]:
             yield f"'{label}' in '{name}' is not a label of '{label_set.name}'"
 
 
-def _judged(completion: Completion, prediction: Prediction) -> tuple[str, ...]:
-    return tuple(label for label in completion.parsed.labels if label in prediction.labelled)
+def _reads_differently(then: Prediction, now: Parsed) -> bool:
+    judged = tuple(label for label in now.labels if label in then.labelled)
+    said = [pair for pair in ((then.named, now.labels), (then.unknown, now.unknown)) if pair[0] is not None]
+    return (then.predicted, then.broken) != (judged, now.broken) or any(before != after for before, after in said)
 
 
 def _completion(study_id: str, text: str, n_tokens: int, answer_format: AnswerFormat) -> Completion:

@@ -14,15 +14,16 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from chexreason.labels.schema import LabelSet
-from chexreason.statistics.metrics import BoolArray, confusion, label_f1
-from chexreason.statistics.predictions import counts
+from chexreason.statistics.metrics import BoolArray, FloatArray, confusion, label_f1
+from chexreason.statistics.predictions import VOCABULARY, counts, vocabulary, vocabulary_rates
 from chexreason.types import Prediction
 
-_HEADLINE = ("macro_f1", "macro_f1_supported", "micro_f1", "fail_rate")
+_HEADLINE = ("macro_f1", "macro_f1_supported", "micro_f1", "fail_rate", *VOCABULARY)
+_NOT_KNOWN = 255  # in a row of uint8: NaN
 
 
 class LabelF1(Metric):
-    """Per-label, macro and micro F1 and fail rate of one data set, each study counted once.
+    """Per-label, macro and micro F1 and rates of bad answers of one data set, each study counted once.
 
     Distributed samplers pad the last batch with studies seen on another rank, so sums of counts would be wrong and
     no rank can tell alone. The state therefore holds one small row a study, keyed by a hash of its id, is
@@ -40,7 +41,7 @@ class LabelF1(Metric):
         super().__init__(**kwargs)
         self.labels = tuple(labels)
         self.add_state("keys", default=[], dist_reduce_fx="cat")  # [N] each
-        self.add_state("rows", default=[], dist_reduce_fx="cat")  # [N, 4 L + 1] each: tp, fp, fn, judged, failed
+        self.add_state("rows", default=[], dist_reduce_fx="cat")  # [N, 4 L + 3] each: tp, fp, fn, judged, failed, said
         self.reset()
 
     def reset(self) -> None:
@@ -48,12 +49,21 @@ class LabelF1(Metric):
         super().reset()
         # A rank without a study must gather tensors of the others' type and rank; an empty list would become float.
         self.keys.append(torch.zeros(0, dtype=torch.int64, device=self.device))
-        self.rows.append(torch.zeros(0, 4 * len(self.labels) + 1, dtype=torch.uint8, device=self.device))
+        self.rows.append(torch.zeros(0, 4 * len(self.labels) + 3, dtype=torch.uint8, device=self.device))
 
     def update(
-        self, pred: BoolArray, target: BoolArray, mask: BoolArray, failed: BoolArray, study_ids: Sequence[str]
+        self,
+        pred: BoolArray,
+        target: BoolArray,
+        mask: BoolArray,
+        failed: BoolArray,
+        study_ids: Sequence[str],
+        said: FloatArray | None = None,
     ) -> None:
-        """Adds bool [N, L] predictions, targets and masks, bool [N] failures and N study ids; raises ValueError."""
+        """Adds bool [N, L] predictions, targets and masks, bool [N] failures and N study ids; raises ValueError.
+
+        ``said`` [N, 2] is their ``vocabulary``, NaN or None where it is not known.
+        """
         shape = (len(study_ids), len(self.labels))
         if not (pred.shape == target.shape == mask.shape == shape and failed.shape == shape[:1]):
             raise ValueError(
@@ -61,24 +71,29 @@ class LabelF1(Metric):
                 f"{list(pred.shape)}, {list(target.shape)}, {list(mask.shape)} and {list(failed.shape)}"
             )
         hits = confusion(pred & ~failed[:, None], target, mask).reshape(shape[0], 3 * shape[1])
-        rows = np.concatenate([hits, mask, failed[:, None]], axis=1).astype(np.uint8)  # [N, 4 L + 1]
+        said = np.full((shape[0], len(VOCABULARY)), np.nan) if said is None else said
+        known = np.nan_to_num(said, nan=_NOT_KNOWN)
+        rows = np.concatenate([hits, mask, failed[:, None], known], axis=1).astype(np.uint8)  # [N, 4 L + 3]
         self.rows.append(torch.from_numpy(rows).to(self.device))
         self.keys.append(torch.tensor([_key(study) for study in study_ids], dtype=torch.int64, device=self.device))
 
     def compute(self) -> dict[str, Tensor]:
-        """Averages, ``fail_rate``, ``n`` and ``f1/<label>`` of every judged label; empty when nothing was added."""
+        """What ``label_f1`` and ``vocabulary_rates`` return; empty when nothing was added."""
         keys, rows = (dim_zero_cat(state).cpu().numpy() for state in (self.keys, self.rows))
         if not len(rows):
             return {}
         _, first = np.unique(keys, return_index=True)  # of a repeated study the row that came first
-        rows = rows[first].astype(np.int64)  # [M, 4 L + 1], M unique studies
-        hits, failed = rows[:, :-1].reshape(len(rows), 4, len(self.labels)), rows[:, -1] > 0
-        values = label_f1(hits[:, :3], hits[:, 3] > 0, failed, self.labels)
+        rows = rows[first].astype(np.int64)  # [M, 4 L + 3], M unique studies
+        hits, failed = rows[:, :-3].reshape(len(rows), 4, len(self.labels)), rows[:, -3] > 0
+        judged = hits[:, 3] > 0
+        values, said = label_f1(hits[:, :3], judged, failed, self.labels), rows[judged.any(axis=1), -2:]
+        if len(said) and (said != _NOT_KNOWN).all():
+            values |= vocabulary_rates(said.astype(np.float64))
         return {name: torch.tensor(value, dtype=torch.float64, device=self.device) for name, value in values.items()}
 
 
 class LabelF1Callback(L.Callback):
-    """Logs ``val/<set>/macro_f1``, ``micro_f1``, ``fail_rate`` and ``f1/<label>`` after each validation."""
+    """Logs ``val/<set>/macro_f1`` and the other figures of ``_HEADLINE`` and ``f1/<label>`` after each validation."""
 
     def __init__(self, label_set: LabelSet) -> None:
         self.label_set = label_set
@@ -102,7 +117,8 @@ class LabelF1Callback(L.Callback):
             return
         metric = self.metrics[list(self.metrics)[dataloader_idx]]
         failed = np.array([p.broken is not None for p in predictions], dtype=bool)
-        metric.update(*counts(predictions, self.label_set.labels), failed, [p.study_id for p in predictions])
+        ids, said = [p.study_id for p in predictions], vocabulary(predictions)
+        metric.update(*counts(predictions, self.label_set.labels), failed, ids, said)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for name, metric in self.metrics.items():

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import lightning as L
 
+from chexreason.statistics.predictions import VOCABULARY
+
 log = logging.getLogger(__name__)
 
 CHOSEN_BY = ("worst", "mean", "constrained")
@@ -19,12 +21,12 @@ _CONSTRAINED = "val/constrained/macro_f1"
 def monitor_mode(monitor: str, mode: str | None) -> Literal["min", "max"]:
     """Whether a low or a high ``monitor`` is good: told by its name where ``mode`` is None.
 
-    A loss and a fail rate are to be low, an F1 and a reward high. Raises ValueError where ``mode`` says otherwise, and
-    where it is None and the name tells nothing.
+    A loss and a rate of bad answers are to be low, an F1 and a reward high. Raises ValueError where ``mode`` says
+    otherwise, and where it is None and the name tells nothing.
     """
     *_, last = parts = monitor.split("/")
     told: Literal["min", "max"] | None = None
-    if last in ("loss", "fail_rate"):
+    if last in ("loss", "fail_rate", *VOCABULARY):
         told = "min"
     elif {"f1", "reward"} & {*parts} or last.endswith(("_f1", "_f1_supported")):
         told = "max"

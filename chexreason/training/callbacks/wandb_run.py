@@ -28,7 +28,7 @@ SUMMARIES = {
     "train/completion_length": "last,mean",
     "val/loss": "last,min",
 }
-SET_SUMMARIES = {"macro_f1": "last,max", "micro_f1": "last,max", "fail_rate": "last,min"}
+SET_SUMMARIES = {"macro_f1": "last,max", "micro_f1": "last,max", "fail_rate": "last,min", "no_label_rate": "last,min"}
 TABLE_COLUMNS = ("step", "dataset", "study_id", "truth", "predicted", "broken", "text")
 _SIDE = 512  # pixels of the longer side of a picture in the table
 
