@@ -92,7 +92,7 @@ def test_the_validation_loss_is_that_of_the_studies_held_back(studies, tmp_path)
     asked = [replace(sample, answer=None) for sample in samples[:2]]
     data = StudyData(policy.collate(), samples[:3], {"set": asked}, batch_size=3, eval_batch_size=2, held=held)
     module = SFTModule(policy, **t.common())
-    export = AdapterExport(str(tmp_path / "adapter"), "val/loss", "min", {}, [])
+    export = AdapterExport(str(tmp_path / "adapter"), "val/loss", "min", {})
     callbacks = [LabelF1Callback(CHEXPERT14), export]
     trainer = t.fit(module, data, tmp_path, callbacks=callbacks, max_epochs=1, limit_val_batches=1.0)
     ids, mask = policy.encode_answers([sample.answer for sample in held])
