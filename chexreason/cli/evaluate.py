@@ -39,6 +39,7 @@ def evaluate(cfg: DictConfig) -> list[Prediction]:
     run_dir = Path(cfg.run_dir)
     with runs.open_run(run_dir, cfg):
         if runs.is_done(run_dir):
+            runs.read_done(run_dir)
             log.info("%s is DONE: nothing to evaluate", run_dir)
             return predictions.read_predictions(run_dir / runs.PREDICTIONS)
         policy, prompt, answer_format = ready(cfg)

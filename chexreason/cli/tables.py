@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from chexreason.build.data import build_labels, training_prevalence
 from chexreason.build.jobs import read_sweep
@@ -23,7 +23,7 @@ from chexreason.reports.provenance import Origin
 from chexreason.reports.ranking_page import write_ranking
 from chexreason.reports.result_table import write_table
 from chexreason.reports.transfer_page import write_transfer
-from chexreason.runs import CONFIG, is_done, read_done
+from chexreason.runs import CONFIG, PREDICTIONS, RunError, is_done, read_done, stored_config
 from chexreason.statistics.predictions import read_predictions
 from chexreason.statistics.score_files import MADE_FOR, check_made_for, read_scores
 from chexreason.types import Prediction
@@ -48,7 +48,7 @@ def tables(cfg: DictConfig) -> None:
     for name in _EVERY if cfg.table == "all" else (cfg.table,):
         try:
             _write(cfg, name, Path(cfg.results) / (cfg.ablation or ""))
-        except (ValueError, KeyError, OSError) as fault:
+        except (ValueError, KeyError, OSError, RunError) as fault:
             if cfg.table != "all":
                 raise
             refused.append(f"{name}: {fault.args[0] if isinstance(fault, KeyError) else fault}")
@@ -89,6 +89,8 @@ def _figure(cfg: DictConfig, name: str, out: Path) -> None:
     rows, not_run = sweep_rows(name), []
     for row, cell in rows.items():
         folders = _seed_folders(Path(cfg.paths.out) / cfg.name / cell)
+        for folder in filter(is_done, folders.values()):
+            read_done(folder)  # it vouches for the curves
         found = {seed: path for seed, folder in folders.items() if (path := folder / "metrics.csv").is_file()}
         runs |= {row if len(found) == 1 else f"{row}, seed {k}": read_history(path) for k, path in found.items()}
         not_run += [] if found else [row]
@@ -180,14 +182,17 @@ def sweep_rows(name: str) -> dict[str, str]:
 
 def predictions_of(cfg: DictConfig, cell: str) -> dict[int, list[Prediction]]:
     """The finished predictions of a cell by seed; empty where it was not run or is not DONE."""
-    return {seed: read_predictions(path / "predictions.jsonl") for seed, path in _folders(cfg, "eval", cell).items()}
+    folders = _folders(cfg, "eval", cell)
+    for folder in folders.values():
+        read_done(folder)  # it vouches for the answers
+    return {seed: read_predictions(path / PREDICTIONS) for seed, path in folders.items()}
 
 
 def origin_of(cfg: DictConfig, cell: str) -> Origin:
     """How a cell's answers came about, from the config its evaluation kept; empty where there is none."""
     for folder in _folders(cfg, "eval", cell).values():
         if (folder / CONFIG).is_file():
-            kept: Any = OmegaConf.to_container(OmegaConf.load(folder / CONFIG))
+            kept = stored_config(folder)
             best = any(Path(adapter).name == "best" for adapter in kept["adapters"])
             return Origin(kept["split"], kept["model"]["source"], tuple(kept["data"]["val"]) if best else ())
     return Origin()
@@ -219,7 +224,7 @@ def _dataset(cfg: DictConfig, name: str) -> str:
     )
 
 
-@command()
+@command(RunError)
 def main(cfg: DictConfig) -> None:
     """Write the tables."""
     tables(cfg)

@@ -21,6 +21,7 @@ from chexreason.model.adapters import ADAPTER_CONFIG, precision_of, save_adapter
 from chexreason.model.generate import Sampled, Sampling, key_seed
 from chexreason.model.load import resolve_source
 from chexreason.model.policy import Policy, cuts_images, pad_right
+from chexreason.owners import remove_leftovers, temporary_of
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for
 BAN = -100.0  # the lowest bias of the OpenAI protocol, that vLLM follows
@@ -55,7 +56,8 @@ class VllmEngine:
         self._llm: Any = None
         self._rank = 0
         self._handed = 0
-        self._folder = tempfile.TemporaryDirectory(prefix="chexreason-vllm-")
+        self._folder = tempfile.TemporaryDirectory(prefix=temporary_of(Path("chexreason-vllm-")).name)
+        remove_leftovers(Path(self._folder.name).parent)
 
     def draw(
         self,

@@ -20,7 +20,7 @@ _LISTS = ("predicted", "truth", "labelled", "named", "unknown")
 _TEXTS = ("study_id", "patient_id", "dataset", "text", "policy", "data_sha256")
 _DROPPED = ("extra",)  # written before policy and data_sha256 were: such files stay readable, both unknown
 _VERSION = 2  # of a line; 1 had no ``version``, ``named`` and ``unknown``
-_WAY_OUT = "delete the file and run the evaluation of this arm again"
+_WAY_OUT = "run the evaluation of this arm anew with restart=true"
 
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
@@ -38,7 +38,7 @@ def read_predictions(path: Path) -> list[Prediction]:
         raise FileNotFoundError(f"{path} does not exist; run the evaluation of this arm first")
     first_line: dict[str, int] = {}
     predictions = []
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue

@@ -36,6 +36,7 @@ def test_a_folder_that_moved_or_is_spelled_in_another_way_is_the_same(tmp_path, 
         with runs.open_run("out/x", placed(spelled)):
             pass
     (tmp_path / "out").rename(tmp_path / "moved")
+    runs.mark_done("moved/x", {})
     with runs.open_run("moved/x", placed("moved")):
         pass
     with pytest.raises(runs.RunError, match=r"moved/x holds a run with another config: lr: 0\.1 -> 0\.2"):
@@ -63,11 +64,12 @@ def test_a_replaced_adapter_is_another_run(tmp_path):
     runs.mark_done(run_dir, {})
     opened("first")  # trained again to the same weights
     opened(None)  # removed since: what was made with it stands, and is remembered
-    with pytest.raises(runs.RunError, match=rf"{run_dir} holds a run with another config: adapters_sha256: .*remove"):
+    with pytest.raises(runs.RunError, match=rf"{run_dir} holds a run with another config: adapters_sha256: .*restart=true"):
         opened("second")
     kept = OmegaConf.load(run_dir / runs.CONFIG)
     del kept[runs.ADAPTERS]  # a run finished before they were recorded
     OmegaConf.save(kept, run_dir / runs.CONFIG)
+    (run_dir / runs.DONE).write_text("{}")
     opened("second")
     opened("third")
 
@@ -159,6 +161,7 @@ def test_a_run_of_an_earlier_version_is_the_same_run(tmp_path):
     now = OmegaConf.create({"model": {"_target_": "chexreason.model.load.load_policy"}, "root": "x"})
     before = {"model": {"_target_": "chexreason.policy.load.load_policy"}, "root": "x", runs.ADAPTERS: []}
     OmegaConf.save(before, tmp_path / runs.CONFIG)
+    (tmp_path / runs.DONE).write_text("{}")
     with runs.open_run(tmp_path, now):
         pass
     with (
