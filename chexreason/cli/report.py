@@ -25,14 +25,14 @@ def report_study(cfg: DictConfig) -> dict[str, Any]:
     """
     study = Path(cfg.paths.out) / cfg.name
     arms = {arm: study / "eval" / arm / "predictions.jsonl" for arm in cfg.arms}
+    for folder in filter(is_done, (*map(Path, cfg.runs.values()), *(path.parent for path in arms.values()))):
+        read_done(folder)  # it vouches for the files that are read here
     for arm, path in arms.items():
         if not path.is_file():
             raise FileNotFoundError(
                 f"{path} is missing: run `python -m chexreason.cli.evaluate name={cfg.name} arm={arm}` first, "
                 f"or leave the arm out with arms=[...]"
             )
-        if is_done(path.parent):
-            read_done(path.parent)  # it vouches for the answers
     label_set = build_labels(cfg)
     runs = {arm: Path(folder) for arm, folder in cfg.runs.items() if (Path(folder) / "metrics.csv").is_file()}
     return build_report(

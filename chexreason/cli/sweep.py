@@ -56,7 +56,7 @@ def show_end(jobs: Sequence[Job], states: dict[str, str]) -> int:
     failed = [job for job in bad if states[job.name] == "failed"]
     for job in bad:
         if job in failed:
-            line = f"FAILED {job.name}: {last_error(job)}\n    log: {job.log}"
+            line = f"FAILED {job.name}: {last_error(job)}\n    log: {job.log}\n    command: {shlex.join(job.command)}"
         else:
             line = f"BLOCKED {job.name}: needs {', '.join(n for n in job.needs if states[n] in ('failed', 'blocked'))}"
         console.print(Text(line, style=_COLOURS[states[job.name]]))
