@@ -9,12 +9,19 @@ import socket
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from chexreason import files
+from chexreason import files, runs
+from chexreason.data.cache import ImageCache
+from chexreason.data.prepare import prepare_set
 from chexreason.owners import TEMPORARY, locked, remove_leftovers, temporary_of
+from chexreason.phantom.source import PhantomSource
+from chexreason.review.journal import ReviewStore
+from chexreason.traces.store import open_store
 
 HOLD = """
 import errno, fcntl, os, sys, time
@@ -152,6 +159,28 @@ def test_what_a_kill_leaves_is_gone_after_the_next_start_and_the_old_is_there(tm
     remove_leftovers(tmp_path)
     assert not list(tmp_path.rglob(f"{TEMPORARY}*"))
     assert {(tmp_path / "best" / "weights").read_text(), (tmp_path / "DONE").read_text()} == {"old"}
+
+
+def starts(folder: Path) -> list[Callable[[], object]]:
+    """The next start of each command that writes into a folder of its own."""
+    cfg = OmegaConf.create({"seed": 0})
+    source = PhantomSource("phantom_a", "a", n={"sft": 1}, size=48)
+    return [
+        lambda: runs.open_run(folder, cfg).__enter__(),
+        lambda: ImageCache(folder.parent, lambda image: image, folder.name),
+        lambda: open_store(folder / "traces.sqlite").__enter__(),
+        lambda: ReviewStore(folder / "review.sqlite"),
+        lambda: prepare_set(source, folder, workers=1),
+    ]
+
+
+@pytest.mark.parametrize("which", range(5), ids=["run", "cache", "traces", "review", "prepare"])
+def test_every_start_removes_what_a_kill_left_in_its_folder(tmp_path, which):
+    left = tmp_path / "folder" / f"{TEMPORARY}{socket.gethostname()}~{os.getpid()}~1~00~a.csv"
+    left.parent.mkdir()
+    left.touch()
+    starts(tmp_path / "folder")[which]()
+    assert not left.exists()
 
 
 def test_the_temporaries_of_the_living_and_of_other_hosts_stay(tmp_path):

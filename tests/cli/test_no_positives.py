@@ -58,7 +58,7 @@ def test_a_training_run_ends_and_is_read_back(paths):
     cfg = composed("train", *SETTINGS, *paths, *TRAIN, SHORT)
     metrics, _ = train(cfg)
     assert metrics[f"val/phantom_b/{NO_VALUE}"] is None
-    assert json.loads((Path(cfg.run_dir) / DONE).read_text()) == metrics
+    assert runs.read_done(cfg.run_dir) == metrics
     command = [sys.executable, "-m", "chexreason.cli.train", *SETTINGS, *paths, *TRAIN, SHORT]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

@@ -32,7 +32,10 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"predicted": "Edema"}, r"2: 'predicted' must be a list of label names, found 'Edema'; run the evaluation of this arm anew"),
+        (
+            {"predicted": "Edema"},
+            r"2: 'predicted' must be a list of label names, found 'Edema'; run the evaluation",
+        ),
         ({"truth": ["Fracture"]}, r"2: truth \['Fracture'\] of study 's2' is not among its labelled"),
         ({"score": 1}, r"2: missing fields \[\], unknown fields \['score'\]"),
         ({"study_id": "s"}, r"2: study 's' is already on line 1"),
@@ -80,7 +83,7 @@ def test_a_cut_off_or_empty_or_missing_file_is_refused(tmp_path: Path) -> None:
         read_predictions(path)
     write_predictions(path, [ONE])
     path.write_text(path.read_text()[:-20])
-    with pytest.raises(ValueError, match=r"predictions.jsonl:1: .*; run the evaluation of this arm anew with restart=true"):
+    with pytest.raises(ValueError, match=r"predictions.jsonl:1: .*; run .* anew with restart=true"):
         read_predictions(path)
 
 
