@@ -65,7 +65,7 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     another way, is the same study.
     """
     out = (config.get("paths") or {}).get("out")
-    place = None if out is None else os.path.normpath(out)
+    place = os.path.normpath(out) if isinstance(out, str) else None
     return {k: _placed(value, place) for k, value in current(flat(config)).items() if not below(k, _FREE)}
 
 

@@ -86,9 +86,10 @@ def read_stage(run_dir: str | Path) -> dict[str, Any]:
     """``seconds`` (of all attempts) and ``peak_rss_bytes`` of a run; empty where they are not known."""
     path = Path(run_dir) / STAGE
     try:
-        return read_sealed(path, "the time of earlier attempts is left out") if path.is_file() else {}
-    except ValueError as fault:
-        log.warning("%s", fault)
+        stage = read_sealed(path, "the time of earlier attempts is left out") if path.is_file() else {}
+        return stage and {**stage, **{name: float(stage[name]) for name in ("seconds", "peak_rss_bytes")}}
+    except (ValueError, TypeError, KeyError) as fault:
+        log.warning("%s: %s", path, fault)
         return {}
 
 
@@ -196,7 +197,7 @@ def open_run(run_dir: str | Path, cfg: DictConfig) -> Iterator[Path]:
         if not is_done(folder):  # which vouches for the one that is there
             write_text(folder / CONFIG, OmegaConf.to_yaml(config))
         start = time.monotonic()
-        earlier = float(read_stage(folder).get("seconds", 0.0))
+        earlier = read_stage(folder).get("seconds", 0.0)
         recorded = is_done(folder) or os.environ.get(ATTEMPT_OF) == str(folder.resolve())
         try:
             with nullcontext() if recorded else _attempt(folder, digest(cfg)):
@@ -218,7 +219,7 @@ def _set_aside(folder: Path) -> None:
         raise RunError(f"{folder} cannot be set aside: {inner.parent} is a run of its own. Choose another name=")
     aside = next(path for n in count(1) if not os.path.lexists(path := folder.with_name(f"{folder.name}.old-{n}")))
     os.rename(folder, aside)
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     if (aside / ".hydra").is_dir():
         shutil.copytree(aside / ".hydra", folder / ".hydra")
     for handler in logging.getLogger().handlers:

@@ -45,6 +45,8 @@ def score_labels(cfg: DictConfig) -> pd.DataFrame:
                 check_made_for(made_for, answers, run_dir)
             log.info("%s is DONE: nothing to score", run_dir)
             return read_scores(run_dir / runs.SCORES)
+        if runs.is_done(answers.parent):
+            runs.read_done(answers.parent)  # it vouches for them
         predicted, sha256 = predictions.read_predictions(answers), answers_sha256(answers)
         policy, prompt, answer_format = ready(cfg)
         label_set, frames = answer_format.label_set, []

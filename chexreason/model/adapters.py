@@ -118,6 +118,7 @@ def read_card(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / CARD
     if not path.is_file():
         foreign = "it was not written by chexreason (merge it into its base with peft, and give that as model.source)"
+        foreign += f", or has lost it: {_AGAIN}"
         what = f"holds no {CARD}: {foreign}" if path.parent.is_dir() else "is not there"
         beside = sorted(str(card.parent) for card in path.parent.parent.glob(f"*/{CARD}"))
         raise FileNotFoundError(f"adapter {folder} {what}" + (f"; beside it: {', '.join(beside)}" if beside else ""))
