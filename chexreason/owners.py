@@ -37,7 +37,7 @@ def remove_leftovers(*folders: Path, elsewhere: float = _DAY) -> None:
     """
     for path in [path for folder in folders for path in folder.glob(f"{TEMPORARY}*~*~*~*~*")]:
         host, pid, start, tag, name = path.name.removeprefix(TEMPORARY).split("~", 4)
-        with suppress(FileNotFoundError):  # another start removes it too
+        with suppress(OSError):  # another start removes it too, or it is another user's
             age = time.time() - path.stat().st_mtime
             if _lives(pid, start) if host == socket.gethostname() else age < elsewhere:
                 continue
