@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
 import logging
 import math
 import os
+import secrets
 import shutil
+import socket
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from chexreason.owners import PUT_BACK, temporary_of
-
 log = logging.getLogger(__name__)
+TEMPORARY = ".tmp~"  # begins the name of a temporary file or folder; host, pid and start of its owner follow
+PUT_BACK = "old"  # in the name of a folder that is being replaced
 _SEAL = "sha256"  # in a sealed JSON file: the hash of all else in it
 
 
@@ -70,6 +73,28 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             os.replace(old, folder)
         for left in (staging, old):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def temporary_of(path: Path, scratch: Path | None = None, tag: str | None = None) -> Path:
+    """A free name for what will become ``path``, in ``scratch`` or beside it: it ends alike and names its owner."""
+    owner = f"{socket.gethostname()}~{os.getpid()}~{start_of(os.getpid())}"
+    return (scratch or path.parent) / f"{TEMPORARY}{owner}~{tag or secrets.token_hex(4)}~{path.name}"
+
+
+def start_of(pid: int) -> int | None:
+    """When a process of this host started, in ticks since the boot; 0 where only its life is known, None: it is dead.
+
+    The number of a dead process is given to another one some day; the start tells them apart.
+    """
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if state in "ZX" else int(fields[18])
+    except OSError:  # it is dead, or not shown
+        try:
+            os.kill(pid, 0)
+        except OSError as error:
+            return 0 if error.errno == errno.EPERM else None
+        return 0
 
 
 def _flush(path: Path) -> None:

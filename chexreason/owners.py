@@ -7,7 +7,6 @@ import fcntl
 import json
 import logging
 import os
-import secrets
 import shutil
 import socket
 import time
@@ -17,17 +16,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from chexreason.files import PUT_BACK, TEMPORARY, start_of, temporary_of
+
 log = logging.getLogger(__name__)
-TEMPORARY = ".tmp~"  # begins the name of a temporary file or folder; host, pid and start of its owner follow
-PUT_BACK = "old"  # in the name of a folder that is being replaced
 _DAY = 86_400.0
 _LOCKS: set[int] = set()  # descriptors of the locks that this process holds
-
-
-def temporary_of(path: Path, scratch: Path | None = None, tag: str | None = None) -> Path:
-    """A free name for what will become ``path``, in ``scratch`` or beside it: it ends alike and names its owner."""
-    owner = f"{socket.gethostname()}~{os.getpid()}~{_start_of(os.getpid())}"
-    return (scratch or path.parent) / f"{TEMPORARY}{owner}~{tag or secrets.token_hex(4)}~{path.name}"
 
 
 def remove_leftovers(*folders: Path, elsewhere: float = _DAY) -> None:
@@ -50,24 +43,8 @@ def remove_leftovers(*folders: Path, elsewhere: float = _DAY) -> None:
 
 
 def _lives(pid: object, start: object) -> bool:
-    found = _start_of(int(pid)) if str(pid).isdecimal() else None  # type: ignore[call-overload]
+    found = start_of(int(pid)) if str(pid).isdecimal() else None  # type: ignore[call-overload]
     return found is not None and str(found) in (str(start), "0")
-
-
-def _start_of(pid: int) -> int | None:
-    """When a process of this host started, in ticks since the boot; 0 where only its life is known, None: it is dead.
-
-    The number of a dead process is given to another one some day; the start tells them apart.
-    """
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if state in "ZX" else int(fields[18])
-    except OSError:  # it is dead, or not shown
-        try:
-            os.kill(pid, 0)
-        except OSError as error:
-            return 0 if error.errno == errno.EPERM else None
-        return 0
 
 
 @contextmanager
@@ -162,5 +139,5 @@ def _owner_in(path: Path) -> dict[str, Any] | None:
 
 
 def _this_process() -> dict[str, Any]:
-    own = {"host": socket.gethostname(), "pid": os.getpid(), "start": _start_of(os.getpid())}
+    own = {"host": socket.gethostname(), "pid": os.getpid(), "start": start_of(os.getpid())}
     return {**own, "job_id": os.environ.get("SLURM_JOB_ID")}

@@ -18,7 +18,8 @@ from omegaconf import OmegaConf
 from chexreason import files, runs
 from chexreason.data.cache import ImageCache
 from chexreason.data.prepare import prepare_set
-from chexreason.owners import TEMPORARY, locked, remove_leftovers, temporary_of
+from chexreason.files import TEMPORARY, temporary_of
+from chexreason.owners import locked, remove_leftovers
 from chexreason.phantom.source import PhantomSource
 from chexreason.review.journal import ReviewStore
 from chexreason.traces.store import open_store
