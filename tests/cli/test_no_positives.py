@@ -68,7 +68,8 @@ def test_a_training_run_ends_and_is_read_back(paths):
 
 def test_a_run_that_was_stopped_is_not_taken_for_a_whole_one(paths, tmp_path, caplog):
     cfg = composed("train", *SETTINGS, *paths, *TRAIN, SHORT, f"run_dir={tmp_path}")
-    runs.mark_done(tmp_path, {"val/loss": 1.0, runs.STOPPED: "rollout 3: too few answers differ"})
+    with runs.open_run(tmp_path, cfg):
+        runs.mark_done(tmp_path, {"val/loss": 1.0, runs.STOPPED: "rollout 3: too few answers differ"})
     with caplog.at_level("INFO"):
         assert train(cfg) == ({"val/loss": 1.0}, {})
     assert "is DONE (stopped at rollout 3: too few answers differ): nothing to train" in caplog.text
