@@ -1,35 +1,112 @@
-"""Files that several processes share: atomic writes, of which a reader never sees a part, and locks."""
+"""Files that outlive a kill: atomic writes, of which a reader never sees a part, and reading what was damaged."""
 
 from __future__ import annotations
 
-import fcntl
+import csv
+import errno
+import hashlib
 import json
+import logging
 import math
 import os
-import tempfile
+import secrets
+import shutil
+import socket
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+log = logging.getLogger(__name__)
+TEMPORARY = ".tmp~"  # begins the name of a temporary file or folder; host, pid and start of its owner follow
+PUT_BACK = "old"  # in the name of a folder that is being replaced
+_SEAL = "sha256"  # in a sealed JSON file: the hash of all else in it
+
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path``, of the same suffix, that takes its place when the block ends without an error.
+def whole(path: Path, scratch: Path | None = None, *, flush: bool = True) -> Iterator[Path]:
+    """A temporary file of the same suffix that takes the place of ``path`` when the block ends without an error.
 
-    The folder is made where it is missing.
+    It lies in ``scratch`` (the folder of ``path`` unless given) and has the mode that the umask gives. The folder is
+    made where it is missing. With ``flush`` the file is on the disk before this returns.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = temporary_of(path, scratch)
+    created = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    mode = os.fstat(created).st_mode & 0o777
+    os.close(created)
     try:
         yield temporary
-        temporary.chmod(0o644)
+        temporary.chmod(mode)  # a writer may have put a file of its own there
+        if flush:
+            _flush(temporary)
         os.replace(temporary, path)
+        if flush:
+            _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder, for files alone, that takes the place of ``folder`` when the block ends without an error.
+
+    A kill between the two renames leaves the old folder aside; ``remove_leftovers`` puts it back.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging, old = temporary_of(folder), temporary_of(folder, tag=PUT_BACK)
+    staging.mkdir()
+    try:
+        yield staging
+        mode = staging.stat().st_mode & 0o666  # as the umask gives it; safetensors writes 0600
+        for path in staging.iterdir():
+            path.chmod(mode)
+            _flush(path)
+        _flush(staging)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(staging, folder)
+        _flush(folder.parent)
+    finally:
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
+        for left in (staging, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def temporary_of(path: Path, scratch: Path | None = None, tag: str | None = None) -> Path:
+    """A free name for what will become ``path``, in ``scratch`` or beside it: it ends alike and names its owner."""
+    owner = f"{socket.gethostname()}~{os.getpid()}~{start_of(os.getpid())}"
+    return (scratch or path.parent) / f"{TEMPORARY}{owner}~{tag or secrets.token_hex(4)}~{path.name}"
+
+
+def start_of(pid: int) -> int | None:
+    """When a process of this host started, in ticks since the boot; 0 where only its life is known, None: it is dead.
+
+    The number of a dead process is given to another one some day; the start tells them apart.
+    """
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if state in "ZX" else int(fields[18])
+    except OSError:  # it is dead, or not shown
+        try:
+            os.kill(pid, 0)
+        except OSError as error:
+            return 0 if error.errno == errno.EPERM else None
+        return 0
+
+
+def _flush(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        if not path.is_dir():  # some file systems flush no folders: they order names themselves
+            raise
+    finally:
+        os.close(handle)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -38,9 +115,10 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def write_checked(path: Path, data: bytes) -> None:
-    """Write ``data``, closed by its CRC-32 (4 bytes)."""
-    write_bytes(path, data + zlib.crc32(data).to_bytes(4, "big"))
+def write_checked(path: Path, data: bytes, scratch: Path) -> None:
+    """Write ``data``, closed by its CRC-32 (4 bytes), which stands for a flush; its temporary lies in ``scratch``."""
+    with whole(path, scratch, flush=False) as temporary:
+        temporary.write_bytes(data + zlib.crc32(data).to_bytes(4, "big"))
 
 
 def read_checked(path: Path) -> bytes | None:
@@ -73,12 +151,69 @@ def finite(node: Any) -> Any:
     return None if isinstance(node, float) and not math.isfinite(node) else node
 
 
-@contextmanager
-def locked(path: Path, refusal: Exception) -> Iterator[None]:
-    """Hold a lock file until the block or the process ends; raises ``refusal`` where another process holds it."""
-    with path.open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise refusal from None
-        yield
+def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a strict JSON object that holds the hash of its own values."""
+    write_json(path, {**value, _SEAL: _seal(value)})
+
+
+def read_sealed(path: Path, way_out: str) -> dict[str, Any]:
+    """The JSON object of ``path`` without its seal; an earlier version's has none, and is believed.
+
+    Raises ValueError, naming the file and ``way_out``, where it is missing or is not what was written.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+        others = {name: {k: v for k, v in value.items() if k != name} for name in value if len(str(value[name])) == 64}
+        sealed = [name for name, rest in others.items() if value[name] == _seal(rest)]
+        sound = sealed == [_SEAL] or (not sealed and _SEAL not in value)  # its own name may be what is damaged
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}): {way_out}") from None
+    except (ValueError, AttributeError, RecursionError):
+        sound = False
+    if not sound:
+        raise ValueError(f"{path} is damaged: {way_out}")
+    return {name: item for name, item in value.items() if name != _SEAL}
+
+
+def _seal(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(dict(value), sort_keys=True).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sound_lines(path: Path, numbers: Collection[str] | None = ()) -> list[str]:
+    """The lines of a CSV file without its damaged rows, the header first; none where that is damaged.
+
+    A row is damaged where a kill cut it, where it holds what is no text, and where a column of ``numbers`` (None: every
+    column) holds something else. What is left out is said. No cell may hold a line break.
+    """
+    *lines, torn = path.read_bytes().decode(errors="replace").split("\n")
+    header = _cells(lines[0]) if lines else []
+    kept: list[str] = []
+    for line in lines if header else []:
+        cells = _cells(line)
+        wrong = [c for name, c in zip(header, cells, strict=False) if kept and (numbers is None or name in numbers)]
+        if len(cells) == len(header) and all(map(_is_number, filter(None, wrong))):
+            kept.append(line.rstrip("\r"))
+    if dropped := len(list(filter(None, [*lines, torn]))) - len(kept):
+        log.warning("%s: %d damaged lines are left out", path, dropped)
+    return kept
+
+
+def _cells(line: str) -> list[str]:
+    """The cells of a line of CSV; none where it is damaged."""
+    try:
+        return [] if "\0" in line or "\ufffd" in line else next(csv.reader([line], strict=True), [])
+    except csv.Error:
+        return []
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return float(cell) is not None
+    except ValueError:
+        return False

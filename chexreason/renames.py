@@ -1,11 +1,12 @@
-"""What earlier versions called things: applied to every stored config before it is compared or hashed.
+"""When a stored config and today's are one run: what earlier versions called things, and what a phase does not read.
 
 A run directory keeps the config that made it. Code moves and keys are renamed, but the run stays the same run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 # Where the class or function that a config names was, and where it is.
@@ -26,6 +27,17 @@ MOVED = {
 RENAMED: dict[str, str] = {}
 ADDED: dict[str, Any] = {"phase.holdout": 0, "data.sets.mimic.select.test_split": None}
 REMOVED: dict[str, str] = {"rollout.adapters": "the policy hands its earlier adapters over itself; leave it out"}
+# Settings that may change between a run and its continuation: they do not change what is computed.
+_FREE = ("paths", "logger", "callbacks.progress", "run_dir", "num_workers", "restart")
+# Settings, with all below them, that a phase of training or a command never looks at.
+_TRAINING = ("data.test", "data.attributions")
+_SCORING = ("data.val", "data.home", "data.attributions", "data.allow_overlap", "data.credentialed")
+UNREAD = {
+    "sft": (*_TRAINING, "reward", "objective", "rollout", "callbacks.collapse"),
+    "grpo": _TRAINING,
+    "evaluate": _SCORING,
+    "scores": (*_SCORING, "data.test", "limit"),
+}
 
 
 def current(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,3 +56,61 @@ def old_names(settings: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key} was removed: {REMOVED[key]}"
         if isinstance(value, str) and value in MOVED:
             yield f"{key}={value} has moved: write {MOVED[value]}"
+
+
+def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config computes, as dotted keys in today's names: without what may change when a run is continued.
+
+    Paths under ``paths.out`` begin with ``${paths.out}``, so that a study that was moved, or whose folder is spelled in
+    another way, is the same study. A key that was added later is there only where it has another meaning than before.
+    """
+    out = (config.get("paths") or {}).get("out")
+    place = os.path.normpath(out) if isinstance(out, str) else None
+    given = {k: value for k, value in current(flat(config)).items() if k not in ADDED or value != ADDED[k]}
+    return {k: _placed(value, place) for k, value in given.items() if not below(k, _FREE)}
+
+
+def _placed(value: Any, out: str | None) -> Any:
+    if isinstance(value, list):
+        return [_placed(item, out) for item in value]
+    if isinstance(value, dict):
+        return {key: _placed(item, out) for key, item in value.items()}
+    if out is None or not isinstance(value, str):
+        return value
+    path = os.path.normpath(value)
+    return "${paths.out}" + path[len(out) :] if path == out or path.startswith(out + os.sep) else value
+
+
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested mapping as dotted key to value."""
+    if not isinstance(node, dict):
+        return {prefix.rstrip("."): node}
+    items: dict[str, Any] = {}
+    for key, value in node.items():
+        items.update(flat(value, f"{prefix}{key}."))
+    return items
+
+
+def below(key: str, names: Sequence[str]) -> bool:
+    """True where a dotted key is one of ``names`` or lies below one."""
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """``key: old -> new`` of each setting in which two configs differ and that the phase of ``now`` reads."""
+    old, new = settings_read(before, phase := _phase(now)), settings_read(now, phase)
+    keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    return [f"{key}: {old.get(key, ADDED.get(key))!r} -> {new.get(key, ADDED.get(key))!r}" for key in keys]
+
+
+def settings_read(config: Mapping[str, Any], phase: str | None = None) -> dict[str, Any]:
+    """The ``settings`` of a config that ``phase``, its own unless given, reads."""
+    unread = UNREAD[phase or _phase(config)]
+    return {key: value for key, value in settings(config).items() if not below(key, unread)}
+
+
+def _phase(config: Mapping[str, Any]) -> str:
+    """The phase of training, or the command, that a config is for."""
+    if "phase" in config:
+        return "grpo" if config["phase"].get("name") == "grpo" else "sft"
+    return "scores" if "predictions" in config else "evaluate"

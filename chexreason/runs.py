@@ -1,4 +1,7 @@
-"""Run directories: layout, one owner at a time, the config that made the run, every attempt at it, the DONE marker."""
+"""Run directories: layout, one owner at a time, the config that made the run, every attempt at it, the DONE marker.
+
+A directory holds a run from the first result it keeps: a checkpoint, one whole batch of answers or scores, or DONE.
+"""
 
 from __future__ import annotations
 
@@ -8,38 +11,45 @@ import logging
 import math
 import os
 import resource
+import shutil
 import socket
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from itertools import count
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from chexreason.files import locked, write_json, write_text
-from chexreason.renames import ADDED, current, old_names
+from chexreason.files import file_sha256, read_sealed, write_sealed, write_text
+from chexreason.owners import locked, remove_leftovers
+from chexreason.renames import ADDED, changes, flat, old_names
+from chexreason.renames import settings as settings
 
+log = logging.getLogger(__name__)
 DONE, LOCK, CONFIG, STAGE, ATTEMPTS = "DONE", "LOCK", "config.yaml", "stage.json", "attempts.jsonl"
 PREDICTIONS, METRICS, SCORES = "predictions.jsonl", "metrics.json", "scores.parquet"
 CHECKPOINT = "checkpoints/last.ckpt"
 COLLAPSE = "collapse.json"  # the signs of mode collapse that were reported
+PARTIAL = "*.partial.jsonl"  # answers or scores of a run that is not DONE: a header, then a line a batch
+_FILES = "files"  # in DONE: the SHA-256 of each file that it vouches for
+_VOUCHED = (CONFIG, PREDICTIONS, METRICS, SCORES, COLLAPSE, "metrics.csv", "rewards-rank0.csv", "adapter/*/*")
 STOPPED = "stopped"  # in DONE: why the collapse watch ended the run early
 ADAPTERS = "adapters_sha256"  # in CONFIG: a run belongs to the weights it began with, not to the folder they lay in
 STATES = ("running", "done", "failed", "cut", "preempted")  # of a line of ATTEMPTS
 # In the environment: the run directory of this process, where whoever started it records its attempts.
 ATTEMPT_OF = "CHEXREASON_ATTEMPT_OF"
-# Settings that may change between a run and its continuation: they do not change what is computed.
-_FREE = ("paths", "logger", "callbacks.progress", "run_dir", "num_workers")
-
-log = logging.getLogger(__name__)
+# What a run writes besides its config, its times and its log.
+_RESULTS = (DONE, "checkpoints/*", "adapter/*", "metrics/*", "samples.jsonl", "rewards-*", PARTIAL, *_VOUCHED[1:])
+_ANEW = "begin it anew with restart=true, which sets aside what is there"
+_WAYS_OUT = f"Choose another name=, or {_ANEW}"
 
 # What a launcher sets in the environment: 0 in all of them, or unset, marks the first process of a run.
 _RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
-_LAUNCH = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class RunError(RuntimeError):
@@ -52,14 +62,57 @@ def is_done(run_dir: str | Path) -> bool:
 
 
 def mark_done(run_dir: str | Path, result: Mapping[str, object]) -> None:
-    """Write the DONE marker with the run's result, atomically, as its last act."""
-    write_json(Path(run_dir) / DONE, result)
+    """Write the DONE marker with the run's result and the hashes of its files, atomically, as its last act."""
+    folder = Path(run_dir)
+    files = [path for pattern in _VOUCHED for path in sorted(folder.glob(pattern))]
+    hashes = {str(path.relative_to(folder)): file_sha256(path) for path in files}
+    write_sealed(folder / DONE, {**result, _FILES: hashes})
 
 
 def read_done(run_dir: str | Path) -> dict[str, Any]:
-    """The result a finished run left."""
-    result: dict[str, Any] = json.loads((Path(run_dir) / DONE).read_text())
+    """The result a finished run left.
+
+    Raises ValueError, with the way out, where DONE is damaged, or a file that it vouches for is damaged or missing.
+    """
+    folder = Path(run_dir)
+    result = read_sealed(folder / DONE, "delete it and give the command of this run again, which ends the run again")
+    for name, sha256 in result.pop(_FILES, {}).items():
+        if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
+            raise ValueError(f"{folder / name} is damaged or missing: {DONE} vouches for another file; {_ANEW}")
     return result
+
+
+def read_stage(run_dir: str | Path) -> dict[str, Any]:
+    """``seconds`` (of all attempts) and ``peak_rss_bytes`` of a run; empty where they are not known."""
+    path = Path(run_dir) / STAGE
+    try:
+        stage = read_sealed(path, "the time of earlier attempts is left out") if path.is_file() else {}
+        return stage and {**stage, **{name: float(stage[name]) for name in ("seconds", "peak_rss_bytes")}}
+    except (ValueError, TypeError, KeyError) as fault:
+        log.warning("%s: %s", path, fault)
+        return {}
+
+
+def check_checkpoint(path: Path) -> None:
+    """Refuse (RunError) a damaged checkpoint: torch reads one whose tensors have changed without a word."""
+    try:
+        with ZipFile(path) as parts:
+            damaged = parts.testzip()
+    except (BadZipFile, OSError, ValueError, NotImplementedError) as fault:
+        damaged = str(fault)
+    if damaged:
+        raise RunError(f"{path} is damaged ({damaged}). {_WAYS_OUT}")
+
+
+def holds_run(run_dir: str | Path) -> bool:
+    """True where a directory keeps a result: another config is then refused in it."""
+    folder = Path(run_dir)
+    return is_done(folder) or (folder / CHECKPOINT).is_file() or any(map(_has_batch, folder.glob(PARTIAL)))
+
+
+def _has_batch(partial: Path) -> bool:
+    with partial.open("rb") as lines:
+        return lines.readline() != b"" and lines.readline().endswith(b"\n")
 
 
 def attempts(run_dir: str | Path) -> list[dict[str, Any]]:
@@ -119,44 +172,12 @@ def is_first_rank() -> bool:
 
 
 @contextmanager
-def launching() -> Iterator[None]:
-    """Let Lightning start the further ranks of this job, and leave the process fit to train the next job of a sweep.
-
-    Lightning starts a rank by repeating the command line of this process. In a multirun that line is the whole sweep,
-    so it is replaced by one that runs the current job alone, in its directory. At the end the command line, the
-    environment variables that Lightning sets and the process group are put back.
-    """
-    import torch.distributed as dist
-
-    environment, arguments = {name: os.environ.get(name) for name in _LAUNCH}, sys.argv
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        sys.argv = [sys.argv[0], *_single_job()]
-    try:
-        yield
-    finally:
-        sys.argv = arguments
-        for name, value in environment.items():
-            os.environ.pop(name, None)
-            os.environ.update({} if value is None else {name: value})
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def _single_job() -> list[str]:
-    """Arguments that run the current job of a sweep alone, in its own directory."""
-    job = HydraConfig.get()
-    with read_write(job), open_dict(job):
-        job.run.dir = job.runtime.output_dir  # where Lightning lets a rank run
-    searched = [f"--config-dir={s.path}" for s in job.runtime.config_sources if s.provider == "command-line"]
-    return [*searched, f"--config-name={job.job.config_name}", *job.overrides.task]
-
-
-@contextmanager
 def open_run(run_dir: str | Path, cfg: DictConfig) -> Iterator[Path]:
     """Hold a run directory: lock it, check that its config is this one, record the attempt, time the stage.
 
-    The lock ends with the process, so a killed run never blocks its own resume. Raises RunError when another process
-    holds the directory, or when it was begun with another config or adapter. The further ranks of a run only check the
+    The lock ends with the process, so a killed run never blocks its own resume. With ``cfg.restart`` the directory is
+    set aside first, and so is what another config left in it that is no result. Raises RunError when another process
+    holds the directory, or when it holds a run of another config or adapter. The further ranks of a run only check the
     config.
     """
     folder = Path(run_dir)
@@ -167,9 +188,16 @@ def open_run(run_dir: str | Path, cfg: DictConfig) -> Iterator[Path]:
         return
     refusal = RunError(f"{folder} is in use by another run: wait for it, or choose another name=")
     with locked(folder / LOCK, refusal):
-        write_text(folder / CONFIG, OmegaConf.to_yaml(_check_config(folder, cfg)))
+        _, same = _check_config(folder, cfg)
+        if (restarts(cfg) or not same) and any(next(folder.glob(name), None) for name in _RESULTS):
+            _set_aside(folder)
+    with locked(folder / LOCK, refusal):
+        config, _ = _check_config(folder, cfg)
+        remove_leftovers(folder, folder / "checkpoints", folder / "adapter", elsewhere=0)
+        if not is_done(folder):  # which vouches for the one that is there
+            write_text(folder / CONFIG, OmegaConf.to_yaml(config))
         start = time.monotonic()
-        earlier = _earlier_seconds(folder)
+        earlier = read_stage(folder).get("seconds", 0.0)
         recorded = is_done(folder) or os.environ.get(ATTEMPT_OF) == str(folder.resolve())
         try:
             with nullcontext() if recorded else _attempt(folder, digest(cfg)):
@@ -177,7 +205,27 @@ def open_run(run_dir: str | Path, cfg: DictConfig) -> Iterator[Path]:
         finally:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             seconds = earlier + time.monotonic() - start
-            write_json(folder / STAGE, {"name": folder.name, "seconds": seconds, "peak_rss_bytes": peak})
+            write_sealed(folder / STAGE, {"name": folder.name, "seconds": seconds, "peak_rss_bytes": peak})
+
+
+def restarts(cfg: DictConfig) -> bool:
+    """True where this start begins anew; a job that SLURM requeued goes on, whatever its command says."""
+    return bool(cfg.get("restart")) and os.environ.get("SLURM_RESTART_COUNT", "0") == "0"
+
+
+def _set_aside(folder: Path) -> None:
+    """Rename the directory to the first free ``<folder>.old-<n>`` and make it anew, for the log of this start too."""
+    if inner := next(folder.glob(f"*/{LOCK}"), None):
+        raise RunError(f"{folder} cannot be set aside: {inner.parent} is a run of its own. Choose another name=")
+    aside = next(path for n in count(1) if not os.path.lexists(path := folder.with_name(f"{folder.name}.old-{n}")))
+    os.rename(folder, aside)
+    folder.mkdir(exist_ok=True)
+    if (aside / ".hydra").is_dir():
+        shutil.copytree(aside / ".hydra", folder / ".hydra")
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == folder.resolve():
+            handler.close()  # it opens its file again, in the new folder, at the next line
+    log.info("%s begins anew; what was there is now in %s", folder, aside)
 
 
 @contextmanager
@@ -199,22 +247,48 @@ def _attempt(folder: Path, own: str) -> Iterator[None]:
         record_attempt(folder, own, state, seconds=time.monotonic() - start, **facts)
 
 
-def settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config computes, as dotted keys in today's names: without what may change when a run is continued.
+def _check_config(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], bool]:
+    """What CONFIG is to hold, and whether it holds that in all that the phase reads.
 
-    Paths under ``paths.out`` begin with ``${paths.out}``, so that a study that was moved, or whose folder is spelled in
-    another way, is the same study. A key that was added later is there only where it has another meaning than before.
+    That is ``cfg`` resolved, and the hashes of its adapters where they are known. Keys that are newer than the run are
+    left out of it, as of ``cfg``: it stays a run of before them. Raises RunError where the directory holds a run of
+    another config, unless this start sets it aside.
     """
-    out = (config.get("paths") or {}).get("out")
-    place = None if out is None else os.path.normpath(out)
-    given = {k: value for k, value in current(_flat(config)).items() if k not in ADDED or value != ADDED[k]}
-    return {k: _placed(value, place) for k, value in given.items() if not k.startswith(_FREE)}
+    newer = as_begun(folder, cfg)
+    now: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    if old := list(old_names(flat(now))):
+        raise RunError("; ".join(old))
+    for key in newer:
+        place, _, name = key.rpartition(".")
+        now.get(place, {}).pop(name, None)
+    hashes = [adapter_sha256(adapter) for adapter in now.get("adapters") or []]
+    now[ADAPTERS] = hashes if all(hashes) else None
+    fault = None
+    try:
+        before = stored_config(folder)
+        if before.get(ADAPTERS) is None and not is_done(folder):  # done before they were recorded: nothing is claimed
+            before[ADAPTERS] = now[ADAPTERS]
+        elif before.get(ADAPTERS) is None or now[ADAPTERS] is None:  # removed since: what was made with them stands
+            now[ADAPTERS] = before[ADAPTERS] = before.get(ADAPTERS)
+        if changed := changes(before, now):
+            more = f" (+{len(changed) - 5} more)" if len(changed) > 5 else ""
+            fault = f"{folder} holds a run with another config: {'; '.join(changed[:5])}{more}. {_WAYS_OUT}"
+    except RunError as damage:
+        fault = str(damage)
+    if fault and holds_run(folder) and not restarts(cfg):
+        raise RunError(fault)
+    return now, fault is None
 
 
 def as_begun(folder: Path, cfg: DictConfig) -> list[str]:
     """Give ``cfg`` the old meaning of the keys that are newer than the run in ``folder``; returns these keys."""
-    before = _stored(folder)
-    newer = [key for key in ADDED if before is not None and key not in _flat(before)]
+    if not holds_run(folder) or restarts(cfg):
+        return []
+    try:
+        before = flat(stored_config(folder))
+    except RunError:
+        return []  # the comparison says it
+    newer = [key for key in ADDED if key not in before]
     for key in newer:
         if (value := OmegaConf.select(cfg, key)) is not None and value != ADDED[key]:
             log.warning("%s was begun before %s existed: it goes on as begun, with %s", folder, key, ADDED[key])
@@ -222,78 +296,19 @@ def as_begun(folder: Path, cfg: DictConfig) -> list[str]:
     return newer
 
 
-def _placed(value: Any, out: str | None) -> Any:
-    if isinstance(value, list):
-        return [_placed(item, out) for item in value]
-    if isinstance(value, dict):
-        return {key: _placed(item, out) for key, item in value.items()}
-    if out is None or not isinstance(value, str):
-        return value
-    path = os.path.normpath(value)
-    return "${paths.out}" + path[len(out) :] if path == out or path.startswith(out + os.sep) else value
-
-
-def _check_config(folder: Path, cfg: DictConfig) -> dict[str, Any]:
-    """What the directory's CONFIG is to hold: ``cfg`` resolved, and the hashes of its adapters where they are known.
-
-    Keys that are newer than the run are left out of it, as of ``cfg``: it stays a run of before them.
-    """
-    newer = as_begun(folder, cfg)
-    now: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    if old := list(old_names(_flat(now))):
-        raise RunError("; ".join(old))
-    for key in newer:
-        place, _, name = key.rpartition(".")
-        now.get(place, {}).pop(name, None)
-    hashes = [adapter_sha256(adapter) for adapter in now.get("adapters") or []]
-    now[ADAPTERS] = hashes if all(hashes) else None
-    before = _stored(folder)
-    if before is None:
-        return now
-    if before.get(ADAPTERS) is None and is_done(folder):
-        now[ADAPTERS] = None  # done before they were recorded: nothing to compare, and nothing to claim
-    before[ADAPTERS], now[ADAPTERS] = (
-        before.get(ADAPTERS) or now[ADAPTERS],
-        now[ADAPTERS] or before.get(ADAPTERS),  # removed since: what was made with them stands
-    )
-    if changes := _changes(before, now):
-        more = f" (+{len(changes) - 5} more)" if len(changes) > 5 else ""
-        raise RunError(
-            f"{folder} holds a run with another config: {'; '.join(changes[:5])}{more}. "
-            "Choose another name= or remove it"
-        )
-    return now
-
-
-def _stored(folder: Path) -> dict[str, Any] | None:
-    path = folder / CONFIG
-    return OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else None  # type: ignore[return-value]
-
-
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Sequence[str]:
-    """``key: old -> new`` of each setting in which two configs differ."""
-    old, new = settings(before), settings(now)
-    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    return [f"{key}: {old.get(key, ADDED.get(key))!r} -> {new.get(key, ADDED.get(key))!r}" for key in changed]
+def stored_config(run_dir: str | Path) -> dict[str, Any]:
+    """The config that a run directory keeps; raises RunError, with the way out, where it is damaged or missing."""
+    path = Path(run_dir) / CONFIG
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(path))
+    except (YAMLError, OmegaConfBaseException, ValueError, OSError) as fault:
+        config = fault
+    if not isinstance(config, dict) or not isinstance(config.get("paths", {}), dict) or not config:
+        raise RunError(f"{path} is damaged or missing: of which config its run is cannot be told. {_WAYS_OUT}")
+    return config
 
 
 def adapter_sha256(folder: str) -> str | None:
     """Hash of an adapter's weights; None where they are not on this disk."""
-    for path in sorted(Path(folder).glob("adapter_model.*")):
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    return None
-
-
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(node, dict):
-        return {prefix.rstrip("."): node}
-    items: dict[str, Any] = {}
-    for key, value in node.items():
-        items.update(_flat(value, f"{prefix}{key}."))
-    return items
-
-
-def _earlier_seconds(folder: Path) -> float:
-    path = folder / STAGE
-    return float(json.loads(path.read_text())["seconds"]) if path.is_file() else 0.0
+    paths = sorted(Path(folder).glob("adapter_model.*"))
+    return file_sha256(paths[0])[:16] if paths else None

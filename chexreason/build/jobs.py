@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -70,6 +71,9 @@ def _job(cfg: DictConfig, cell: Cell, seed: int, trained: dict[str, dict[str, st
     arguments += [f"{group}={choice}" for group, choice in as_trained if group not in given]
     if unknown := unknown_choices(arguments):
         raise CellError("; ".join(unknown))
+    if [word for word in arguments if word.lstrip("+").startswith("restart=")]:
+        own = shlex.join(["python", "-m", f"chexreason.cli.{cell.verb}", *arguments])
+        raise CellError(f"restart= would begin it anew at each attempt: give it once, to the command itself: {own}")
     arguments += [f"paths.{key}={_quoted(value)}" for key, value in cfg.paths.items() if value is not None]
     composed = compose(cell.verb, arguments, return_hydra_config=True)
     with open_dict(composed):

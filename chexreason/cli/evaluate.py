@@ -17,6 +17,7 @@ from chexreason import runs
 from chexreason.cli import command
 from chexreason.files import finite, write_json
 from chexreason.progress import track
+from chexreason.renames import settings_read
 
 if TYPE_CHECKING:
     from chexreason.data.batches import Batch
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from chexreason.types import Prediction, Sample
 
 log = logging.getLogger(__name__)
-# Where the settings begin that an evaluation and its scores read; of the data the content counts, not the source.
-_READ = ("labels", "model.", "prompt.", "split", "limit", "seed", "batch_size", "max_new_tokens", "data.test")
-_READ += ("samples", "temperature")
 
 
 def evaluate(cfg: DictConfig) -> list[Prediction]:
@@ -48,6 +46,7 @@ def evaluate(cfg: DictConfig) -> list[Prediction]:
     run_dir = Path(cfg.run_dir)
     with runs.open_run(run_dir, cfg):
         if runs.is_done(run_dir):
+            runs.read_done(run_dir)
             partial_path(run_dir / runs.PREDICTIONS).unlink(missing_ok=True)
             log.info("%s is DONE: nothing to evaluate", run_dir)
             return predictions.read_predictions(run_dir / runs.PREDICTIONS)
@@ -82,8 +81,7 @@ def declared(cfg: DictConfig, names: Iterable[str]) -> dict[str, dict[str, str]]
 
 def made_with(cfg: DictConfig, **data: Any) -> dict[str, Any]:
     """What the batches of an evaluation depend on: the settings it reads, the adapters' weights and ``data``."""
-    settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    read = {k: v for k, v in runs.settings(settings).items() if k.startswith(_READ) or k.endswith(".label_list")}
+    read = settings_read(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
     config = hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16]
     return {"config": config, "adapters": [runs.adapter_sha256(folder) for folder in cfg.adapters], **data}
 

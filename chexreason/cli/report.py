@@ -13,7 +13,7 @@ from chexreason.build.data import build_labels, declaration, load_manifest, trai
 from chexreason.cli import command
 from chexreason.reports.report import build_report
 from chexreason.reports.study_tables import print_summary
-from chexreason.runs import COLLAPSE, CONFIG, STAGE, STOPPED, is_done, read_done
+from chexreason.runs import COLLAPSE, CONFIG, STOPPED, is_done, read_done, read_stage
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,8 @@ def report_study(cfg: DictConfig) -> dict[str, Any]:
     """
     study = Path(cfg.paths.out) / cfg.name
     arms = {arm: study / "eval" / arm / "predictions.jsonl" for arm in cfg.arms}
+    for folder in filter(is_done, (*map(Path, cfg.runs.values()), *(path.parent for path in arms.values()))):
+        read_done(folder)  # it vouches for the files that are read here
     for arm, path in arms.items():
         if not path.is_file():
             raise FileNotFoundError(
@@ -56,8 +58,7 @@ def report_study(cfg: DictConfig) -> dict[str, Any]:
 def _stages(study: Path, runs: dict[str, Path], arms: list[str]) -> list[dict[str, Any]]:
     folders = [(f"train {arm}", folder) for arm, folder in runs.items()]
     folders += [(f"evaluate {arm}", study / "eval" / arm) for arm in arms]
-    present = [(name, folder / STAGE) for name, folder in folders if (folder / STAGE).is_file()]
-    return [json.loads(path.read_text()) | {"name": name} for name, path in present]
+    return [stage | {"name": name} for name, folder in folders if (stage := read_stage(folder))]
 
 
 def _notes(cfg: DictConfig, runs: dict[str, Path]) -> dict[str, str]:
@@ -66,14 +67,20 @@ def _notes(cfg: DictConfig, runs: dict[str, Path]) -> dict[str, str]:
         notes[f"set {name}"] = f"{load_manifest(cfg, name).provenance.get('studies')} studies prepared"
     for arm, folder in runs.items():
         notes[f"config of {arm}"] = str(folder / CONFIG)
-        if (signs := folder / COLLAPSE).is_file():
-            told = [f"rollout {event['rollout']}: {event['reason']}" for event in json.loads(signs.read_text())]
-            notes[f"signs of collapse in {arm}"] = "; ".join(told)
         if is_done(folder) and (stopped := read_done(folder).get(STOPPED)):
             notes[f"{arm} was stopped"] = stopped
+        if (signs := folder / COLLAPSE).is_file():
+            notes[f"signs of collapse in {arm}"] = "; ".join(_told(signs))
     if cfg.allow_export is not None:
         notes["credentialed data shown under"] = str(cfg.allow_export)
     return notes
+
+
+def _told(signs: Path) -> list[str]:
+    try:
+        return [f"rollout {event['rollout']}: {event['reason']}" for event in json.loads(signs.read_bytes())]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{signs} is damaged: remove it, and the report goes without these signs") from None
 
 
 @command()

@@ -47,6 +47,8 @@ def score_labels(cfg: DictConfig) -> pd.DataFrame:
             partial_path(run_dir / runs.SCORES).unlink(missing_ok=True)
             log.info("%s is DONE: nothing to score", run_dir)
             return read_scores(run_dir / runs.SCORES)
+        if runs.is_done(answers.parent):
+            runs.read_done(answers.parent)  # it vouches for them
         predicted, sha256 = predictions.read_predictions(answers), answers_sha256(answers)
         by_set = predictions.datasets(predicted)
         made_of = made_with(cfg, data=declared(cfg, by_set), answers=sha256)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -14,7 +15,7 @@ from rich.text import Text
 
 from chexreason.build.jobs import cells_of, jobs_of
 from chexreason.cli import command
-from chexreason.runs import RunError
+from chexreason.runs import RunError, is_done, read_done
 from chexreason.sweep.cells import PREPARE
 from chexreason.sweep.launch import Job, failures, last_error, launch, only_sweep, seconds_of, states_of
 from chexreason.sweep.old_ledger import convert_ledger
@@ -55,7 +56,7 @@ def show_end(jobs: Sequence[Job], states: dict[str, str]) -> int:
     failed = [job for job in bad if states[job.name] == "failed"]
     for job in bad:
         if job in failed:
-            line = f"FAILED {job.name}: {last_error(job)}\n    log: {job.log}"
+            line = f"FAILED {job.name}: {last_error(job)}\n    log: {job.log}\n    command: {shlex.join(job.command)}"
         else:
             line = f"BLOCKED {job.name}: needs {', '.join(n for n in job.needs if states[n] in ('failed', 'blocked'))}"
         console.print(Text(line, style=_COLOURS[states[job.name]]))
@@ -68,6 +69,16 @@ def show_end(jobs: Sequence[Job], states: dict[str, str]) -> int:
     return len(bad)
 
 
+def damages(jobs: Sequence[Job]) -> Iterator[str]:
+    """What is damaged of the finished cells, with the way out and the command it is for, a line each."""
+    for job in jobs:
+        try:
+            if is_done(job.run_dir):
+                read_done(job.run_dir)
+        except ValueError as fault:
+            yield f"{job.name}: {fault}. Its command: {shlex.join(job.command)}"
+
+
 def sweep(cfg: DictConfig) -> int:
     """Run or plan the sweep ``cfg`` describes; returns how many of its cells are not done."""
     study = Path(cfg.paths.out) / cfg.name
@@ -78,9 +89,14 @@ def sweep(cfg: DictConfig) -> int:
             raise
         log.warning("the ledger of an earlier version is not read: %s", error)
     jobs = jobs_of(cfg, cells_of(cfg))
+    damaged = list(damages(jobs))
     if cfg.plan:
+        for fault in damaged:
+            log.warning("%s", fault)
         show_plan(cfg, jobs)
         return 0
+    if damaged:
+        raise RunError("\n".join(damaged))
     with only_sweep(study):
         states = launch(jobs, slots=cfg.jobs, limit=cfg.attempts, say=log.info)
         return show_end(jobs, states)

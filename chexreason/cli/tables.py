@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from chexreason.build.data import build_labels, training_prevalence
 from chexreason.build.jobs import read_sweep
@@ -24,7 +24,7 @@ from chexreason.reports.provenance import Origin
 from chexreason.reports.ranking_page import write_ranking
 from chexreason.reports.result_table import write_table
 from chexreason.reports.transfer_page import write_transfer
-from chexreason.runs import CONFIG, is_done, read_done
+from chexreason.runs import CONFIG, PREDICTIONS, RunError, is_done, read_done, stored_config
 from chexreason.statistics.predictions import read_predictions
 from chexreason.statistics.score_files import MADE_FOR, check_made_for, read_scores
 from chexreason.types import Prediction
@@ -49,7 +49,7 @@ def tables(cfg: DictConfig) -> None:
     for name in _EVERY if cfg.table == "all" else (cfg.table,):
         try:
             _write(cfg, name, Path(cfg.results) / (cfg.ablation or ""))
-        except (ValueError, KeyError, OSError) as fault:
+        except (ValueError, KeyError, OSError, RunError) as fault:
             if cfg.table != "all":
                 raise
             refused.append(f"{name}: {fault.args[0] if isinstance(fault, KeyError) else fault}")
@@ -90,6 +90,8 @@ def _figure(cfg: DictConfig, name: str, out: Path) -> None:
     rows, not_run, studies = sweep_rows(name), [], {}
     for row, cell in rows.items():
         folders = _seed_folders(Path(cfg.paths.out) / cfg.name / cell)
+        for folder in filter(is_done, folders.values()):
+            read_done(folder)  # it vouches for the curves
         found = {seed: path for seed, folder in folders.items() if (path := folder / "metrics.csv").is_file()}
         for k, path in found.items():
             run = row if len(found) == 1 else f"{row}, seed {k}"
@@ -104,11 +106,11 @@ def _figure(cfg: DictConfig, name: str, out: Path) -> None:
 
 def _studies_a_rollout(folder: Path) -> int:
     """Studies that all ranks of a GRPO run answer in a rollout, a logged step; 0 of SFT, and without a config."""
-    kept = OmegaConf.load(folder / CONFIG) if (folder / CONFIG).is_file() else OmegaConf.create()
-    if OmegaConf.select(kept, "phase.rollouts") is None:
+    kept = stored_config(folder) if (folder / CONFIG).is_file() else {}
+    if "rollouts" not in kept.get("phase", {}):
         return 0
-    ranks = kept.trainer.devices * kept.trainer.get("num_nodes", 1) if isinstance(kept.trainer.devices, int) else 1
-    return int(kept.phase.batch_size * ranks)
+    devices, nodes = kept["trainer"]["devices"], kept["trainer"].get("num_nodes", 1)
+    return int(kept["phase"]["batch_size"] * (devices * nodes if isinstance(devices, int) else 1))
 
 
 def _transfer(cfg: DictConfig, out: Path) -> None:
@@ -193,14 +195,17 @@ def sweep_rows(name: str) -> dict[str, str]:
 
 def predictions_of(cfg: DictConfig, cell: str) -> dict[int, list[Prediction]]:
     """The finished predictions of a cell by seed; empty where it was not run or is not DONE."""
-    return {seed: read_predictions(path / "predictions.jsonl") for seed, path in _folders(cfg, "eval", cell).items()}
+    folders = _folders(cfg, "eval", cell)
+    for folder in folders.values():
+        read_done(folder)  # it vouches for the answers
+    return {seed: read_predictions(path / PREDICTIONS) for seed, path in folders.items()}
 
 
 def origin_of(cfg: DictConfig, cell: str) -> Origin:
     """How a cell's answers came about, from the config its evaluation kept; empty where there is none."""
     for folder in _folders(cfg, "eval", cell).values():
         if (folder / CONFIG).is_file():
-            kept: Any = OmegaConf.to_container(OmegaConf.load(folder / CONFIG))
+            kept = stored_config(folder)
             chosen = [name for adapter in kept["adapters"] for name in _chosen_on(Path(adapter), kept["data"]["val"])]
             return Origin(kept["split"], kept["model"]["source"], tuple(dict.fromkeys(chosen)))
     return Origin()
@@ -248,7 +253,7 @@ def _dataset(cfg: DictConfig, name: str) -> str:
     )
 
 
-@command()
+@command(RunError)
 def main(cfg: DictConfig) -> None:
     """Write the tables."""
     tables(cfg)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict, read_write
 
 from chexreason import runs
 from chexreason.cli import command
@@ -17,6 +22,7 @@ if TYPE_CHECKING:
     import lightning as L
 
 log = logging.getLogger(__name__)
+_LAUNCH = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what Lightning sets for its ranks
 
 
 def train(cfg: DictConfig) -> tuple[dict[str, float | None], dict[str, Any]]:
@@ -40,7 +46,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float | None], dict[str, Any]]:
     if not first:
         logging.getLogger().setLevel(logging.WARNING)
     with runs.open_run(run_dir, cfg):
-        if runs.is_done(run_dir):
+        if runs.is_done(run_dir) and not runs.restarts(cfg):  # another rank may be about to set it aside
             done = runs.read_done(run_dir)
             stopped = done.pop(runs.STOPPED, None)
             log.info("%s is DONE%s: nothing to train", run_dir, f" (stopped at {stopped})" if stopped else "")
@@ -58,8 +64,9 @@ def train(cfg: DictConfig) -> tuple[dict[str, float | None], dict[str, Any]]:
             before_training(cfg, data.train_samples, policy, label_set)
         checkpoint = run_dir / runs.CHECKPOINT
         if checkpoint.is_file():
+            runs.check_checkpoint(checkpoint)
             log.info("resuming from %s", checkpoint)
-        with runs.launching():
+        with launching():
             _fit(trainer, module, data, checkpoint)
         metrics = finite({k: float(v) for k, v in trainer.callback_metrics.items()})
         if first:
@@ -86,6 +93,39 @@ def _fit(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataMod
         if trainer.interrupted:  # Lightning turns Ctrl-C into exit(1)
             raise KeyboardInterrupt from None
         raise
+
+
+@contextmanager
+def launching() -> Iterator[None]:
+    """Let Lightning start the further ranks of this job, and leave the process fit to train the next job of a sweep.
+
+    Lightning starts a rank by repeating the command line of this process. In a multirun that line is the whole sweep,
+    so it is replaced by one that runs the current job alone, in its directory. At the end the command line, the
+    environment variables that Lightning sets and the process group are put back.
+    """
+    import torch.distributed as dist
+
+    environment, arguments = {name: os.environ.get(name) for name in _LAUNCH}, sys.argv
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        sys.argv = [sys.argv[0], *_single_job()]
+    try:
+        yield
+    finally:
+        sys.argv = arguments
+        for name, value in environment.items():
+            os.environ.pop(name, None)
+            os.environ.update({} if value is None else {name: value})
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _single_job() -> list[str]:
+    """Arguments that run the current job of a sweep alone, in its own directory."""
+    job = HydraConfig.get()
+    with read_write(job), open_dict(job):
+        job.run.dir = job.runtime.output_dir  # where Lightning lets a rank run
+    searched = [f"--config-dir={s.path}" for s in job.runtime.config_sources if s.provider == "command-line"]
+    return [*searched, f"--config-name={job.job.config_name}", *job.overrides.task]
 
 
 @command(runs.RunError, ModuleNotFoundError, FloatingPointError)

@@ -14,6 +14,7 @@ from PIL import Image
 from chexreason.data.fingerprint import image_hash
 from chexreason.data.image import load_image
 from chexreason.files import read_checked, write_checked
+from chexreason.owners import remove_leftovers
 from chexreason.types import Study
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class ImageCache:
     def __init__(self, folder: Path, resize: Callable[[Image.Image], Image.Image], key: str) -> None:
         self.folder, self.resize = Path(folder) / key, resize
         self._writable = True
+        remove_leftovers(self.folder)
 
     def load(self, study: Study) -> Image.Image:
         """The resized image as 8-bit RGB; raises ImageError where it must be read and cannot be."""
@@ -49,7 +51,7 @@ class ImageCache:
         if not self._writable:
             return
         try:
-            write_checked(path, _pack(np.asarray(image)))
+            write_checked(path, _pack(np.asarray(image)), self.folder)
         except OSError as error:
             self._writable = False
             log.warning("the image cache %s takes no more (%s): images are resized each time", self.folder, error)

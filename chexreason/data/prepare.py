@@ -26,6 +26,7 @@ from chexreason.data.sources.columns import first_of
 from chexreason.files import write_bytes, write_json, write_text
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.uncertainty import LabelPolicy
+from chexreason.owners import remove_leftovers
 from chexreason.progress import Track, silent
 
 log = logging.getLogger(__name__)
@@ -90,6 +91,7 @@ def prepare_set(
             return manifests.read_manifest(path)
         return existing
     try:
+        remove_leftovers(folder, folder / IDS_NAME, folder / "images")
         _clear(folder)
         frame, report, pool = _rows(source, folder, select, progress)
         root = source.image_root or folder

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +12,17 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.lora import Linear
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from chexreason.files import file_sha256, read_sealed, whole_folder, write_sealed
 from chexreason.model.policy import NEW, Policy
 
 CARD, ADAPTER_CONFIG, WEIGHTS = "chexreason.json", "adapter_config.json", "adapter_model.safetensors"
+_FILES = "files"  # in the card: the SHA-256 of the others
+_AGAIN = "give another adapter, or train this one anew with restart=true"
 # The language model's attention and feed-forward projections, of both architectures; never the vision tower.
 TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 # The dtype that adapters are kept and computed in, whatever the weights are in. PEFT computes float32 factors so, which
@@ -119,6 +120,7 @@ def keep_adapter(model: Any, folder: str | Path, name: str) -> PeftModel:
     folder = Path(folder)
     if not (folder / ADAPTER_CONFIG).is_file():
         raise FileNotFoundError(f"no adapter in {folder} ({ADAPTER_CONFIG} is missing): give a run's adapter/best")
+    check_sound(folder)
     made_for = _check_fit(model.get_base_model() if isinstance(model, PeftModel) else model, folder)
     config, weights = LoraConfig.from_pretrained(str(folder)), load_file(folder / WEIGHTS)
     config.lora_dropout, config.base_model_name_or_path = 0.0, None  # its own training's; checked above
@@ -163,10 +165,7 @@ def save_adapter(policy: Policy, folder: str | Path, card: Mapping[str, object])
     with bare ``peft`` on the untouched base model. ``card`` (prompt, label schema, label policy, ...) goes into
     ``chexreason.json`` beside the weights.
     """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
+    with whole_folder(Path(folder)) as staging:
         policy.model.save_pretrained(str(staging), selected_adapters=[NEW])
         config = _config(staging) | {"base_model_name_or_path": policy.source}
         if policy.frozen_adapters():
@@ -181,11 +180,9 @@ def save_adapter(policy: Policy, folder: str | Path, card: Mapping[str, object])
         _write_json(staging / ADAPTER_CONFIG, config)
         about = {"model_type": policy.base.config.model_type, "quantise": precision_of(policy.base)}
         about |= {"source": policy.source, "base_fingerprint": base_fingerprint(policy.base)}
-        _write_json(staging / CARD, {**card, **about})
         (staging / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-        _replace_folder(staging, folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        about[_FILES] = {name: file_sha256(staging / name) for name in (ADAPTER_CONFIG, WEIGHTS)}
+        write_sealed(staging / CARD, {**card, **about})
 
 
 def read_card(folder: str | Path) -> dict[str, Any]:
@@ -193,11 +190,27 @@ def read_card(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / CARD
     if not path.is_file():
         foreign = "it was not written by chexreason (merge it into its base with peft, and give that as model.source)"
+        foreign += f", or has lost it: {_AGAIN}"
         what = f"holds no {CARD}: {foreign}" if path.parent.is_dir() else "is not there"
         beside = sorted(str(card.parent) for card in path.parent.parent.glob(f"*/{CARD}"))
         raise FileNotFoundError(f"adapter {folder} {what}" + (f"; beside it: {', '.join(beside)}" if beside else ""))
-    card: dict[str, Any] = json.loads(path.read_text())
-    return card
+    return read_sealed(path, _AGAIN)
+
+
+def check_sound(folder: Path) -> None:
+    """Refuse (ValueError) an adapter whose files are not those that were written, or whose weights are not finite."""
+    known = read_card(folder).get(_FILES, {}) if (folder / CARD).is_file() else {}
+    for path in (folder / ADAPTER_CONFIG, folder / WEIGHTS):
+        try:
+            damaged = file_sha256(path) != known.get(path.name, file_sha256(path))
+            if path.name == WEIGHTS and not damaged:
+                damaged = not all(bool(weight.isfinite().all()) for weight in load_file(path).values())
+            elif not damaged:
+                damaged = not {"r", "lora_alpha"} <= json.loads(path.read_bytes()).keys()
+        except (OSError, ValueError, AttributeError, SafetensorError):
+            damaged = True
+        if damaged:
+            raise ValueError(f"{path} is damaged or missing, or not finite: {_AGAIN}")
 
 
 def answer_tokens(folder: str | Path) -> int:
@@ -217,15 +230,6 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
-
-
-def _replace_folder(staging: Path, folder: Path) -> None:
-    old = folder.with_name(f".{folder.name}-old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(staging, folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def precision_of(model: Any) -> str | None:

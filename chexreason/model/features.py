@@ -22,6 +22,7 @@ from chexreason.data.cache import ImageCache
 from chexreason.data.fingerprint import image_hash
 from chexreason.files import read_checked, write_checked
 from chexreason.model.policy import FilmReader, Policy, cuts_images
+from chexreason.owners import remove_leftovers
 from chexreason.types import Study
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class FeatureCache:
         self.folder = folder / features_key(policy)
         self._texts: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}
         self._open = self._silent = True
+        remove_leftovers(self.folder)
 
     def load(self, study: Study) -> Film:
         """The film with its image tokens, where they are kept; no image is read."""
@@ -127,7 +129,7 @@ class FeatureCache:
             free = shutil.disk_usage(path.parent).free
             if free - len(data) < RESERVE:
                 raise OSError(f"{free / 2**30:.1f} GiB are free")
-            write_checked(path, data)
+            write_checked(path, data, self.folder)
         except OSError as error:
             self._open = False
             log.warning("the feature cache %s takes no more (%s): images are encoded each time", self.folder, error)

@@ -17,10 +17,12 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from chexreason.data.batches import Batch, EncodedPrompts, load_study
+from chexreason.files import temporary_of
 from chexreason.model.adapters import ADAPTER_CONFIG, precision_of, save_adapter
 from chexreason.model.generate import Sampled, Sampling, key_seed
 from chexreason.model.load import resolve_source
 from chexreason.model.policy import Policy, pad_right
+from chexreason.owners import remove_leftovers
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for
 BAN = -100.0  # the lowest bias of the OpenAI protocol, that vLLM follows
@@ -54,7 +56,8 @@ class VllmEngine:
         self._llm: Any = None
         self._rank = 0
         self._handed = 0
-        self._folder = tempfile.TemporaryDirectory(prefix="chexreason-vllm-")
+        self._folder = tempfile.TemporaryDirectory(prefix=temporary_of(Path("chexreason-vllm-")).name)
+        remove_leftovers(Path(self._folder.name).parent)
 
     def draw(
         self,

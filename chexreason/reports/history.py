@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from chexreason.files import sound_lines
 from chexreason.statistics.bootstrap import Interval, percentile_interval, resampled_sums
 from chexreason.statistics.metrics import ratio
 
@@ -26,10 +28,9 @@ class Curve:
 def read_history(path: Path) -> dict[str, Curve]:
     """Every numeric column of a ``metrics.csv`` that is not all blank; blank and non-finite cells are left out.
 
-    Raises FileNotFoundError, and ValueError naming line and column of a cell that is no number.
+    Damaged lines are too. Raises FileNotFoundError, and ValueError naming line and column of a cell that is no number.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = list(csv.DictReader(sound_lines(path)))
     points: dict[str, list[tuple[float, float]]] = {}
     for line, row in enumerate(rows, start=2):
         step = _number(row.get("step"), f"{path}:{line}, column 'step'")
@@ -60,7 +61,12 @@ def read_rewards(folder: Path) -> pd.DataFrame | None:
     paths = sorted(folder.glob("rewards-rank*.csv"))
     if not paths:
         return None
-    table = pd.concat([pd.read_csv(path, dtype={"study_id": str, "patient_id": str}) for path in paths])
+    texts = ("\n".join(sound_lines(path, numbers=("step", "reward"))) for path in paths)
+    names = {"study_id": str, "patient_id": str}
+    tables = [pd.read_csv(io.StringIO(text), dtype=names) for text in texts if text]
+    if not tables:
+        return None
+    table = pd.concat(tables)
     return table.drop_duplicates(["step", "study_id"], keep="last").sort_values(["step", "study_id"])
 
 

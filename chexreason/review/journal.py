@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import astuple, fields
 from pathlib import Path
 
+from chexreason.owners import remove_leftovers
 from chexreason.review.decision import WITHDRAWN, Decision
 from chexreason.traces.trace import Trace
 
@@ -39,6 +40,7 @@ class ReviewStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(0o700, parents=True, exist_ok=True)  # what is exported beside it holds the same texts
+        remove_leftovers(path.parent)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         with self._open() as db:
             db.executescript(_SCHEMA)

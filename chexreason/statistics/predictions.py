@@ -45,7 +45,7 @@ def read_predictions(path: Path) -> list[Prediction]:
         )
     first_line: dict[str, int] = {}
     predictions = []
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue

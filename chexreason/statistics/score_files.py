@@ -17,6 +17,7 @@ from chexreason.types import Prediction
 SCORE_KINDS = ("log_odds", "frequency")
 MADE_FOR = "answers_sha256"  # in the DONE of scores: the predictions they belong to
 _KEYS = ("study_id", "dataset", "kind")
+_WAY_OUT = "run chexreason.cli.scores for this arm anew with restart=true"
 
 
 def score_rows(predictions: Sequence[Prediction], kind: str, labels: Sequence[str], values: FloatArray) -> pd.DataFrame:
@@ -37,9 +38,13 @@ def read_scores(path: Path) -> pd.DataFrame:
     """The rows of ``path``; raises FileNotFoundError or ValueError with the way out."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; run chexreason.cli.scores for this arm first")
-    frame = pd.read_parquet(path)
-    if missing := [key for key in _KEYS if key not in frame]:
-        raise ValueError(f"{path} lacks the columns {missing}; delete it and run chexreason.cli.scores again")
+    try:
+        frame = pd.read_parquet(path)
+        missing = [key for key in _KEYS if key not in frame]
+    except Exception as error:  # pyarrow's own kinds, and those of what it decodes
+        raise ValueError(f"{path} is damaged ({type(error).__name__}); {_WAY_OUT}") from None
+    if missing:
+        raise ValueError(f"{path} lacks the columns {missing}; {_WAY_OUT}")
     return frame
 
 
@@ -53,8 +58,8 @@ def check_made_for(recorded: str, predictions: Path, scores: Path) -> None:
     found = answers_sha256(predictions)
     if recorded != found:
         raise ValueError(
-            f"{scores} was made for other answers than {predictions} (sha256 {recorded[:8]}, now {found[:8]}): remove "
-            "that folder and run chexreason.cli.scores for this arm again"
+            f"{scores} was made for other answers than {predictions} (sha256 {recorded[:8]}, now {found[:8]}): "
+            f"{_WAY_OUT}"
         )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chexreason.files import locked
+from chexreason.owners import locked
 from chexreason.runs import ATTEMPT_OF, ATTEMPTS, RunError, attempts, record_attempt
 
 _PATIENCE = 15.0  # seconds a process has to end after Ctrl-C before it is killed; its run resumes either way

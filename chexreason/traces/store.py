@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chexreason.files import locked
 from chexreason.labels.schema import LabelSet
+from chexreason.owners import locked, remove_leftovers
 from chexreason.traces.ask import Reply
 from chexreason.traces.verify import Fault
 from chexreason.types import Study
@@ -217,6 +217,7 @@ def open_store(path: Path, patience: float = 30.0) -> Iterator[TraceStore]:
     path.parent.mkdir(0o700, parents=True, exist_ok=True)  # what is exported beside it holds the same texts
     refusal = StoreError(f"{path} is in use by another run: wait for it, or choose another name=")
     with locked(path.with_suffix(".lock"), refusal):
+        remove_leftovers(path.parent)
         connection = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
         try:
             connection.execute("PRAGMA journal_mode = WAL")

@@ -58,7 +58,7 @@ def test_a_training_run_ends_and_is_read_back(paths):
     cfg = composed("train", *SETTINGS, *paths, *TRAIN, SHORT)
     metrics, _ = train(cfg)
     assert metrics[f"val/phantom_b/{NO_VALUE}"] is None
-    assert json.loads((Path(cfg.run_dir) / DONE).read_text()) == metrics
+    assert runs.read_done(cfg.run_dir) == metrics
     command = [sys.executable, "-m", "chexreason.cli.train", *SETTINGS, *paths, *TRAIN, SHORT]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -68,7 +68,8 @@ def test_a_training_run_ends_and_is_read_back(paths):
 
 def test_a_run_that_was_stopped_is_not_taken_for_a_whole_one(paths, tmp_path, caplog):
     cfg = composed("train", *SETTINGS, *paths, *TRAIN, SHORT, f"run_dir={tmp_path}")
-    runs.mark_done(tmp_path, {"val/loss": 1.0, runs.STOPPED: "rollout 3: too few answers differ"})
+    with runs.open_run(tmp_path, cfg):
+        runs.mark_done(tmp_path, {"val/loss": 1.0, runs.STOPPED: "rollout 3: too few answers differ"})
     with caplog.at_level("INFO"):
         assert train(cfg) == ({"val/loss": 1.0}, {})
     assert "is DONE (stopped at rollout 3: too few answers differ): nothing to train" in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from pathlib import Path
@@ -36,6 +37,7 @@ def test_a_folder_that_moved_or_is_spelled_in_another_way_is_the_same(tmp_path, 
         with runs.open_run("out/x", placed(spelled)):
             pass
     (tmp_path / "out").rename(tmp_path / "moved")
+    runs.mark_done("moved/x", {})
     with runs.open_run("moved/x", placed("moved")):
         pass
     with pytest.raises(runs.RunError, match=r"moved/x holds a run with another config: lr: 0\.1 -> 0\.2"):
@@ -82,13 +84,104 @@ def test_a_replaced_adapter_is_another_run(tmp_path):
     runs.mark_done(run_dir, {})
     opened("first")  # trained again to the same weights
     opened(None)  # removed since: what was made with it stands, and is remembered
-    with pytest.raises(runs.RunError, match=rf"{run_dir} holds a run with another config: adapters_sha256: .*remove"):
+    with pytest.raises(
+        runs.RunError, match=rf"{run_dir} holds a run with another config: adapters_sha256: .*restart=true"
+    ):
         opened("second")
     kept = OmegaConf.load(run_dir / runs.CONFIG)
     del kept[runs.ADAPTERS]  # a run finished before they were recorded
     OmegaConf.save(kept, run_dir / runs.CONFIG)
+    (run_dir / runs.DONE).write_text("{}")
     opened("second")
     opened("third")
+
+
+def begin(run_dir: Path, **changes: object) -> None:
+    with runs.open_run(run_dir, OmegaConf.merge({"restart": False}, CFG, changes)):
+        pass
+
+
+def keep(run_dir: Path, what: str) -> None:
+    path = run_dir / what
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('{"header": 1}\n[1]\n' if "partial" in what else "{}")
+
+
+@pytest.mark.parametrize("first", [runs.CHECKPOINT, runs.DONE, "predictions.partial.jsonl", "scores.partial.jsonl"])
+def test_a_directory_holds_a_run_from_the_first_result_it_keeps(tmp_path, first):
+    run_dir = tmp_path / "run"
+    begin(run_dir)
+    begin(run_dir, phase={"lr": 0.2})  # what preflight asks for: no result yet
+    keep(run_dir, first)
+    begin(run_dir, phase={"lr": 0.2})
+    with pytest.raises(
+        runs.RunError, match=r"phase\.lr: 0\.2 -> 0\.3\. Choose another name=, or .* restart=true"
+    ) as fault:
+        begin(run_dir, phase={"lr": 0.3})
+    assert str(fault.value).startswith(f"{run_dir} holds a run with another config")
+    assert (run_dir / first).exists()
+    begin(run_dir, phase={"lr": 0.3}, restart=True)  # the way out
+    assert not (run_dir / first).exists()
+    assert (tmp_path / "run.old-1" / first).exists()
+    assert [event["state"] for event in runs.attempts(run_dir)] == ["running", "failed"]
+
+
+def test_what_another_config_left_that_is_no_result_is_set_aside_and_nothing_is_lost(tmp_path):
+    run_dir = tmp_path / "run"
+    begin(run_dir)
+    keep(run_dir, "adapter/best")
+    (run_dir / "predictions.partial.jsonl").write_text('{"header": 1}\n[1')  # no whole batch
+    begin(run_dir)
+    assert (run_dir / "adapter/best").exists()
+    begin(run_dir, phase={"lr": 0.2})
+    assert not (run_dir / "adapter").exists()
+    assert (tmp_path / "run.old-1" / "adapter" / "best").exists()
+
+
+def test_a_restart_takes_the_first_free_name_each_time_and_moves_no_other_run(tmp_path, monkeypatch):
+    run_dir = tmp_path / "run"
+    for n in (1, 2):
+        begin(run_dir, restart=True)  # nothing is there yet
+        keep(run_dir, runs.DONE)
+        begin(run_dir, restart=True)  # the same config: at every start
+        assert (tmp_path / f"run.old-{n}" / runs.DONE).exists()
+    assert not (tmp_path / "run.old-3").exists()
+    keep(run_dir, runs.DONE)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")  # the requeued job goes on
+    begin(run_dir, restart=True)
+    assert (run_dir / runs.DONE).exists()
+    monkeypatch.delenv("SLURM_RESTART_COUNT")
+    begin(run_dir / "seed0")  # the directory of an arm that another study keeps by seed
+    with pytest.raises(runs.RunError, match="seed0 is a run of its own"):
+        begin(run_dir, restart=True)
+    with runs.open_run(run_dir, CFG), pytest.raises(runs.RunError, match="in use"):
+        begin(run_dir, restart=True)
+    assert (run_dir / runs.DONE).exists()
+
+
+def test_a_run_that_recorded_no_adapters_goes_on(tmp_path):
+    begin(tmp_path, adapters=[])
+    stored = OmegaConf.load(tmp_path / runs.CONFIG)
+    del stored[runs.ADAPTERS]
+    OmegaConf.save(stored, tmp_path / runs.CONFIG)
+    keep(tmp_path, runs.CHECKPOINT)
+    begin(tmp_path, adapters=[])
+
+
+@pytest.mark.parametrize("restart", [True, False])
+def test_the_log_and_the_lock_of_a_restart_are_in_the_new_directory(tmp_path, restart):
+    begin(tmp_path / "run")
+    keep(tmp_path / "run", runs.DONE)
+    handler = logging.FileHandler(tmp_path / "run" / "train.log")
+    logging.getLogger().addHandler(handler)
+    try:
+        with runs.open_run(tmp_path / "run", OmegaConf.merge(CFG, {"restart": restart})):
+            logging.getLogger().warning("in the run")
+            with pytest.raises(runs.RunError, match="in use"):
+                begin(tmp_path / "run")
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert "in the run" in (tmp_path / "run" / "train.log").read_text()
 
 
 def test_seconds_add_up_over_attempts(tmp_path):
@@ -178,6 +271,7 @@ def test_a_run_of_an_earlier_version_is_the_same_run(tmp_path):
     now = OmegaConf.create({"model": {"_target_": "chexreason.model.load.load_policy"}, "root": "x"})
     before = {"model": {"_target_": "chexreason.policy.load.load_policy"}, "root": "x", runs.ADAPTERS: []}
     OmegaConf.save(before, tmp_path / runs.CONFIG)
+    (tmp_path / runs.DONE).write_text("{}")
     with runs.open_run(tmp_path, now):
         pass
     with (

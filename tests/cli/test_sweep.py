@@ -122,6 +122,9 @@ def test_a_plan_prices_what_is_left_and_writes_nothing(tmp_path, capsys):
     broken = composed("sweep", "sweep=fig2", 'extra.train=["phase.rollout=1","experiment=tabel4/hard"]')
     with pytest.raises(CellError, match=r"2 cells of this sweep do not compose:\n.*did you mean table4/hard"):
         jobs_of(broken, cells_of(broken))
+    again = composed("sweep", "sweep=fig2", 'extra.train=["restart=true"]')
+    with pytest.raises(CellError, match=r"2 cells .*\n.*give it once, to the command itself: python -m "):
+        jobs_of(again, cells_of(again))
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -148,6 +149,11 @@ def test_the_id_is_that_of_the_directory_and_a_resumed_run_goes_on(tmp_path):
     here, again, there = (wandb_logger(tmp_path / name, **settings)._wandb_init for name in ("a", "a", "b"))
     assert here["id"] == again["id"] != there["id"]
     assert here["resume"] == "allow"
+    (tmp_path / "a").rename(tmp_path / "a.old-1")  # begun anew
+    assert wandb_logger(tmp_path / "a", **settings)._wandb_init["id"] != here["id"]
+    (tmp_path / "c" / "wandb").mkdir(parents=True)  # begun by an earlier version
+    of_path = sha256(str((tmp_path / "c").resolve()).encode()).hexdigest()[:16]
+    assert wandb_logger(tmp_path / "c", **settings)._wandb_init["id"] == of_path
 
 
 @pytest.mark.slow

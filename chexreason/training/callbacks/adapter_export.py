@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import lightning as L
 
-from chexreason.model.adapters import save_adapter
+from chexreason.model.adapters import check_sound, save_adapter
 from chexreason.model.policy import Policy
 
 log = logging.getLogger(__name__)
@@ -63,3 +63,5 @@ class AdapterExport(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
+        if self.best is not None:
+            check_sound(self.folder / "best")  # it may stay the best, and is then not written again

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from torch import Tensor
 
 from chexreason.data.batches import Batch
-from chexreason.files import write_text
+from chexreason.files import sound_lines, write_text
 from chexreason.types import Prediction
 
 _COLUMNS = ("step", "study_id", "patient_id", "reward")
@@ -23,22 +23,23 @@ _COLUMNS = ("step", "study_id", "patient_id", "reward")
 def csv_logger(run_dir: Path) -> Logger:
     """A new ``metrics/version_<k>/metrics.csv``: one file an attempt, because the logger empties a folder in use."""
     attempts = run_dir / "metrics"
-    taken = len(list(attempts.iterdir())) if attempts.is_dir() else 0
-    return CSVLogger(str(run_dir), name="metrics", version=taken)
+    taken = [int(path.name.removeprefix("version_")) for path in attempts.glob("version_*")]
+    return CSVLogger(str(run_dir), name="metrics", version=max(taken, default=-1) + 1)
 
 
 def merge_attempts(folder: Path, out: Path) -> pd.DataFrame:
     """Join ``<folder>/version_<k>/metrics.csv`` in order and write ``out``.
 
     A resumed attempt repeats the steps between its checkpoint and the kill: its rows replace the earlier ones from
-    its first step on. One that was cut before its first row replaces nothing. Raises FileNotFoundError when there is
-    no metric file.
+    its first step on. One that was cut before its first row replaces nothing, and damaged rows are left out. Raises
+    FileNotFoundError when there is no metric file.
     """
     paths = sorted(folder.glob("version_*/metrics.csv"), key=lambda p: int(p.parent.name.removeprefix("version_")))
     if not paths:
         raise FileNotFoundError(f"no metrics.csv under {folder}")
-    attempts = [pd.read_csv(path) for path in paths if path.read_text().strip()]
-    attempts = [rows for rows in attempts if rows["step"].notna().any()]
+    found = [lines for path in paths if (lines := sound_lines(path, numbers=None))]
+    attempts = [pd.read_csv(io.StringIO("\n".join(lines))) for lines in found]
+    attempts = [rows for rows in attempts if "step" in rows and rows["step"].notna().any()]
     merged = attempts[0] if attempts else pd.DataFrame(columns=["step"])
     for later in attempts[1:]:
         merged = pd.concat([merged[merged["step"] < later["step"].min()], later], ignore_index=True)
@@ -59,8 +60,7 @@ class RewardLog(L.Callback):
         path, last = self._path(trainer), trainer.fit_loop.epoch_loop.total_batch_idx
         if not path.is_file():
             return
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.reader(file) if len(row) == len(_COLUMNS)]  # a kill can cut the last one short
+        rows = csv.reader(sound_lines(path, numbers=("step", "reward"))[1:])
         kept = [row for row in rows if row[0].isdigit() and int(row[0]) <= last]
         text = io.StringIO(newline="")
         csv.writer(text).writerows([_COLUMNS, *kept])

@@ -6,14 +6,17 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import lightning as L
 import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from chexreason.data.credentialed import ExportError, held_sets, named_agreement
 from chexreason.data.image import load_image
+from chexreason.files import write_text
 from chexreason.training.callbacks.transfer_rules import CHOSEN_BY
 from chexreason.types import Prediction, Study
 
@@ -36,18 +39,27 @@ _SIDE = 512  # pixels of the longer side of a picture in the table
 def wandb_logger(
     run_dir: Path, *, project: str, entity: str | None, group: str | None, offline: bool, name: str, config: Mapping
 ) -> Logger:
-    """A run whose id is a function of its directory: a resumed run goes on, two runs never share one."""
+    """A run whose id is kept in its directory: a resumed run goes on, one that begins anew there is another."""
     return WandbLogger(
         project=project,
         entity=entity,
         group=group,
         offline=offline,
-        id=sha256(str(run_dir.resolve()).encode()).hexdigest()[:16],
+        id=_identity(run_dir),
         resume="allow",
         save_dir=str(run_dir),
         name=name,
         config=dict(config),
     )
+
+
+def _identity(run_dir: Path) -> str | None:
+    """The random id that a directory keeps, made by the first rank; that of an earlier version's is of its path."""
+    path = run_dir / "wandb.id"
+    if not path.is_file() and rank_zero_only.rank == 0:
+        begun = (run_dir / "wandb").is_dir()
+        write_text(path, sha256(str(run_dir.resolve()).encode()).hexdigest()[:16] if begun else token_hex(8))
+    return path.read_text() if path.is_file() else None
 
 
 class WandbRun(L.Callback):
