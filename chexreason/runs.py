@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from chexreason.files import locked, write_json, write_text
 from chexreason.renames import current, old_names
+from chexreason.signals import PREEMPTED, await_first_rank, on_leave
 
 DONE, LOCK, CONFIG, STAGE, ATTEMPTS = "DONE", "LOCK", "config.yaml", "stage.json", "attempts.jsonl"
 PREDICTIONS, METRICS, SCORES = "predictions.jsonl", "metrics.json", "scores.parquet"
@@ -32,7 +33,7 @@ STATES = ("running", "done", "failed", "cut", "preempted")  # of a line of ATTEM
 # In the environment: the run directory of this process, where whoever started it records its attempts.
 ATTEMPT_OF = "CHEXREASON_ATTEMPT_OF"
 # Settings that may change between a run and its continuation: they do not change what is computed.
-_FREE = ("paths", "logger", "callbacks.progress", "run_dir", "num_workers")
+_FREE = ("paths", "logger", "callbacks.progress", "run_dir", "num_workers", "requeue")
 
 # What a launcher sets in the environment: 0 in all of them, or unset, marks the first process of a run.
 _RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
@@ -160,7 +161,8 @@ def open_run(run_dir: str | Path, cfg: DictConfig) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     if not is_first_rank():
         _check_config(folder, cfg)
-        yield folder
+        with on_leave(await_first_rank):
+            yield folder
         return
     refusal = RunError(f"{folder} is in use by another run: wait for it, or choose another name=")
     with locked(folder / LOCK, refusal):
@@ -168,13 +170,23 @@ def open_run(run_dir: str | Path, cfg: DictConfig) -> Iterator[Path]:
         start = time.monotonic()
         earlier = _earlier_seconds(folder)
         recorded = is_done(folder) or os.environ.get(ATTEMPT_OF) == str(folder.resolve())
-        try:
-            with nullcontext() if recorded else _attempt(folder, digest(cfg)):
-                yield folder
-        finally:
+
+        def time_stage() -> None:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             seconds = earlier + time.monotonic() - start
             write_json(folder / STAGE, {"name": folder.name, "seconds": seconds, "peak_rss_bytes": peak})
+
+        def preempted(name: str) -> None:
+            if not recorded:
+                seconds = time.monotonic() - start
+                record_attempt(folder, digest(cfg), "preempted", seconds=seconds, status=PREEMPTED, error=name)
+            time_stage()
+
+        try:
+            with nullcontext() if recorded else _attempt(folder, digest(cfg)), on_leave(preempted):
+                yield folder
+        finally:
+            time_stage()
 
 
 @contextmanager

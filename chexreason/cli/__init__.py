@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,14 @@ from omegaconf import DictConfig
 
 from chexreason.confdir import command_help, confdir
 from chexreason.errors import friendly, unknown_choices
+from chexreason.runs import ATTEMPT_OF, is_first_rank
+from chexreason.signals import Stopped, on_leave, requeue, watched
+
+
+def _ask_for_requeue(cfg: DictConfig, name: str) -> None:
+    """Have SLURM run the job again: asked once a job, by the first rank, and by a sweep for all of its cells."""
+    if cfg.get("requeue", True) and is_first_rank() and ATTEMPT_OF not in os.environ:
+        requeue()
 
 
 def command(*kinds: type[BaseException]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -20,7 +29,7 @@ def command(*kinds: type[BaseException]) -> Callable[[Callable[..., Any]], Calla
 
     Its errors of ``kinds``, and of wrong values, keys and files, are one line each. ``--help`` prints the command's
     config, where each setting is described. A choice that does not exist stops it before Hydra does, and the closest
-    one is named.
+    one is named. SIGTERM, SIGUSR1 and SIGUSR2 end it with status 75.
     """
 
     def decorate(body: Callable[..., Any]) -> Callable[..., Any]:
@@ -30,7 +39,13 @@ def command(*kinds: type[BaseException]) -> Callable[[Callable[..., Any]], Calla
         @functools.wraps(body)
         def configured(cfg: DictConfig) -> Any:
             with friendly(ValueError, KeyError, OSError, *kinds):
-                return body(cfg)
+                ask = functools.partial(_ask_for_requeue, cfg)
+                try:
+                    with watched(), on_leave(ask):  # a launcher's process begins here
+                        return body(cfg)
+                except Stopped as stopped:
+                    ask(str(stopped))
+                    raise
 
         @functools.wraps(body)
         def run() -> Any:
@@ -40,7 +55,8 @@ def command(*kinds: type[BaseException]) -> Callable[[Callable[..., Any]], Calla
             if faults := unknown_choices(sys.argv[1:]):
                 print("error: " + "\n       ".join(faults), file=sys.stderr)
                 raise SystemExit(1)
-            return configured()
+            with watched():
+                return configured()
 
         return run
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import signal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from chexreason import runs
+from chexreason import runs, signals
 from chexreason.cli import command
 from chexreason.files import finite
 
@@ -59,7 +61,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float | None], dict[str, Any]]:
         checkpoint = run_dir / runs.CHECKPOINT
         if checkpoint.is_file():
             log.info("resuming from %s", checkpoint)
-        with runs.launching():
+        with runs.launching(), signals.on_leave(partial(_stop_ranks, trainer)):
             _fit(trainer, module, data, checkpoint)
         metrics = finite({k: float(v) for k, v in trainer.callback_metrics.items()})
         if first:
@@ -77,6 +79,13 @@ def _stopped(trainer: L.Trainer) -> dict[str, str]:
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     reasons = [callback.stopped for callback in callbacks if isinstance(callback, CollapseWatch) and callback.stopped]
     return {runs.STOPPED: reasons[0]} if reasons else {}
+
+
+def _stop_ranks(trainer: L.Trainer, name: str) -> None:
+    """Keep the state after the last whole step; then pass the signal on to the ranks that Lightning started here."""
+    trainer.checkpoint_callback.write_ready(name)  # type: ignore[union-attr]
+    if trainer.strategy.launcher is not None:
+        trainer.strategy.launcher.kill(signal.SIGTERM)
 
 
 def _fit(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, checkpoint: Path) -> None:
