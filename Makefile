@@ -128,7 +128,7 @@ test-archive: $(STAMP) ## runs of an earlier version: rebuilt, skipped and conti
 test-ddp: $(STAMP) ## two gloo ranks against one
 	$(PYTEST) tests/ddp
 
-test-resume: $(STAMP) ## kill -9 at every step, resume, compare to the bit
+test-resume: $(STAMP) ## kill -9 at random moments, signals in the middle of a step; resume, compare to the byte (the long series too)
 	$(PYTEST) tests/resume
 
 bench-grpo: $(STAMP) ## GRPO steps beside TRL's in float32, two models, G 4 and 8, 128 and 370 tokens (90 min; CASES=all: bf16 too, 3 h), to out/bench/grpo.json (installs `bench`)

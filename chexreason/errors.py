@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from chexreason.confdir import choices, confdir
+from chexreason.signals import PREEMPTED, Stopped
 
 RENAMED_GROUPS = {"answers": "sft_answers", "traces": "teacher_instruction"}  # old name of a folder of conf/: new one
 RENAMED_CHOICES = {  # what a choice was, and what is said now
@@ -24,14 +25,17 @@ RENAMED_CHOICES = {  # what a choice was, and what is said now
 def friendly(*kinds: type[BaseException]) -> Iterator[None]:
     """Ends the process with ``error: message`` and exit status 1 on errors of these kinds in the block.
 
-    With CHEXREASON_TRACEBACK=1 the traceback is shown as well. Ctrl-C ends with status 130 and says that the same
-    command continues.
+    With CHEXREASON_TRACEBACK=1 the traceback is shown as well. Ctrl-C ends with status 130, and a signal under
+    ``signals.raised`` with PREEMPTED; both say that the same command continues.
     """
     try:
         yield
     except KeyboardInterrupt:
         print("\ninterrupted: the same command continues from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
+    except Stopped as stopped:
+        print(f"{stopped}: stopped; the same command continues", file=sys.stderr)
+        raise SystemExit(PREEMPTED) from None
     except kinds as error:
         if os.environ.get("CHEXREASON_TRACEBACK"):
             raise

@@ -28,7 +28,7 @@ RENAMED: dict[str, str] = {}
 ADDED: dict[str, Any] = {"phase.holdout": 0, "data.sets.mimic.select.test_split": None}
 REMOVED: dict[str, str] = {"rollout.adapters": "the policy hands its earlier adapters over itself; leave it out"}
 # Settings that may change between a run and its continuation: they do not change what is computed.
-_FREE = ("paths", "logger", "callbacks.progress", "run_dir", "num_workers", "restart")
+_FREE = ("paths", "logger", "callbacks.progress", "run_dir", "num_workers", "restart", "requeue")
 # Settings, with all below them, that a phase of training or a command never looks at.
 _TRAINING = ("data.test", "data.attributions")
 _SCORING = ("data.val", "data.home", "data.attributions", "data.allow_overlap", "data.credentialed")

@@ -1,7 +1,4 @@
-"""Run directories: layout, one owner at a time, the config that made the run, every attempt at it, the DONE marker.
-
-A directory holds a run from the first result it keeps: a checkpoint, one whole batch of answers or scores, or DONE.
-"""
+"""Run directories: layout, one owner at a time, the config that made the run, every attempt at it, the DONE marker."""
 
 from __future__ import annotations
 
@@ -15,11 +12,10 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -27,15 +23,15 @@ from yaml import YAMLError
 
 from chexreason.files import file_sha256, read_sealed, write_sealed, write_text
 from chexreason.owners import locked, remove_leftovers
-from chexreason.renames import ADDED, changes, flat, old_names
-from chexreason.renames import settings as settings
+from chexreason.renames import ADDED, changes, flat, old_names, settings
+from chexreason.signals import PREEMPTED, await_first_rank, is_first_rank, on_leave
+from chexreason.statistics.partial import holds_batch
 
 log = logging.getLogger(__name__)
 DONE, LOCK, CONFIG, STAGE, ATTEMPTS = "DONE", "LOCK", "config.yaml", "stage.json", "attempts.jsonl"
 PREDICTIONS, METRICS, SCORES = "predictions.jsonl", "metrics.json", "scores.parquet"
 CHECKPOINT = "checkpoints/last.ckpt"
 COLLAPSE = "collapse.json"  # the signs of mode collapse that were reported
-PARTIAL = "*.partial.jsonl"  # answers or scores of a run that is not DONE: a header, then a line a batch
 _FILES = "files"  # in DONE: the SHA-256 of each file that it vouches for
 _VOUCHED = (CONFIG, PREDICTIONS, METRICS, SCORES, COLLAPSE, "metrics.csv", "rewards-rank0.csv", "adapter/*/*")
 STOPPED = "stopped"  # in DONE: why the collapse watch ended the run early
@@ -44,12 +40,18 @@ STATES = ("running", "done", "failed", "cut", "preempted")  # of a line of ATTEM
 # In the environment: the run directory of this process, where whoever started it records its attempts.
 ATTEMPT_OF = "CHEXREASON_ATTEMPT_OF"
 # What a run writes besides its config, its times and its log.
-_RESULTS = (DONE, "checkpoints/*", "adapter/*", "metrics/*", "samples.jsonl", "rewards-*", PARTIAL, *_VOUCHED[1:])
+_RESULTS = (
+    DONE,
+    "checkpoints/*",
+    "adapter/*",
+    "metrics/*",
+    "samples.jsonl",
+    "rewards-*",
+    "*.partial.jsonl",
+    *_VOUCHED[1:],
+)
 _ANEW = "begin it anew with restart=true, which sets aside what is there"
 _WAYS_OUT = f"Choose another name=, or {_ANEW}"
-
-# What a launcher sets in the environment: 0 in all of them, or unset, marks the first process of a run.
-_RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
 
 
 class RunError(RuntimeError):
@@ -64,8 +66,7 @@ def is_done(run_dir: str | Path) -> bool:
 def mark_done(run_dir: str | Path, result: Mapping[str, object]) -> None:
     """Write the DONE marker with the run's result and the hashes of its files, atomically, as its last act."""
     folder = Path(run_dir)
-    files = [path for pattern in _VOUCHED for path in sorted(folder.glob(pattern))]
-    hashes = {str(path.relative_to(folder)): file_sha256(path) for path in files}
+    hashes = {str(p.relative_to(folder)): file_sha256(p) for name in _VOUCHED for p in sorted(folder.glob(name))}
     write_sealed(folder / DONE, {**result, _FILES: hashes})
 
 
@@ -93,26 +94,14 @@ def read_stage(run_dir: str | Path) -> dict[str, Any]:
         return {}
 
 
-def check_checkpoint(path: Path) -> None:
-    """Refuse (RunError) a damaged checkpoint: torch reads one whose tensors have changed without a word."""
-    try:
-        with ZipFile(path) as parts:
-            damaged = parts.testzip()
-    except (BadZipFile, OSError, ValueError, NotImplementedError) as fault:
-        damaged = str(fault)
-    if damaged:
-        raise RunError(f"{path} is damaged ({damaged}). {_WAYS_OUT}")
-
-
 def holds_run(run_dir: str | Path) -> bool:
-    """True where a directory keeps a result: another config is then refused in it."""
+    """True where a directory keeps a checkpoint, a whole batch or DONE: another config is then refused in it."""
     folder = Path(run_dir)
-    return is_done(folder) or (folder / CHECKPOINT).is_file() or any(map(_has_batch, folder.glob(PARTIAL)))
-
-
-def _has_batch(partial: Path) -> bool:
-    with partial.open("rb") as lines:
-        return lines.readline() != b"" and lines.readline().endswith(b"\n")
+    return (
+        is_done(folder)
+        or (folder / CHECKPOINT).is_file()
+        or any(holds_batch(folder / name) for name in (PREDICTIONS, SCORES))
+    )
 
 
 def attempts(run_dir: str | Path) -> list[dict[str, Any]]:
@@ -166,11 +155,6 @@ def digest(cfg: DictConfig) -> str:
     return hashlib.sha256(json.dumps(computed, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def is_first_rank() -> bool:
-    """True in the one process of a run that writes its directory; known before there is a trainer to ask."""
-    return all(os.environ.get(name, "0") == "0" for name in _RANKS)
-
-
 @contextmanager
 def open_run(run_dir: str | Path, cfg: DictConfig) -> Iterator[Path]:
     """Hold a run directory: lock it, check that its config is this one, record the attempt, time the stage.
@@ -184,7 +168,8 @@ def open_run(run_dir: str | Path, cfg: DictConfig) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     if not is_first_rank():
         _check_config(folder, cfg)
-        yield folder
+        with on_leave(await_first_rank):
+            yield folder
         return
     refusal = RunError(f"{folder} is in use by another run: wait for it, or choose another name=")
     with locked(folder / LOCK, refusal):
@@ -199,13 +184,23 @@ def open_run(run_dir: str | Path, cfg: DictConfig) -> Iterator[Path]:
         start = time.monotonic()
         earlier = read_stage(folder).get("seconds", 0.0)
         recorded = is_done(folder) or os.environ.get(ATTEMPT_OF) == str(folder.resolve())
-        try:
-            with nullcontext() if recorded else _attempt(folder, digest(cfg)):
-                yield folder
-        finally:
+
+        def time_stage() -> None:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             seconds = earlier + time.monotonic() - start
             write_sealed(folder / STAGE, {"name": folder.name, "seconds": seconds, "peak_rss_bytes": peak})
+
+        def preempted(name: str) -> None:
+            if not recorded:
+                seconds = time.monotonic() - start
+                record_attempt(folder, digest(cfg), "preempted", seconds=seconds, status=PREEMPTED, error=name)
+            time_stage()
+
+        try:
+            with nullcontext() if recorded else _attempt(folder, digest(cfg)), on_leave(preempted):
+                yield folder
+        finally:
+            time_stage()
 
 
 def restarts(cfg: DictConfig) -> bool:
@@ -284,11 +279,9 @@ def as_begun(folder: Path, cfg: DictConfig) -> list[str]:
     """Give ``cfg`` the old meaning of the keys that are newer than the run in ``folder``; returns these keys."""
     if not holds_run(folder) or restarts(cfg):
         return []
-    try:
-        before = flat(stored_config(folder))
-    except RunError:
-        return []  # the comparison says it
-    newer = [key for key in ADDED if key not in before]
+    newer: list[str] = []
+    with suppress(RunError):  # the comparison says it
+        newer = [key for key in ADDED if key not in flat(stored_config(folder))]
     for key in newer:
         if (value := OmegaConf.select(cfg, key)) is not None and value != ADDED[key]:
             log.warning("%s was begun before %s existed: it goes on as begun, with %s", folder, key, ADDED[key])

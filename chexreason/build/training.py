@@ -12,6 +12,7 @@ import lightning as L
 from hydra.utils import get_object
 from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from omegaconf import DictConfig, OmegaConf
 
 from chexreason.build.data import build_samples, check_training, load_studies, make, training_prevalence
@@ -23,7 +24,8 @@ from chexreason.model.adapters import attach_lora
 from chexreason.model.policy import Policy
 from chexreason.prompts import Prompt
 from chexreason.rewards.base import Reward
-from chexreason.runs import CHECKPOINT, COLLAPSE, is_first_rank
+from chexreason.runs import CHECKPOINT, COLLAPSE
+from chexreason.signals import is_first_rank
 from chexreason.traces.answer_faults import check_answers
 from chexreason.training.callbacks.adapter_export import AdapterExport
 from chexreason.training.callbacks.checkpoint import ResumePoint
@@ -144,9 +146,17 @@ def build_trainer(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], la
         enable_progress_bar=cfg.callbacks.progress,
         callbacks=_callbacks(cfg, run_dir, card, label_set),
         logger=_loggers(cfg, run_dir),
-        default_root_dir=str(run_dir),
+        default_root_dir=str((run_dir / CHECKPOINT).parent),  # Lightning prefers an hpc_ckpt_* that it finds there
+        plugins=_plugins(),
         _convert_="object",
     )
+
+
+def _plugins() -> list[SLURMEnvironment]:
+    """SLURM's ranks, where Lightning would find them, without its requeue: that saves in the middle of a step."""
+    if TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():
+        return []
+    return [SLURMEnvironment(auto_requeue=False)]
 
 
 def max_steps(cfg: DictConfig) -> int:

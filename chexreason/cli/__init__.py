@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import logging
+import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,27 @@ from omegaconf import DictConfig
 
 from chexreason.confdir import command_help, confdir
 from chexreason.errors import friendly, unknown_choices
+from chexreason.runs import ATTEMPT_OF
+from chexreason.signals import Stopped, is_first_rank, on_leave, requeue, watched
+
+# What libraries say on every start and nobody can act on, and why; real warnings stay.
+_NO_NEWS = (
+    r".*isinstance\(treespec, LeafSpec\).*",  # Lightning against a newer torch
+    r".*is_gradient_checkpointing.*",  # PEFT against a newer transformers
+    r".*You have overridden `transfer_batch_to_device`.*",  # on purpose: batches are dataclasses
+    r".*The checkpoint will contain the model state AFTER optimization.*",  # on purpose: it is where a run resumes
+    r".*using ModelCheckpoint with manual optimization.*",
+    r".*does not have many workers.*",  # the images are small; num_workers= is there
+    r".*Checkpoint directory .* exists and is not empty.*",  # on purpose: that is a resume
+    r".*`LightningDataModule` does not implement.*",
+    r".*your dataloader is not resumable.*",  # it is: the data module keeps the epoch and the place in it
+)
+
+
+def _ask_for_requeue(cfg: DictConfig, name: str) -> None:
+    """Have SLURM run the job again: asked once a job, by the first rank, and by a sweep for all of its cells."""
+    if cfg.get("requeue", True) and is_first_rank() and ATTEMPT_OF not in os.environ:
+        requeue()
 
 
 def command(*kinds: type[BaseException]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -20,7 +44,7 @@ def command(*kinds: type[BaseException]) -> Callable[[Callable[..., Any]], Calla
 
     Its errors of ``kinds``, and of wrong values, keys and files, are one line each. ``--help`` prints the command's
     config, where each setting is described. A choice that does not exist stops it before Hydra does, and the closest
-    one is named.
+    one is named. SIGTERM, SIGUSR1 and SIGUSR2 end it with status 75.
     """
 
     def decorate(body: Callable[..., Any]) -> Callable[..., Any]:
@@ -30,7 +54,13 @@ def command(*kinds: type[BaseException]) -> Callable[[Callable[..., Any]], Calla
         @functools.wraps(body)
         def configured(cfg: DictConfig) -> Any:
             with friendly(ValueError, KeyError, OSError, *kinds):
-                return body(cfg)
+                ask = functools.partial(_ask_for_requeue, cfg)
+                try:
+                    with watched(), on_leave(ask):  # a launcher's process begins here
+                        return body(cfg)
+                except Stopped as stopped:
+                    ask(str(stopped))
+                    raise
 
         @functools.wraps(body)
         def run() -> Any:
@@ -40,8 +70,21 @@ def command(*kinds: type[BaseException]) -> Callable[[Callable[..., Any]], Calla
             if faults := unknown_choices(sys.argv[1:]):
                 print("error: " + "\n       ".join(faults), file=sys.stderr)
                 raise SystemExit(1)
-            return configured()
+            with watched():
+                return configured()
 
         return run
 
     return decorate
+
+
+def quiet() -> None:
+    """Hide start-up notices of Lightning and transformers; their weight-loading bar shows on a terminal only."""
+    import transformers
+
+    for message in _NO_NEWS:
+        warnings.filterwarnings("ignore", message=f"(?is){message}")
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from chexreason.cli import command
+from chexreason.cli import command, quiet
 
 
 @command(ModuleNotFoundError)
@@ -12,7 +12,6 @@ def main(cfg: DictConfig) -> None:
     """Print the plan; with ``settings=true`` check the settings, with ``measure=true`` run the worst batch as well."""
     from chexreason.cli.checks import check_data, measure_run, plan  # torch: not for --help
     from chexreason.preflight.memory import GIB
-    from chexreason.quiet import quiet
 
     quiet()
     planned = plan(cfg)

@@ -16,6 +16,7 @@ from rich.text import Text
 from chexreason.build.jobs import cells_of, jobs_of
 from chexreason.cli import command
 from chexreason.runs import RunError, is_done, read_done
+from chexreason.signals import Stopped
 from chexreason.sweep.cells import PREPARE
 from chexreason.sweep.launch import Job, failures, last_error, launch, only_sweep, seconds_of, states_of
 from chexreason.sweep.old_ledger import convert_ledger
@@ -55,11 +56,15 @@ def show_end(jobs: Sequence[Job], states: dict[str, str]) -> int:
     bad = [job for job in jobs if states[job.name] != "done"]
     failed = [job for job in bad if states[job.name] == "failed"]
     for job in bad:
-        if job in failed:
-            line = f"FAILED {job.name}: {last_error(job)}\n    log: {job.log}\n    command: {shlex.join(job.command)}"
-        else:
-            line = f"BLOCKED {job.name}: needs {', '.join(n for n in job.needs if states[n] in ('failed', 'blocked'))}"
-        console.print(Text(line, style=_COLOURS[states[job.name]]))
+        lacking = ", ".join(need for need in job.needs if states[need] != "done")
+        command = shlex.join(job.command)
+        line = {
+            "failed": f"FAILED {job.name}: {last_error(job)}\n    log: {job.log}\n    command: {command}",
+            "cut": f"PREEMPTED {job.name}: the same command continues it",
+            "blocked": f"BLOCKED {job.name}: needs {lacking}",
+            "waiting": f"WAITING {job.name}: needs {lacking}",
+        }[states[job.name]]
+        console.print(Text(line, style=_COLOURS.get(states[job.name], "")))
     if failed:
         again = max(failures(job) for job in failed) + 1
         console.print(
@@ -80,7 +85,10 @@ def damages(jobs: Sequence[Job]) -> Iterator[str]:
 
 
 def sweep(cfg: DictConfig) -> int:
-    """Run or plan the sweep ``cfg`` describes; returns how many of its cells are not done."""
+    """Run or plan the sweep ``cfg`` describes; returns how many of its cells are not done.
+
+    Raises Stopped where nothing failed and a cell was preempted alone: the same command continues.
+    """
     study = Path(cfg.paths.out) / cfg.name
     try:
         convert_ledger(study)
@@ -99,12 +107,15 @@ def sweep(cfg: DictConfig) -> int:
         raise RunError("\n".join(damaged))
     with only_sweep(study):
         states = launch(jobs, slots=cfg.jobs, limit=cfg.attempts, say=log.info)
-        return show_end(jobs, states)
+        left = show_end(jobs, states)
+    if {*states.values()} & {"failed", "blocked"} or not left:
+        return left
+    raise Stopped("a preempted cell")
 
 
 @command(RunError)
 def main(cfg: DictConfig) -> None:
-    """Run the sweep; exit status 1 when a cell failed or is blocked."""
+    """Run the sweep; exit status 1 when a cell failed or is blocked, 75 when the same command continues it."""
     if sweep(cfg):
         raise SystemExit(1)
 

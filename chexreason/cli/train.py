@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +16,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 
-from chexreason import runs
-from chexreason.cli import command
+from chexreason import runs, signals
+from chexreason.cli import command, quiet
 from chexreason.files import finite
 
 if TYPE_CHECKING:
@@ -39,10 +41,10 @@ def train(cfg: DictConfig) -> tuple[dict[str, float | None], dict[str, Any]]:
     from chexreason.build.training import build_data, build_module, build_trainer
     from chexreason.cli.checks import before_training
     from chexreason.model.adapters import answer_tokens
-    from chexreason.quiet import quiet
+    from chexreason.training.callbacks.checkpoint import check_checkpoint
     from chexreason.training.callbacks.run_files import merge_attempts
 
-    run_dir, first = Path(cfg.run_dir), runs.is_first_rank()
+    run_dir, first = Path(cfg.run_dir), signals.is_first_rank()
     if not first:
         logging.getLogger().setLevel(logging.WARNING)
     with runs.open_run(run_dir, cfg):
@@ -64,9 +66,9 @@ def train(cfg: DictConfig) -> tuple[dict[str, float | None], dict[str, Any]]:
             before_training(cfg, data.train_samples, policy, label_set)
         checkpoint = run_dir / runs.CHECKPOINT
         if checkpoint.is_file():
-            runs.check_checkpoint(checkpoint)
+            check_checkpoint(checkpoint)
             log.info("resuming from %s", checkpoint)
-        with launching():
+        with launching(), signals.on_leave(partial(_stop_ranks, trainer)):
             _fit(trainer, module, data, checkpoint)
         metrics = finite({k: float(v) for k, v in trainer.callback_metrics.items()})
         if first:
@@ -84,6 +86,13 @@ def _stopped(trainer: L.Trainer) -> dict[str, str]:
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     reasons = [callback.stopped for callback in callbacks if isinstance(callback, CollapseWatch) and callback.stopped]
     return {runs.STOPPED: reasons[0]} if reasons else {}
+
+
+def _stop_ranks(trainer: L.Trainer, name: str) -> None:
+    """Keep the state after the last whole step; then pass the signal on to the ranks that Lightning started here."""
+    trainer.checkpoint_callback.write_ready(name)  # type: ignore[union-attr]
+    if trainer.strategy.launcher is not None:
+        trainer.strategy.launcher.kill(signal.SIGTERM)
 
 
 def _fit(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, checkpoint: Path) -> None:

@@ -117,8 +117,7 @@ class EpochOrder(Sampler[tuple[int, float]]):
 
     ``lengths`` [n] are answer lengths in tokens (zeros where unused) and ``window`` is the number of samples a rank
     contributes to one optimiser update; within an update, samples of like length share a batch. Ranks get equal shares
-    (the order is cut to a multiple), so no rank waits for another. ``skip`` samples are left out of the next pass only:
-    how a run resumes within an epoch.
+    (the order is cut to a multiple), so no rank waits for another. ``resume_at`` sets where a resumed run goes on.
     """
 
     def __init__(self, lengths: Sequence[int], *, window: int, seed: int, rank: int = 0, world: int = 1) -> None:
@@ -126,12 +125,16 @@ class EpochOrder(Sampler[tuple[int, float]]):
             raise ValueError(f"{len(lengths)} training samples cannot be shared by {world} ranks")
         self.lengths = torch.as_tensor(lengths, dtype=torch.float64)
         self.window, self.seed, self.rank, self.world = window, seed, rank, world
-        self.epoch = 0
-        self.skip = 0
+        self.epoch = self._skip = 0
+        self._resumed: int | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
+        """Called by Lightning before each epoch; but on a resume only after workers have begun to read ahead."""
         self.epoch = epoch
+
+    def resume_at(self, epoch: int | None, skip: int) -> None:
+        """Leave out the first ``skip`` samples of ``epoch``; None is the epoch that is set when the first is drawn."""
+        self.epoch, self._resumed, self._skip = epoch or 0, epoch, skip
 
     def __len__(self) -> int:
         return len(self.lengths) // self.world
@@ -140,8 +143,9 @@ class EpochOrder(Sampler[tuple[int, float]]):
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(len(self.lengths), generator=generator)[: len(self) * self.world]
         order = length_grouped(order, self.lengths, self.window * self.world)
-        start, self.skip = self.skip, 0
-        for position in range(start, len(self)):
+        if self._resumed is None:
+            self._resumed = self.epoch
+        for position in range(self._skip if self.epoch == self._resumed else 0, len(self)):
             first = position // self.window * self.window * self.world
             update = order[first : first + self.window * self.world]
             tokens = float(self.lengths[update].sum()) / self.world

@@ -165,7 +165,6 @@ class GRPOModule(PolicyModule):
         return nullcontext() if last or not isinstance(strategy, DDPStrategy) else strategy.block_backward_sync()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
         if isinstance(self.spec.reward, Stateful):
             checkpoint["reward"] = self.spec.reward.state_dict()
 

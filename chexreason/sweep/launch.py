@@ -17,8 +17,9 @@ from typing import Any
 
 from chexreason.owners import locked
 from chexreason.runs import ATTEMPT_OF, ATTEMPTS, RunError, attempts, record_attempt
+from chexreason.signals import PREEMPTED, Stopped, raised
 
-_PATIENCE = 15.0  # seconds a process has to end after Ctrl-C before it is killed; its run resumes either way
+_PATIENCE = 15.0  # seconds a process has to end after a signal before it is killed; its run resumes either way
 _PR_SET_PDEATHSIG = 1
 
 
@@ -102,34 +103,44 @@ def seconds_of(study: Path) -> dict[str, float]:
 def launch(jobs: Sequence[Job], *, slots: int, limit: int, say: Callable[[str], None]) -> dict[str, str]:
     """Run what is not done, ``slots`` at a time, ``limit`` failures each; returns "done", "failed" or "blocked" by job.
 
-    ``say`` is called with a line about each start and end. On Ctrl-C the running processes are asked to stop and are
-    waited for, and KeyboardInterrupt passes on. Raises ValueError when ``slots`` is below 1.
+    A job that a signal ended with status PREEMPTED is "cut" and runs again in the next sweep; what needs it is
+    "waiting". ``say`` is called with a line about each start and end. On Ctrl-C or a signal the running processes get
+    it and are waited for, and KeyboardInterrupt or Stopped passes on. Raises ValueError when ``slots`` is below 1.
     """
     if slots < 1:
         raise ValueError(f"jobs={slots}: one process at a time is the least")
     if limit < 1:
         raise ValueError(f"attempts={limit}: one attempt at a cell is the least")
-    ended: set[str] = set()
     running: dict[str, _Process] = {}
-    try:
-        while True:
-            states = states_of(jobs, limit, ended)
-            for job in jobs:
-                ready = states[job.name] in ("waiting", "cut") and all(states[need] == "done" for need in job.needs)
-                if ready and job.name not in running and len(running) < slots:
-                    say(f"{job.name}: {'resumed' if states[job.name] == 'cut' else 'started'}")
-                    running[job.name] = _Process(job, max(1, (os.cpu_count() or 1) // slots))
-            if not running:
-                return states
-            while not (over := [name for name, process in running.items() if process.popen.poll() is not None]):
-                time.sleep(0.05)
-            for name in over:
-                done, said = running.pop(name).end(limit)
-                say(said)
-                ended |= {name} if done else set()
-    except KeyboardInterrupt:
-        _stop(list(running.values()), say)
-        raise
+    with raised():
+        try:
+            return _run_all(jobs, running, slots, limit, say)
+        except KeyboardInterrupt:
+            _stop(list(running.values()), say, signal.SIGINT, "cut")
+            raise
+        except Stopped as stopped:
+            _stop(list(running.values()), say, signal.Signals[str(stopped)], "preempted")
+            raise
+
+
+def _run_all(
+    jobs: Sequence[Job], running: dict[str, _Process], slots: int, limit: int, say: Callable[[str], None]
+) -> dict[str, str]:
+    ended: dict[str, str] = {}
+    while True:
+        states = states_of(jobs, limit, [name for name, state in ended.items() if state == "done"])
+        for job in jobs:
+            ready = states[job.name] in ("waiting", "cut") and all(states[need] == "done" for need in job.needs)
+            if ready and ended.get(job.name) != "preempted" and job.name not in running and len(running) < slots:
+                say(f"{job.name}: {'resumed' if states[job.name] == 'cut' else 'started'}")
+                running[job.name] = _Process(job, max(1, (os.cpu_count() or 1) // slots))
+        if not running:
+            return states
+        while not (over := [name for name, process in running.items() if process.popen.poll() is not None]):
+            time.sleep(0.05)
+        for name in over:
+            ended[name], said = running.pop(name).end(limit)
+            say(said)
 
 
 class _Process:
@@ -158,25 +169,28 @@ class _Process:
             facts |= {"pid": self.popen.pid, "seconds": time.monotonic() - self.start, **how}
         record_attempt(job.run_dir, job.digest, state, cell=job.name, kind=job.kind, log=str(job.log), **facts)
 
-    def end(self, limit: int) -> tuple[bool, str]:
-        """Record how the process ended; returns whether it ended well, and a line that says how."""
+    def end(self, limit: int) -> tuple[str, str]:
+        """Record how the process ended; returns its state and a line that says how."""
         job, status = self.job, self.popen.returncode
         if status == 0 and job.proof.exists():
             self.record("done")
-            return True, f"{job.name}: done in {time.monotonic() - self.start:.0f} s"
+            return "done", f"{job.name}: done in {time.monotonic() - self.start:.0f} s"
+        if status == PREEMPTED:
+            self.record("preempted")
+            return "preempted", f"{job.name}: preempted; the next start of the sweep continues it"
         error = _reason(job, status)
         self.record("failed", error=error)
-        return False, f"{job.name}: failed{', tried again' if failures(job) < limit else ''}: {error}"
+        return "failed", f"{job.name}: failed{', tried again' if failures(job) < limit else ''}: {error}"
 
     def signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.popen.pid, number)
 
 
-def _stop(running: Sequence[_Process], say: Callable[[str], None]) -> None:
+def _stop(running: Sequence[_Process], say: Callable[[str], None], number: int, state: str) -> None:
     for process in running:
         say(f"{process.job.name}: stopping")
-        process.signal(signal.SIGINT)
+        process.signal(number)
     deadline = time.monotonic() + _PATIENCE
     for process in running:
         try:
@@ -184,7 +198,7 @@ def _stop(running: Sequence[_Process], say: Callable[[str], None]) -> None:
         except subprocess.TimeoutExpired:
             process.signal(signal.SIGKILL)
             process.popen.wait()
-        process.record("cut")
+        process.record(state)
 
 
 def _die_with_parent() -> None:

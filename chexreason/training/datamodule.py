@@ -53,7 +53,8 @@ class StudyData(L.LightningDataModule):
         self._collate = collate
         self.batch_size, self.eval_batch_size, self.accumulate = batch_size, eval_batch_size, accumulate
         self.num_workers, self.seed, self.drop_last = num_workers, seed, drop_last
-        self._resume_batches = 0
+        self._order: EpochOrder | None = None
+        self._resume: tuple[int | None, int] = 0, 0  # epoch, and batches of it that are behind us
 
     @property
     def train_samples(self) -> list[Sample]:
@@ -70,7 +71,9 @@ class StudyData(L.LightningDataModule):
         order = EpochOrder(
             self.answer_lengths, window=self.batch_size * self.accumulate, seed=self.seed, rank=rank, world=world
         )
-        order.skip, self._resume_batches = self._resume_batches * self.batch_size, 0
+        epoch, batches = self._resume
+        order.resume_at(epoch, batches * self.batch_size)
+        self._order = order
         return self._loader(self._train, self.batch_size, sampler=order, drop_last=self.drop_last)
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
@@ -81,18 +84,25 @@ class StudyData(L.LightningDataModule):
         return [self._loader(share, self.eval_batch_size) for share in shares.values()]
 
     def state_dict(self) -> dict[str, Any]:
-        """Batches of the current epoch that are behind us, and how many ranks share the samples."""
+        """The current epoch, its batches that are behind us, and how many ranks share the samples."""
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
-        return {"batches_done": int(done), "ranks": self._rank()[1]}
+        epoch = self._order.epoch if self._order else 0
+        return {"epoch": epoch, "batches_done": int(done), "ranks": self._rank()[1]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue after ``batches_done`` batches of the epoch (0 when it ended exactly there)."""
+        """Continue after ``batches_done`` batches of the epoch, or with the next one when it ended exactly there.
+
+        An earlier version kept no epoch. Lightning knows it when the first sample is drawn, but workers draw sooner.
+        """
         before, now = int(state_dict["ranks"]), self._rank()[1]
         if before != now:
             raise ValueError(f"the checkpoint is of {before} ranks, this run has {now}: set trainer.devices as it was")
         share = len(self._train) // now
         per_epoch = share // self.batch_size if self.drop_last else -(-share // self.batch_size)
-        self._resume_batches = int(state_dict["batches_done"]) % max(1, per_epoch)
+        more, batches = divmod(int(state_dict["batches_done"]), max(1, per_epoch))
+        self._resume = (int(state_dict["epoch"]) + more, batches) if "epoch" in state_dict else (None, batches)
+        if "epoch" not in state_dict:
+            self.num_workers = 0
 
     def _rank(self) -> tuple[int, int]:
         """This process's rank and the number of ranks."""

@@ -97,9 +97,9 @@ class PolicyModule(L.LightningModule):
         """Greedy predictions of a batch; the label-F1 callback scores them."""
         return predict_batch(self.policy, batch, self.answer_format, self.max_new_tokens)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        names = self.trainable()
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in names}
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The weights under training: a quantised base model would be packed anew at every step."""
+        return {name: p.detach() for name, p in self.trainable().items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         differ = set(checkpoint["state_dict"]) ^ set(self.trainable())

@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A room may import rooms of its own level and below.
 LEVELS = (
-    {"types", "files", "owners", "errors", "progress", "confdir", "quiet", "renames"},
+    {"types", "files", "owners", "errors", "progress", "confdir", "signals", "renames"},
     {"labels", "parsing", "prompts"},
     {"data", "phantom", "traces", "statistics"},
     {"rewards", "model", "audit", "review"},

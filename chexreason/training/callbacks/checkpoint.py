@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import os
+import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Checkpoint
+from torch import Tensor
+
+from chexreason.files import whole
 
 
 class ResumePoint(Checkpoint):
     """Replaces ``path`` by the state of the run, every ``every`` optimiser steps or as soon as possible after them.
+
+    The first rank keeps a copy of the state after each step that a checkpoint may follow. ``write_ready`` writes the
+    last one when the run is told to end in the middle of a step. The copies take turns in two sets of buffers, so one
+    is whole at any moment; they hold what a checkpoint holds, on the CPU.
 
     A checkpoint is written only after an optimiser step has finished, and its validation too where one follows. Early
     stopping and the choice of the best adapter belong to that validation, and a resumed run does not repeat it. The
@@ -20,7 +30,8 @@ class ResumePoint(Checkpoint):
     it resumes from the checkpoint before and repeats its last steps.
 
     A kill loses the steps since the last checkpoint, and the same command repeats them. Lightning logs a batch only
-    after its callbacks. Its figures are therefore kept in the checkpoint, and a resumed run logs them first.
+    after its callbacks. Its figures are therefore kept in the checkpoint, and a resumed run logs them first. The last
+    value of every metric is kept too: a resumed run may end without another validation.
     """
 
     def __init__(self, path: str | Path, every: int) -> None:
@@ -28,9 +39,14 @@ class ResumePoint(Checkpoint):
             raise ValueError(f"callbacks.checkpoint_every={every}: use 1 or more optimiser steps")
         self.path, self.every, self._saved = Path(path), every, 0
         self._unlogged: dict[str, float] = {}
+        self._metrics: dict[str, float] = {}
+        self._ready: dict[str, Any] | None = None
+        self._spare: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved = trainer.global_step
+        known = {name: torch.tensor(value, dtype=torch.float64) for name, value in self._metrics.items()}
+        trainer.callback_metrics.update(known)
         for logger in trainer.loggers if self._unlogged else ():
             logger.log_metrics(dict(self._unlogged), step=trainer.fit_loop.epoch_loop._batches_that_stepped)
 
@@ -50,20 +66,64 @@ class ResumePoint(Checkpoint):
             self._save(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"unlogged": self._unlogged}
+        return {"unlogged": self._unlogged, "metrics": self._metrics}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._unlogged = state_dict["unlogged"]
+        self._unlogged, self._metrics = state_dict["unlogged"], state_dict.get("metrics", {})
+
+    def write_ready(self, signal: str) -> None:
+        """Write the state after the last whole step of this process, if there was one."""
+        if self._ready is not None:
+            self._write(self._ready)
 
     def _save(self, trainer: L.Trainer, unlogged: dict[str, float] | None = None) -> None:
-        if trainer.global_step - self._saved < self.every or _over(trainer):
+        if _over(trainer):
             return
+        self._metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self._unlogged = unlogged or {}
-        unfinished = self.path.with_name(f".{self.path.name}.unfinished")
-        trainer.save_checkpoint(unfinished, weights_only=False)
-        if trainer.is_global_zero:
-            os.replace(unfinished, self.path)  # a kill leaves the old file or the new one
-        self._saved = trainer.global_step
+        if not trainer.is_global_zero:
+            return
+        state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        state = _copied(state, self._spare)
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.synchronize()  # the copies are under way
+        self._ready, self._spare = state, self._ready
+        if trainer.global_step - self._saved >= self.every:
+            self._write(state)
+            self._saved = trainer.global_step
+
+    def _write(self, state: dict[str, Any]) -> None:
+        with whole(self.path) as unfinished:  # a kill leaves the old file or the new one
+            torch.save(state, unfinished)
+
+
+def check_checkpoint(path: Path) -> None:
+    """Refuse (ValueError) a damaged checkpoint: torch reads one whose tensors have changed without a word."""
+    try:
+        with ZipFile(path) as parts:
+            damaged = parts.testzip()
+    except (BadZipFile, OSError, ValueError, NotImplementedError) as fault:
+        damaged = str(fault)
+    if damaged:
+        raise ValueError(
+            f"{path} is damaged ({damaged}). Choose another name=, or begin the run anew with restart=true, which sets "
+            "aside what is there"
+        )
+
+
+def _copied(node: Any, into: Any) -> Any:
+    """``node`` with every tensor copied to the CPU, into the buffer at the same place of ``into`` where it fits."""
+    if isinstance(node, Tensor):
+        fits = isinstance(into, Tensor) and (into.shape, into.dtype) == (node.shape, node.dtype)
+        buffer = into if fits else torch.empty_like(node, device="cpu", pin_memory=node.is_cuda)
+        return buffer.copy_(node, non_blocking=node.is_cuda)
+    if isinstance(node, Mapping):
+        known = into if isinstance(into, dict) else {}
+        return {key: _copied(value, known.get(key)) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        places = into if isinstance(into, list) and len(into) == len(node) else [None] * len(node)
+        return type(node)(_copied(value, place) for value, place in zip(node, places, strict=True))
+    return copy.deepcopy(node)
 
 
 def _closes_epoch(trainer: L.Trainer) -> bool:

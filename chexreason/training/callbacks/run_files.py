@@ -5,16 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pandas as pd
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from chexreason.data.batches import Batch
-from chexreason.files import sound_lines, write_text
+from chexreason.files import sound_lines, write_bytes, write_text
 from chexreason.types import Prediction
 
 _COLUMNS = ("step", "study_id", "patient_id", "reward")
@@ -24,7 +27,24 @@ def csv_logger(run_dir: Path) -> Logger:
     """A new ``metrics/version_<k>/metrics.csv``: one file an attempt, because the logger empties a folder in use."""
     attempts = run_dir / "metrics"
     taken = [int(path.name.removeprefix("version_")) for path in attempts.glob("version_*")]
-    return CSVLogger(str(run_dir), name="metrics", version=max(taken, default=-1) + 1)
+    logger = CSVLogger(str(run_dir), name="metrics", version=max(taken, default=-1) + 1)
+    if rank_zero_only.rank == 0:
+        logger._experiment = _WholeWriter(logger.log_dir)
+    return logger
+
+
+class _WholeWriter(ExperimentWriter):
+    """Lightning's writer, which empties the file when a new column comes, and loses all rows to a kill then."""
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        path = Path(self.metrics_file_path)
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, fieldnames)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(path, text.getvalue())
 
 
 def merge_attempts(folder: Path, out: Path) -> pd.DataFrame:
@@ -43,6 +63,7 @@ def merge_attempts(folder: Path, out: Path) -> pd.DataFrame:
     merged = attempts[0] if attempts else pd.DataFrame(columns=["step"])
     for later in attempts[1:]:
         merged = pd.concat([merged[merged["step"] < later["step"].min()], later], ignore_index=True)
+    merged = merged[sorted(merged.columns)]
     write_text(out, merged.to_csv(index=False))
     return merged
 
@@ -88,11 +109,21 @@ class RewardLog(L.Callback):
 class SampleLog(L.Callback):
     """Appends the first ``n`` answers of each validation set to ``path`` (JSON lines with step, study, text, labels).
 
-    Local only, of every set; which answers a dashboard may show is the rule of ``wandb_run``.
+    Local only, of every set; which answers a dashboard may show is the rule of ``wandb_run``. A resumed run repeats the
+    validations after its checkpoint, so their lines are taken out first: each is there once.
     """
 
     def __init__(self, path: str, n: int = 2) -> None:
         self.path, self.n = Path(path), n
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero and trainer.ckpt_path is None:
+            self.path.unlink(missing_ok=True)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero and self.path.is_file():
+            lines = self.path.read_bytes().splitlines(keepends=True)
+            write_bytes(self.path, b"".join(line for line in lines if _step(line) <= trainer.global_step))
 
     def on_validation_batch_end(
         self,
@@ -111,3 +142,11 @@ class SampleLog(L.Callback):
                 row = {"step": trainer.global_step, "dataset": p.dataset, "study_id": p.study_id, "text": p.text}
                 row |= {"predicted": p.predicted, "truth": p.truth, "broken": p.broken}
                 lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _step(line: bytes) -> float:
+    """The step of a line of samples; infinite where a kill cut it short."""
+    try:
+        return float(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
+    except (ValueError, TypeError, KeyError):
+        return math.inf

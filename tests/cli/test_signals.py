@@ -1,0 +1,166 @@
+"""The waiting thread: whatever the main thread does or holds, a signal ends the process with status 75."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+TERM, USR1, USR2 = signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2
+HEAD = """
+import ctypes, logging, multiprocessing, os, signal, subprocess, sys, threading, time
+from chexreason import signals
+def act(name):
+    time.sleep(0.3)
+    signals.say(f"kept at {name}")
+def ready():
+    os.write(1, b"ready\\n")
+def busy():
+    end = time.monotonic() + 60
+    while time.monotonic() < end: pass
+def fail(name):
+    raise OSError("the disk is full")
+"""
+WAYS = {
+    "python": "busy()",
+    "a foreign function": "ctypes.CDLL(None).pause(); ctypes.CDLL(None).sleep(60); ctypes.CDLL(None).sleep(60)",
+    "a lock of the log": "log = logging.StreamHandler(); log.acquire(); logging.getLogger().addHandler(log); busy()",
+    "an exception that unwinds": "os.kill(os.getpid(), signal.SIGTERM); raise ValueError",
+    "a handler in front": "signal.signal(signal.SIGTERM, lambda *args: sys.exit(3)); busy()",
+    "another wake-up pipe": "signal.set_wakeup_fd(-1); busy()",
+    "a loader worker": "multiprocessing.get_context('fork').Process(target=busy, daemon=True).start(); busy()",
+}
+
+
+def script(tmp_path: Path, body: str, **environment: str) -> subprocess.Popen:
+    code = HEAD + f"with signals.watched(), signals.on_leave(act):\n    ready()\n{textwrap.indent(body, '    ')}\n"
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+        start_new_session=True,
+    )
+
+
+def ended(process: subprocess.Popen, *numbers: signal.Signals) -> tuple[int, str]:
+    process.stdout.readline()
+    time.sleep(0.2)
+    for number in numbers:
+        process.send_signal(number)
+        time.sleep(0.05)
+    _, said = process.communicate(timeout=20)
+    return process.returncode, said
+
+
+@pytest.mark.parametrize("number", [TERM, USR1, USR2])
+def test_each_signal_keeps_what_is_ready(tmp_path, number):
+    status, said = ended(script(tmp_path, WAYS["a foreign function"]), number)
+    assert (status, said) == (75, f"kept at {number.name}\n{number.name}: stopped; the same command continues\n")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_whatever_the_main_thread_does_a_second_signal_changes_nothing(tmp_path, way):
+    process = script(tmp_path, WAYS[way])
+    status, said = ended(process, TERM, USR1, signal.SIGINT, TERM)
+    assert status == 75
+    assert said.count("kept at SIGTERM") == said.count("kept") == 1
+    assert not running(process.pid)  # no worker is left behind
+
+
+def running(group: int) -> list[str]:
+    """The processes of a group that have not ended, after a moment for the system to end them."""
+    time.sleep(0.1)
+    found = subprocess.run(["ps", "-o", "stat=", "-g", str(group)], capture_output=True, text=True, check=False)
+    return [state for state in found.stdout.split() if not state.startswith("Z")]
+
+
+def test_one_act_that_fails_does_not_stop_the_others(tmp_path):
+    status, said = ended(script(tmp_path, "with signals.on_leave(fail):\n    busy()"), TERM)
+    assert (status, said.splitlines()[:2]) == (75, ["SIGTERM: OSError: the disk is full", "kept at SIGTERM"])
+
+
+def test_a_signal_to_a_forked_worker_is_its_own(tmp_path):
+    body = """
+        worker = multiprocessing.get_context("fork").Process(target=busy)
+        worker.start()
+        os.kill(worker.pid, signal.SIGUSR1)
+        time.sleep(0.3)
+        alive = worker.is_alive()
+        worker.terminate()
+        worker.join()
+        print(alive, worker.exitcode, flush=True)
+    """
+    out, said = script(tmp_path, textwrap.dedent(body)).communicate(timeout=20)
+    assert (out.splitlines()[1:], said) == (["True -15"], "")
+
+
+def test_outside_the_block_a_signal_means_what_it_did(tmp_path):
+    code = HEAD + "with signals.watched():\n    pass\nready(); busy()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert ended(process, TERM) == (-TERM, "")
+
+
+# The state of a job as `scontrol -o show job` says it, and whether it is requeued.
+JOBS = {
+    "running": ("JobState=RUNNING Reason=None Requeue=1 BatchFlag=1", {}, "7", "SLURM job 7 is requeued"),
+    "an array's task": (
+        "JobState=RUNNING Reason=None Requeue=1 BatchFlag=1",
+        {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"},
+        "7_3",
+        "SLURM job 7_3 is requeued",
+    ),
+    "out of time": ("JobState=COMPLETING Reason=TimeLimit Requeue=1 BatchFlag=1", {}, "7", "SLURM job 7 is requeued"),
+    "cancelled": ("JobState=CANCELLED Reason=None Requeue=1 BatchFlag=1", {}, None, "7 was cancelled (CANCELLED)"),
+    "being cancelled": ("JobState=COMPLETING Reason=None Requeue=1 BatchFlag=1", {}, None, "7 was cancelled"),
+    "not requeueable": ("JobState=RUNNING Reason=None Requeue=0 BatchFlag=1", {}, None, "set #SBATCH --requeue"),
+    "interactive": ("JobState=RUNNING Reason=None Requeue=1 BatchFlag=0", {}, None, ""),
+}
+
+
+def stub(tmp_path: Path, show: str, requeue: str = "true") -> dict[str, str]:
+    """The environment of a job whose scontrol says ``show`` and does ``requeue``."""
+    path = tmp_path / "bin" / "scontrol"
+    path.parent.mkdir()
+    path.write_text(f'#!/bin/sh\ncase "$*" in *show*) {show};; *) echo "$2" >> {tmp_path}/requeued; {requeue};; esac\n')
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return {"PATH": f"{path.parent}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+
+
+REQUEUE = "with signals.on_leave(lambda name: signals.requeue()):\n    busy()"
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_job_is_requeued_unless_it_was_cancelled(tmp_path, job):
+    facts, more, number, says = JOBS[job]
+    environment = stub(tmp_path, f"echo JobId=7 {facts} Command=/a=b") | more
+    status, said = ended(script(tmp_path, REQUEUE, **environment), TERM)
+    assert status == 75
+    assert says in said
+    requeued = tmp_path / "requeued"
+    assert (requeued.read_text().strip() if requeued.exists() else None) == number
+
+
+@pytest.mark.parametrize(
+    ("show", "requeue", "reason"),
+    [
+        ("sleep 60", "true", "timed out"),
+        ("echo slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1", "true", "Unable to contact"),
+        ("echo JobState=RUNNING", "echo Requested operation is presently disabled >&2; exit 1", "presently disabled"),
+    ],
+)
+def test_a_slurm_that_does_not_answer_or_refuses_is_named_with_the_way_out(tmp_path, show, requeue, reason):
+    start = time.monotonic()
+    status, said = ended(script(tmp_path, REQUEUE, **stub(tmp_path, show, requeue)), USR1)
+    assert (status, time.monotonic() - start < 20) == (75, True)
+    assert reason in said
+    assert "--signal=B:USR1@120" in said
+    assert "kept at SIGUSR1" in said
