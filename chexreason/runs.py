@@ -40,16 +40,8 @@ STATES = ("running", "done", "failed", "cut", "preempted")  # of a line of ATTEM
 # In the environment: the run directory of this process, where whoever started it records its attempts.
 ATTEMPT_OF = "CHEXREASON_ATTEMPT_OF"
 # What a run writes besides its config, its times and its log.
-_RESULTS = (
-    DONE,
-    "checkpoints/*",
-    "adapter/*",
-    "metrics/*",
-    "samples.jsonl",
-    "rewards-*",
-    "*.partial.jsonl",
-    *_VOUCHED[1:],
-)
+_RESULTS = (DONE, "checkpoints/*", "adapter/*", "metrics/*", "samples.jsonl", "rewards-*", "*.partial.jsonl")
+_RESULTS += _VOUCHED[1:]
 _ANEW = "begin it anew with restart=true, which sets aside what is there"
 _WAYS_OUT = f"Choose another name=, or {_ANEW}"
 
@@ -97,11 +89,8 @@ def read_stage(run_dir: str | Path) -> dict[str, Any]:
 def holds_run(run_dir: str | Path) -> bool:
     """True where a directory keeps a checkpoint, a whole batch or DONE: another config is then refused in it."""
     folder = Path(run_dir)
-    return (
-        is_done(folder)
-        or (folder / CHECKPOINT).is_file()
-        or any(holds_batch(folder / name) for name in (PREDICTIONS, SCORES))
-    )
+    batches = (holds_batch(folder / name) for name in (PREDICTIONS, SCORES))
+    return is_done(folder) or (folder / CHECKPOINT).is_file() or any(batches)
 
 
 def attempts(run_dir: str | Path) -> list[dict[str, Any]]:

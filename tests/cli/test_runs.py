@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from chexreason import runs
+from chexreason.statistics.partial import Partial
 from chexreason.training.callbacks.run_files import merge_attempts
 
 CFG = OmegaConf.create({"name": "x", "phase": {"lr": 0.1, "betas": [0.9, 0.95]}, "paths": {"out": "out"}})
@@ -51,7 +52,7 @@ def test_a_run_of_before_a_key_goes_on_as_it_was_begun_however_often(tmp_path, c
     """The same command composes 0.1 now; a run that was begun with 0 is another matter, and so is another setting."""
     old = OmegaConf.create({"phase": {"name": "sft", "lr": 0.1}})
     with runs.open_run(tmp_path / "old", old):
-        pass
+        keep(tmp_path / "old", runs.CHECKPOINT)
     for _ in range(3):
         cfg = OmegaConf.merge(old, {"phase": {"holdout": 0.1}})
         with runs.open_run(tmp_path / "old", cfg):
@@ -61,7 +62,7 @@ def test_a_run_of_before_a_key_goes_on_as_it_was_begun_however_often(tmp_path, c
     with pytest.raises(runs.RunError, match=r"another config: phase\.lr: 0\.1 -> 0\.2\."):
         runs.open_run(tmp_path / "old", OmegaConf.merge(cfg, {"phase": {"lr": 0.2, "holdout": 0.1}})).__enter__()
     with runs.open_run(tmp_path / "new", OmegaConf.merge(old, {"phase": {"holdout": 0}})):
-        pass
+        keep(tmp_path / "new", runs.CHECKPOINT)
     with pytest.raises(runs.RunError, match=r"another config: phase\.holdout: 0 -> 0\.1"):
         runs.open_run(tmp_path / "new", OmegaConf.merge(old, {"phase": {"holdout": 0.1}})).__enter__()
 
@@ -104,7 +105,10 @@ def begin(run_dir: Path, **changes: object) -> None:
 def keep(run_dir: Path, what: str) -> None:
     path = run_dir / what
     path.parent.mkdir(exist_ok=True)
-    path.write_text('{"header": 1}\n[1]\n' if "partial" in what else "{}")
+    if "partial" in what:
+        Partial(run_dir / what.replace(".partial", ""), {"config": "1"}).batch(lambda: [{"study_id": "s"}])
+    else:
+        path.write_text("{}")
 
 
 @pytest.mark.parametrize("first", [runs.CHECKPOINT, runs.DONE, "predictions.partial.jsonl", "scores.partial.jsonl"])
