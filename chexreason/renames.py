@@ -61,24 +61,24 @@ def old_names(settings: Mapping[str, Any]) -> Iterator[str]:
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a config computes, as dotted keys in today's names: without what may change when a run is continued.
 
-    Paths under ``paths.out`` begin with ``${paths.out}``, so that a study that was moved, or whose folder is spelled in
-    another way, is the same study. A key that was added later is there only where it has another meaning than before.
+    Paths under ``paths.data`` and ``paths.out`` begin with these names, so that a study or its data that were moved, or
+    are spelled in another way, are the same. A key that was added later is there only where it has another meaning than
+    before.
     """
-    out = (config.get("paths") or {}).get("out")
-    place = os.path.normpath(out) if isinstance(out, str) else None
+    paths = config.get("paths") or {}
+    places = [(os.path.normpath(paths[k]), f"${{paths.{k}}}") for k in ("data", "out") if isinstance(paths.get(k), str)]
     given = {k: value for k, value in current(flat(config)).items() if k not in ADDED or value != ADDED[k]}
-    return {k: _placed(value, place) for k, value in given.items() if not below(k, _FREE)}
+    return {k: _placed(value, places) for k, value in given.items() if not below(k, _FREE)}
 
 
-def _placed(value: Any, out: str | None) -> Any:
+def _placed(value: Any, places: Sequence[tuple[str, str]]) -> Any:
     if isinstance(value, list):
-        return [_placed(item, out) for item in value]
+        return [_placed(item, places) for item in value]
     if isinstance(value, dict):
-        return {key: _placed(item, out) for key, item in value.items()}
-    if out is None or not isinstance(value, str):
-        return value
-    path = os.path.normpath(value)
-    return "${paths.out}" + path[len(out) :] if path == out or path.startswith(out + os.sep) else value
+        return {key: _placed(item, places) for key, item in value.items()}
+    path = os.path.normpath(value) if isinstance(value, str) else ""
+    names = [name + path[len(place) :] for place, name in places if path == place or path.startswith(place + os.sep)]
+    return names[0] if names else value
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -89,8 +89,8 @@ def read_stage(run_dir: str | Path) -> dict[str, Any]:
 def holds_run(run_dir: str | Path) -> bool:
     """True where a directory keeps a checkpoint, a whole batch or DONE: another config is then refused in it."""
     folder = Path(run_dir)
-    batches = (holds_batch(folder / name) for name in (PREDICTIONS, SCORES))
-    return is_done(folder) or (folder / CHECKPOINT).is_file() or any(batches)
+    partial = folder.glob("*.partial.jsonl")
+    return is_done(folder) or (folder / CHECKPOINT).is_file() or any(map(holds_batch, partial))
 
 
 def attempts(run_dir: str | Path) -> list[dict[str, Any]]:

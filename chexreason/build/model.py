@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+import warnings
+
+import transformers
 from omegaconf import DictConfig, OmegaConf
 
 from chexreason.build.data import make, set_policy
@@ -10,6 +15,19 @@ from chexreason.model.adapters import read_card
 from chexreason.model.features import cache_films
 from chexreason.model.policy import Policy
 from chexreason.prompts import Prompt, render
+
+# What libraries say on every start and nobody can act on, and why; real warnings stay.
+_NO_NEWS = (
+    r".*isinstance\(treespec, LeafSpec\).*",  # Lightning against a newer torch
+    r".*is_gradient_checkpointing.*",  # PEFT against a newer transformers
+    r".*You have overridden `transfer_batch_to_device`.*",  # on purpose: batches are dataclasses
+    r".*The checkpoint will contain the model state AFTER optimization.*",  # on purpose: it is where a run resumes
+    r".*using ModelCheckpoint with manual optimization.*",
+    r".*does not have many workers.*",  # the images are small; num_workers= is there
+    r".*Checkpoint directory .* exists and is not empty.*",  # on purpose: that is a resume
+    r".*`LightningDataModule` does not implement.*",
+    r".*your dataloader is not resumable.*",  # it is: the data module keeps the epoch and the place in it
+)
 
 
 def build_policy(cfg: DictConfig) -> Policy:
@@ -48,3 +66,13 @@ def check_card(folder: str, prompt: Prompt, label_set: LabelSet) -> None:
         raise ValueError(f"{folder} was trained with prompt '{trained['name']}', not this '{now['name']}': set prompt=")
     if card["labels"]["order"] != list(label_set.labels):
         raise ValueError(f"{folder} was trained on labels '{card['labels']['name']}': set labels=")
+
+
+def quiet() -> None:
+    """Hide start-up notices of Lightning and transformers; their weight-loading bar shows on a terminal only."""
+    for message in _NO_NEWS:
+        warnings.filterwarnings("ignore", message=f"(?is){message}")
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,19 +16,6 @@ from chexreason.confdir import command_help, confdir
 from chexreason.errors import friendly, unknown_choices
 from chexreason.runs import ATTEMPT_OF
 from chexreason.signals import Stopped, is_first_rank, on_leave, requeue, watched
-
-# What libraries say on every start and nobody can act on, and why; real warnings stay.
-_NO_NEWS = (
-    r".*isinstance\(treespec, LeafSpec\).*",  # Lightning against a newer torch
-    r".*is_gradient_checkpointing.*",  # PEFT against a newer transformers
-    r".*You have overridden `transfer_batch_to_device`.*",  # on purpose: batches are dataclasses
-    r".*The checkpoint will contain the model state AFTER optimization.*",  # on purpose: it is where a run resumes
-    r".*using ModelCheckpoint with manual optimization.*",
-    r".*does not have many workers.*",  # the images are small; num_workers= is there
-    r".*Checkpoint directory .* exists and is not empty.*",  # on purpose: that is a resume
-    r".*`LightningDataModule` does not implement.*",
-    r".*your dataloader is not resumable.*",  # it is: the data module keeps the epoch and the place in it
-)
 
 
 def _ask_for_requeue(cfg: DictConfig, name: str) -> None:
@@ -76,15 +61,3 @@ def command(*kinds: type[BaseException]) -> Callable[[Callable[..., Any]], Calla
         return run
 
     return decorate
-
-
-def quiet() -> None:
-    """Hide start-up notices of Lightning and transformers; their weight-loading bar shows on a terminal only."""
-    import transformers
-
-    for message in _NO_NEWS:
-        warnings.filterwarnings("ignore", message=f"(?is){message}")
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    if not sys.stderr.isatty():
-        transformers.utils.logging.disable_progress_bar()

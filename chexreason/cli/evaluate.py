@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from chexreason import runs
-from chexreason.cli import command, quiet
+from chexreason.cli import command
 from chexreason.files import finite, write_json
 from chexreason.progress import track
 from chexreason.renames import settings_read
@@ -95,7 +95,7 @@ def ready(cfg: DictConfig) -> tuple[Policy, Prompt, AnswerFormat]:
     import torch
 
     from chexreason.build.data import build_labels, build_prompt
-    from chexreason.build.model import build_policy, check_card
+    from chexreason.build.model import build_policy, check_card, quiet
 
     label_set, prompt = build_labels(cfg), build_prompt(cfg)
     quiet()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from chexreason.cli import command, quiet
+from chexreason.cli import command
 
 
 @command(ModuleNotFoundError)
 def main(cfg: DictConfig) -> None:
     """Print the plan; with ``settings=true`` check the settings, with ``measure=true`` run the worst batch as well."""
+    from chexreason.build.model import quiet
     from chexreason.cli.checks import check_data, measure_run, plan  # torch: not for --help
     from chexreason.preflight.memory import GIB
 

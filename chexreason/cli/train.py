@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 
 from chexreason import runs, signals
-from chexreason.cli import command, quiet
+from chexreason.cli import command
 from chexreason.files import finite
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float | None], dict[str, Any]]:
     import lightning as L
 
     from chexreason.build.data import build_labels, build_prompt
-    from chexreason.build.model import adapter_card, build_policy
+    from chexreason.build.model import adapter_card, build_policy, quiet
     from chexreason.build.training import build_data, build_module, build_trainer
     from chexreason.cli.checks import before_training
     from chexreason.model.adapters import answer_tokens

@@ -20,10 +20,9 @@ def partial_path(result: Path) -> Path:
     return result.with_name(f"{result.stem}.partial.jsonl")
 
 
-def holds_batch(result: Path) -> bool:
-    """True where at least one whole batch of ``result`` is kept, whatever it was made with."""
-    path = partial_path(result)
-    header, *lines = path.read_bytes().split(b"\n") if path.is_file() else [b""]
+def holds_batch(path: Path) -> bool:
+    """True where the file holds at least one whole batch, whatever it was made with."""
+    header, *lines = path.read_bytes().split(b"\n")
     return any(True for _ in _whole(header.decode(errors="replace"), lines))
 
 
@@ -41,7 +40,7 @@ class Partial:
         before = self._path.read_bytes() if self._path.is_file() else b""
         first, *lines = before.split(b"\n")
         self.ahead = list(_whole(self._header, lines))
-        if not self.ahead and holds_batch(result):
+        if not self.ahead and before and holds_batch(self._path):
             then, now = json.loads(first), json.loads(self._header)
             changes = [f"{k}: {then.get(k)!r} -> {now.get(k)!r}" for k in now | then if then.get(k) != now.get(k)]
             raise ValueError(

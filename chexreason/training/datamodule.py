@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from hashlib import sha256
 from typing import Any
 
 import lightning as L
@@ -84,10 +85,10 @@ class StudyData(L.LightningDataModule):
         return [self._loader(share, self.eval_batch_size) for share in shares.values()]
 
     def state_dict(self) -> dict[str, Any]:
-        """The current epoch, its batches that are behind us, and how many ranks share the samples."""
+        """The current epoch, its batches that are behind us, how many ranks share the samples, and which these are."""
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
         epoch = self._order.epoch if self._order else 0
-        return {"epoch": epoch, "batches_done": int(done), "ranks": self._rank()[1]}
+        return {"epoch": epoch, "batches_done": int(done), "ranks": self._rank()[1], "samples": self._identity}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue after ``batches_done`` batches of the epoch, or with the next one when it ended exactly there.
@@ -97,6 +98,11 @@ class StudyData(L.LightningDataModule):
         before, now = int(state_dict["ranks"]), self._rank()[1]
         if before != now:
             raise ValueError(f"the checkpoint is of {before} ranks, this run has {now}: set trainer.devices as it was")
+        if state_dict.get("samples", self._identity) != self._identity:
+            raise ValueError(
+                f"the run was begun with other training samples (their hash was {state_dict['samples']}, is now "
+                f"{self._identity}): undo what changed in the data or their answers, or begin it anew with restart=true"
+            )
         share = len(self._train) // now
         per_epoch = share // self.batch_size if self.drop_last else -(-share // self.batch_size)
         more, batches = divmod(int(state_dict["batches_done"]), max(1, per_epoch))
@@ -107,6 +113,15 @@ class StudyData(L.LightningDataModule):
     def _rank(self) -> tuple[int, int]:
         """This process's rank and the number of ranks."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    @cached_property
+    def _identity(self) -> str:
+        """Hash of the training samples: studies, images, labels, prompts and answers."""
+        facts = [
+            (s.study.study_id, s.study.image_sha256, s.study.target, s.study.mask, s.prompt, s.answer)
+            for s in self._train
+        ]
+        return sha256(repr(facts).encode()).hexdigest()[:16]
 
     @cached_property
     def answer_lengths(self) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import signal
@@ -76,9 +77,11 @@ def run(out: Path, verb: str, *more: str) -> None:
 
 
 def result(folder: Path) -> list[object]:
+    done = json.loads((folder / "DONE").read_text())
+    del done["sha256"], done["files"]["config.yaml"]  # it names the run directory
     if (table := folder / "scores.parquet").is_file():
-        return [pd.read_parquet(table).to_csv(), (folder / "DONE").read_bytes()]
-    return [(folder / name).read_bytes() for name in ("predictions.jsonl", "metrics.json", "DONE")]
+        return [pd.read_parquet(table).to_csv(), done]
+    return [*((folder / name).read_bytes() for name in ("predictions.jsonl", "metrics.json")), done]
 
 
 @pytest.fixture
@@ -116,6 +119,7 @@ def test_whatever_a_kill_leaves_the_end_is_the_same(out, tmp_path, answered, ver
     whole, folder = out / "demo" / place / "base", tmp_path / "run"
     change, n = CUTS[cut]
     folder.mkdir()
+    shutil.copy(whole / "config.yaml", folder)
     lines = (whole / f"{stem}.partial.jsonl.kept").read_bytes().splitlines(keepends=True)
     (folder / f"{stem}.partial.jsonl").write_bytes(b"".join(change(lines)))
     if cut == "everything":  # killed after the files were written and before DONE
@@ -131,7 +135,7 @@ def test_whatever_a_kill_leaves_the_end_is_the_same(out, tmp_path, answered, ver
 def test_a_done_run_is_read_back_and_its_batches_go(out, tmp_path, answered):
     shutil.copytree(out / "demo" / "eval" / "base", tmp_path / "run")
     left = shutil.copy(tmp_path / "run/predictions.partial.jsonl.kept", tmp_path / "run/predictions.partial.jsonl")
-    assert holds_batch(tmp_path / "run" / "predictions.jsonl")
+    assert holds_batch(tmp_path / "run" / "predictions.partial.jsonl")
     found = evaluate(configured(out, "evaluate", f"run_dir={tmp_path / 'run'}"))
     assert len({p.text for p in found}) > 3  # answers worth comparing
     assert not answered
@@ -151,6 +155,7 @@ def test_batches_of_other_data_are_refused_and_no_batch_is_no_obstacle(out, tmp_
     manifest.write_manifest(manifest.Manifest(frame, found.provenance, found.root), path)
     kept = tmp_path / "run" / f"{stem}.partial.jsonl"
     kept.parent.mkdir()
+    shutil.copy(out / "demo" / place / "base" / "config.yaml", kept.parent)
     kept.write_bytes(text)
     with pytest.raises(ValueError, match=r"partial.jsonl holds batches .*'data_sha256': '\w{16}'.*restart=true"):
         run(out, verb, f"paths.data={data}", f"run_dir={kept.parent}")
@@ -164,7 +169,7 @@ KILLED = """
     sync, calls = os.fsync, []
     def patched(descriptor):
         name = os.readlink(f"/proc/self/fd/{descriptor}")
-        if name.endswith(".partial.jsonl"):
+        if name.endswith(("/predictions.partial.jsonl", "/scores.partial.jsonl")):  # no temporary
             calls.append(1)
             if len(calls) == 3:
                 size = os.fstat(descriptor).st_size

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from chexreason import runs
+from chexreason import renames, runs
 from chexreason.statistics.partial import Partial
 from chexreason.training.callbacks.run_files import merge_attempts
 
@@ -46,6 +46,14 @@ def test_a_folder_that_moved_or_is_spelled_in_another_way_is_the_same(tmp_path, 
     elsewhere = OmegaConf.merge(placed("moved"), {"data": {"folder": "outside/data"}})
     with pytest.raises(runs.RunError, match=r"data\.folder: '\$\{paths\.out\}/data' -> 'outside/data'"):
         runs.open_run("moved/x", elsewhere).__enter__()
+
+
+def test_data_that_moved_are_the_same_and_another_set_is_not():
+    def read(place: str, name: str = "nih") -> dict[str, object]:
+        return renames.settings({"paths": {"out": "out", "data": place}, "data": {"folder": f"{place}/{name}"}})
+
+    assert read("out/data") == read("/disk/data/") == {"data.folder": "${paths.data}/nih"}
+    assert read("out/data") != read("out/data", "mimic")
 
 
 def test_a_run_of_before_a_key_goes_on_as_it_was_begun_however_often(tmp_path, caplog):

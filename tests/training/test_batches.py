@@ -55,6 +55,20 @@ def test_a_resumed_epoch_yields_the_rest_once():
     assert sorted(i for i, _ in resumed) == sorted(i for i, _ in whole)  # the next epoch is a full one
 
 
+def test_a_checkpoint_of_other_samples_is_refused(gemma, studies):
+    """``paths`` is free to change, so that data may move; what lies there must be what the run began with."""
+
+    def data(*answers: str) -> StudyData:
+        samples = [Sample(s, "Describe.", a) for s, a in zip(studies[:2], answers, strict=True)]
+        return StudyData(gemma.collate(), samples, {}, batch_size=2, eval_batch_size=2)
+
+    state = data("a", "b").state_dict()
+    data("a", "b").load_state_dict(state)
+    data("a", "c").load_state_dict({k: v for k, v in state.items() if k != "samples"})  # an earlier version's
+    with pytest.raises(ValueError, match=r"begun with other training samples .*: undo .* restart=true"):
+        data("a", "c").load_state_dict(state)
+
+
 def test_too_few_samples_are_refused(gemma, studies):
     with pytest.raises(ValueError, match="2 training samples cannot be shared by 3 ranks"):
         order(2, world=3)
