@@ -190,7 +190,12 @@ READERS = {
 READ = [(reader, file, damage) for reader, files in READERS.items() for file in files for damage in DAMAGES]
 
 
-@pytest.mark.parametrize("case", all_deep_but((report, "eval/sft/predictions.jsonl", "flipped"), READ), ids=str)
+def named(case: tuple[Callable, str, str]) -> str:
+    reader, file, damage = case
+    return f"{reader.__name__}-{file}-{damage}"
+
+
+@pytest.mark.parametrize("case", all_deep_but((report, "eval/sft/predictions.jsonl", "flipped"), READ), ids=named)
 def test_who_reads_a_damaged_file_names_it(whole, tmp_path, case):
     reader, file, damage = case
     out = Path(shutil.copytree(whole[0], tmp_path / "out"))
