@@ -134,9 +134,9 @@ def training_prevalence(cfg: DictConfig, label_set: LabelSet, *, needed: bool = 
         pool = pool_marks(rows)
     if pool is None or rows.empty:
         why = (
-            "an earlier version prepared it: prepare it again"
-            if len(rows)
-            else "it has no training image: prepare some"
+            "it has no training image: prepare some"
+            if rows.empty
+            else "an earlier version prepared it: prepare it again"
         )
         fault = f"the prevalence of labels in set '{home}' is unknown, {why}"
         if needed:

@@ -177,7 +177,7 @@ def save_adapter(policy: Policy, folder: str | Path, card: Mapping[str, object])
             save_file(factors, staging / WEIGHTS, metadata={"format": "pt"})
             rank = sum(adapter.r for adapter in policy.model.peft_config.values())
             config |= {"r": rank, "lora_alpha": rank}
-        _write_json(staging / ADAPTER_CONFIG, config)
+        (staging / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         about = {"model_type": policy.base.config.model_type, "quantise": precision_of(policy.base)}
         about |= {"source": policy.source, "base_fingerprint": base_fingerprint(policy.base)}
         (staging / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
@@ -226,10 +226,6 @@ def rank_of(folder: str | Path) -> int | None:
 def _config(folder: Path) -> dict[str, Any]:
     config: dict[str, Any] = json.loads((folder / ADAPTER_CONFIG).read_text())
     return config
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def precision_of(model: Any) -> str | None:
