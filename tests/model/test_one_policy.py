@@ -46,8 +46,7 @@ def chain(policy, folder, rms, *, n: int = 1):
     """Folders of ``n`` adapters, each trained upon the last: of ranks 4 and 2, of scales 2 and 3."""
     folders: list[str] = []
     for k, (r, alpha) in enumerate(((4, 8), (2, 6))[:n]):
-        quantise = "nf4" if getattr(policy.base, "is_loaded_in_4bit", False) else None
-        last = load_policy(policy.source, dtype="bfloat16", quantise=quantise, adapters=folders)
+        last = load_policy(policy.source, dtype="bfloat16", adapters=folders) if folders else copy.deepcopy(policy)
         with_lora(last, k, r=r, alpha=alpha)
         for name, parameter in last.named_parameters():
             if "lora_B" in name and parameter.requires_grad:

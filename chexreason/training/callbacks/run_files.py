@@ -13,11 +13,11 @@ import lightning as L
 import pandas as pd
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from chexreason.data.batches import Batch
 from chexreason.files import sound_lines, write_bytes, write_text
+from chexreason.signals import is_first_rank
 from chexreason.types import Prediction
 
 _COLUMNS = ("step", "study_id", "patient_id", "reward")
@@ -28,7 +28,7 @@ def csv_logger(run_dir: Path) -> Logger:
     attempts = run_dir / "metrics"
     taken = [int(path.name.removeprefix("version_")) for path in attempts.glob("version_*")]
     logger = CSVLogger(str(run_dir), name="metrics", version=max(taken, default=-1) + 1)
-    if rank_zero_only.rank == 0:
+    if is_first_rank():
         logger._experiment = _WholeWriter(logger.log_dir)
     return logger
 
