@@ -153,7 +153,7 @@ def finite(node: Any) -> Any:
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
     """Write a strict JSON object that holds the hash of its own values."""
-    write_json(path, {**value, _SEAL: value_sha256(value)})
+    write_json(path, {**value, _SEAL: value_sha256(dict(value))})
 
 
 def read_sealed(path: Path, way_out: str) -> dict[str, Any]:
