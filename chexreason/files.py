@@ -153,7 +153,7 @@ def finite(node: Any) -> Any:
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
     """Write a strict JSON object that holds the hash of its own values."""
-    write_json(path, {**value, _SEAL: _seal(value)})
+    write_json(path, {**value, _SEAL: value_sha256(dict(value))})
 
 
 def read_sealed(path: Path, way_out: str) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def read_sealed(path: Path, way_out: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
         others = {name: {k: v for k, v in value.items() if k != name} for name in value if len(str(value[name])) == 64}
-        sealed = [name for name, rest in others.items() if value[name] == _seal(rest)]
+        sealed = [name for name, rest in others.items() if value[name] == value_sha256(rest)]
         sound = sealed == [_SEAL] or (not sealed and _SEAL not in value)  # its own name may be what is damaged
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}): {way_out}") from None
@@ -175,8 +175,9 @@ def read_sealed(path: Path, way_out: str) -> dict[str, Any]:
     return {name: item for name, item in value.items() if name != _SEAL}
 
 
-def _seal(value: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(dict(value), sort_keys=True).encode()).hexdigest()
+def value_sha256(value: object) -> str:
+    """The SHA-256 of a value written as JSON, 64 hex digits; what JSON does not know stands there as text."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:

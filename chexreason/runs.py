@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -21,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from chexreason.files import file_sha256, read_sealed, write_sealed, write_text
+from chexreason.files import file_sha256, read_sealed, value_sha256, write_sealed, write_text
 from chexreason.owners import locked, remove_leftovers
 from chexreason.renames import ADDED, changes, flat, old_names, settings
 from chexreason.signals import PREEMPTED, await_first_rank, is_first_rank, on_leave
@@ -140,8 +139,7 @@ def _event(line: bytes) -> dict[str, Any] | None:
 
 def digest(cfg: DictConfig) -> str:
     """Hash of what a config computes, unresolved: the same on every machine, whether the data are there or not."""
-    computed = settings(OmegaConf.to_container(cfg, resolve=False))  # type: ignore[arg-type]
-    return hashlib.sha256(json.dumps(computed, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return value_sha256(settings(OmegaConf.to_container(cfg, resolve=False)))[:16]  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -44,7 +44,7 @@ try:
 except RuntimeError as refusal:
     sys.exit(str(refusal))
 """
-FAILURES = ("ENOLCK", "ENOSYS", "EOPNOTSUPP", "EBADF", "EIO")
+FAILURES = ("ENOLCK", "ENOSYS", "EIO")
 
 
 def hold(lock: Path, flock: str, then: str = "hold") -> subprocess.Popen:

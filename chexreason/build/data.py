@@ -133,11 +133,9 @@ def training_prevalence(cfg: DictConfig, label_set: LabelSet, *, needed: bool = 
     if pool is None and not needed and not manifest.provenance.get("selection"):
         pool = pool_marks(rows)
     if pool is None or rows.empty:
-        why = (
-            "an earlier version prepared it: prepare it again"
-            if len(rows)
-            else "it has no training image: prepare some"
-        )
+        why = "an earlier version prepared it: prepare it again"
+        if rows.empty:
+            why = "it has no training image: prepare some"
         fault = f"the prevalence of labels in set '{home}' is unknown, {why}"
         if needed:
             raise manifests.ManifestError(f"{fault} (python -m chexreason.cli.prepare data={cfg.data.name})")

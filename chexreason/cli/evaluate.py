@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from chexreason import runs
 from chexreason.cli import command
-from chexreason.files import finite, write_json
+from chexreason.files import finite, value_sha256, write_json
 from chexreason.progress import track
 from chexreason.renames import settings_read
 
@@ -82,8 +80,8 @@ def declared(cfg: DictConfig, names: Iterable[str]) -> dict[str, dict[str, str]]
 def made_with(cfg: DictConfig, **data: Any) -> dict[str, Any]:
     """What the batches of an evaluation depend on: the settings it reads, the adapters' weights and ``data``."""
     read = settings_read(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
-    config = hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16]
-    return {"config": config, "adapters": [runs.adapter_sha256(folder) for folder in cfg.adapters], **data}
+    adapters = [runs.adapter_sha256(folder) for folder in cfg.adapters]
+    return {"config": value_sha256(read)[:16], "adapters": adapters, **data}
 
 
 def ready(cfg: DictConfig) -> tuple[Policy, Prompt, AnswerFormat]:

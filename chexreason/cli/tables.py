@@ -212,19 +212,13 @@ def origin_of(cfg: DictConfig, cell: str) -> Origin:
 
 
 def _chosen_on(adapter: Path, known: Sequence[str]) -> Sequence[str]:
-    """The sets that chose this adapter, by its card; ``known`` where that of a best one does not say it."""
+    """The sets that chose this adapter, by its card; ``known`` where that of a best one is absent, damaged or older."""
     if adapter.name != "best":
         return ()
     try:
-        sets: Sequence[str] = json.loads((adapter / "chexreason.json").read_text())["chosen_on"]
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-    ):  # absent, damaged or older: no claim that it was chosen elsewhere
+        return json.loads((adapter / "chexreason.json").read_text())["chosen_on"]  # type: ignore[no-any-return]
+    except (OSError, ValueError, KeyError, TypeError):
         return known
-    return sets
 
 
 def _folders(cfg: DictConfig, kind: str, cell: str) -> dict[int, Path]:

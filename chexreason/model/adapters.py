@@ -52,7 +52,7 @@ class AdaptedLinear(Linear):
             return
         down, up = (factor.detach() for factor in self.factors())
         weight = self.base_layer.weight.detach()
-        whole = weight.dtype == ADAPTER_DTYPE and not torch.is_autocast_enabled("cuda" if weight.is_cuda else "cpu")
+        whole = weight.dtype == down.dtype and not torch.is_autocast_enabled("cuda" if weight.is_cuda else "cpu")
         self.fixed = weight + up @ down if whole else (down, up)
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
@@ -66,7 +66,8 @@ class AdaptedLinear(Linear):
             return functional.linear(x, self.fixed, self.base_layer.bias)
         result = self.base_layer(x)
         with torch.autocast("cuda" if x.is_cuda else "cpu", enabled=False):
-            wide, (down, up) = x.to(ADAPTER_DTYPE), self.fixed or self.factors()
+            down, up = self.fixed or self.factors()
+            wide = x.to(torch.promote_types(ADAPTER_DTYPE, x.dtype))
             hidden = functional.linear(wide, down)  # [..., R]
             if self.training and NEW in self.active_adapters and isinstance(self.lora_dropout[NEW], nn.Dropout):
                 new = self.lora_A[NEW](self.lora_dropout[NEW](wide))
@@ -177,7 +178,7 @@ def save_adapter(policy: Policy, folder: str | Path, card: Mapping[str, object])
             save_file(factors, staging / WEIGHTS, metadata={"format": "pt"})
             rank = sum(adapter.r for adapter in policy.model.peft_config.values())
             config |= {"r": rank, "lora_alpha": rank}
-        _write_json(staging / ADAPTER_CONFIG, config)
+        (staging / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         about = {"model_type": policy.base.config.model_type, "quantise": precision_of(policy.base)}
         about |= {"source": policy.source, "base_fingerprint": base_fingerprint(policy.base)}
         (staging / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
@@ -226,10 +227,6 @@ def rank_of(folder: str | Path) -> int | None:
 def _config(folder: Path) -> dict[str, Any]:
     config: dict[str, Any] = json.loads((folder / ADAPTER_CONFIG).read_text())
     return config
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def precision_of(model: Any) -> str | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from chexreason.files import write_text
+from chexreason.files import value_sha256, write_text
 from chexreason.renames import MOVED
 from chexreason.runs import ATTEMPTS, read_events
 from chexreason.sweep.launch import only_sweep
@@ -48,4 +47,4 @@ def digest_then(verb: str, settings: Mapping[str, Any], needs: Sequence[str]) ->
     """The digest of a cell in an old ledger: of its settings under their old names, and of the cells it needs."""
     names = {now: then for then, now in MOVED.items() if not then.startswith("chexreason.traces.")}
     before = {key: names.get(value, value) if isinstance(value, str) else value for key, value in settings.items()}
-    return hashlib.sha256(json.dumps([verb, before, *needs], sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return value_sha256([verb, before, *needs])[:16]

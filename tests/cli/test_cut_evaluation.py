@@ -5,10 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import signal
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pandas as pd
@@ -23,7 +19,6 @@ from chexreason.data.prepare import MANIFEST_NAME
 from chexreason.model import generate, label_scores
 from chexreason.statistics.partial import Partial, holds_batch, partial_path
 from tests.support.configs import composed
-from tests.support.deep import all_deep_but
 
 SETTINGS = [
     "data.sets.phantom_a.source.n={sft: 4, rl: 0, val: 2, test: 8}",
@@ -162,34 +157,3 @@ def test_batches_of_other_data_are_refused_and_no_batch_is_no_obstacle(out, tmp_
     assert kept.read_bytes() == text
     kept.write_bytes(text[: text.index(b"\n") + 90])
     run(out, verb, f"paths.data={data}", f"run_dir={kept.parent}")
-
-
-KILLED = """
-    import os, pathlib, signal, sys
-    sync, calls = os.fsync, []
-    def patched(descriptor):
-        name = os.readlink(f"/proc/self/fd/{descriptor}")
-        if name.endswith(("/predictions.partial.jsonl", "/scores.partial.jsonl")):  # no temporary
-            calls.append(1)
-            if len(calls) == 3:
-                size = os.fstat(descriptor).st_size
-                os.truncate(name, size - CUT)
-                os.kill(os.getpid(), signal.SIGKILL)
-        sync(descriptor)
-    os.fsync = patched
-    from chexreason.cli.VERB import main
-    main()
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("killed", all_deep_but("evaluate 700", [f"{v} {n}" for v in VERBS for n in (0, 1, 700)]))
-def test_a_kill_inside_a_write_costs_that_batch_alone(out, tmp_path, answered, killed):
-    verb, cut = killed.split()
-    script = textwrap.dedent(KILLED).replace("VERB", verb).replace("CUT", cut)
-    options = [f"paths.out={out}", f"run_dir={tmp_path}", *SETTINGS, *(["samples=2"] if verb == "scores" else [])]
-    done = subprocess.run([sys.executable, "-c", script, *options], capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    run(out, verb, f"run_dir={tmp_path}")
-    assert len(answered) == BATCHES - (2 if cut == "700" else 3)
-    assert result(tmp_path) == result(out / "demo" / VERBS[verb][1] / "base")

@@ -279,20 +279,6 @@ def test_a_line_that_is_no_attempt_is_left_out(tmp_path, line):
     assert [event["state"] for event in runs.attempts(tmp_path)] == ["running", "done"]
 
 
-def test_a_run_of_an_earlier_version_is_the_same_run(tmp_path):
-    now = OmegaConf.create({"model": {"_target_": "chexreason.model.load.load_policy"}, "root": "x"})
-    before = {"model": {"_target_": "chexreason.policy.load.load_policy"}, "root": "x", runs.ADAPTERS: []}
-    OmegaConf.save(before, tmp_path / runs.CONFIG)
-    (tmp_path / runs.DONE).write_text("{}")
-    with runs.open_run(tmp_path, now):
-        pass
-    with (
-        pytest.raises(runs.RunError, match="root: 'x' -> 'y'"),
-        runs.open_run(tmp_path, OmegaConf.merge(now, {"root": "y"})),
-    ):
-        pass
-
-
 def test_a_resumed_attempt_replaces_the_steps_it_repeats(tmp_path):
     for attempt, rows in enumerate(("0,1\n1,1\n2,1\n", "2,9\n3,9\n")):
         folder = tmp_path / "metrics" / f"version_{attempt}"

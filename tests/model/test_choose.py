@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from chexreason.model.generate import NUCLEUS, Sampling, draw_ids, row_uniforms
+from chexreason.model.generate import NUCLEUS, Sampling, draw_ids, key_seed, row_uniforms
 
 SAMPLING = Sampling(1, 1.0, 0.95)
 WIDE = 2 * NUCLEUS[1]
@@ -90,3 +90,9 @@ def test_row_uniforms_depend_on_the_key_alone():
     rows = row_uniforms(keys, 5)
     assert torch.equal(rows[1:], row_uniforms(keys[1:], 5))
     assert not torch.equal(rows[0], rows[1])
+
+
+def test_dropout_masks_differ_between_batches_and_ranks():
+    keys = [(seed, step, rank) for seed in range(3) for step in range(50) for rank in range(4)]
+    assert len({key_seed(key) for key in keys}) == len(keys)
+    assert key_seed((0, 1, 2)) == key_seed((0, 1, 2))

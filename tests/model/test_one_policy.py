@@ -19,7 +19,7 @@ from peft.tuners.lora import Linear
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
-from chexreason.model.adapters import AdaptedLinear, attach_lora, save_adapter
+from chexreason.model.adapters import AdaptedLinear, attach_lora, read_card, save_adapter, unchanging
 from chexreason.model.generate import Sampling, sample
 from chexreason.model.load import load_policy, resolve_source
 from chexreason.model.logprobs import completion_scores
@@ -33,8 +33,8 @@ IDS = torch.arange(5, 65).reshape(3, 20)
 
 
 @functools.cache
-def loaded(name: str, quantise: str | None = None):
-    return load_policy(f"tiny:{name}", dtype="bfloat16", quantise=quantise)
+def loaded(name: str, quantise: str | None = None, dtype: str = "bfloat16"):
+    return load_policy(f"tiny:{name}", dtype=dtype, quantise=quantise)
 
 
 @pytest.fixture(params=FAMILIES)
@@ -46,8 +46,7 @@ def chain(policy, folder, rms, *, n: int = 1):
     """Folders of ``n`` adapters, each trained upon the last: of ranks 4 and 2, of scales 2 and 3."""
     folders: list[str] = []
     for k, (r, alpha) in enumerate(((4, 8), (2, 6))[:n]):
-        quantise = "nf4" if getattr(policy.base, "is_loaded_in_4bit", False) else None
-        last = load_policy(policy.source, dtype="bfloat16", quantise=quantise, adapters=folders)
+        last = load_policy(policy.source, dtype="bfloat16", adapters=folders) if folders else copy.deepcopy(policy)
         with_lora(last, k, r=r, alpha=alpha)
         for name, parameter in last.named_parameters():
             if "lora_B" in name and parameter.requires_grad:
@@ -99,6 +98,8 @@ def test_a_small_adapter_has_its_whole_effect_in_bfloat16(name, rms, quantise, t
     assert off < 0.02
     with torch.autocast("cpu", torch.bfloat16):  # as trainer.precision=bf16-mixed would have it
         assert error(policy, bare, folder) == off
+    with unchanging(policy):  # as it answers
+        assert error(policy, bare, folder) == off
 
 
 def test_the_measure_sees_what_merging_into_bfloat16_loses(policy, tmp_path, record_property):
@@ -125,15 +126,17 @@ def scores(policy, images, **how):
 
 def drawn(policy, images):
     prompts = policy.with_features(policy.encode(images, ["one", "two", "three"]))
-    return prompts, sample(policy, prompts, Sampling(24, 0.8), keys=[(k,) for k in range(3)])
+    return prompts, sample(policy, prompts, Sampling(12, 0.8), keys=[(k,) for k in range(3)])
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_training_evaluation_reference_and_bare_peft_are_one_policy_to_the_bit(name, dtype, images, tmp_path):
-    trained = with_lora(load_policy(f"tiny:{name}", dtype=dtype), 1, dropout=0.1).eval()
+    trained = with_lora(copy.deepcopy(loaded(name, dtype=dtype)), 1, dropout=0.1).eval()
     kept, (_, validation) = scores(trained, images), drawn(trained, images)
-    save_adapter(trained, tmp_path / "sft", {})
+    save_adapter(trained, tmp_path / "sft", {"prompt": "p"})
+    assert read_card(tmp_path / "sft")["prompt"] == "p"
+    assert [path.name for path in tmp_path.iterdir()] == ["sft"]  # no staging folder is left
     evaluated = load_policy(trained.source, dtype=dtype, adapters=[str(tmp_path / "sft")]).eval()
     assert torch.equal(scores(evaluated, images), kept)
     assert torch.equal(drawn(evaluated, images)[1].logp, validation.logp)
@@ -150,9 +153,12 @@ def test_training_evaluation_reference_and_bare_peft_are_one_policy_to_the_bit(n
 
 def test_a_chain_is_exported_as_the_policy_that_was_trained(policy, images, tmp_path, record_property):
     (folder,) = chain(policy, tmp_path, 5e-2)
-    second = with_lora(load_policy(policy.source, dtype="bfloat16", adapters=[folder]), 2, r=2, alpha=6).eval()
-    kept = scores(second, images)
-    assert (kept - scores(policy, images)).abs().max() > 0.1
+    second = load_policy(policy.source, dtype="bfloat16", adapters=[folder]).eval()
+    first = scores(second, images)
+    kept = scores(with_lora(second, 2, r=2, alpha=6).eval(), images)
+    with second.reference():
+        assert torch.equal(scores(second, images), first)
+    assert min((first - scores(policy, images)).abs().max(), (kept - first).abs().max()) > 0.1
     prompts, rollout = drawn(second, images)
     again = completion_scores(second, prompts, rollout.ids, rollout.mask, temperature=0.8).logp.detach()
     gap = float((again - rollout.logp).abs().sum() / rollout.mask.sum())
@@ -194,5 +200,6 @@ def test_targets_other_than_the_earlier_adapters_are_refused_before_training(gem
         attach_lora(policy)
     config = read_config(tmp_path / "a") | {"use_dora": True, "rank_pattern": {"q_proj": 8}}
     (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(config))
+    (tmp_path / "a" / "chexreason.json").unlink()  # of another origin
     with pytest.raises(ValueError, match=r"no plain LoRA \(use_dora, rank_pattern in adapter_config.json\)"):
         load_policy(gemma.source, dtype="float32", adapters=[str(tmp_path / "a")])

@@ -66,25 +66,13 @@ ARMS = {
 }
 
 
-def _busy(seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        pass
-
-
-# What a step is made to do for a minute; the second releases the interpreter and never returns to it.
-WAYS: dict[str, Callable[[float], object]] = {
-    "python": _busy,
-    "c": lambda seconds: _in_c(int(seconds)),
-}
-
-
 def _in_c(seconds: int) -> None:
-    while seconds := ctypes.CDLL(None).sleep(seconds):  # a signal would end it sooner
+    """Releases the interpreter and does not come back to it, as a collective may; a signal would end a sleep sooner."""
+    while seconds := ctypes.CDLL(None).sleep(seconds):
         pass
 
 
-def _plant(place: str, attribute: str, n: int, way: str, mark: Path, rank: str = "0") -> None:
+def _plant(place: str, attribute: str, n: int, mark: Path, rank: str = "0") -> None:
     """Make the n-th call of a function of the package last a minute, and say when it has begun."""
     from pkgutil import resolve_name
 
@@ -95,7 +83,7 @@ def _plant(place: str, attribute: str, n: int, way: str, mark: Path, rank: str =
         calls.append(1)
         if len(calls) == n and os.environ.get("LOCAL_RANK", "0") == rank:
             mark.touch()
-            WAYS[way](60.0)
+            _in_c(60)
         return original(*args, **kwargs)
 
     setattr(owner, attribute, slow)
@@ -139,7 +127,7 @@ class Command:
         self.log, self.mark = out / log, out / "stuck"
         self.mark.unlink(missing_ok=True)
         self.log.unlink(missing_ok=True)
-        planted = (*plant[:4], self.mark, *plant[4:]) if plant else None
+        planted = (*plant[:3], self.mark, *plant[3:]) if plant else None
         given = [*arguments, f"paths.out={out}"]
         self.process: BaseProcess = _START.Process(
             target=_command, args=(verb, given, dict(environment or {}), self.log, planted)
@@ -199,11 +187,8 @@ def what_is_left(folder: Path) -> dict[str, bytes]:
 
 
 def resumed(out: Path, *arguments: str, **kwargs) -> dict[str, bytes]:
-    """The command again, to its end; the loader workers of a killed one may hold its lock for a few seconds."""
-    end = time.monotonic() + 15
-    while (status := (again := Command(out, "train", *arguments, **kwargs)).wait()) and "in use by" in again.said():
-        assert time.monotonic() < end, again.said()
-    assert status == 0, again.said()
+    """What the command leaves once it has been given again, and has come to its end."""
+    Command(out, "train", *arguments, **kwargs).done()
     return what_is_left(next(out.glob("run/*/seed0")))
 
 

@@ -115,14 +115,6 @@ def test_early_stopping_reads_it_in_the_same_validation():
     assert trainer.global_step == 2
 
 
-def test_a_resumed_run_counts_from_its_first_validation(tmp_path):
-    trainer = run(SCORES, TransferRules("a"), steps=2)
-    trainer.save_checkpoint(tmp_path / "last.ckpt")
-    again = run(SCORES[2:], rules := TransferRules("a"), steps=4, path=str(tmp_path / "last.ckpt"))
-    assert rules.baseline == pytest.approx(SCORES[0])
-    assert float(again.callback_metrics["val/constrained/macro_f1"]) == pytest.approx(0.4)
-
-
 def test_a_given_baseline_is_what_counts():
     trainer = run(SCORES, TransferRules("a", baseline={"a": 0.0, "b": 0.9}), steps=1)
     assert float(trainer.callback_metrics["val/constrained/macro_f1"]) == pytest.approx(-(0.9 - 0.4 - 0.02))

@@ -13,11 +13,11 @@ import lightning as L
 import pandas as pd
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from chexreason.data.batches import Batch
 from chexreason.files import sound_lines, write_bytes, write_text
+from chexreason.signals import is_first_rank
 from chexreason.types import Prediction
 
 _COLUMNS = ("step", "study_id", "patient_id", "reward")
@@ -28,7 +28,7 @@ def csv_logger(run_dir: Path) -> Logger:
     attempts = run_dir / "metrics"
     taken = [int(path.name.removeprefix("version_")) for path in attempts.glob("version_*")]
     logger = CSVLogger(str(run_dir), name="metrics", version=max(taken, default=-1) + 1)
-    if rank_zero_only.rank == 0:
+    if is_first_rank():
         logger._experiment = _WholeWriter(logger.log_dir)
     return logger
 
@@ -38,13 +38,8 @@ class _WholeWriter(ExperimentWriter):
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         path = Path(self.metrics_file_path)
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, fieldnames)
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(path, text.getvalue())
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False).reindex(columns=fieldnames, fill_value="")
+        write_text(path, rows.to_csv(index=False, lineterminator="\r\n"))
 
 
 def merge_attempts(folder: Path, out: Path) -> pd.DataFrame:
@@ -81,11 +76,9 @@ class RewardLog(L.Callback):
         path, last = self._path(trainer), trainer.fit_loop.epoch_loop.total_batch_idx
         if not path.is_file():
             return
-        rows = csv.reader(sound_lines(path, numbers=("step", "reward"))[1:])
-        kept = [row for row in rows if row[0].isdigit() and int(row[0]) <= last]
-        text = io.StringIO(newline="")
-        csv.writer(text).writerows([_COLUMNS, *kept])
-        write_text(path, text.getvalue())
+        lines = sound_lines(path, numbers=("step", "reward"))[1:]
+        kept = [line for line in lines if (step := line.partition(",")[0]).isdigit() and int(step) <= last]
+        write_text(path, "\r\n".join([",".join(_COLUMNS), *kept, ""]))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int

@@ -12,11 +12,11 @@ from typing import Any
 import lightning as L
 import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
 
 from chexreason.data.credentialed import ExportError, held_sets, named_agreement
 from chexreason.data.image import load_image
 from chexreason.files import write_text
+from chexreason.signals import is_first_rank
 from chexreason.training.callbacks.transfer_rules import CHOSEN_BY
 from chexreason.types import Prediction, Study
 
@@ -56,7 +56,7 @@ def wandb_logger(
 def _identity(run_dir: Path) -> str | None:
     """The random id that a directory keeps, made by the first rank; that of an earlier version's is of its path."""
     path = run_dir / "wandb.id"
-    if not path.is_file() and rank_zero_only.rank == 0:
+    if not path.is_file() and is_first_rank():
         begun = (run_dir / "wandb").is_dir()
         write_text(path, sha256(str(run_dir.resolve()).encode()).hexdigest()[:16] if begun else token_hex(8))
     return path.read_text() if path.is_file() else None
