@@ -52,7 +52,8 @@ class AdaptedLinear(Linear):
             return
         down, up = (factor.detach() for factor in self.factors())
         weight = self.base_layer.weight.detach()
-        whole = weight.dtype == down.dtype and not torch.is_autocast_enabled("cuda" if weight.is_cuda else "cpu")
+        whole = weight.dtype == torch.promote_types(ADAPTER_DTYPE, weight.dtype)
+        whole = whole and not torch.is_autocast_enabled("cuda" if weight.is_cuda else "cpu")
         self.fixed = weight + up @ down if whole else (down, up)
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
