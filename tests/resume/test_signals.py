@@ -17,15 +17,16 @@ from tests.support.commands import ARMS, SETS, Command, assert_equal, free_port,
 pytestmark = pytest.mark.slow
 SFT, GRPO = "chexreason.training.sft:SFTModule", "chexreason.grpo.module:GRPOModule"
 TERM, USR1, USR2 = signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2
-# What lasts a minute: of the arm, at the n-th call; with the optimiser steps that are whole by then.
+# What lasts a minute: of the arm, at the n-th call, in Python or in a foreign function; with the optimiser steps that
+# are whole by then.
 STEPS = {
-    "between accumulation steps": ("sft", 0, (SFT, "training_step", 9), USR1, 4),
-    "a step with loader workers": ("sft", 2, (SFT, "training_step", 12), TERM, 6),
-    "the second update of a rollout": ("grpo", 1, (GRPO, "_update", 8), USR2, 6),
-    "a rollout": ("grpo", 0, ("chexreason.grpo.module", "collect", 5), TERM, 8),
-    "a validation": ("grpo", 0, ("chexreason.training.policy_module", "predict_batch", 4), USR1, 6),
-    "the last adapter": ("grpo", 0, ("chexreason.training.callbacks.adapter_export", "save_adapter", 2), USR1, 12),
-    "start-up": ("sft", 0, ("chexreason.build.training", "build_samples", 2), TERM, None),
+    "between accumulation steps": ("sft", 0, (SFT, "training_step", 9, "python"), USR1, 4),
+    "a step with loader workers": ("sft", 2, (SFT, "training_step", 12, "c"), TERM, 6),
+    "the second update of a rollout": ("grpo", 1, (GRPO, "_update", 8, "c"), USR2, 6),
+    "a rollout": ("grpo", 0, ("chexreason.grpo.module", "collect", 5, "python"), TERM, 8),
+    "a validation": ("grpo", 0, ("chexreason.training.policy_module", "predict_batch", 4, "c"), USR1, 6),
+    "the last adapter": ("grpo", 0, ("chexreason.training.callbacks.adapter_export", "save_adapter", 2, "c"), USR1, 12),
+    "start-up": ("sft", 0, ("chexreason.build.training", "build_samples", 2, "c"), TERM, None),
 }
 IN_EVERY_RUN = ("a step with loader workers", "a validation")
 SERIES = [case if case in IN_EVERY_RUN else pytest.param(case, marks=pytest.mark.deep) for case in STEPS]
@@ -72,7 +73,7 @@ def test_an_evaluation_ends_and_goes_on(data, tmp_path):
     options = ("name=run", "arm=base", "prompt=only_label", "model.max_new_tokens=4", "batch_size=2", *SETS, data)
     folders = [tmp_path / place / "run" / "eval" / "base" for place in ("cut", "whole")]
     for number in (signal.SIGKILL, TERM):
-        plant = ("chexreason.model.generate", "predict_batch", 2)
+        plant = ("chexreason.model.generate", "predict_batch", 2, "python")
         run = Command(tmp_path / "cut", "evaluate", *options, plant=plant)
         run.stuck()
         if number == TERM:
@@ -88,7 +89,7 @@ def test_an_evaluation_ends_and_goes_on(data, tmp_path):
 
 def test_a_preparation_ends_with_nothing_half_written(data, tmp_path):
     arguments = ("prepare", "audit=false", *SETS)
-    run = Command(tmp_path, *arguments, plant=("chexreason.data.check", "load_image", 5))
+    run = Command(tmp_path, *arguments, plant=("chexreason.data.check", "load_image", 5, "c"))
     run.stuck()
     left(run, USR2)
     assert not list(tmp_path.rglob("manifest.parquet"))
@@ -99,7 +100,7 @@ def test_a_preparation_ends_with_nothing_half_written(data, tmp_path):
 
 
 def test_ctrl_c_keeps_its_meaning(train, tmp_path):
-    run = train("sft", plant=(SFT, "training_step", 2))
+    run = train("sft", plant=(SFT, "training_step", 2, "python"))
     run.stuck()
     run.send(signal.SIGINT)
     assert run.wait(60) == 130, run.said()
@@ -123,12 +124,12 @@ def test_a_slurm_job_is_requeued_and_its_old_checkpoint_is_not_preferred(whole, 
     folder = tmp_path / "run" / "sft" / "seed0"
     folder.mkdir(parents=True)
     (folder / "hpc_ckpt_1.ckpt").write_bytes(b"an empty state dict")
-    run = train("sft", plant=(SFT, "training_step", 2), environment=job)
+    run = train("sft", plant=(SFT, "training_step", 2, "c"), environment=job)
     run.stuck()
     left(run, USR1)
     assert calls.read_text().splitlines() == ["-o show job 7", "requeue 7"]
     assert [path.name for path in folder.glob("hpc*")] == ["hpc_ckpt_1.ckpt"]
-    run = train("sft", "requeue=false", plant=(SFT, "training_step", 9), environment=job)
+    run = train("sft", "requeue=false", plant=(SFT, "training_step", 9, "c"), environment=job)
     run.stuck()
     left(run, USR1)
     assert len(calls.read_text().splitlines()) == 2
@@ -159,7 +160,7 @@ def test_two_ranks_that_get_the_signal_themselves(data, tmp_path):
     for run in two_ranks(tmp_path / "whole", data):
         run.done()
     broken = tmp_path / "broken"
-    ranks = two_ranks(broken, data, (GRPO, "_update", 8, "1"))
+    ranks = two_ranks(broken, data, (GRPO, "_update", 8, "c", "1"))
     ranks[1].until((broken / "stuck").exists)
     time.sleep(1.0)
     for run in ranks[::-1]:
@@ -173,7 +174,7 @@ def test_two_ranks_that_get_the_signal_themselves(data, tmp_path):
 
 @pytest.mark.deep
 def test_ranks_that_lightning_started_end_with_the_first(train, tmp_path):
-    run = train("grpo", *TWO, plant=(GRPO, "_update", 4))
+    run = train("grpo", *TWO, plant=(GRPO, "_update", 4, "c"))
     run.stuck()
     left(run, TERM)
     assert torch.load(tmp_path / "run/grpo/seed0/checkpoints/last.ckpt", weights_only=True)["global_step"] == 2

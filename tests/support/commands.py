@@ -16,7 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 SETS = (
-    "data.sets.phantom_a.source.n={sft: 9, rl: 8, val: 3, test: 3}",
+    "data.sets.phantom_a.source.n={sft: 11, rl: 8, val: 3, test: 3}",  # of 11, SFT holds two back
     "data.sets.phantom_b.source.n={val: 2, test: 2}",
 )
 COMMON = (
@@ -66,13 +66,25 @@ ARMS = {
 }
 
 
-def _in_c(seconds: int) -> None:
-    """Releases the interpreter and does not come back to it, as a collective may; a signal would end a sleep sooner."""
-    while seconds := ctypes.CDLL(None).sleep(seconds):
+def _busy(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
         pass
 
 
-def _plant(place: str, attribute: str, n: int, mark: Path, rank: str = "0") -> None:
+# What a step is made to do for a minute; the second releases the interpreter and never returns to it.
+WAYS: dict[str, Callable[[float], object]] = {
+    "python": _busy,
+    "c": lambda seconds: _in_c(int(seconds)),
+}
+
+
+def _in_c(seconds: int) -> None:
+    while seconds := ctypes.CDLL(None).sleep(seconds):  # a signal would end it sooner
+        pass
+
+
+def _plant(place: str, attribute: str, n: int, way: str, mark: Path, rank: str = "0") -> None:
     """Make the n-th call of a function of the package last a minute, and say when it has begun."""
     from pkgutil import resolve_name
 
@@ -83,7 +95,7 @@ def _plant(place: str, attribute: str, n: int, mark: Path, rank: str = "0") -> N
         calls.append(1)
         if len(calls) == n and os.environ.get("LOCAL_RANK", "0") == rank:
             mark.touch()
-            _in_c(60)
+            WAYS[way](60.0)
         return original(*args, **kwargs)
 
     setattr(owner, attribute, slow)
@@ -127,7 +139,7 @@ class Command:
         self.log, self.mark = out / log, out / "stuck"
         self.mark.unlink(missing_ok=True)
         self.log.unlink(missing_ok=True)
-        planted = (*plant[:3], self.mark, *plant[3:]) if plant else None
+        planted = (*plant[:4], self.mark, *plant[4:]) if plant else None
         given = [*arguments, f"paths.out={out}"]
         self.process: BaseProcess = _START.Process(
             target=_command, args=(verb, given, dict(environment or {}), self.log, planted)
