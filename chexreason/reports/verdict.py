@@ -53,13 +53,14 @@ def _direction(interval: Mapping[str, float | None]) -> int:
 
 
 def transfer_sentence(before: str, after: str, changes: Mapping[str, Interval], below: Sequence[str] = ()) -> str:
-    """One sentence on a step's change in macro-F1 at each place, worded by the interval: it gains, loses or neither.
+    """A step's change in macro-F1 on each data set in words, by the interval: it gains, loses or neither.
 
-    ``below`` are the places where ``after`` is below answering all labels; they come first.
+    Before it come those of the sets where ``after`` is ``below`` answering all labels.
     """
-    clauses = [_moved(change, place) for place, change in changes.items()]
-    beaten = f"{after} is below answering all labels {_listed(list(below))}. " if below else ""
-    return f"{beaten}Compared with {before}, {after} {_listed(clauses)}."
+    clauses = [_moved(change, f"at {name}") for name, change in changes.items()]
+    beaten = [f"at {name}" for name in changes if name in below]
+    first = f"{after} is below answering all labels {_listed(beaten)}. " if beaten else ""
+    return f"{first}Compared with {before}, {after} {_listed(clauses)}."
 
 
 def _moved(change: Interval, place: str) -> str:

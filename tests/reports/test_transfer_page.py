@@ -50,8 +50,8 @@ def test_the_page_says_no_more_than_the_intervals(make_arm, tmp_path: Path) -> N
     ],
 )
 def test_a_sentence_is_worded_by_its_interval(change: Interval, words: str) -> None:
-    said = transfer_sentence("SFT", "GRPO", {"at home": change, "away": Interval(-0.05, -0.09, -0.01)})
-    assert said == f"Compared with SFT, GRPO {words} and loses 0.050 [0.010, 0.090] away."
+    said = transfer_sentence("SFT", "GRPO", {"home": change, "away": Interval(-0.05, -0.09, -0.01)})
+    assert said == f"Compared with SFT, GRPO {words} and loses 0.050 [0.010, 0.090] at away."
 
 
 def test_below_answering_all_labels_is_said_first(make_arm, tmp_path: Path) -> None:
