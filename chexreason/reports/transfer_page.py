@@ -19,7 +19,7 @@ from chexreason.reports.printed import printed_sentences
 from chexreason.reports.provenance import Ground, Origins, common_ground
 from chexreason.reports.result_table import Runs
 from chexreason.reports.tables import COVERAGE, MISSING, STATISTIC_TITLES, Table, TableRow, csv_text, interval_cell
-from chexreason.reports.verdict import basis_sentence, transfer_sentence
+from chexreason.reports.verdict import compared_on, transfer_sentence
 from chexreason.statistics.comparable import label_count
 from chexreason.statistics.predictions import datasets
 from chexreason.statistics.transfer import Change, TransferReport, transfer_report
@@ -52,15 +52,13 @@ def write_transfer(
     report = transfer_report(
         answers, label_set, home, away, n_resamples=n_resamples, n_permutations=n_permutations, seed=seed
     )
-    first = {arm: seeds[0] for arm, seeds in answers.items()}
-    ground = common_ground(first, [home, *away], label_set, origins or {}, not_run)
+    first, sets = {arm: seeds[0] for arm, seeds in answers.items()}, [home, *away]
+    ground = common_ground(first, sets, label_set, origins or {}, not_run)
     table = _table(report, home, ground)
-    on = basis_sentence(report.labels, ground.facts)
-    sentences = [on] * bool(on)
+    sentences = compared_on(report.labels, ground.facts)
     for step in report.steps:
         moved = {home: step.home.difference, step.away_set: step.away.difference}
         sentences.append(transfer_sentence(step.before, step.after, moved, report.below[step.after]))
-    sets = [home, *away]
     by_set = {arm: {name: [datasets(p)[name] for p in seeds] for name in sets} for arm, seeds in answers.items()}
     for (a, before), (b, after) in combinations(by_set.items(), 2):
         for name in sets:
