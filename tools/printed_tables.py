@@ -10,6 +10,8 @@ from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
+
 from chexreason.files import write_text
 from chexreason.reports import printed as shipped
 from chexreason.reports.printed import MACRO, Printed, all_labels, printed
@@ -66,7 +68,7 @@ def rank_reversal(a: Printed, b: Printed, statistic: str) -> tuple[list[tuple[st
     """The pairs of rows that two tables order oppositely, and Kendall's tau of the two orders (ties count nothing)."""
     names = [name for name in a.rows if name in b.rows]
     signs = {
-        (x, y): _sign(a.rows[x][statistic] - a.rows[y][statistic]) * _sign(b.rows[x][statistic] - b.rows[y][statistic])
+        (x, y): np.sign((a.rows[x][statistic] - a.rows[y][statistic]) * (b.rows[x][statistic] - b.rows[y][statistic]))
         for x, y in combinations(names, 2)
     }
     return [pair for pair, sign in signs.items() if sign < 0], sum(signs.values()) / len(signs)
@@ -123,10 +125,6 @@ def _table(caption: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -
 
 def _rank(table: Printed, name: str, statistic: str) -> int:
     return 1 + sum(row[statistic] > table.rows[name][statistic] for row in table.rows.values())
-
-
-def _sign(value: float) -> int:
-    return (value > 0) - (value < 0)
 
 
 if __name__ == "__main__":

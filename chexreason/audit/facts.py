@@ -38,21 +38,16 @@ def resolved(
     return resolve(raw, policy, np.asarray(~np.isnan(raw).all(axis=0)) & np.array(wanted))
 
 
-def only_zeros(manifest: Manifest, policy: LabelPolicy) -> npt.NDArray[np.bool_]:
-    """The rows [N] judged on every label that the set judges, No Finding among them, and positive in none."""
-    target, mask = resolved(manifest, policy)
-    everything = mask[:, mask.any(axis=0)].all(axis=1) & mask[:, CHEXPERT14.index(_NORMAL)]
-    found: npt.NDArray[np.bool_] = everything & ~target.any(axis=1)
-    return found
-
-
 def set_figures(manifest: Manifest, policy: LabelPolicy, label_list: LabelSet | None = None) -> AuditFigures:
     """Everything the page says about one set; ``manifest`` is as ``conform`` made it and stays unchanged."""
     frame = manifest.frame
     target, mask = resolved(manifest, policy, label_list)  # [N, 14] each
     disease = [label not in (_NORMAL, DEVICES) for label in CHEXPERT14.labels]
     normal = target[:, CHEXPERT14.index(_NORMAL)] == 1  # [N]
-    rated, zeros = mask.any(axis=1), only_zeros(manifest, policy)  # [N] each
+    rated = mask.any(axis=1)  # [N]
+    all_target, all_mask = resolved(manifest, policy)  # whatever the set is scored on
+    complete = all_mask[:, all_mask.any(axis=0)].all(axis=1) & all_mask[:, CHEXPERT14.index(_NORMAL)]  # [N]
+    zeros = complete & ~all_target.any(axis=1)  # [N]
     splits = {split: (frame["split"] == split).to_numpy() for split in frame["split"].unique().tolist()}  # [N] each
     images = frame.get("sha256", pd.Series([], dtype="str"))
     images = images[images != ""]

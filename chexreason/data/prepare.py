@@ -127,7 +127,7 @@ def _rows(
     selected = select.apply(frame, source.name)
     for warning in selected.report.get("warnings", ()):
         log.warning("%s: %s", source.name, warning)
-    return manifests.conform(selected.frame), selected.report, frame if selected.pool is None else selected.pool
+    return manifests.conform(selected.frame), selected.report, selected.pool
 
 
 def _looked_at(

@@ -19,14 +19,11 @@ SAMPLED = ("sft", "rl")
 
 @dataclass(frozen=True, eq=False)
 class Selected:
-    """The rows a selection keeps, their ``split`` ours, and a JSON-ready ``report`` of what it did.
-
-    ``pool`` are the rows it drew from; None stands for all that it was given.
-    """
+    """The rows a selection keeps, their ``split`` ours, a JSON-ready ``report``, and the ``pool`` it drew from."""
 
     frame: pd.DataFrame
     report: Mapping[str, object]
-    pool: pd.DataFrame | None = None
+    pool: pd.DataFrame
 
 
 @dataclass(frozen=True)

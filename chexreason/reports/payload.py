@@ -134,10 +134,12 @@ def _arm_figures(rows: Sequence[Prediction], labels: Sequence[str], sample: Repl
     return {**scores, **size, **said, "per_label": per_label}
 
 
-def _constant(rows: Sequence[Prediction], answer: Sequence[str]) -> list[Prediction]:
+def _constant(rows: Sequence[Prediction], answer: tuple[str, ...]) -> list[Prediction]:
     """One answer given to every study."""
-    plain = [replace(p, broken=None, named=tuple(answer), unknown=()) for p in rows]
-    return [replace(p, predicted=tuple(x for x in answer if x in p.labelled)) for p in plain]
+    return [
+        replace(p, predicted=tuple(x for x in answer if x in p.labelled), named=answer, unknown=(), broken=None)
+        for p in rows
+    ]
 
 
 def _pair_figures(a: Replicates, b: Replicates) -> StudyFigures:

@@ -19,10 +19,10 @@ from chexreason.reports.printed import printed_sentences
 from chexreason.reports.provenance import Ground, Origins, common_ground
 from chexreason.reports.result_table import Runs
 from chexreason.reports.tables import COVERAGE, MISSING, STATISTIC_TITLES, Table, TableRow, csv_text, interval_cell
-from chexreason.reports.verdict import basis_sentence, transfer_sentence
+from chexreason.reports.verdict import compared_on, transfer_sentence
 from chexreason.statistics.comparable import label_count
 from chexreason.statistics.predictions import datasets
-from chexreason.statistics.transfer import Change, Transfer, TransferReport, transfer_report
+from chexreason.statistics.transfer import Change, TransferReport, transfer_report
 from chexreason.statistics.vocabulary import mean_rates, vocabulary_shift
 
 _COLUMNS = ["before", "after", "place", "dataset", "quantity", "value", "low", "high", "p", "p_holm"]
@@ -52,12 +52,13 @@ def write_transfer(
     report = transfer_report(
         answers, label_set, home, away, n_resamples=n_resamples, n_permutations=n_permutations, seed=seed
     )
-    first = {arm: seeds[0] for arm, seeds in answers.items()}
-    ground = common_ground(first, [home, *away], label_set, origins or {}, not_run)
+    first, sets = {arm: seeds[0] for arm, seeds in answers.items()}, [home, *away]
+    ground = common_ground(first, sets, label_set, origins or {}, not_run)
     table = _table(report, home, ground)
-    on = basis_sentence(report.labels, ground.facts)
-    sentences = [on] * bool(on) + [_sentence(step, home, report.below[step.after]) for step in report.steps]
-    sets = [home, *away]
+    sentences = compared_on(report.labels, ground.facts)
+    for step in report.steps:
+        moved = {home: step.home.difference, step.away_set: step.away.difference}
+        sentences.append(transfer_sentence(step.before, step.after, moved, report.below[step.after]))
     by_set = {arm: {name: [datasets(p)[name] for p in seeds] for name in sets} for arm, seeds in answers.items()}
     for (a, before), (b, after) in combinations(by_set.items(), 2):
         for name in sets:
@@ -75,11 +76,6 @@ def write_transfer(
         stem, title = out / f"pareto_{name}", f"{place.title()} against away"
         draw_pareto(points, stem, home=titles[home], away=titles[name], title=title, place=place)
     return sentences
-
-
-def _sentence(step: Transfer, home: str, below: Sequence[str]) -> str:
-    changes = {f"at {home}": step.home.difference, f"at {step.away_set}": step.away.difference}
-    return transfer_sentence(step.before, step.after, changes, [place for place in changes if place[3:] in below])
 
 
 def _table(report: TransferReport, home: str, ground: Ground) -> Table:

@@ -26,22 +26,22 @@ def verdict(figures: Mapping[str, Any]) -> list[str]:
     """
     paired = figures["common"]["paired"]
     steps = [key for a, b in pairwise(figures["arms"]) if paired.get(key := f"{a}__{b}")]
-    on = basis_sentence(figures["common"]["labels"], figures["sets"]) if len(figures["arms"]) > 1 else ""
-    sentences = [*_below_trivial(figures), *[on] * bool(on), *(_change(key, paired[key]) for key in steps)]
+    on = compared_on(figures["common"]["labels"], figures["sets"]) if len(figures["arms"]) > 1 else []
+    sentences = [*_below_trivial(figures), *on, *(_change(key, paired[key]) for key in steps)]
     if steps:
         sentences += _transfer(steps[-1], figures)
     return [*sentences, *_vocabulary(figures), *_unreadable(figures), *_reward(figures)]
 
 
-def basis_sentence(labels: Sequence[str], sets: Mapping[str, Mapping[str, Any]]) -> str:
-    """On which ``labels`` the macro-F1 of ``sets`` is compared, where some set has more; "" where all have the same."""
+def compared_on(labels: Sequence[str], sets: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A sentence on the ``labels`` over which the macro-F1 of ``sets`` is compared, where some set has more."""
     names = _listed(list(sets))
     if not labels:
-        return f"No label is judged by all of {names}: changes between them are not compared."
+        return [f"No label is judged by all of {names}: changes between them are not compared."]
     if all(len(facts["labels"]) == len(labels) for facts in sets.values()):
-        return ""
+        return []
     n = f"{len(labels)} label{'' if len(labels) == 1 else 's'}"
-    return f"Changes are of the macro-F1 over the {n} that all of {names} judge: {', '.join(labels)}."
+    return [f"Changes are of the macro-F1 over the {n} that all of {names} judge: {', '.join(labels)}."]
 
 
 def _direction(interval: Mapping[str, float | None]) -> int:
@@ -53,13 +53,14 @@ def _direction(interval: Mapping[str, float | None]) -> int:
 
 
 def transfer_sentence(before: str, after: str, changes: Mapping[str, Interval], below: Sequence[str] = ()) -> str:
-    """One sentence on a step's change in macro-F1 at each place, worded by the interval: it gains, loses or neither.
+    """A step's change in macro-F1 on each data set in words, by the interval: it gains, loses or neither.
 
-    ``below`` are the places where ``after`` is below answering all labels; they come first.
+    Before it come those of the sets where ``after`` is ``below`` answering all labels.
     """
-    clauses = [_moved(change, place) for place, change in changes.items()]
-    beaten = f"{after} is below answering all labels {_listed(list(below))}. " if below else ""
-    return f"{beaten}Compared with {before}, {after} {_listed(clauses)}."
+    clauses = [_moved(change, f"at {name}") for name, change in changes.items()]
+    beaten = [f"at {name}" for name in changes if name in below]
+    first = f"{after} is below answering all labels {_listed(beaten)}. " if beaten else ""
+    return f"{first}Compared with {before}, {after} {_listed(clauses)}."
 
 
 def _moved(change: Interval, place: str) -> str:

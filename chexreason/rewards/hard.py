@@ -16,10 +16,9 @@ _PARTS = ("jaccard", "length_penalty")
 
 
 class HardReward:
-    """Jaccard overlap J, or J - ``length_penalty`` below ``min_length`` tokens; 0 when the output is not valid.
+    """Jaccard overlap J, or J - ``length_penalty`` below ``min_length`` tokens.
 
-    A study without a judged label earns 0.
-
+    An output that is not valid earns 0, and so does any answer to a study without a judged label.
     ``unknown="ignore"`` drops labels outside the label set, as the paper does; "penalise" counts each as a false
     positive. The paper's rule has two edge cases: under "ignore", unknown labels alone fully match a study where
     nothing is true (keep such studies out of training, or penalise); and an invalid output (0) outscores a short and

@@ -24,8 +24,8 @@ class NuancedReward:
     ``partial`` is ``recall`` times recall plus ``precision`` times precision; with nothing true and nothing predicted
     both are 1, with only one of the sets empty both are 0. A malformed output costs ``broken`` and has no other part;
     it also stays out of the collapse window, having predicted nothing. An answer to a study without a judged label has
-    no part at all and stays out of the window. ``jaccard`` is a metric (weight 0 unless set),
-    the quantity that runs under the hard reward show too.
+    no part at all and stays out of the window. ``jaccard`` is a metric (weight 0 unless set), the quantity that runs
+    under the hard reward show too.
     Source: Berger et al. 2025, nuanced reward; false-positive weights, ``stray`` and ``broken`` are this project's.
     """
 

@@ -66,13 +66,11 @@ def replicates(
     if not predictions:
         raise ValueError("no predictions to resample; is the data set empty in predictions.jsonl?")
     judged = on_judged(predictions, labels)
-    said = np.column_stack([vocabulary(judged), np.ones(len(judged))])  # [N, 3]
-    totals = np.column_stack([patient_totals(judged, labels), _by_patient(said, judged)])
-    sums = resampled_sums(totals, n_resamples, seed)  # [1 + R, 3 L + 6]
-    sums, said = sums[:, :-3], sums[:, -3:]
-    rates = dict(zip(VOCABULARY, (said[:, :-1] / said[:, -1:]).T, strict=True))
+    totals = np.column_stack([_by_patient(vocabulary(judged), judged), patient_totals(judged, labels)])
+    said, sums = np.split(resampled_sums(totals, n_resamples, seed), [len(VOCABULARY)], axis=1)  # [1 + R, 3 L + 3]
+    rates = dict(zip(VOCABULARY, (said / sums[:, [-3]]).T, strict=True))
     sample = as_replicates(statistics(sums, labels) | rates, judged, seed)
-    return replace(sample, smoothed=_smoothed(sums[1:] / max(totals[:, -1].mean(), 1.0), labels, seed))
+    return replace(sample, smoothed=_smoothed(sums[1:] / max(totals[:, -3].mean(), 1.0), labels, seed))
 
 
 def _smoothed(sums: FloatArray, labels: Sequence[str], seed: int) -> dict[str, FloatArray]:

@@ -24,8 +24,8 @@ def set_facts(arms: Mapping[str, Sequence[Prediction]], label_set: LabelSet) -> 
 
     ``policy`` and ``data_sha256`` are "not recorded" where the prediction files are older than these fields;
     ``label_list`` is the name of the list the scored ``labels`` are, or ""; of ``n_studies`` the first arm answered,
-    ``n_judged`` have a judged label. Raises ValueError when a set was scored in
-    two ways: one message with every difference and the way out.
+    ``n_judged`` have a judged label. Raises ValueError when a set was scored in two ways: one message with every
+    difference and the way out.
     """
     faults: list[str] = []
     facts: dict[str, dict[str, Any]] = {}

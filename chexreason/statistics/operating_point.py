@@ -9,8 +9,8 @@ import numpy as np
 
 from chexreason.statistics.bootstrap import Interval, Replicates, difference, replicates
 from chexreason.statistics.metrics import BoolArray, FloatArray
-from chexreason.statistics.predictions import counts, on_judged
-from chexreason.statistics.ranking import check_scores
+from chexreason.statistics.predictions import counts
+from chexreason.statistics.ranking import judged_scores
 from chexreason.types import Prediction
 
 N_FOLDS = 5
@@ -47,8 +47,7 @@ def refit(
     arms share them. Studies without a judged label are left out.
     Raises ValueError with fewer patients than folds, and on scores of another shape or not finite.
     """
-    check_scores(scores, predictions, labels)
-    scores, predictions = scores[counts(predictions, labels)[2].any(axis=1)], on_judged(predictions, labels)
+    scores, predictions = judged_scores(scores, predictions, labels)
     _, truth, mask = counts(predictions, labels)
     chosen = np.zeros_like(truth)
     for inside, fitted_on in _folds([p.patient_id for p in predictions], fit_patients, seed):

@@ -52,10 +52,9 @@ def ranking_replicates(
     ``intervals`` and ``paired`` take the result.
     Raises ValueError on scores of another shape, another kind, or that are not finite.
     """
-    check_scores(scores, predictions, labels)
+    scores, predictions = judged_scores(scores, predictions, labels)
     if kind not in SCORE_KINDS:
         raise ValueError(f"unknown kind of scores '{kind}'; known: {', '.join(SCORE_KINDS)}")
-    scores, predictions = scores[counts(predictions, labels)[2].any(axis=1)], on_judged(predictions, labels)
     with np.errstate(over="ignore"):  # exp of a large number is infinite, and its probability 0
         probabilities = 1 / (1 + np.exp(-scores)) if kind == "log_odds" else scores
     _, truth, mask = counts(predictions, labels)
@@ -77,8 +76,10 @@ def ranking_replicates(
     return as_replicates(found, predictions, seed)
 
 
-def check_scores(scores: FloatArray, predictions: Sequence[Prediction], labels: Sequence[str]) -> None:
-    """Refuse (ValueError) scores that are not [N, L], or not finite, naming the first study and label."""
+def judged_scores(
+    scores: FloatArray, predictions: Sequence[Prediction], labels: Sequence[str]
+) -> tuple[FloatArray, Sequence[Prediction]]:
+    """The rows of studies with a judged label; raises ValueError on scores of another shape, or not finite."""
     shape = (len(predictions), len(labels))
     if scores.shape != shape:
         raise ValueError(f"scores have the shape {list(scores.shape)}; {shape[0]} studies, {shape[1]} labels expected")
@@ -89,6 +90,7 @@ def check_scores(scores: FloatArray, predictions: Sequence[Prediction], labels: 
             f"{len(bad)} scores are not finite: the first is {float(scores[row, column])} of '{labels[column]}' in "
             f"study '{predictions[row].study_id}'; score this arm again"
         )
+    return scores[counts(predictions, labels)[2].any(axis=1)], on_judged(predictions, labels)
 
 
 def _by_score(scores: FloatArray, truth: BoolArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -45,10 +45,9 @@ def trivial_rows(
 ) -> dict[str, dict[str, float]]:
     """Scores of the trivial answers on truth and mask, bool [N, L]: the names of ``replicates`` a row.
 
-    Studies without a judged label are left out.
-
-    ``prevalence`` comes from the training labels, never from the set that is scored; a label it lacks is never
-    answered by ``best_constant`` and ``prior``, and without any prevalence those two rows are left out.
+    Studies without a judged label are left out. ``prevalence`` comes from the training labels, never from the set that
+    is scored; a label it lacks is never answered by ``best_constant`` and ``prior``, and without any prevalence those
+    two rows are left out.
     """
     rated = mask.any(axis=1)  # [N]
     truth, mask = truth[rated], mask[rated]

@@ -87,10 +87,9 @@ def test_studies_without_a_judged_label_and_with_zeros_alone_are_counted_and_nam
     marks |= {"No Finding": [0.0, 0.0, 0.0, NAN, 0.0, 1.0]}  # judged in part, positive, unjudged, zeros, normal
     sets = {name: manifest(name, root, **marks) for name in ("a", "secret")}
     figures = write_audit(sets, dict.fromkeys(sets, IGNORE), tmp_path, credentialed=["secret"])
-    found = {name: {k: v for k, v in s.items() if k in ("unjudged", "only_zeros", "zeros_at")}
-             for name, s in figures["sets"]["a"]["splits"].items()}  # fmt: skip
-    assert found == {"sft": {"unjudged": 1, "only_zeros": 1, "zeros_at": ["a:0"]},
-                     "test": {"unjudged": 0, "only_zeros": 1, "zeros_at": ["a:4"]}}  # fmt: skip
+    splits = figures["sets"]["a"]["splits"]
+    found = {name: (part["unjudged"], part["only_zeros"], part["zeros_at"]) for name, part in splits.items()}
+    assert found == {"sft": (1, 1, ["a:0"]), "test": (0, 1, ["a:4"])}
     assert figures["sets"]["a"]["labels_per_image"][0] == 3  # not the unjudged one
     page = (tmp_path / "audit.html").read_text()
     assert "a, sft: 1 of 4 images have no judged label: no score and no training counts them." in page

@@ -132,9 +132,3 @@ def test_loader_workers_give_the_same_batches(gemma, films, tmp_path):
     alone, shared = (data.train_dataloader() for data in loaders)
     for one, other in zip(alone, shared, strict=True):
         assert torch.equal(one.prompts.pixel_values, other.prompts.pixel_values)
-
-
-def test_cut_up_images_are_refused(gemma, images):
-    gemma.processor.image_processor.do_pan_and_scan = True
-    with pytest.raises(ValueError, match=r"do_pan_and_scan.*paths\.image_cache=null"):
-        gemma.resize(images[0])

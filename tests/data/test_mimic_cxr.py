@@ -26,9 +26,8 @@ def test_the_papers_config_keeps_the_vendors_test_split_as_the_internal_test(mim
     node = composed("prepare", "data=paper", *sizes).data.sets.mimic
     source, select = make(node.source, _convert_="all"), make(node.select, _convert_="all")
     made = prepare_set(source, tmp_path / "mimic", select=select, check=False)
-    assert made.frame.loc[made.frame["split"] == "test", "exam_id"].tolist() == [
-        "mimic:s50331901"
-    ]  # its AP image alone
+    tested = made.frame.loc[made.frame["split"] == "test", "exam_id"].tolist()
+    assert tested == ["mimic:s50331901"]  # its AP image alone
     assert made.provenance["pool"]["images"] == 2  # AP and PA of train, one of an exam, with a mark
 
 

@@ -53,11 +53,8 @@ def test_what_a_pool_judges_depends_on_policy_and_label_list():
     rows = manifest_rows("m", 5, Edema=[1, 1, 0, -1, nan], Fracture=nan, Pneumonia=[-1, nan, nan, nan, nan])
     pool = pool_marks(rows)
     assert (pool["images"], pool["marks"]["Edema"], pool["marks"]["Fracture"]) == (5, [2, 1, 1, 1], [0, 0, 0, 5])
-    for policy, edema, pneumonia in (
-        (POSITIVES_ONLY, (2, 5), (0, 5)),
-        (ONES, (3, 4), (1, 1)),
-        (IGNORE, (2, 3), (0, 0)),
-    ):
+    judged = {POSITIVES_ONLY: ((2, 5), (0, 5)), ONES: ((3, 4), (1, 1)), IGNORE: ((2, 3), (0, 0))}
+    for policy, (edema, pneumonia) in judged.items():
         counts = pool_counts(pool, policy)
         assert (counts["Edema"], counts["Pneumonia"], counts["Fracture"]) == (edema, pneumonia, (0, 0))
     assert pool_counts(pool, ONES, NIH9.labels)["Support Devices"] == (0, 0)  # NIH's nine do not judge it
@@ -109,9 +106,8 @@ def test_an_old_manifest_is_refused_where_prices_need_the_pool_until_it_is_prepa
     with pytest.raises(ManifestError, match=again):
         build_reward(NUANCED, lambda: built.training_prevalence(cfg, CHEXPERT14))
     build_reward(HARD, lambda: built.training_prevalence(cfg, CHEXPERT14))
-    assert (
-        built.training_prevalence(cfg, CHEXPERT14, needed=False)["Edema"] == 0.5
-    )  # no sampler: the splits are the pool
+    constants = built.training_prevalence(cfg, CHEXPERT14, needed=False)
+    assert constants["Edema"] == 0.5  # no sampler: the splits are the pool
     age(selection={"selection": "paper"})
     assert built.training_prevalence(cfg, CHEXPERT14, needed=False) == {}
     assert "without it there is no best_constant and no prior" in caplog.text

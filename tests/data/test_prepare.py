@@ -148,7 +148,7 @@ class Half:
     def apply(self, frame: pd.DataFrame, dataset: str) -> Selected:
         group = {"images": 2, "share": dict.fromkeys(CHEXPERT14.labels, 0.0)}
         report = {"pool": group, "splits": {"sft": group}, "min_share": 0.05, "warnings": [f"{dataset} is small"]}
-        return Selected(frame[:3].assign(split=["sft", "sft", "val"]), report)
+        return Selected(frame[:3].assign(split=["sft", "sft", "val"]), report, frame)
 
 
 @pytest.mark.slow

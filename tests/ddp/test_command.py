@@ -8,13 +8,12 @@ import sys
 
 import pandas as pd
 import pytest
-from hydra import compose, initialize_config_dir
 
 from chexreason import runs
 from chexreason.build.data import build_manifests
 from chexreason.cli.train import main
-from chexreason.confdir import confdir
 from chexreason.reports.history import read_rewards
+from tests.support.configs import composed
 
 pytestmark = pytest.mark.slow
 EXPERIMENT = """# @package _global_
@@ -42,8 +41,7 @@ def test_a_sweep_on_two_ranks_leaves_one_finished_run_a_job(on_ranks, tmp_path):
     own.mkdir(parents=True)
     (own / "two_ranks.yaml").write_text(EXPERIMENT)
     overrides = ["experiment=two_ranks", f"hydra.searchpath=[{own.parent}]", f"paths.out={tmp_path}"]
-    with initialize_config_dir(confdir(), version_base="1.3"):
-        build_manifests(compose("train", overrides), on_error="stop", workers=1)
+    build_manifests(composed("train", *overrides), on_error="stop", workers=1)
 
     def command(rank: int) -> None:
         # the first rank is a copy of this process; Lightning starts the other one as `python -m` of this module

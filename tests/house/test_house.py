@@ -131,6 +131,13 @@ def test_only_build_instantiates():
     assert {user.partition("/")[0] for user in users} == {"build"}
 
 
+def test_the_workshop_imports_what_the_package_has():
+    known = {"chexreason", *(".".join(p.relative_to(ROOT).with_suffix("").parts) for p in FILES)}
+    for path in [*(ROOT / "tools").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]:
+        found = {module for module in imports(path) if module.startswith("chexreason.")}
+        assert {m for m in found if m not in known and m.rpartition(".")[0] not in known} == set(), path.name
+
+
 def test_modules_import_in_no_circle():
     modules = {"chexreason." + name(p).removesuffix(".py").replace("/", "."): p for p in FILES}
     needs = {m: {i for node in tree(p).body for i in top_imports(node) if i in modules} for m, p in modules.items()}

@@ -9,7 +9,6 @@ from pathlib import Path
 import nbclient
 import nbformat
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from chexreason.cli.evaluate import evaluate
@@ -17,7 +16,7 @@ from chexreason.cli.prepare import prepare
 from chexreason.cli.report import report_study
 from chexreason.cli.tables import sweep_rows, tables
 from chexreason.cli.train import train
-from chexreason.confdir import confdir
+from tests.support.configs import composed
 
 pytestmark = pytest.mark.slow
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
@@ -39,8 +38,7 @@ def study(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("out")
 
     def configured(config: str, *overrides: str) -> DictConfig:
-        with initialize_config_dir(confdir(), version_base="1.3"):
-            return compose(config, [f"paths.out={out}", f"paths.data={out}", "name=demo", *overrides])
+        return composed(config, f"paths.out={out}", f"paths.data={out}", "name=demo", *overrides)
 
     (cell,) = sweep_rows("fig2").values()
     row = sweep_rows("table2")["free_reasoning"]

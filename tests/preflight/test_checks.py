@@ -5,26 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from chexreason.cli import checks
-from chexreason.confdir import confdir
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.model.adapters import attach_lora
 from chexreason.types import Sample
-
-
-def composed(*overrides: str):
-    with initialize_config_dir(confdir(), version_base="1.3"):
-        return compose("preflight", list(overrides))
-
+from tests.support.configs import composed
 
 SHORT = ("model.max_new_tokens=12", "text_tokens=20", "model.eval_batch_size=2")
 
 
 @pytest.mark.slow
 def test_a_plan_lists_the_stages_of_its_phase_and_refuses_a_device_too_small():
-    sft = checks.plan(composed("phase=sft", *SHORT))
+    sft = checks.plan(composed("preflight", "phase=sft", *SHORT))
     assert [stage.name for stage in sft.stages] == ["update", "validation"]
     assert min(stage.largest for stage in sft.stages) > 8
     sft.check()
@@ -34,14 +27,16 @@ def test_a_plan_lists_the_stages_of_its_phase_and_refuses_a_device_too_small():
 
 def test_a_gpu_that_is_absent_is_planned_for_as_the_papers(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    name, memory = checks.device_memory(composed("trainer=gpu"))
+    name, memory = checks.device_memory(composed("preflight", "trainer=gpu"))
     assert (name, memory) == ("no GPU here, so an A100 of 80 GiB", 80 * 2**30)
 
 
 @pytest.mark.slow
 def test_what_vllm_takes_is_no_room_for_training():
-    shared, alone = (checks.plan(composed("phase=grpo", *SHORT, *more)) for more in ((), ("rollout=vllm",)))
-    whole = checks.device_memory(composed())[1]
+    shared, alone = (
+        checks.plan(composed("preflight", "phase=grpo", *SHORT, *more)) for more in ((), ("rollout=vllm",))
+    )
+    whole = checks.device_memory(composed("preflight"))[1]
     assert [stage.name for stage in alone.stages] == ["update", "validation"] == [s.name for s in shared.stages[1:]]
     assert shared.capacity - alone.capacity == pytest.approx(0.4 * whole, abs=1)
     assert "less the 40% of it that vLLM" in alone.table()
@@ -51,10 +46,12 @@ def test_what_vllm_takes_is_no_room_for_training():
 def test_the_settings_of_a_run_are_checked_together(gemma, studies):
     attach_lora(gemma, dropout=0.1)
     samples = [Sample(study, "Describe.", "<think>a</think><solution>Edema</solution>") for study in studies]
-    warnings = checks.check_settings(composed("phase=sft", "phase.max_epochs=20"), samples, gemma, CHEXPERT14)
+    warnings = checks.check_settings(
+        composed("preflight", "phase=sft", "phase.max_epochs=20"), samples, gemma, CHEXPERT14
+    )
     assert not warnings
     gemma.stop_ids.append(10**6)
-    faulty = composed("phase=grpo", "objective=grpo", "model.max_new_tokens=5000")
+    faulty = composed("preflight", "phase=grpo", "objective=grpo", "model.max_new_tokens=5000")
     with pytest.raises(ValueError, match=r"(?s)3 of the settings.*dropout is on.*stop ids.*exceed the context"):
         checks.check_settings(faulty, samples, gemma, CHEXPERT14)
 
@@ -98,7 +95,7 @@ def grpo_findings(gemma, studies, folder, overrides=()) -> list[str]:
     folder.mkdir(exist_ok=True)
     (folder / "adapter_config.json").write_text("{}")
     (folder / "chexreason.json").write_text('{"answer_tokens": 96}')
-    cfg = composed(*SOUND, f"adapters=[{folder}]", *overrides)
+    cfg = composed("preflight", *SOUND, f"adapters=[{folder}]", *overrides)
     attach_lora(gemma, dropout=cfg.adapter.dropout)
     return checks.check_settings(cfg, [Sample(study, "Describe.") for study in studies], gemma, CHEXPERT14)
 

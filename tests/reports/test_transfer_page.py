@@ -15,14 +15,14 @@ from chexreason.reports.verdict import transfer_sentence
 from chexreason.statistics.bootstrap import Interval
 from chexreason.types import Prediction
 
+SETS = {"home": "phantom_a", "away": ["phantom_b"], "label_set": CHEXPERT14}
+QUICK = {"n_resamples": 20, "n_permutations": 20}
+
 
 @pytest.mark.slow
 def test_the_page_says_no_more_than_the_intervals(make_arm, tmp_path: Path) -> None:
     arms = {"base": {0: make_arm(0.55)}, "sft": {0: make_arm(0.75)}, "grpo": {0: make_arm(0.8), 1: make_arm(0.85)}}
-    said = write_transfer(
-        arms, tmp_path, home="phantom_a", away=["phantom_b"], label_set=CHEXPERT14,
-        origins={"sft": Origin("test")}, n_resamples=100, n_permutations=100,
-    )  # fmt: skip
+    said = write_transfer(arms, tmp_path, **SETS, origins={"sft": Origin("test")}, n_resamples=100, n_permutations=100)
     page = (tmp_path / "transfer.md").read_text()
     assert "data not recorded); split test: 20 studies at phantom_a, 20 studies at phantom_b." in page
     assert said[0].startswith("Changes are of the macro-F1 over the 9 labels that all of phantom_a and phantom_b judge")
@@ -50,14 +50,13 @@ def test_the_page_says_no_more_than_the_intervals(make_arm, tmp_path: Path) -> N
     ],
 )
 def test_a_sentence_is_worded_by_its_interval(change: Interval, words: str) -> None:
-    said = transfer_sentence("SFT", "GRPO", {"at home": change, "away": Interval(-0.05, -0.09, -0.01)})
-    assert said == f"Compared with SFT, GRPO {words} and loses 0.050 [0.010, 0.090] away."
+    said = transfer_sentence("SFT", "GRPO", {"home": change, "away": Interval(-0.05, -0.09, -0.01)})
+    assert said == f"Compared with SFT, GRPO {words} and loses 0.050 [0.010, 0.090] at away."
 
 
 def test_below_answering_all_labels_is_said_first(make_arm, tmp_path: Path) -> None:
     arms = {"base": {0: make_arm(0.5)}, "sft": {0: [replace(p, predicted=p.predicted[:1]) for p in make_arm(0.5)]}}
-    sets = {"home": "phantom_a", "away": ["phantom_b"], "label_set": CHEXPERT14}
-    said = write_transfer(arms, tmp_path, **sets, n_resamples=20, n_permutations=20)[1]
+    said = write_transfer(arms, tmp_path, **SETS, **QUICK)[1]
     assert said.startswith("sft is below answering all labels at phantom_a and at phantom_b. Compared with base, sft ")
 
 
@@ -70,8 +69,7 @@ def test_without_a_common_label_no_change_is_given(make_arm, tmp_path: Path) -> 
         ]
 
     arms = {arm: {0: apart(make_arm(q))} for arm, q in (("base", 0.6), ("sft", 0.8))}
-    sets = {"home": "phantom_a", "away": ["phantom_b"], "label_set": CHEXPERT14}
-    said = write_transfer(arms, tmp_path, **sets, n_resamples=20, n_permutations=20)
+    said = write_transfer(arms, tmp_path, **SETS, **QUICK)
     assert said == ["No label is judged by all of phantom_a and phantom_b: changes between them are not compared."]
     assert len((tmp_path / "transfer.csv").read_text().splitlines()) == 1
     assert "→ sft |" not in (tmp_path / "transfer.md").read_text()

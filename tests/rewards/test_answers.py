@@ -33,7 +33,7 @@ def test_rows_of_text_and_labels_become_completions_of_studies(file):
     found = read_answers(file(plain, "", full), FORMAT, n_tokens=370)
     assert [c.n_tokens for c in found.completions] == [370, 12]
     assert found.completions[0].parsed.unknown == ("Cat",)
-    assert found.owners == ["line 1", "p7"]
+    assert [study.patient_id for study in found.studies] == ["line 1", "p7"]
     assert CHEXPERT14.decode(found.studies[0].target) == ("Edema", "Pneumonia")
     assert all(found.studies[0].mask)
     assert CHEXPERT14.decode(found.studies[1].mask) == ("Edema", "Pneumonia")

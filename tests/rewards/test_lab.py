@@ -21,6 +21,7 @@ from chexreason.rewards.lab.adversaries import ADVERSARIES, honest_answers, prio
 from chexreason.rewards.lab.cohorts import chexpert_cohort, phantom_cohort
 from chexreason.rewards.nuanced import NuancedReward
 from chexreason.types import Completion, Study
+from tests.support.configs import composed
 
 PROMPT = "Answer in this form: <think>your analysis</think>\n<solution>label, label</solution>"
 FORMAT = AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION)
@@ -178,14 +179,11 @@ def test_chexperts_counts_are_met_label_by_label_and_normal_goes_with_nothing_bu
 
 @pytest.mark.slow
 def test_the_phantom_cohort_is_the_prepared_data(tmp_path) -> None:
-    from hydra import compose, initialize_config_dir
-
     from chexreason.build.data import build_manifests, load_studies
-    from chexreason.confdir import confdir
 
-    sizes = ["data.sets.phantom_a.source.n={rl: 12}", "data.sets.phantom_b.source.n={val: 1}", "data.size=48"]
-    with initialize_config_dir(confdir(), version_base="1.3"):
-        cfg = compose("prepare", [f"paths.out={tmp_path}", *sizes])
+    n = {"a": "{sft: 1, rl: 12, val: 1, test: 1}", "b": "{val: 1, test: 1}"}  # a split left out keeps its hundreds
+    sizes = [f"data.sets.phantom_{name}.source.n={few}" for name, few in n.items()]
+    cfg = composed("prepare", f"paths.out={tmp_path}", "data.size=48", *sizes)
     build_manifests(cfg, on_error="stop", workers=1)
     prepared = load_studies(cfg, "phantom_a", ("rl",), CHEXPERT14)
     useful = [(s.study_id, s.patient_id, s.target, s.mask) for s in prepared if any(s.target)]

@@ -11,7 +11,8 @@ from chexreason.statistics.predictions import counts, datasets, evaluated_labels
 from chexreason.types import Prediction
 
 DECLARED = {"policy": "zeros: uncertain=negative, blank=masked", "data_sha256": "0123456789abcdef"}
-ONE = Prediction("s", "p", "set", "text", ("Edema",), ("Edema",), ("Edema", "Pneumonia"), **DECLARED)
+SAID = {"named": ("Edema", "Fracture"), "unknown": ("Fluid",)}  # beyond what is judged
+ONE = Prediction("s", "p", "set", "text", ("Edema",), ("Edema",), ("Edema", "Pneumonia"), **DECLARED, **SAID)
 
 
 def test_what_is_written_is_read_back(make_arm, tmp_path: Path) -> None:
@@ -57,18 +58,11 @@ def test_every_line_says_what_it_was_scored_with_and_older_lines_that_nobody_kno
     row = json.loads(path.read_text())
     assert DECLARED.items() <= row.items()
     assert "extra" not in row
-    later = {*DECLARED, "named", "unknown", "version"}
+    assert row["version"] == 2
+    later = {*DECLARED, *SAID, "version"}
     older = {name: value for name, value in row.items() if name not in later} | {"extra": {"prompt": "a"}}
     path.write_text(json.dumps(older) + "\n")
-    assert read_predictions(path) == [replace(ONE, policy="", data_sha256="")]
-
-
-def test_a_line_keeps_what_was_named_outside_the_judged_labels(tmp_path: Path) -> None:
-    path = tmp_path / "predictions.jsonl"
-    said = replace(ONE, named=("Edema", "Fracture"), unknown=("Fluid",))
-    write_predictions(path, [said])
-    assert json.loads(path.read_text())["version"] == 2
-    assert read_predictions(path) == [said]
+    assert read_predictions(path) == [replace(ONE, policy="", data_sha256="", named=None, unknown=None)]
 
 
 def test_a_cut_off_or_empty_or_missing_file_is_refused(tmp_path: Path) -> None:

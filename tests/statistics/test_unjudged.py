@@ -219,7 +219,7 @@ def test_the_rewards_lab_counts_the_judged() -> None:
     paid = earnings.earn(HardReward(), honest.completions, some.studies, CHEXPERT14, settled=True)
     assert (len(paid.total), float(paid.f1.mean())) == (N, pytest.approx(0.5, abs=0.05))
     with pytest.raises(ValueError, match="none of the 2 studies of 'set' has a judged label"):
-        of([_unjudged(0), _unjudged(1)]).judged()
+        accounts.answers_row(HardReward(), of([_unjudged(0), _unjudged(1)]), CHEXPERT14, 20, 0)
 
 
 def test_they_are_not_trained_on() -> None:

@@ -50,10 +50,10 @@ def answers_row(reward: Reward, own: Answers, label_set: LabelSet, n_resamples: 
 
     ``n`` answers are scored: those of the ``n_studies`` with a judged label. Raises ValueError where there is none.
     """
-    n_studies, own = len(own.studies), own.judged()
     paid = lab.earn(reward, own.completions, own.studies, label_set, settled=False)
-    value, low, high = lab.rank_correlation(paid.total, paid.f1, own.owners, n_resamples, seed)
-    row = {"n": len(own.studies), "n_studies": n_studies, "reward": paid.mean, "sample_f1": float(paid.f1.mean())}
+    owners = [study.patient_id for study in own.studies if any(study.mask)]
+    value, low, high = lab.rank_correlation(paid.total, paid.f1, owners, n_resamples, seed)
+    row = {"n": len(owners), "n_studies": len(own.studies), "reward": paid.mean, "sample_f1": float(paid.f1.mean())}
     return row | _defined({"rank_correlation": value, "low": low, "high": high}) | _parts(paid)
 
 

@@ -24,28 +24,15 @@ class Answers:
     completions: tuple[Completion, ...]
     studies: tuple[Study, ...]
 
-    @property
-    def owners(self) -> list[str]:
-        """The patient of each answer [N]."""
-        return [study.patient_id for study in self.studies]
-
     def by_dataset(self) -> dict[str, Answers]:
         """The answers of each data set, in order of first appearance."""
         rows: dict[str, list[int]] = {}
         for row, study in enumerate(self.studies):
             rows.setdefault(study.dataset, []).append(row)
-        return {name: self._of(chosen) for name, chosen in rows.items()}
-
-    def judged(self) -> Answers:
-        """The answers to studies with a judged label; raises ValueError where there is no such study."""
-        rows = [row for row, study in enumerate(self.studies) if any(study.mask)]
-        if not rows:
-            n, name = len(self.studies), self.studies[0].dataset
-            raise ValueError(f"none of the {n} studies of '{name}' has a judged label: leave its answers out")
-        return self._of(rows)
-
-    def _of(self, rows: Sequence[int]) -> Answers:
-        return Answers(tuple(self.completions[i] for i in rows), tuple(self.studies[i] for i in rows))
+        return {
+            name: Answers(tuple(self.completions[i] for i in chosen), tuple(self.studies[i] for i in chosen))
+            for name, chosen in rows.items()
+        }
 
 
 def of_predictions(found: Sequence[Prediction], answer_format: AnswerFormat) -> Answers:

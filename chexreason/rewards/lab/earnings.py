@@ -63,8 +63,13 @@ def earn(
 
     Answers to studies without a judged label are left out: N counts the others. With ``settled``, a reward with a
     memory first scores ``WARM_UP`` calls of the same strategy: the result is then what it earns in the long run.
+    Raises ValueError where no study has a judged label.
     """
     rated = [i for i, study in enumerate(studies) if any(study.mask)]
+    if not rated:
+        raise ValueError(
+            f"none of the {len(studies)} studies of '{studies[0].dataset}' has a judged label: leave the set out"
+        )
     completions, studies = [completions[i] for i in rated], [studies[i] for i in rated]
     reward = copy.deepcopy(reward)
     chunks = [slice(i, i + ROLLOUT) for i in range(0, len(completions), ROLLOUT)]
