@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from chexreason import renames, runs
+from chexreason.cli.train import resume_from
 from chexreason.statistics.partial import Partial
 from chexreason.training.callbacks.run_files import merge_attempts
 
@@ -128,6 +129,13 @@ def test_a_folder_in_the_place_of_a_file_is_named_with_a_way_out(tmp_path, name)
         begin(tmp_path)
     (tmp_path / name).rename(tmp_path.with_name(f"{tmp_path.name}-away"))
     begin(tmp_path)
+
+
+def test_no_rank_goes_on_from_what_restart_sets_aside(tmp_path):
+    """A further rank may be faster than the first one, which alone sets the directory aside."""
+    keep(tmp_path, runs.CHECKPOINT)
+    assert resume_from(tmp_path, OmegaConf.merge(CFG, {"restart": False})) == tmp_path / runs.CHECKPOINT
+    assert resume_from(tmp_path, OmegaConf.merge(CFG, {"restart": True})) is None
 
 
 def test_yaml_nested_too_deeply_is_a_damaged_config(tmp_path):
