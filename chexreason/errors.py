@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from chexreason.confdir import choices, confdir
-from chexreason.signals import PREEMPTED, Stopped
+from chexreason.signals import PREEMPTED, Stopped, continues
 
 RENAMED_GROUPS = {"answers": "sft_answers", "traces": "teacher_instruction"}  # old name of a folder of conf/: new one
 RENAMED_CHOICES = {  # what a choice was, and what is said now
@@ -31,10 +31,10 @@ def friendly(*kinds: type[BaseException]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print("\ninterrupted: the same command continues from the last checkpoint", file=sys.stderr)
+        print(f"\ninterrupted: {continues()} from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
     except Stopped as stopped:
-        print(f"{stopped}: stopped; the same command continues", file=sys.stderr)
+        print(f"{stopped}: stopped; {continues()}", file=sys.stderr)
         raise SystemExit(PREEMPTED) from None
     except kinds as error:
         if os.environ.get("CHEXREASON_TRACEBACK"):

@@ -25,6 +25,23 @@ _SEAL = "sha256"  # in a sealed JSON file: the hash of all else in it
 
 
 @contextmanager
+def written(path: Path) -> Iterator[None]:
+    """In the block, an error of a full disk names ``path`` and the way out.
+
+    Some writers hide it: torch raises a RuntimeError in its place, safetensors quotes it.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = getattr(error if isinstance(error, OSError) else error.__context__, "errno", None)
+        for full in (errno.ENOSPC, errno.EDQUOT):
+            if number == full or f"os error {full})" in str(error):
+                what = f"{os.strerror(full)}: make room there; the same command then continues"
+                raise OSError(full, what, str(path)) from None
+        raise
+
+
+@contextmanager
 def whole(path: Path, scratch: Path | None = None, *, flush: bool = True) -> Iterator[Path]:
     """A temporary file of the same suffix that takes the place of ``path`` when the block ends without an error.
 
@@ -37,10 +54,11 @@ def whole(path: Path, scratch: Path | None = None, *, flush: bool = True) -> Ite
     mode = os.fstat(created).st_mode & 0o777
     os.close(created)
     try:
-        yield temporary
-        temporary.chmod(mode)  # a writer may have put a file of its own there
-        if flush:
-            _flush(temporary)
+        with written(path):
+            yield temporary
+            temporary.chmod(mode)  # a writer may have put a file of its own there
+            if flush:
+                _flush(temporary)
         os.replace(temporary, path)
         if flush:
             _flush(path.parent)
@@ -58,12 +76,13 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     staging, old = temporary_of(folder), temporary_of(folder, tag=PUT_BACK)
     staging.mkdir()
     try:
-        yield staging
-        mode = staging.stat().st_mode & 0o666  # as the umask gives it; safetensors writes 0600
-        for path in staging.iterdir():
-            path.chmod(mode)
-            _flush(path)
-        _flush(staging)
+        with written(folder):
+            yield staging
+            mode = staging.stat().st_mode & 0o666  # as the umask gives it; safetensors writes 0600
+            for path in staging.iterdir():
+                path.chmod(mode)
+                _flush(path)
+            _flush(staging)
         if folder.exists():
             os.replace(folder, old)
         os.replace(staging, folder)
@@ -168,9 +187,9 @@ def read_sealed(path: Path, way_out: str) -> dict[str, Any]:
         sound = sealed == [_SEAL] or (not sealed and _SEAL not in value)  # its own name may be what is damaged
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}): {way_out}") from None
-    except (ValueError, AttributeError, RecursionError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         sound = False
-    if not sound:
+    if not sound or not isinstance(value, dict):
         raise ValueError(f"{path} is damaged: {way_out}")
     return {name: item for name, item in value.items() if name != _SEAL}
 

@@ -28,7 +28,7 @@ RENAMED: dict[str, str] = {}
 ADDED: dict[str, Any] = {"phase.holdout": 0, "data.sets.mimic.select.test_split": None}
 REMOVED: dict[str, str] = {"rollout.adapters": "the policy hands its earlier adapters over itself; leave it out"}
 # Settings that may change between a run and its continuation: they do not change what is computed.
-_FREE = ("paths", "logger", "callbacks.progress", "run_dir", "num_workers", "restart", "requeue")
+FREE = ("paths", "logger", "callbacks.progress", "run_dir", "num_workers", "restart", "requeue")
 # Settings, with all below them, that a phase of training or a command never looks at.
 _TRAINING = ("data.test", "data.attributions")
 _SCORING = ("data.val", "data.home", "data.attributions", "data.allow_overlap", "data.credentialed")
@@ -68,7 +68,7 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     paths = config.get("paths") or {}
     places = [(os.path.normpath(paths[k]), f"${{paths.{k}}}") for k in ("data", "out") if isinstance(paths.get(k), str)]
     given = {k: value for k, value in current(flat(config)).items() if k not in ADDED or value != ADDED[k]}
-    return {k: _placed(value, places) for k, value in given.items() if not below(k, _FREE)}
+    return {k: _placed(value, places) for k, value in given.items() if not below(k, FREE)}
 
 
 def _placed(value: Any, places: Sequence[tuple[str, str]]) -> Any:

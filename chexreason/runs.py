@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from chexreason.files import file_sha256, read_sealed, value_sha256, write_sealed, write_text
+from chexreason.files import file_sha256, read_sealed, value_sha256, write_sealed, write_text, written
 from chexreason.owners import locked, remove_leftovers
 from chexreason.renames import ADDED, changes, flat, old_names, settings
 from chexreason.signals import PREEMPTED, await_first_rank, is_first_rank, on_leave
@@ -41,6 +41,7 @@ ATTEMPT_OF = "CHEXREASON_ATTEMPT_OF"
 # What a run writes besides its config, its times and its log.
 _RESULTS = (DONE, "checkpoints/*", "adapter/*", "metrics/*", "samples.jsonl", "rewards-*", "*.partial.jsonl")
 _RESULTS += _VOUCHED[1:]
+_PLAIN = (*_VOUCHED, DONE, STAGE, ATTEMPTS, CHECKPOINT, "samples.jsonl", "*.partial.jsonl", "metrics/*/metrics.csv")
 _ANEW = "begin it anew with restart=true, which sets aside what is there"
 _WAYS_OUT = f"Choose another name=, or {_ANEW}"
 
@@ -88,7 +89,7 @@ def read_stage(run_dir: str | Path) -> dict[str, Any]:
 def holds_run(run_dir: str | Path) -> bool:
     """True where a directory keeps a checkpoint, a whole batch or DONE: another config is then refused in it."""
     folder = Path(run_dir)
-    partial = folder.glob("*.partial.jsonl")
+    partial = filter(Path.is_file, folder.glob("*.partial.jsonl"))
     return is_done(folder) or (folder / CHECKPOINT).is_file() or any(map(holds_batch, partial))
 
 
@@ -108,7 +109,7 @@ def record_attempt(run_dir: str | Path, digest: str, state: str, **facts: Any) -
     event = {"time": time.time(), "state": state, "digest": digest, **own, **facts}
     path = Path(run_dir) / ATTEMPTS
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
+    with written(path), path.open("a+b") as file:
         file.seek(0)
         last = file.read().split(b"\n")[-1]
         if last and _event(last) is None:
@@ -165,6 +166,8 @@ def open_run(run_dir: str | Path, cfg: DictConfig) -> Iterator[Path]:
             _set_aside(folder)
     with locked(folder / LOCK, refusal):
         config, _ = _check_config(folder, cfg)
+        if odd := [path for name in _PLAIN for path in folder.glob(name) if path.is_dir()]:
+            raise RunError(f"{odd[0]} is a folder, where a run keeps a file: move it away")
         remove_leftovers(folder, folder / "checkpoints", folder / "adapter", elsewhere=0)
         if not is_done(folder):  # which vouches for the one that is there
             write_text(folder / CONFIG, OmegaConf.to_yaml(config))
@@ -175,7 +178,8 @@ def open_run(run_dir: str | Path, cfg: DictConfig) -> Iterator[Path]:
         def time_stage() -> None:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             seconds = earlier + time.monotonic() - start
-            write_sealed(folder / STAGE, {"name": folder.name, "seconds": seconds, "peak_rss_bytes": peak})
+            with suppress(OSError):  # a time hides no other error, and fails no run that has ended
+                write_sealed(folder / STAGE, {"name": folder.name, "seconds": seconds, "peak_rss_bytes": peak})
 
         def preempted(name: str) -> None:
             if not recorded:
@@ -281,7 +285,7 @@ def stored_config(run_dir: str | Path) -> dict[str, Any]:
     path = Path(run_dir) / CONFIG
     try:
         config = OmegaConf.to_container(OmegaConf.load(path))
-    except (YAMLError, OmegaConfBaseException, ValueError, OSError) as fault:
+    except (YAMLError, OmegaConfBaseException, ValueError, OSError, RecursionError) as fault:
         config = fault
     if not isinstance(config, dict) or not isinstance(config.get("paths", {}), dict) or not config:
         raise RunError(f"{path} is damaged or missing: of which config its run is cannot be told. {_WAYS_OUT}")

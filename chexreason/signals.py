@@ -104,6 +104,12 @@ def say(text: str) -> None:
         os.write(2, f"{text}\n".encode())
 
 
+def continues() -> str:
+    """Which command goes on with one that was ended: with restart=true again, it would begin once more."""
+    anew = {"restart=true", "+restart=true"} & {word.lower() for word in sys.argv}
+    return f"the same command{' without restart=true' if anew else ''} continues"
+
+
 def is_first_rank() -> bool:
     """True in the one process of a run that writes its directory; known before there is a trainer to ask."""
     return all(os.environ.get(name, "0") == "0" for name in _RANKS)
@@ -204,7 +210,7 @@ def _leave(name: str) -> None:
                 say(f"{name}: {type(error).__name__}: {error}")
         for child in multiprocessing.active_children():
             child.kill()
-        say(f"{name}: stopped; the same command continues")
+        say(f"{name}: stopped; {continues()}")
         for stream in (sys.stdout, sys.stderr):
             flushing = threading.Thread(target=_flush, args=(stream,), daemon=True)
             flushing.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -10,10 +11,13 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf
+from safetensors import SafetensorError
 
 from chexreason import files, runs
 from chexreason.data.cache import ImageCache
@@ -23,6 +27,8 @@ from chexreason.owners import locked, remove_leftovers
 from chexreason.phantom.source import PhantomSource
 from chexreason.review.journal import ReviewStore
 from chexreason.traces.store import open_store
+from chexreason.training.callbacks import checkpoint
+from chexreason.training.callbacks.checkpoint import ResumePoint
 
 HOLD = """
 import errno, fcntl, os, sys, time
@@ -247,3 +253,35 @@ def test_damaged_lines_are_left_out_with_a_word(tmp_path, caplog):
     assert f"{path}: 6 damaged lines are left out" in caplog.text
     path.write_bytes(bytes(40))
     assert files.sound_lines(path) == []
+
+
+def refused_weights() -> None:
+    """What safetensors says; it would rename its file over the device."""
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+FULL = Path("/dev/full")  # takes no byte
+REFUSED: dict[str, Callable[[], object]] = {
+    "a checkpoint": lambda: ResumePoint("last.ckpt", 1)._write({"a": torch.zeros(1_000_000)}),
+    "weights": refused_weights,
+    "a line": lambda: FULL.write_text("line"),
+}
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no /dev/full on this system")
+@pytest.mark.parametrize("writer", REFUSED)
+def test_a_full_disk_is_said_with_the_file_and_a_way_out(tmp_path, monkeypatch, writer):
+    monkeypatch.setattr(checkpoint, "whole", lambda path: nullcontext(FULL))
+    with (
+        pytest.raises(OSError, match=rf"make room there; the same command .*: '{tmp_path}/x'") as fault,
+        files.written(tmp_path / "x"),
+    ):
+        REFUSED[writer]()
+    assert fault.value.errno == errno.ENOSPC
+
+
+def test_other_errors_of_a_writer_stay_what_they_are(tmp_path):
+    with pytest.raises(RuntimeError, match=r"^another$"), files.whole(tmp_path / "x"):
+        raise RuntimeError("another")
+    with pytest.raises(PermissionError, match=r"^refused$"), files.whole_folder(tmp_path / "x"):
+        raise PermissionError("refused")

@@ -64,8 +64,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float | None], dict[str, Any]]:
         trainer = build_trainer(cfg, run_dir, card, label_set)
         if first:
             before_training(cfg, data.train_samples, policy, label_set)
-        checkpoint = run_dir / runs.CHECKPOINT
-        if checkpoint.is_file():
+        if checkpoint := resume_from(run_dir, cfg):
             check_checkpoint(checkpoint)
             log.info("resuming from %s", checkpoint)
         with launching(), signals.on_leave(partial(_stop_ranks, trainer)):
@@ -75,6 +74,12 @@ def train(cfg: DictConfig) -> tuple[dict[str, float | None], dict[str, Any]]:
             merge_attempts(run_dir / "metrics", run_dir / "metrics.csv")
             runs.mark_done(run_dir, metrics | _stopped(trainer))
         return metrics, {"trainer": trainer, "module": module, "data": data, "policy": policy}
+
+
+def resume_from(run_dir: Path, cfg: DictConfig) -> Path | None:
+    """The checkpoint to go on from; none in a start that begins anew, where another rank may not have set it aside."""
+    checkpoint = run_dir / runs.CHECKPOINT
+    return checkpoint if checkpoint.is_file() and not runs.restarts(cfg) else None
 
 
 def _stopped(trainer: L.Trainer) -> dict[str, str]:
@@ -95,9 +100,9 @@ def _stop_ranks(trainer: L.Trainer, name: str) -> None:
         trainer.strategy.launcher.kill(signal.SIGTERM)
 
 
-def _fit(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, checkpoint: Path) -> None:
+def _fit(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, checkpoint: Path | None) -> None:
     try:
-        trainer.fit(module, data, ckpt_path=str(checkpoint) if checkpoint.is_file() else None, weights_only=True)
+        trainer.fit(module, data, ckpt_path=checkpoint and str(checkpoint), weights_only=True)
     except SystemExit:
         if trainer.interrupted:  # Lightning turns Ctrl-C into exit(1)
             raise KeyboardInterrupt from None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from chexreason.files import write_bytes
+from chexreason.files import write_bytes, written
 
 BatchRows = list[dict[str, Any]]
 _VERSION = 1  # of the file
@@ -57,7 +57,7 @@ class Partial:
             rows = self.ahead.pop(0)
         else:
             line = _line(self._header, self._done, make())
-            with self._path.open("ab") as file:
+            with written(self._path), self._path.open("ab") as file:
                 file.write(line + b"\n")
                 file.flush()
                 os.fsync(file.fileno())

@@ -42,7 +42,7 @@ class StudyData(L.LightningDataModule):
     ) -> None:
         super().__init__()
         if len(train) < batch_size:
-            raise ValueError(f"{len(train)} training samples are fewer than data.batch_size={batch_size}")
+            raise ValueError(f"{len(train)} training samples are fewer than phase.batch_size={batch_size}")
         if unjudged := [sample.study.study_id for sample in train if not any(sample.study.mask)]:
             raise ValueError(
                 f"{len(unjudged)} of {len(train)} training studies have no judged label, e.g. {unjudged[0]}: no answer "

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf, open_dict
 
 from chexreason.build.model import chosen_on
 from chexreason.confdir import choices, confdir
+from chexreason.renames import FREE, below, flat
 from tests.support.configs import composed, misfits
 
 ROOT = Path(confdir())
@@ -32,6 +34,17 @@ def test_every_choice_composes_and_fits_its_constructor(config, choice, monkeypa
     for variable in ("NIH_ROOT", "OOD_ROOT", "MIMIC_ROOT", "CHEXPERT_ROOT"):
         monkeypatch.setenv(variable, variable.lower())
     assert misfits(composed(config, choice)) == []
+
+
+@pytest.mark.slow
+def test_what_may_change_when_a_run_goes_on_leaves_a_multirun_its_directory():
+    """Else the same job with more workers would begin anew beside its checkpoint."""
+    with initialize_config_dir(confdir(), version_base="1.3"):
+        cfg = compose("train", ["logger=wandb"], return_hydra_config=True)
+    left_out = set(cfg.hydra.job.config.override_dirname.exclude_keys)
+    with open_dict(cfg):
+        cfg.pop("hydra")
+    assert {"logger", *(key for key in flat(OmegaConf.to_container(cfg)) if below(key, FREE))} <= left_out
 
 
 @pytest.mark.slow

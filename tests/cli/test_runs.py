@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from chexreason import renames, runs
+from chexreason.cli.train import resume_from
 from chexreason.statistics.partial import Partial
 from chexreason.training.callbacks.run_files import merge_attempts
 
@@ -117,6 +118,37 @@ def keep(run_dir: Path, what: str) -> None:
         Partial(run_dir / what.replace(".partial", ""), {"config": "1"}).batch(lambda: [{"study_id": "s"}])
     else:
         path.write_text("{}")
+
+
+@pytest.mark.parametrize("name", [runs.CHECKPOINT, runs.DONE, runs.STAGE, "predictions.partial.jsonl"])
+def test_a_folder_in_the_place_of_a_file_is_named_with_a_way_out(tmp_path, name):
+    begin(tmp_path)
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(runs.RunError, match=rf"{tmp_path / name} is a folder, where a run keeps a file: move it away"):
+        begin(tmp_path)
+    (tmp_path / name).rename(tmp_path.with_name(f"{tmp_path.name}-away"))
+    begin(tmp_path)
+
+
+def test_no_rank_goes_on_from_what_restart_sets_aside(tmp_path):
+    """A further rank may be faster than the first one, which alone sets the directory aside."""
+    keep(tmp_path, runs.CHECKPOINT)
+    assert resume_from(tmp_path, OmegaConf.merge(CFG, {"restart": False})) == tmp_path / runs.CHECKPOINT
+    assert resume_from(tmp_path, OmegaConf.merge(CFG, {"restart": True})) is None
+
+
+def test_yaml_nested_too_deeply_is_a_damaged_config(tmp_path):
+    (tmp_path / runs.CONFIG).write_text("[" * 10_000)
+    with pytest.raises(runs.RunError, match=r"config.yaml is damaged or missing"):
+        runs.stored_config(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["null", "[]", "3", '"x"', "true"])
+def test_a_sealed_file_that_holds_no_object_is_damaged(tmp_path, value):
+    (tmp_path / runs.DONE).write_text(value)
+    with pytest.raises(ValueError, match="DONE is damaged: delete it"):
+        runs.read_done(tmp_path)
 
 
 @pytest.mark.parametrize("first", [runs.CHECKPOINT, runs.DONE, "predictions.partial.jsonl", "scores.partial.jsonl"])

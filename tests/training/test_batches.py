@@ -73,7 +73,7 @@ def test_too_few_samples_are_refused(gemma, studies):
     with pytest.raises(ValueError, match="2 training samples cannot be shared by 3 ranks"):
         order(2, world=3)
     samples = [Sample(s, "x") for s in studies[:2]]
-    with pytest.raises(ValueError, match=r"fewer than data.batch_size=4"):
+    with pytest.raises(ValueError, match=r"fewer than phase.batch_size=4"):
         StudyData(gemma.collate(), samples, {}, batch_size=4, eval_batch_size=1)
 
 

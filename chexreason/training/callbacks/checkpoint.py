@@ -93,8 +93,9 @@ class ResumePoint(Checkpoint):
             self._saved = trainer.global_step
 
     def _write(self, state: dict[str, Any]) -> None:
-        with whole(self.path) as unfinished:  # a kill leaves the old file or the new one
-            torch.save(state, unfinished)
+        # a kill leaves the old file or the new one; given a path, torch does not say why the disk refused
+        with whole(self.path) as unfinished, unfinished.open("wb") as file:
+            torch.save(state, file)
 
 
 def check_checkpoint(path: Path) -> None:

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from torch import Tensor
 
 from chexreason.data.batches import Batch
-from chexreason.files import sound_lines, write_bytes, write_text
+from chexreason.files import sound_lines, write_bytes, write_text, written
 from chexreason.signals import is_first_rank
 from chexreason.types import Prediction
 
@@ -87,7 +87,7 @@ class RewardLog(L.Callback):
         step = trainer.fit_loop.epoch_loop.total_batch_idx
         path = self._path(trainer)
         new = not path.exists()
-        with path.open("a", encoding="utf-8", newline="") as file:
+        with written(path), path.open("a", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             if new:
                 writer.writerow(_COLUMNS)
@@ -130,7 +130,7 @@ class SampleLog(L.Callback):
         if batch_idx > 0 or not trainer.is_global_zero:
             return
         predictions: list[Prediction] = outputs[: self.n]
-        with self.path.open("a", encoding="utf-8") as lines:
+        with written(self.path), self.path.open("a", encoding="utf-8") as lines:
             for p in predictions:
                 row = {"step": trainer.global_step, "dataset": p.dataset, "study_id": p.study_id, "text": p.text}
                 row |= {"predicted": p.predicted, "truth": p.truth, "broken": p.broken}
