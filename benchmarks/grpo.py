@@ -31,8 +31,8 @@ from benchmarks.grpo_sides import Case, Side, ours, peer
 from benchmarks.grpo_work import counted, minimum
 from benchmarks.measure import Row
 from benchmarks.models import FAMILIES
+from chexreason.build.model import quiet
 from chexreason.files import write_json
-from chexreason.quiet import quiet
 
 OUT = measure.FOLDER / "grpo.json"
 SIDES: dict[str, Callable[[Case], Side]] = {"ours": ours, "peer": peer}

@@ -31,11 +31,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import measure, models
 from benchmarks.measure import Row, row
 from benchmarks.models import FAMILIES, TEXT, VOCABULARY
+from chexreason.build.model import quiet
 from chexreason.model.adapters import TARGETS, attach_lora
 from chexreason.model.features import cache_films
 from chexreason.model.logprobs import completion_scores
 from chexreason.model.policy import Policy
-from chexreason.quiet import quiet
 from chexreason.types import Sample, Study
 
 Step = Callable[[], float]
