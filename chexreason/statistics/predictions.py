@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -136,20 +137,25 @@ def of_row(row: object) -> Prediction:
     missing, foreign = [name for name in _REQUIRED if name not in row], sorted(set(row) - known)
     if missing or foreign:
         raise ValueError(f"missing fields {missing}, unknown fields {foreign}")
-    for name in _LISTS:
-        if row.get(name) is None and name not in _REQUIRED:
-            continue
-        if not isinstance(row[name], list) or not all(isinstance(item, str) for item in row[name]):
-            raise ValueError(f"'{name}' must be a list of label names, found {row[name]!r}")
-        row[name] = tuple(row[name])
-    for name in _TEXTS:
-        if not isinstance(row.get(name, ""), str) and (name, row[name]) != ("broken", None):
-            raise ValueError(f"'{name}' must be text, found {row[name]!r}")
-    if type(n := row.get("n_tokens", 0)) is not int or n < 0:
-        raise ValueError(f"'n_tokens' must be a count, found {n!r}")
+    _check_kinds(row)
+    row |= {name: tuple(row[name]) for name in _LISTS if row.get(name) is not None}
     outside = sorted(set(row["truth"]) - set(row["labelled"]))
     if outside:
         raise ValueError(f"truth {outside} of study '{row['study_id']}' is not among its labelled classes")
     if row.get("named") is not None and set(row["named"]) & set(row["labelled"]) != set(row["predicted"]):
         raise ValueError(f"'predicted' of study '{row['study_id']}' is not what was 'named' of its labelled classes")
     return Prediction(**row)
+
+
+def _check_kinds(row: Mapping[str, Any]) -> None:
+    """Refuse (ValueError) a list, a text or a count that is something else."""
+    for name in _LISTS:
+        if row.get(name) is None and name not in _REQUIRED:
+            continue
+        if not isinstance(row[name], list) or not all(isinstance(item, str) for item in row[name]):
+            raise ValueError(f"'{name}' must be a list of label names, found {row[name]!r}")
+    for name in _TEXTS:
+        if not isinstance(row.get(name, ""), str) and (name, row[name]) != ("broken", None):
+            raise ValueError(f"'{name}' must be text, found {row[name]!r}")
+    if type(n := row.get("n_tokens", 0)) is not int or n < 0:
+        raise ValueError(f"'n_tokens' must be a count, found {n!r}")
