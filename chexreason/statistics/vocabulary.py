@@ -17,9 +17,9 @@ from chexreason.types import Prediction
 Seeds = Sequence[Sequence[Prediction]]  # of one arm on one data set, the predictions of each seed
 
 
-def mean_rates(seeds: Seeds) -> dict[str, float]:
-    """The rates of ``VOCABULARY`` over all seeds; NaN where a file does not record them."""
-    return vocabulary_rates(np.concatenate([vocabulary(rows) for rows in seeds]))
+def mean_rates(seeds: Seeds, labels: Sequence[str]) -> dict[str, float]:
+    """The rates of ``VOCABULARY`` of all seeds where one of ``labels`` is judged; NaN where a file does not record them."""
+    return vocabulary_rates(np.concatenate([vocabulary(on_judged(rows, labels)) for rows in seeds]))
 
 
 def frequent_unknown(predictions: Sequence[Prediction], n: int = 5) -> list[tuple[str, int]] | None:
@@ -44,7 +44,7 @@ def vocabulary_shift(a: Seeds, b: Seeds, labels: Sequence[str], n_resamples: int
     falls.
     """
     a, b = ([on_judged(rows, labels) for rows in arm] for arm in (a, b))
-    before, after = mean_rates(a), mean_rates(b)
+    before, after = mean_rates(a, labels), mean_rates(b, labels)
     if any(map(math.isnan, [*before.values(), *after.values()])) or before == after:
         return {}
     change = _change(a, b, labels, n_resamples, seed)
