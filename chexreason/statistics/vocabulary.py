@@ -18,7 +18,7 @@ Seeds = Sequence[Sequence[Prediction]]  # of one arm on one data set, the predic
 
 
 def mean_rates(seeds: Seeds, labels: Sequence[str]) -> dict[str, float]:
-    """The rates of ``VOCABULARY`` of all seeds where one of ``labels`` is judged; NaN where a file does not record them."""
+    """The rates of ``VOCABULARY`` of all seeds where one of ``labels`` is judged; NaN where they are not recorded."""
     return vocabulary_rates(np.concatenate([vocabulary(on_judged(rows, labels)) for rows in seeds]))
 
 
