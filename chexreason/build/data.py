@@ -16,6 +16,7 @@ from chexreason.data import manifest as manifests
 from chexreason.data.leakage import EVALUATION, TRAIN, check_leaks
 from chexreason.data.prepare import MANIFEST_NAME, POOL, prepare_set
 from chexreason.data.prevalence import pool_counts, pool_marks
+from chexreason.data.sampling import subset
 from chexreason.labels.catalog import CHEXPERT14, restrict
 from chexreason.labels.catalog import label_set as named_labels
 from chexreason.labels.crosswalk import crosswalk_of
@@ -95,19 +96,22 @@ def _read(path: Path, modified: int) -> manifests.Manifest:
     return manifests.read_manifest(path)
 
 
-def load_studies(cfg: DictConfig, name: str, splits: Sequence[str], label_set: LabelSet) -> list[Study]:
-    """The studies of one prepared set, masked outside its ``label_list``.
+def load_studies(
+    cfg: DictConfig, name: str, splits: Sequence[str], label_set: LabelSet, *, limit: int | None = None
+) -> list[Study]:
+    """The studies of one prepared set, masked outside its ``label_list``, or ``limit`` of them by ``cfg.seed``.
 
     Raises KeyError for a set the data config does not have, or a label list that does not exist, and ValueError where
     no study has a judged label.
     """
     policy, listed = set_policy(cfg, name), cfg.data.sets[name].get("label_list")
     found = restrict(manifests.studies(load_manifest(cfg, name), label_set, policy, splits), label_set, listed)
+    found = found if limit is None else subset(found, limit, cfg.seed)
     if not any(any(study.mask) for study in found):
         raise ValueError(
             f"none of the {len(found)} studies of '{name}' in {', '.join(splits)} has a judged label (policy "
-            f"{policy.declared}, label_list {listed}): no answer to them can be scored; change data.sets.{name}.policy "
-            f"or label_list, or leave the set out"
+            f"{policy.declared}, label_list {listed}, limit {limit}): no answer to them can be scored; change "
+            f"data.sets.{name}.policy or label_list, raise the limit, or leave the set out"
         )
     return found
 

@@ -35,8 +35,7 @@ def evaluate(cfg: DictConfig) -> list[Prediction]:
     Raises ValueError when an adapter was trained with another prompt or label set, and when the data changed since an
     attempt that was cut.
     """
-    from chexreason.build.data import build_samples, load_studies
-    from chexreason.data.sampling import subset
+    from chexreason.build.data import build_labels, build_samples, load_studies
     from chexreason.model.generate import predict_batch
     from chexreason.statistics import predictions
     from chexreason.statistics.partial import Partial, partial_path
@@ -50,16 +49,16 @@ def evaluate(cfg: DictConfig) -> list[Prediction]:
             return predictions.read_predictions(run_dir / runs.PREDICTIONS)
         origin = declared(cfg, cfg.data.test)
         partial = Partial(run_dir / runs.PREDICTIONS, made_with(cfg, data=origin))
+        label_set = build_labels(cfg)
+        studies = {name: load_studies(cfg, name, (cfg.split,), label_set, limit=cfg.limit) for name in cfg.data.test}
         policy, prompt, answer_format = ready(cfg)
-        label_set = answer_format.label_set
         found: list[Prediction] = []
 
         def answer(batch: Batch) -> BatchRows:
             return list(map(predictions.to_row, predict_batch(policy, batch, answer_format, cfg.max_new_tokens)))
 
         for name in cfg.data.test:
-            studies = subset(load_studies(cfg, name, (cfg.split,), label_set), cfg.limit, cfg.seed)
-            samples = build_samples(studies, prompt, label_set, None)
+            samples = build_samples(studies[name], prompt, label_set, None)
             rows = in_batches(cfg, policy, samples, answer, partial, f"{cfg.arm} on {name}")
             found += [replace(predictions.of_row(row), **origin[name]) for row in rows]
         predictions.write_predictions(run_dir / runs.PREDICTIONS, found)

@@ -46,7 +46,7 @@ def rewards(cfg: DictConfig, studies: Sequence[Study], label_set: LabelSet) -> d
 
 
 def cohort(cfg: DictConfig, label_set: LabelSet) -> list[Study]:
-    """The studies whose labels are answered; raises ValueError on an unknown kind."""
+    """The studies whose labels are answered; raises ValueError on an unknown kind, and where none is positive."""
     from chexreason.build.data import load_studies
     from chexreason.rewards.lab.cohorts import chexpert_cohort, phantom_cohort
 
@@ -56,7 +56,13 @@ def cohort(cfg: DictConfig, label_set: LabelSet) -> list[Study]:
         return chexpert_cohort(label_set, cfg.seed)
     if cfg.studies == "prepared":
         found = load_studies(cfg, cfg.data.home, (cfg.split,), label_set)
-        return [study for study in found if any(study.target)]  # as in training
+        useful = [study for study in found if any(study.target)]  # as in training
+        if not useful:
+            raise ValueError(
+                f"none of the {len(found)} studies of '{cfg.data.home}' in split={cfg.split} has a positive label: "
+                "choose another split="
+            )
+        return useful
     raise ValueError(f"studies={cfg.studies}: choose phantom, chexpert or prepared")
 
 

@@ -97,14 +97,16 @@ def hold_back(studies: Sequence[Study], share: float, seed: int) -> frozenset[st
     """The patients whose studies, about ``share`` of all, are held back from training; none at 0, else one or more.
 
     Patients are drawn by ``seed`` until their studies reach the share: a function of the studies and the seed alone.
+    Who has more studies than that comes last, fewest first, and only where nobody else is held back.
     Raises ValueError on a share outside 0..1 and where it would leave no patient to train on.
     """
     if not 0 <= share < 1:
         raise ValueError(f"phase.holdout={share} is a share of the training studies: use 0 or more, below 1")
     n_of = Counter(study.patient_id for study in studies)
-    patients, held, missing = sorted(n_of), set(), round(share * len(studies), 9)
-    for i in random_order(patients, seed):
-        if missing > 0:
+    patients, held, asked = sorted(n_of), set(), round(share * len(studies), 9)
+    missing = asked
+    for i in sorted(random_order(patients, seed), key=lambda i: max(asked, n_of[patients[i]])):
+        if missing > 0 and (n_of[patients[i]] <= asked or not held):
             held.add(patients[i])
             missing -= n_of[patients[i]]
     if held and len(held) == len(patients):

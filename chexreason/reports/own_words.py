@@ -23,11 +23,12 @@ def vocabulary_sentence(before: str, after: str, place: str, shift: Mapping[str,
         f"At {place}, part of the {how} of {after} against {before} ({shift['change']['value']:+.3f}) comes with "
         f"answers that the label list {read} read: {none} name no known label, {some} have an item that is no label"
     )
+    both = f"where both name {'labels alone' if shift['alone'] else 'a known label'}"
     if shift["readable"] is None:
-        return f"{said}; no study is left where both name a known label."
+        return f"{said}; no study is left {both}."
     value, low, high = (shift["readable"][bound] for bound in ("value", "low", "high"))
     bounds = "" if low is None or math.isnan(low) else f" [{low:+.3f}, {high:+.3f}]"
-    return f"{said}; on the {shift['n_readable']} studies where both name one, the change is {value:+.3f}{bounds}."
+    return f"{said}; on the {shift['n_readable']} studies {both}, the change is {value:+.3f}{bounds}."
 
 
 def unknown_table(figures: Mapping[str, Any], sets: Sequence[str], titles: Mapping[str, str]) -> Table:

@@ -65,7 +65,8 @@ def write_transfer(
             labels = report.labels or ground.facts[name]["labels"]
             if shift := vocabulary_shift(before[name], after[name], labels, n_resamples, seed):
                 sentences.append(vocabulary_sentence(a, b, name, shift))
-    rates = {arm: {name: mean_rates(found) for name, found in own.items()} for arm, own in by_set.items()}
+    judged = {name: facts["labels"] for name, facts in ground.facts.items()}
+    rates = {arm: {name: mean_rates(own[name], judged[name]) for name in sets} for arm, own in by_set.items()}
     write_text(out / "transfer.md", _page(report, [table, rates_table(rates, sets)], sentences, place))
     lines = pd.DataFrame(_lines(report, home, place), columns=_COLUMNS)
     write_text(out / "transfer.csv", csv_text(ground.stamped(lines)))

@@ -99,7 +99,8 @@ def _sized(change: Mapping[str, float | None]) -> str:
 def _transfer(key: str, figures: Mapping[str, Any]) -> list[str]:
     """Whether the last step gains on the first set and loses on the others, as the paper reports of GRPO.
 
-    Nothing of the kind is said of an arm that an answer without an image beats on one of these sets.
+    Nothing of the kind is said of an arm that an answer without an image beats on one of these sets, and where a change
+    comes with a change of vocabulary, that is said too.
     """
     sets, after = figures["common"]["paired"][key], key.split("__")[1]
     (place, *away), arm = list(sets), arm_title(after)
@@ -111,11 +112,15 @@ def _transfer(key: str, figures: Mapping[str, Any]) -> list[str]:
             "reads films better or worse, and nothing is said about transfer."
         ]
     at_home = _direction(sets[place]["macro_f1"])
-    others = [_direction(sets[name]["macro_f1"]) for name in away]
-    if at_home > 0 and min(others) < 0:
-        return [f"That is the pattern the paper reports: {arm} gains at {place} and loses elsewhere."]
-    if at_home > 0 and max(others) > 0:
-        return [f"Unlike in the paper, the gain of {arm} at {place} carries over."]
+    told = [name for name in sets if "vocabulary" in figures["paired"][key][name]]
+    but = f", but part of the change at {_listed(told)} is vocabulary, as is said below." if told else "."
+    lost, gained = ([name for name in away if _direction(sets[name]["macro_f1"]) == sign] for sign in (-1, 1))
+    if at_home > 0 and lost:
+        where = "elsewhere" if lost == away else f"at {_listed(lost)} only"
+        return [f"That is the pattern the paper reports: {arm} gains at {place} and loses {where}{but}"]
+    if at_home > 0 and gained:
+        where = "" if gained == away else f" to {_listed(gained)} only"
+        return [f"Unlike in the paper, the gain of {arm} at {place} carries over{where}{but}"]
     if at_home > 0:
         return [f"The gain of {arm} at {place} does not clearly carry over, nor is a loss elsewhere established."]
     return [f"The gain of {arm} at {place} that the paper reports is not established here."]
@@ -137,7 +142,7 @@ def _below_trivial(figures: Mapping[str, Any]) -> list[str]:
         for arm, score in ((arm, sets[name]["macro_f1"]) for arm, sets in figures["arms"].items() if name in sets):
             if score["value"] < floor:
                 groups["below"].append(f"{arm_title(arm)} ({score['value']:.3f})")
-            elif score["low"] is None or score["low"] < floor:
+            elif score["low"] is None or score["low"] <= floor:
                 groups["not clearly above"].append(f"{arm_title(arm)} ({score['value']:.3f})")
         found = [f"{_listed(arms)} {'is' if len(arms) == 1 else 'are'} {how}" for how, arms in groups.items() if arms]
         outcome = " and ".join(found) or "every arm is clearly above"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from chexreason.types import Prediction
 VOCABULARY = ("unknown_rate", "no_label_rate")  # answers with an item that is no label; with such items alone
 _REQUIRED = ("study_id", "patient_id", "dataset", "text", "predicted", "truth", "labelled")
 _LISTS = ("predicted", "truth", "labelled", "named", "unknown")
-_TEXTS = ("study_id", "patient_id", "dataset", "text", "policy", "data_sha256")
+_TEXTS = ("study_id", "patient_id", "dataset", "text", "broken", "image", "policy", "data_sha256")
 _DROPPED = ("extra",)  # written before policy and data_sha256 were: such files stay readable, both unknown
 _VERSION = 2  # of a line; 1 had no ``version``, ``named`` and ``unknown``
 _WAY_OUT = "run the evaluation of this arm again with restart=true"
@@ -136,16 +137,25 @@ def of_row(row: object) -> Prediction:
     missing, foreign = [name for name in _REQUIRED if name not in row], sorted(set(row) - known)
     if missing or foreign:
         raise ValueError(f"missing fields {missing}, unknown fields {foreign}")
+    _check_kinds(row)
+    row |= {name: tuple(row[name]) for name in _LISTS if row.get(name) is not None}
+    outside = sorted(set(row["truth"]) - set(row["labelled"]))
+    if outside:
+        raise ValueError(f"truth {outside} of study '{row['study_id']}' is not among its labelled classes")
+    if row.get("named") is not None and set(row["named"]) & set(row["labelled"]) != set(row["predicted"]):
+        raise ValueError(f"'predicted' of study '{row['study_id']}' is not what was 'named' of its labelled classes")
+    return Prediction(**row)
+
+
+def _check_kinds(row: Mapping[str, Any]) -> None:
+    """Refuse (ValueError) a list, a text or a count that is something else."""
     for name in _LISTS:
         if row.get(name) is None and name not in _REQUIRED:
             continue
         if not isinstance(row[name], list) or not all(isinstance(item, str) for item in row[name]):
             raise ValueError(f"'{name}' must be a list of label names, found {row[name]!r}")
-        row[name] = tuple(row[name])
     for name in _TEXTS:
-        if not isinstance(row.get(name, ""), str):
+        if not isinstance(row.get(name, ""), str) and (name, row[name]) != ("broken", None):
             raise ValueError(f"'{name}' must be text, found {row[name]!r}")
-    outside = sorted(set(row["truth"]) - set(row["labelled"]))
-    if outside:
-        raise ValueError(f"truth {outside} of study '{row['study_id']}' is not among its labelled classes")
-    return Prediction(**row)
+    if type(n := row.get("n_tokens", 0)) is not int or n < 0:
+        raise ValueError(f"'n_tokens' must be a count, found {n!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +15,13 @@ from chexreason import runs
 from chexreason.build.data import build_manifests
 from chexreason.cli import report
 from chexreason.cli.evaluate import evaluate
+from chexreason.cli.rewards import adversarial
 from chexreason.cli.train import train
 from chexreason.data import manifest
 from chexreason.data.prepare import MANIFEST_NAME
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.runs import DONE
+from chexreason.statistics.partial import holds_batch, partial_path
 from tests.support.configs import composed
 
 pytestmark = pytest.mark.slow
@@ -52,6 +55,24 @@ def test_an_evaluation_writes_what_has_no_value_as_null(paths):
     assert scores["phantom_b"][NO_VALUE] is None
     assert scores["phantom_a"][NO_VALUE] is not None
     assert (Path(cfg.run_dir) / DONE).is_file()
+
+
+def test_no_reward_is_computed_without_a_positive_label(paths):
+    cfg = composed("rewards", *SETTINGS[:2], *paths, "studies=prepared", "split=val", "data.home=phantom_b")
+    with pytest.raises(ValueError, match=r"none of the 2 studies of 'phantom_b' in split=val has a positive label"):
+        adversarial(cfg)
+
+
+def test_a_set_that_cannot_be_scored_is_refused_before_any_is_answered(paths, tmp_path):
+    shutil.copytree(paths[1].partition("=")[2], tmp_path, dirs_exist_ok=True)
+    cfg = composed("evaluate", *SETTINGS, f"paths.out={tmp_path}", f"paths.data={tmp_path}", SHORT, "arm=blank")
+    path = Path(cfg.data.folder) / "phantom_b" / MANIFEST_NAME
+    away = manifest.read_manifest(path)
+    frame = away.frame.assign(**dict.fromkeys(CHEXPERT14.labels, float("nan")))
+    manifest.write_manifest(manifest.Manifest(frame, away.provenance, away.root), path)
+    with pytest.raises(ValueError, match="none of the 2 studies of 'phantom_b' in test has a judged label"):
+        evaluate(cfg)
+    assert not holds_batch(partial_path(Path(cfg.run_dir) / runs.PREDICTIONS))
 
 
 def test_a_training_run_ends_and_is_read_back(paths):

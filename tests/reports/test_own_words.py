@@ -53,7 +53,8 @@ def base(i: int, truth: tuple[str, ...]) -> str:
 ARMS = {"base": arm(base), "sft": arm(right)}
 SAID = (
     f"part of the gain of SFT against Base (+0.{{}}) comes with answers that the label list can read: {SHARE} name no "
-    f"known label, {SHARE} have an item that is no label; on the 16 studies where both name one, the change is +0.000 ["
+    f"known label, {SHARE} have an item that is no label; on the 16 studies where both name labels alone, "
+    "the change is +0.000 ["
 )
 
 
@@ -98,6 +99,9 @@ def test_a_gain_that_is_vocabulary_is_said_to_be_vocabulary(tmp_path: Path) -> N
     text = " ".join(figures["verdict"])
     gain = figures["common"]["paired"]["base__sft"]["a"]["macro_f1"]["value"]  # both judge six labels
     assert f"At a, {SAID.format(f'{gain:.3f}'[2:])}" in text
+    assert (
+        "the gain of SFT at a carries over, but part of the change at a and b is vocabulary, as is said below." in text
+    )
     assert "name no known label and count as empty: 60% of Base at a and 60% of Base at b." in text
     page, markdown = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
     assert "| Base | `Fluid` 16, `heart enlarged` 8 |" in markdown
@@ -114,7 +118,9 @@ def test_a_gain_that_is_vocabulary_is_said_to_be_vocabulary(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_the_transfer_report_and_the_papers_tables_say_it_too(tmp_path: Path) -> None:
-    runs = {name.capitalize().replace("Sft", "SFT"): {0: rows, 1: rows} for name, rows in ARMS.items()}
+    no_film = replace(ARMS["sft"][0], study_id="u", predicted=(), truth=(), labelled=(), named=(), unknown=("Fluid",))
+    arms = {"Base": [*ARMS["base"], no_film], "SFT": [*ARMS["sft"], no_film]}  # whose answer no rate counts
+    runs = {name: {0: rows, 1: rows} for name, rows in arms.items()}
     options = {"label_set": CHEXPERT14, "n_resamples": 100}
     said = write_transfer(runs, tmp_path, home="a", away=["b"], n_permutations=50, **options)
     assert sum(SHARE in sentence for sentence in said) == 2
@@ -133,6 +139,23 @@ def test_a_loss_that_is_vocabulary_is_one_too_and_labels_alone_are_none() -> Non
     assert vocabulary_shift(a, a, CHEXPERT14.labels, 100, 0) == {}
     few = [replace(p, named=(), unknown=("Fluid",), predicted=()) if i == 0 else p for i, p in enumerate(b[0])]
     assert vocabulary_shift([few], b, CHEXPERT14.labels, 100, 0) == {}  # one answer of forty: not clearly more frequent
+
+
+def test_a_gain_from_one_item_that_becomes_a_label_beside_others_is_vocabulary_too() -> None:
+    """Base says "Fluid" for Atelectasis in 24 of 40 answers, all of which name a label: nothing else differs."""
+    after = [p for p in ARMS["sft"] if p.dataset == "a"]
+    named = [replace(p, named=("No Finding", *p.named), predicted=("No Finding", *p.predicted)) for p in after]
+    less = [tuple(label for label in p.predicted if label != "Atelectasis") for p in named]
+    own = [replace(p, unknown=("Fluid",), named=x, predicted=x) for p, x in zip(named, less, strict=True)]
+    before = [p if i % 5 < 3 else q for i, (p, q) in enumerate(zip(own, named, strict=True))]
+    shift = vocabulary_shift([before], [named], CHEXPERT14.labels, 100, 0)
+    assert (shift["before"]["no_label_rate"], shift["before"]["unknown_rate"]) == (0.0, 0.6)
+    assert shift["change"]["value"] > 0.01
+    assert (shift["readable"]["value"], shift["n_readable"], shift["alone"]) == (0.0, 16, True)
+    every = [replace(p, unknown=(*p.unknown, "Fluid")) for p in named]  # both arms always have one: labels among others
+    none = [replace(p, predicted=(), named=()) if i % 5 < 3 else p for i, p in enumerate(every)]
+    shift = vocabulary_shift([none], [every], CHEXPERT14.labels, 100, 0)
+    assert (shift["n_readable"], shift["alone"]) == (16, False)
 
 
 def test_rewards_read_what_was_named_and_refuse_another_reading() -> None:

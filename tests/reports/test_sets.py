@@ -68,5 +68,17 @@ def test_a_set_of_which_no_label_is_judged_is_refused_before_anything_is_asked(t
     write_manifest(Manifest(frame, blank.provenance, blank.root), path)
     with pytest.raises(ValueError, match=r"none of the 1 studies of 'nih' in test has a judged label \(policy ones"):
         _read(cfg)
+    both = pd.concat([frame, blank.frame.assign(study_id="t", patient_id="q")])
+    write_manifest(Manifest(both, blank.provenance, blank.root), path)
+    drawn = {}
+    for cfg.seed in range(8):
+        try:
+            drawn[len(load_studies(cfg, "nih", ("test",), CHEXPERT14, limit=1))] = cfg.seed
+        except ValueError as refused:
+            drawn[str(refused)] = cfg.seed
+    assert len(drawn) == 2
+    assert "none of the 1 studies of 'nih' in test" in str(drawn)
+    assert "limit 1): no answer to them can be scored; change data.sets.nih.policy or label_list, raise" in str(drawn)
+    write_manifest(Manifest(frame, blank.provenance, blank.root), path)
     del cfg.data.sets.nih.label_list  # the way out
     assert _read(cfg)[1] == tuple(label for label in CHEXPERT14 if label not in NIH9.labels and label != "Fracture")

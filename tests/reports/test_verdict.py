@@ -44,6 +44,35 @@ def test_the_papers_pattern_is_claimed_only_by_intervals(home: tuple, away: tupl
     assert expected in " ".join(verdict(_figures(home, away)))
 
 
+@pytest.mark.parametrize(
+    ("c", "d", "expected"),
+    [
+        (LOSS, LOSS, "That is the pattern the paper reports: GRPO gains at a and loses elsewhere."),
+        (GAIN, LOSS, "That is the pattern the paper reports: GRPO gains at a and loses at b and d only."),
+    ],
+)
+def test_of_several_hospitals_the_one_that_loses_is_named(c: tuple, d: tuple, expected: str) -> None:
+    assert expected in verdict(_several(LOSS, c, d))
+
+
+def test_of_several_hospitals_the_one_that_gains_is_named() -> None:
+    assert "Unlike in the paper, the gain of GRPO at a carries over to c only." in verdict(
+        _several(UNCLEAR, GAIN, UNCLEAR)
+    )
+
+
+def _several(*away: tuple) -> dict:
+    """Figures with the hospitals b, c and d beside a."""
+    figures = _figures(GAIN, away[0])
+    for part in (figures, figures["common"]):
+        for name, change in zip("cd", away[1:], strict=True):
+            for by_set in (*part["trivial"].values(), figures["arms"]["sft"], part["arms"]["sft"]):
+                by_set[name] = by_set["b"]
+            part["paired"]["sft__grpo"][name] = _figures(GAIN, change)["paired"]["sft__grpo"]["b"]
+    figures["sets"] |= dict.fromkeys("cd", figures["sets"]["b"])
+    return figures
+
+
 def test_changes_are_worded_by_their_intervals() -> None:
     assert verdict(_figures(GAIN, UNCLEAR))[2] == (
         "Compared with SFT, GRPO gains macro-F1 at a (+0.100 [+0.050, +0.150], +10%), "
@@ -91,6 +120,13 @@ def test_changes_are_of_the_labels_that_all_sets_judge() -> None:
 def test_trivial_rows_are_named(floor: float, expected: str) -> None:
     text = " ".join(verdict(_figures(GAIN, GAIN, floor)))
     assert f"{expected} the best trivial answer, all_labels ({floor:.3f})" in text
+
+
+def test_an_arm_that_finds_nothing_is_not_above_answering_nothing() -> None:
+    figures = _figures(GAIN, GAIN, floor=0.0)
+    score = {"value": 0.0, "low": 0.0, "high": 0.4}  # no label is positive there, and all score 0
+    figures["arms"]["sft"]["a"]["macro_f1"] |= score
+    assert "At a, SFT (0.000) and GRPO (0.000) are not clearly above the best trivial answer" in verdict(figures)[0]
 
 
 def test_reward_and_unreadable_answers_are_told() -> None:

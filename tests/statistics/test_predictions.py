@@ -40,6 +40,9 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
         ({"patient_id": 7}, r"2: 'patient_id' must be text, found 7"),
         ({"policy": None}, r"2: 'policy' must be text, found None"),
         ({"named": "Edema"}, r"2: 'named' must be a list of label names, found 'Edema'"),
+        ({"broken": 0}, r"2: 'broken' must be text, found 0"),
+        ({"n_tokens": "12"}, r"2: 'n_tokens' must be a count, found '12'"),
+        ({"named": []}, r"2: 'predicted' of study 's2' is not what was 'named' of its labelled classes"),
         ({"version": 3}, r"2: version 3 is not one of 1 to 2, which this chexreason reads: update it"),
     ],
 )

@@ -42,6 +42,16 @@ def test_a_tenth_is_held_back_by_patient_and_at_least_one(studies, patients, eac
     assert hold_back(rows, 0.0, 0) == frozenset()
 
 
+@pytest.mark.parametrize(("others", "held"), [(1, 1), (11, 4), (40, 6)])
+def test_a_patient_with_many_studies_is_not_most_of_what_is_held_back(studies, others, held):
+    """Twenty studies of one patient and one of each other: a tenth of 21, 31 and 60."""
+    rows = visits(studies, others, 1) + [replace(row, patient_id="many") for row in visits(studies, 20, 1)]
+    for seed in range(20):
+        found = hold_back(rows, 0.1, seed)
+        assert "many" not in found
+        assert len(found) == held
+
+
 def test_what_cannot_be_held_back_is_refused(studies):
     with pytest.raises(ValueError, match=r"holdout=0\.1 of 3 studies of 1 patients leaves none to train on.*holdout=0"):
         hold_back(visits(studies, 1, 3), 0.1, 0)
