@@ -32,28 +32,28 @@ PURE = ("labels/", "parsing.py", "rewards/", "grpo/advantages.py", "grpo/objecti
 # design: batches live in data (model and grpo use them, and training lies above both), predictions, score files and
 # comparability in statistics (the figures are theirs), and the composing of a sweep's jobs in build.
 BUDGET = {
-    "top": (640, 1_341),
+    "top": (640, 1_369),
     "prompts and parsing": (290, 290),
     "labels": (400, 410),
-    "data": (1_560, 1_848),
+    "data": (1_560, 1_847),
     "data/sources": (1_050, 1_081),
     "phantom": (1_150, 1_150),
-    "audit": (650, 670),
+    "audit": (650, 665),
     "traces": (2_200, 2_200),
     "review": (650, 699),
-    "rewards": (450, 490),
-    "rewards/lab": (420, 628),
-    "model": (1_700, 1_975),
+    "rewards": (450, 489),
+    "rewards/lab": (420, 620),
+    "model": (1_700, 1_973),
     "grpo": (640, 650),
-    "training": (1_150, 1_292),
+    "training": (1_150, 1_286),
     "preflight": (750, 799),
-    "statistics": (1_120, 1_455),
-    "reports": (1_830, 2_229),
-    "build": (330, 550),
-    "sweep": (250, 433),
-    "cli": (1_160, 1_870),
+    "statistics": (1_120, 1_467),
+    "reports": (1_830, 2_235),
+    "build": (330, 552),
+    "sweep": (250, 432),
+    "cli": (1_160, 1_872),
 }
-TOTAL, WORKSHOP, TESTS, CONF = (18_000, 21_954), (3_800, 4_022), (16_500, 21_382), (1_700, 1_840)
+TOTAL, WORKSHOP, TESTS, CONF = (18_000, 21_980), (3_800, 4_020), (16_500, 21_331), (1_700, 1_844)
 SHORT, MAX_SHORT = 50, 15  # files of fewer lines, and how many of them there may be
 
 
