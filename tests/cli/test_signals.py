@@ -67,9 +67,9 @@ def test_each_signal_keeps_what_is_ready(number):
     assert (status, said) == (75, f"kept at {number.name}\n{number.name}: stopped; the same command continues\n")
 
 
-def test_restart_is_not_to_be_given_again(tmp_path):
+def test_restart_is_not_to_be_given_again():
     """It would set aside what has just been kept."""
-    process = script(tmp_path, "import sys\nsys.argv.append('restart=true')\nbusy()")
+    process = script("import sys\nsys.argv.append('restart=true')\nbusy()")
     assert ended(process, TERM)[1].endswith("SIGTERM: stopped; the same command without restart=true continues\n")
 
 
