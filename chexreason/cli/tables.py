@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from chexreason.build.jobs import read_sweep
 from chexreason.cli import command
 from chexreason.data.prepare import MANIFEST_NAME
 from chexreason.errors import did_you_mean
-from chexreason.files import write_text
+from chexreason.files import read_sealed, write_text
 from chexreason.reports.figures import FIGURES, draw_curves, draw_printed
 from chexreason.reports.history import Curve, read_history
 from chexreason.reports.printed import TITLES, printed_page
@@ -216,8 +215,8 @@ def _chosen_on(adapter: Path, known: Sequence[str]) -> Sequence[str]:
     if adapter.name != "best":
         return ()
     try:
-        return json.loads((adapter / "chexreason.json").read_text())["chosen_on"]  # type: ignore[no-any-return]
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_sealed(adapter / "chexreason.json", "")["chosen_on"]  # type: ignore[no-any-return]
+    except (ValueError, KeyError):
         return known
 
 

@@ -33,9 +33,9 @@ class VllmEngine:
     """vLLM in this process's GPU, beside the model under training, with the base weights loaded a second time.
 
     vLLM reads the untouched base model and merges nothing, so each rollout hands over one adapter that holds the
-    earlier ones and the one under training. vLLM rounds the factors to the weights' dtype: in bfloat16 what an adapter
-    adds is off by about 0.3 %, without a bias. ``gpu_memory_utilization`` is vLLM's share of the GPU,
-    ``max_model_len`` bounds prompt and answer together. Raises ModuleNotFoundError where vLLM is not installed.
+    earlier ones and the one under training. vLLM rounds the factors to the weights' dtype. ``gpu_memory_utilization``
+    is vLLM's share of the GPU, ``max_model_len`` bounds prompt and answer together. Raises ModuleNotFoundError where
+    vLLM is not installed.
     """
 
     def __init__(

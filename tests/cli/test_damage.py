@@ -23,6 +23,7 @@ from chexreason.cli.train import train
 from chexreason.errors import friendly
 from chexreason.renames import UNREAD
 from chexreason.sweep.launch import Job
+from chexreason.training.callbacks.checkpoint import check_checkpoint
 from tests.support.configs import composed
 from tests.support.deep import all_deep_but
 
@@ -201,3 +202,25 @@ def test_who_reads_a_damaged_file_names_it(whole, tmp_path, case):
         return reader(out)  # a run that is not finished
     with pytest.raises((ValueError, OSError), match=f"{out}/run/{file}"):
         reader(out)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_flipped_bit_anywhere_in_a_checkpoint_is_refused_or_changes_nothing(tmp_path):
+    """Among them headers at which zip says "encrypted", and others that only torch stumbles over."""
+    path, state = tmp_path / "last.ckpt", {"state_dict": {"a": torch.arange(16.0)}, "loops": {"epoch": 3}}
+    torch.save(state, path)
+    sound, refused = path.read_bytes(), 0
+    for place in range(0, len(sound) * 8, 7):
+        flipped = bytearray(sound)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        try:
+            check_checkpoint(path)
+        except ValueError as fault:
+            assert re.fullmatch(rf"{path} is damaged \(.+\)\. .* restart=true, which sets aside .*", str(fault))  # noqa: PT017
+            refused += 1
+            continue
+        found = torch.load(path, weights_only=True)
+        assert torch.equal(found["state_dict"]["a"], state["state_dict"]["a"])
+        assert found["loops"] == state["loops"]
+    assert refused > 500
