@@ -45,7 +45,7 @@ BUDGET = {
     "rewards/lab": (420, 620),
     "model": (1_700, 1_973),
     "grpo": (640, 650),
-    "training": (1_150, 1_286),
+    "training": (1_150, 1_292),
     "preflight": (750, 799),
     "statistics": (1_120, 1_467),
     "reports": (1_830, 2_235),
