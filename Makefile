@@ -15,6 +15,9 @@ ROUNDS ?= 1
 CASES ?= quick
 FILE ?=
 REVIEWERS ?= reader
+# the tested versions; LATEST=1 on a fresh clone takes the newest ones
+LATEST ?=
+INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check $(if $(LATEST),,--constraint constraints.txt)
 SHARED ?= $(or $(CHEXREASON_DATA),../shared/data)
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
@@ -42,16 +45,17 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 4
 
 ABLATIONS := $(addprefix ablation_,reward group_size beta clip prompt label_policy lora_rank seeds)
 
-.PHONY: help demo prepare table1 table2 table3 table4 table5 table6 fig1 fig2 fig3 paper ranking $(ABLATIONS) traces dashboard results rewards review test-archive test-ddp test-resume bench-grpo bench-grpo-reward test test-unit test-deep test-processors test-paper test-trl lint bench-basics bench-coverage bench-data bench-manifests bench-probe bench-sft bench-memory format tiny-models clean
+.PHONY: help constraints demo prepare table1 table2 table3 table4 table5 table6 fig1 fig2 fig3 paper ranking $(ABLATIONS) traces dashboard results rewards review test-archive test-ddp test-resume bench-grpo bench-grpo-reward test test-unit test-deep test-processors test-paper test-trl lint bench-basics bench-coverage bench-data bench-manifests bench-probe bench-sft bench-memory format tiny-models clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-21s %s\n", $$1, $$2}'
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}: make PYTHON=python3.11"'
 	rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	touch $@
+	$(INSTALL) --editable '.[dev]'
+	$(PY) -m pip --disable-pip-version-check check
+	echo $(or $(LATEST),0) > $@
 
 demo: $(STAMP) ## the whole study, small: base, SFT, GRPO, two hospitals, report (DATA=nih: real radiographs)
 	$(PY) -m chexreason.cli.prepare $(COMMON)
@@ -132,11 +136,11 @@ test-resume: $(STAMP) ## kill -9 at random moments, signals in the middle of a s
 	$(PYTEST) tests/resume
 
 bench-grpo: $(STAMP) ## GRPO steps beside TRL's in float32, two models, G 4 and 8, 128 and 370 tokens (90 min; CASES=all: bf16 too, 3 h), to out/bench/grpo.json (installs `bench`)
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	$(INSTALL) --editable '.[dev,bench]'
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.grpo --cases $(CASES) --rounds $(ROUNDS)
 
 bench-grpo-reward: $(STAMP) ## the reward after 12 equal steps of ours and of TRL's, three seeds, from the demo's SFT adapter (15 min)
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	$(INSTALL) --editable '.[dev,bench]'
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.grpo_reward $(OUT)/demo/sft/seed0/adapter/best
 
 rewards: $(STAMP) ## what each reward pays to policies that look at nothing, to out/rewards
@@ -161,7 +165,7 @@ test-paper: $(STAMP) ## every cell of the paper in a few steps, every table and 
 	OMP_NUM_THREADS=1 $(PY) tests/paper/few_steps.py
 
 test-trl: $(STAMP) ## the objective and a whole rollout against TRL's own code (installs the extra `bench`)
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	$(INSTALL) --editable '.[dev,bench]'
 	$(PY) -c 'import trl; print("TRL", trl.__version__)'
 	$(PYTEST) tests/grpo/test_trl.py tests/grpo/test_trl_step.py
 
@@ -190,7 +194,7 @@ bench-probe: $(STAMP) ## what the shipped vision tower knows of NIH (after make 
 	$(PY) -m benchmarks.probe $(OUT)/data/nih_kermany/nih
 
 bench-sft: $(STAMP) ## an SFT step beside TRL's, epoch 1 and later, two models (5 min), to out/bench/sft.json (installs the extra `bench`)
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	$(INSTALL) --editable '.[dev,bench]'
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.sft
 
 bench-memory: $(STAMP) ## planned against measured memory, to out/bench/memory.json
@@ -202,7 +206,7 @@ format: $(STAMP) ## put the code in the house style
 
 TINY := $(PY) -m tools.tiny_models
 tiny-models: $(STAMP) ## train the shipped models from scratch, replacing them (hours; CHEXREASON_DATA=)
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev,tiny]'
+	$(INSTALL) --editable '.[dev,tiny]'
 	$(TINY).start
 	$(TINY).teacher --out $(OUT)/tiny/teacher --epochs 3
 	$(TINY).phantoms --out $(OUT)/tiny/phantoms
@@ -213,6 +217,12 @@ tiny-models: $(STAMP) ## train the shipped models from scratch, replacing them (
 	$(TINY).pretrain --model tiny_gemma3 --out $(OUT)/tiny/gemma3_talk --minutes 20 --look-share 0 \
 	  --tower-from $(OUT)/tiny/gemma3/checkpoint.pt --text-from $(OUT)/tiny/gemma3_text/checkpoint.pt
 	$(TINY).pretrain --model tiny_qwen2_5_vl --out $(OUT)/tiny/qwen2_5_vl --minutes 16 --look-share 0.4
+
+constraints: ## write constraints.txt anew: the newest versions, in an environment of their own
+	rm -rf $(OUT)/newest && $(PYTHON) -m venv $(OUT)/newest
+	$(OUT)/newest/bin/python -m pip install --quiet --disable-pip-version-check '.[dev,bench]'
+	{ grep '^#' constraints.txt; $(OUT)/newest/bin/python -m pip freeze --exclude chexreason | grep -vE '^(nvidia-|cuda-|triton)'; } \
+	  > $(OUT)/constraints.txt && mv $(OUT)/constraints.txt constraints.txt
 
 clean: ## remove what the commands wrote (out/ and the environment)
 	rm -rf out $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -1,8 +1,10 @@
-"""The start of every command: help and the printed config come at once, without torch."""
+"""The start of every command: help and the printed config come at once, without torch; `chexreason <verb>` is one."""
 
 from __future__ import annotations
 
+import re
 import resource
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -61,3 +63,52 @@ def test_the_commands_that_load_no_model_import_no_torch(tmp_path, monkeypatch):
         done, _ = started(verb, *arguments)
         assert done.returncode == 0, done.stderr
         assert done.stderr.splitlines()[-1] == "torch: False"
+
+
+def chexreason(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "chexreason", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_one_program_lists_every_verb_without_hydra():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = chexreason("--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert re.findall(r"^  ([a-z]+)  +[A-Z]", done.stdout, re.MULTILINE) == VERBS
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert after.ru_utime - before.ru_utime < 1.0
+    assert chexreason().stdout == done.stdout
+    imported = "import sys; sys.argv[1:] = ['--help']; import chexreason.__main__ as c; c.main(); print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", imported], capture_output=True, text=True, check=True).stdout
+    assert not {"hydra", "torch", "pandas"} & set(modules.splitlines()[-1].split())
+
+
+def test_a_verb_of_the_program_is_its_module():
+    one = chexreason("train", "--cfg", "job", "experiment=demo_sft")
+    other = [sys.executable, "-m", "chexreason.cli.train", "--cfg", "job", "experiment=demo_sft"]
+    assert one.stdout == subprocess.run(other, capture_output=True, text=True, check=True).stdout != ""
+    wrong = chexreason("trian", "experiment=demo_sft")
+    assert (wrong.returncode, wrong.stderr) == (2, "error: there is no verb 'trian': did you mean train?\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("chexreason tra", {"traces", "train"}),
+        ("chexreason train experiment=demo_", {"experiment=demo_sft", "experiment=demo_grpo"}),
+        ("chexreason train seed=1 phase.monit", {"phase.monitor="}),
+    ],
+)
+def test_bash_completes_verbs_choices_and_keys(tmp_path, line, expected):
+    program = tmp_path / "chexreason"
+    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m chexreason "$@"\n')
+    program.chmod(0o755)
+    pressed_tab = f"""
+PATH={shlex.quote(str(tmp_path))}:$PATH
+source <(chexreason --completion)
+COMP_LINE={shlex.quote(line)}; COMP_POINT=${{#COMP_LINE}}; COMP_WORDS=($COMP_LINE); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+_chexreason; printf '%s\n' "${{COMPREPLY[@]}}"
+"""
+    done = subprocess.run(["bash", "-c", pressed_tab], capture_output=True, text=True, check=False)
+    assert expected <= set(done.stdout.split()), done.stderr
+    assert all(word.startswith(line.split()[-1]) for word in done.stdout.split())
