@@ -17,16 +17,25 @@ BAR_AFTER = 2.0  # seconds before a bar appears: short loops should not flicker
 _LINE_EVERY = 30.0  # seconds between lines of the log
 
 
+class BriefLines(logging.Formatter):
+    """Lines for a terminal: the time of day, a word for what is wrong, the message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        word = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
+        return f"{self.formatTime(record, '%H:%M:%S')} {word}{super().format(record)}"
+
+
 class Meter:
     """Counts what is done of ``total``, as a context manager: ``meter(done, note)`` after each step.
 
-    On a terminal a bar appears after 2 s; elsewhere the log gets a line every 30 s and one at the end. ``note`` follows
-    the count; without one the line says the time and the rate. What was done ``before`` is no part of the rate.
+    On a terminal a bar appears after 2 s; elsewhere the log gets a line every 30 s and one at the end, with the time
+    that is left at the rate so far, or that it took. ``note`` follows the count; without one the line says the rate.
+    What was done ``before`` is no part of the rate.
     """
 
     def __init__(self, total: int, description: str, before: int = 0) -> None:
         self._total, self._description, self._done, self._note = total, description, before, ""
-        self._before = before
+        self._before, self._said = before, -1
         self._start = self._last_line = time.perf_counter()
         columns = (
             TextColumn("{task.description}"),
@@ -43,7 +52,8 @@ class Meter:
 
     def __exit__(self, *_: object) -> None:
         if self._bar is None:
-            log.info("%s", self)
+            if self._said != self._done:
+                log.info("%s", self)
         elif self._bar.live.is_started:
             self._bar.stop()
 
@@ -56,13 +66,22 @@ class Meter:
             if now - self._start > BAR_AFTER:
                 self._bar.start()
         elif now - self._last_line > _LINE_EVERY:
-            self._last_line = now
+            self._last_line, self._said = now, done
             log.info("%s", self)
 
     def __str__(self) -> str:
-        seconds = time.perf_counter() - self._start
-        note = self._note or f"in {seconds:.1f} s ({(self._done - self._before) / max(seconds, 1e-9):.1f}/s)"
-        return f"{self._description}: {self._done} of {self._total} {note}"
+        seconds, new = time.perf_counter() - self._start, self._done - self._before
+        left = seconds * (self._total - self._done) / new if new > 0 else 0.0
+        note = self._note or f"{new / max(seconds, 1e-9):.1f}/s"
+        took = f"in {in_words(seconds)}" if self._done >= self._total else f"about {in_words(left)} left"
+        return f"{self._description}: {self._done} of {self._total}, {note}, {took}"
+
+
+def in_words(seconds: float) -> str:
+    """``8.4 s``, ``3 min`` or ``2.5 h``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 
 class Track(Protocol):

@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning as L
 from hydra.utils import get_object
-from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from omegaconf import DictConfig, OmegaConf
@@ -32,6 +32,7 @@ from chexreason.training.callbacks.checkpoint import ResumePoint
 from chexreason.training.callbacks.collapse_watch import CollapseWatch
 from chexreason.training.callbacks.label_f1 import LabelF1Callback
 from chexreason.training.callbacks.run_files import RewardLog, SampleLog, csv_logger
+from chexreason.training.callbacks.run_progress import RunProgress
 from chexreason.training.callbacks.transfer_rules import TransferRules, monitor_mode
 from chexreason.training.callbacks.wandb_run import WandbRun, wandb_logger
 from chexreason.training.datamodule import StudyData
@@ -143,7 +144,7 @@ def build_trainer(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], la
         gradient_clip_val=phase.gradient_clip_val,
         val_check_interval=None if every_epoch else phase.val_check_interval,
         check_val_every_n_epoch=1 if every_epoch else None,
-        enable_progress_bar=cfg.callbacks.progress,
+        enable_progress_bar=False,  # RunProgress shows the whole run
         callbacks=_callbacks(cfg, run_dir, card, label_set),
         logger=_loggers(cfg, run_dir),
         default_root_dir=str((run_dir / CHECKPOINT).parent),  # Lightning prefers an hpc_ckpt_* that it finds there
@@ -184,7 +185,8 @@ def _callbacks(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], label
     if cfg.phase.patience is not None:
         callbacks.append(EarlyStopping(monitor, mode=mode, patience=cfg.phase.patience))
     if cfg.callbacks.progress:
-        callbacks.append(RichProgressBar())
+        updates = cfg.objective.updates_per_rollout if cfg.phase.name == "grpo" else 1
+        callbacks.append(RunProgress(f"{cfg.arm}, batches", updates))
     return callbacks
 
 

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -148,10 +148,30 @@ def main(cfg: DictConfig) -> float | None:
     with open_dict(cfg):
         cfg.run_dir = HydraConfig.get().runtime.output_dir
     metrics, _ = train(cfg)
-    known = {k: round(v, 4) for k, v in sorted(metrics.items()) if v is not None}
-    shown = {k: v for k, v in known.items() if "f1/" not in k and k.startswith(("val/", "train/"))}
-    log.info("%s: %s", cfg.run_dir, shown)
+    if signals.is_first_rank():
+        for line in ending(Path(cfg.run_dir), metrics):
+            log.info("%s", line)
     return metrics.get(cfg.phase.monitor)
+
+
+def ending(run_dir: Path, metrics: Mapping[str, float | None]) -> list[str]:
+    """What a finished run says: its last scores on validation studies, and its adapters, the chosen one first."""
+    from chexreason.model.adapters import read_card
+
+    found = (
+        (name.removeprefix("val/").removesuffix("/macro_f1"), value)
+        for name, value in sorted(metrics.items())
+        if name.startswith("val/") and name.endswith("/macro_f1")
+    )
+    scores = ", ".join(f"{name} {value:.3f}" for name, value in found if value is not None)
+    lines = [f"last validation, macro-F1: {scores}"] if scores else []
+    for which in ("best", "last"):
+        folder = run_dir / "adapter" / which
+        if folder.is_dir():
+            card = read_card(str(folder))
+            value = "no value" if card["value"] is None else f"{card['value']:.4f}"
+            lines.append(f"{which} adapter: step {card['step']}, {card['monitor']} {value}: {folder}")
+    return lines
 
 
 if __name__ == "__main__":

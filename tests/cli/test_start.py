@@ -106,9 +106,26 @@ def test_bash_completes_verbs_choices_and_keys(tmp_path, line, expected):
     pressed_tab = f"""
 PATH={shlex.quote(str(tmp_path))}:$PATH
 source <(chexreason --completion)
-COMP_LINE={shlex.quote(line)}; COMP_POINT=${{#COMP_LINE}}; COMP_WORDS=($COMP_LINE); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+COMP_LINE={shlex.quote(line)}; COMP_POINT=${{#COMP_LINE}}
+COMP_WORDS=($COMP_LINE); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
 _chexreason; printf '%s\n' "${{COMPREPLY[@]}}"
 """
     done = subprocess.run(["bash", "-c", pressed_tab], capture_output=True, text=True, check=False)
     assert expected <= set(done.stdout.split()), done.stderr
     assert all(word.startswith(line.split()[-1]) for word in done.stdout.split())
+
+
+@pytest.mark.slow
+def test_a_run_says_nothing_that_is_not_ours(tmp_path):
+    sets = ("data.sets.phantom_a.source.n={sft: 8, rl: 4, val: 2, test: 2}", "data.sets.phantom_b.source.n={val: 2}")
+    common = (f"paths.out={tmp_path}", "name=x", "prompt=only_label", "model.max_new_tokens=4", *sets)
+    assert chexreason("prepare", *common[:2], *sets).stderr == ""
+    short = ("experiment=demo_sft", "phase.max_epochs=1", "phase.batch_size=2", "phase.accumulate=1")
+    done = chexreason("train", *common, *short)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert all(re.match(r"\d\d:\d\d:\d\d ", line) for line in lines), done.stdout
+    assert any("sft, batches: " in line and " in " in line for line in lines)
+    assert lines[-2].endswith("x/sft/seed0/adapter/best")
+    assert "best adapter: step " in lines[-2]
+    assert not [line for line in lines if set("{}") & set(line) or "kernels" in line or "deprecated" in line]
