@@ -120,7 +120,7 @@ def test_a_run_says_nothing_that_is_not_ours(tmp_path):
     sets = ("data.sets.phantom_a.source.n={sft: 8, rl: 4, val: 2, test: 2}", "data.sets.phantom_b.source.n={val: 2}")
     common = (f"paths.out={tmp_path}", "name=x", "prompt=only_label", "model.max_new_tokens=4", *sets)
     assert chexreason("prepare", *common[:2], *sets).stderr == ""
-    short = ("experiment=demo_sft", "phase.max_epochs=1", "phase.batch_size=2", "phase.accumulate=1")
+    short = ("experiment=demo_sft", "phase.max_epochs=1", "phase.batch_size=2", "preflight=false")
     done = chexreason("train", *common, *short)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
