@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from chexreason.confdir import choices, confdir
+from chexreason.files import without_secrets
 from chexreason.signals import PREEMPTED, Stopped, continues
 
 RENAMED_GROUPS = {"answers": "sft_answers", "traces": "teacher_instruction"}  # old name of a folder of conf/: new one
@@ -40,7 +41,7 @@ def friendly(*kinds: type[BaseException]) -> Iterator[None]:
         if os.environ.get("CHEXREASON_TRACEBACK"):
             raise
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"error: {text}", file=sys.stderr)
+        print(f"error: {without_secrets(str(text))}", file=sys.stderr)
         raise SystemExit(1) from None
 
 

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from chexreason.files import file_sha256, read_sealed, value_sha256, write_sealed, write_text, written
+from chexreason.files import file_sha256, read_sealed, value_sha256, without_secrets, write_sealed, write_text, written
 from chexreason.owners import locked, remove_leftovers
 from chexreason.renames import ADDED, changes, flat, old_names, settings
 from chexreason.signals import PREEMPTED, await_first_rank, is_first_rank, on_leave
@@ -171,6 +171,8 @@ def open_run(run_dir: str | Path, cfg: DictConfig) -> Iterator[Path]:
         remove_leftovers(folder, folder / "checkpoints", folder / "adapter", elsewhere=0)
         if not is_done(folder):  # which vouches for the one that is there
             write_text(folder / CONFIG, OmegaConf.to_yaml(config))
+            for path in (folder / ".hydra").glob("*.yaml"):  # a config file of the user's own may hold a key
+                write_text(path, without_secrets(path.read_text(encoding="utf-8")))
         start = time.monotonic()
         earlier = read_stage(folder).get("seconds", 0.0)
         recorded = is_done(folder) or os.environ.get(ATTEMPT_OF) == str(folder.resolve())
@@ -227,7 +229,7 @@ def _attempt(folder: Path, own: str) -> Iterator[None]:
         state, facts = "cut", {"status": 130}
         raise
     except BaseException as error:
-        facts["error"] = "".join(str(error).splitlines()[-1:]) or type(error).__name__
+        facts["error"] = without_secrets("".join(str(error).splitlines()[-1:])) or type(error).__name__
         raise
     finally:
         record_attempt(folder, own, state, seconds=time.monotonic() - start, **facts)
@@ -241,7 +243,7 @@ def _check_config(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], bool]:
     another config, unless this start sets it aside.
     """
     newer = as_begun(folder, cfg)
-    now: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    now: dict[str, Any] = without_secrets(OmegaConf.to_container(cfg, resolve=True))
     if old := list(old_names(flat(now))):
         raise RunError("; ".join(old))
     for key in newer:
@@ -251,7 +253,7 @@ def _check_config(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], bool]:
     now[ADAPTERS] = hashes if all(hashes) else None
     fault = None
     try:
-        before = stored_config(folder)
+        before = without_secrets(stored_config(folder))
         if before.get(ADAPTERS) is None and not is_done(folder):  # done before they were recorded: nothing is claimed
             before[ADAPTERS] = now[ADAPTERS]
         elif before.get(ADAPTERS) is None or now[ADAPTERS] is None:  # removed since: what was made with them stands

@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from chexreason.data import manifest as manifests
+from chexreason.data.credentialed import ExportError, declared_public
 from chexreason.data.leakage import EVALUATION, TRAIN, check_leaks
 from chexreason.data.prepare import MANIFEST_NAME, POOL, prepare_set
 from chexreason.data.prevalence import pool_counts, pool_marks
@@ -72,7 +73,11 @@ def build_manifests(
             select=make(node.get("select"), _convert_="all"),
             policy=set_policy(cfg, name),
             check=check,
+            public=node.get("public", False),
+            public_names=node.get("public_names"),
         )
+    for name, fault in declared_public(prepared)[1].items():
+        raise ExportError(f"set '{name}' is declared public, but {fault}: say data.sets.{name}.public=false")
     return prepared
 
 
@@ -88,6 +93,14 @@ def load_manifest(cfg: DictConfig, name: str) -> manifests.Manifest:
         raise KeyError(f"data set '{name}' is not in data={cfg.data.name}; it has: {', '.join(cfg.data.sets)}")
     path = Path(cfg.data.folder) / name / MANIFEST_NAME
     return _read(path, path.stat().st_mtime_ns if path.is_file() else 0)
+
+
+def public_sets(cfg: DictConfig) -> frozenset[str]:
+    """The prepared sets that may leave this machine: declared public in ``cfg`` and when they were prepared."""
+    here = [name for name in cfg.data.sets if (Path(cfg.data.folder) / name / MANIFEST_NAME).is_file()]
+    public, _ = declared_public({name: load_manifest(cfg, name) for name in here})
+    declared = {name for name in here if cfg.data.sets[name].get("public") is True}
+    return (public & declared) - set(cfg.data.get("credentialed") or ())
 
 
 @lru_cache(maxsize=16)

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from chexreason.confdir import command_help, confdir
 from chexreason.errors import friendly, unknown_choices
+from chexreason.files import without_secrets
 from chexreason.runs import ATTEMPT_OF
 from chexreason.signals import Stopped, is_first_rank, on_leave, requeue, watched
 
@@ -52,7 +53,12 @@ def command(*kinds: type[BaseException]) -> Callable[[Callable[..., Any]], Calla
             if {"--help", "-h"} & set(sys.argv[1:]):
                 print(command_help(verb))
                 raise SystemExit(0)
-            if faults := unknown_choices(sys.argv[1:]):
+            faults = [
+                f"{shown}: a run keeps its arguments; write ${{oc.env:VARIABLE}} in place of the password or key"
+                for word in sys.argv[1:]
+                if (shown := without_secrets(word)) != word
+            ]
+            if faults := faults or unknown_choices(sys.argv[1:]):
                 print("error: " + "\n       ".join(faults), file=sys.stderr)
                 raise SystemExit(1)
             with watched():

@@ -43,7 +43,8 @@ def prepare(cfg: DictConfig) -> dict[str, Manifest]:
 def audit(cfg: DictConfig, prepared: Mapping[str, Manifest], leaks: Sequence[Leak]) -> None:
     """The audit page of the prepared sets under ``paths.out/name``, unless ``audit=false``."""
     from chexreason.audit.audit_page import PAGE_NAME, write_audit
-    from chexreason.build.data import declaration, set_policy
+    from chexreason.build.data import declaration, public_sets, set_policy
+    from chexreason.data.credentialed import named_agreement
     from chexreason.labels.catalog import label_set
 
     if not cfg.audit:
@@ -58,7 +59,7 @@ def audit(cfg: DictConfig, prepared: Mapping[str, Manifest], leaks: Sequence[Lea
         home=cfg.data.home,
         agreement=[(one, other) for one, other in cfg.data.get("agreement") or ()],
         leaks=leaks,
-        credentialed=list(cfg.data.get("credentialed") or ()),
+        credentialed=() if named_agreement(cfg.allow_export) else set(prepared) - public_sets(cfg),
         label_lists={name: label_set(nodes[name].label_list) for name in prepared if nodes[name].get("label_list")},
         declared={name: declaration(cfg, name, manifest)["text"] for name, manifest in prepared.items()},
         attributions=[Path(path) for path in cfg.data.attributions],

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from chexreason.build.data import build_labels, declaration, load_manifest, training_prevalence
+from chexreason.build.data import build_labels, declaration, load_manifest, public_sets, training_prevalence
 from chexreason.cli import command
 from chexreason.reports.report import build_report
 from chexreason.reports.study_tables import print_summary
@@ -48,7 +48,7 @@ def report_study(cfg: DictConfig) -> dict[str, Any]:
         seed=cfg.seed,
         n_cases=cfg.n_cases,
         images=cfg.images,
-        credentialed=list(cfg.data.get("credentialed") or ()),
+        public=public_sets(cfg),
         allow_export=cfg.allow_export,
         notes=_notes(cfg, runs),
         declarations={name: declaration(cfg, name, load_manifest(cfg, name)) for name in cfg.data.test},
@@ -72,7 +72,7 @@ def _notes(cfg: DictConfig, runs: dict[str, Path]) -> dict[str, str]:
         if (signs := folder / COLLAPSE).is_file():
             notes[f"signs of collapse in {arm}"] = "; ".join(_told(signs))
     if cfg.allow_export is not None:
-        notes["credentialed data shown under"] = str(cfg.allow_export)
+        notes["pictures of sets not declared public, shown under"] = str(cfg.allow_export)
     return notes
 
 

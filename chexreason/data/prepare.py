@@ -68,25 +68,28 @@ def prepare_set(
     select: PaperSelection | None = None,
     policy: LabelPolicy | None = None,
     check: bool = True,
+    public: bool = False,
+    public_names: str | None = None,
 ) -> Manifest:
     """Writes ``folder/manifest.parquet`` and returns it; returns the one already there when it is up to date.
 
     ``select`` chooses rows and splits before any image is read. An unreadable image stops the preparation with a list
     of what is wrong (``on_error="stop"``), or its row moves to ``quarantine.csv`` (``"quarantine"``); ``check=False``
-    opens no image, and then there are no hashes to find copies by. ``policy`` is recorded, not applied: the manifest
-    holds raw marks. Its provenance holds the marks of the pool too (``pool_marks``): of the rows that ``select`` draws
-    from, else of the training splits. The folder also gets ``ids/<split>.csv`` and, for a selection, ``selection.json``
-    and ``prevalence.png``. An interrupted run leaves no manifest, and the next one reads no image again that has not
-    changed. Raises ManifestError on bad rows or images and OSError on a full disk.
+    opens no image, and then there are no hashes to find copies by. ``policy``, and whether the set is declared
+    ``public``, are recorded, not applied: the manifest holds raw marks. Its provenance holds the marks of the pool too
+    (``pool_marks``): of the rows that ``select`` draws from, else of the training splits. The folder also gets
+    ``ids/<split>.csv`` and, for a selection, ``selection.json`` and ``prevalence.png``. An interrupted run leaves no
+    manifest, and the next one reads no image again that has not changed. Raises ManifestError on bad rows or images and
+    OSError on a full disk.
     """
     if on_error not in ON_ERROR:
         raise ValueError(f"on_error='{on_error}'; choose one of: {', '.join(ON_ERROR)}")
     request = _request(source, select, on_error, check)
-    declared = {"policy": asdict(policy) if policy else None}
+    declared = {"policy": asdict(policy) if policy else None, "public": public is True, "public_names": public_names}
     path = folder / MANIFEST_NAME
     existing = _up_to_date(path, request)
     if existing is not None:
-        if existing.provenance.get("policy") != declared["policy"]:  # the policy changes no row
+        if any(existing.provenance.get(key) != value for key, value in declared.items()):  # it changes no row
             manifests.write_manifest(Manifest(existing.frame, {**existing.provenance, **declared}, existing.root), path)
             return manifests.read_manifest(path)
         return existing
