@@ -72,12 +72,12 @@ def test_every_truncated_answer_is_broken(grammar: Grammar) -> None:
         ("&lt;Edema&gt;", (), ("&lt", "Edema&gt"), ()),
         ("# Edema", (), ("# Edema",), ()),
         ("Edema (mild), Fracture 90%", (), ("Edema (mild", "Fracture 90%"), ()),
-        ("Edema and Fracture", (), ("Edema and Fracture",), ()),
+        ("Edema or Fracture", (), ("Edema or Fracture",), ()),  # one of two is not said to be present
         ("no Edema", (), ("no Edema",), ()),
         ("Effusion, Mass, Hernia", (), ("Effusion", "Mass", "Hernia"), ()),
         ("eDeMa, FRACTURE, fracture", ("Edema", "Fracture"), (), ("fracture",)),
-        ("Ed\u200bema, Pleural\u00a0Effusion", ("Pleural Effusion",), ("Ed\u200bema",), ()),
-        ("Labels: Edema", (), ("Labels: Edema",), ()),
+        ("Ed\u200bema, Pleural\u00a0Fluid", ("Edema",), ("Pleural\u00a0Fluid",), ()),  # unknown items as written
+        ("Location: Edema", (), ("Location: Edema",), ()),
         ("<answer>Edema</answer>", (), ("<answer>Edema</answer>",), ()),
         (", ".join(CHEXPERT14), CHEXPERT14.labels, (), ()),
         ("Edema, edema, Cat, EDEMA, Cat", ("Edema",), ("Cat", "Cat"), ("edema", "EDEMA")),
