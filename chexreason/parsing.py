@@ -151,7 +151,7 @@ _WRAPPING = " \t\f\v\u00a0\"'`“”\u2018\u2019[](){}.*_-\u2013"
 _NUMBERING = re.compile(r"\d+[.):]\s*")
 _LINE, _CLAUSE, _PIECE = re.compile(r"[^\n\r]+"), re.compile(r"[^;•]+"), re.compile(r"[^,]+")
 # The language of a code block and the outer lines of a table: they say nothing.
-_FENCE, _EDGE = re.compile(r"```[a-z]*(?=\s*[\n\r\[{])"), re.compile(r"(?m)^[ \t]*\||\|[ \t]*$")
+_FENCE, _EDGE = re.compile(r"```([^\s`\[{]*)(?=\s*[\n\r\[{])"), re.compile(r"(?m)^[ \t]*\||\|[ \t]*$")
 # Before the names of an item, and between them.
 _START = re.compile(r"[\s\"'`\[\](){}.*_-]*(?:\d+[.):])?[\s\"'`\[\](){}.*_-]*(?:(?:and|but|plus|also|&) )?")
 _JOIN = re.compile(r"[\"'`*_ ]*(?:\b(?:and|plus|with|as well as)\b|[&+/]|\. |\(?\d+[.)])[\"'`*_ ]*")
@@ -248,13 +248,13 @@ class _List:
         self.text, self.names = text, names
         # Plain where that moves no character: separators and brackets are found at their place in the text.
         marked = text if text.isascii() else "".join(c if len(form := plain(c)) != 1 else form for c in text)
-        self.marked = _FENCE.sub(lambda fence: " " * len(fence[0]), marked)
+        self.marked = _FENCE.sub(lambda x: x[0] if folded(x[1]) in names else " " * len(x[0]), marked)
         self.found: list[tuple[int, int, tuple[str, ...]]] = []
         self.meant, self.in_line, self.is_form = True, False, self.marked.count(":") > 1
 
     def items(self) -> list[tuple[str, tuple[str, ...]]]:
         lines = list(_LINE.finditer(self.marked))
-        rules = ["|" in line[0] and not line[0].strip(" \t|:+-") for line in lines] + [False]
+        rules = ["|" in line[0] and not folded(line[0]).strip(" |:+-") for line in lines] + [False]
         self.marked = _EDGE.sub(lambda edge: " " * len(edge[0]), self.marked).replace("|", "=")  # a row: "name = value"
         for number, line in enumerate(lines):
             self.meant, self.in_line = self.meant or self.in_line, False
