@@ -72,20 +72,15 @@ def verify(reply: Reply, study: Study, answer_format: AnswerFormat, words: tuple
     think = _BROKEN_LINE.sub(" ", plain(written))
     if form or "think" not in BLOCKS[answer_format.grammar]:
         return form + labels
-    return [
-        *labels,
-        *_forbidden(think, written),
-        *_language(think, written),
-        *_length(think, words),
-        *_signs(think, positive),
-    ]
+    said = [*_forbidden(think, written), *_language(think, written)]
+    return [*labels, *said, *_length(think, words), *_signs(think, positive)]
 
 
 def _forbidden(think: str, written: str) -> list[Fault]:
-    faults = []
+    faults, blank = [], lambda denied: re.sub(r"\S", "\0", denied[0])
     for rule, patterns in _FORBIDDEN.items():
         # Only here: a sentence that denies a prior film may still give the answer away.
-        told = _any((lexicon.NO_PRIOR,)).sub(_blank, think) if patterns is lexicon.PRIORS else think
+        told = _any((lexicon.NO_PRIOR,)).sub(blank, think) if patterns is lexicon.PRIORS else think
         if match := _any(patterns).search(told):
             faults.append(Fault(rule, _around(written, told, match)))
     return faults
@@ -126,10 +121,6 @@ def _affirms(clause: str, label: str) -> bool:
 @cache
 def _any(patterns: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(f"(?:{pattern})" for pattern in patterns), re.IGNORECASE)
-
-
-def _blank(match: re.Match[str]) -> str:
-    return re.sub(r"\S", "\0", match[0])
 
 
 def _around(written: str, form: str, match: re.Match[str]) -> str:
