@@ -11,18 +11,33 @@ import pandas as pd
 
 from chexreason.data.fingerprint import near_pairs
 from chexreason.data.manifest import ManifestError
+from chexreason.data.patients import same_patient
 
 TRAIN = ("sft", "rl")
 EVALUATION = ("val", "test")
 _SIDES = {"train": TRAIN, "val": ("val",), "test": ("test",)}  # splits on each side; other splits are on none
-RADIUS = 16  # bits of 256 in which near-identical pictures may differ: see data/fingerprint.py for the measurement
+RADIUS = 20  # bits of 256 in which near-identical pictures may differ: see data/fingerprint.py for the measurement
+WARNING_RADIUS = 32  # bits within which pictures are listed for a reader to judge
 _SHOWN = 3  # examples kept of a leak
-LEAK_KINDS = {"patient": "the same patients", "image": "the same image files", "picture": "near-identical pictures"}
+_PAIRS = 12  # pairs of pictures kept of a leak
+LEAK_KINDS = {
+    "patient": "the same patients",
+    "image": "the same image files",
+    "picture": "near-identical pictures",
+    "unlinked": "the same patient ids",
+    "alike": "similar pictures",
+}
+SUSPECTED = {  # kinds that stop nothing, and what to do about them
+    "unlinked": "no vendor is declared, so nobody knows whose they are: set source.vendor of both sets, to one name if "
+    "one hospital numbers the patients, to two if not",
+    "alike": "look at the pairs on the audit page, and leave one of two copies out (different phantoms may be as near)",
+}
 
 
 class _Row(NamedTuple):
     dataset: str
     patient: str
+    key: str  # equal where patients may be the same
     study: str
     sha256: str
     phash: str
@@ -39,9 +54,10 @@ class LeakageError(ManifestError):
 class Leak:
     """What two sets, or two sides of one set, share across a boundary.
 
-    ``kind`` is "patient", "image" (equal bytes) or "picture" (near-identical). ``one`` and ``other`` are the sets,
+    ``kind`` is one of ``LEAK_KINDS``; those ``SUSPECTED`` may be no leak at all. ``one`` and ``other`` are the sets,
     ``sides`` the side each is on ("train", "val" or "test"). ``count`` patients, contents of files, or pictures of
-    ``other`` are concerned, the first of them in ``examples``. ``allowed`` says that the config names this pair.
+    ``other`` are concerned, the first of them in ``examples``; ``pairs`` are the study ids of the nearest pictures.
+    ``allowed`` says that the config names this pair.
     """
 
     kind: str
@@ -51,6 +67,12 @@ class Leak:
     count: int
     examples: tuple[str, ...]
     allowed: bool
+    pairs: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def stops(self) -> bool:
+        """True where it is certain and nobody has accepted it."""
+        return not self.allowed and self.kind not in SUSPECTED
 
     def __str__(self) -> str:
         shown = ", ".join(self.examples) + (", ..." if self.count > len(self.examples) else "")
@@ -59,33 +81,32 @@ class Leak:
 
 
 def find_leaks(
-    frames: Mapping[str, pd.DataFrame], allowed: Collection[Sequence[str]] = (), radius: int = RADIUS
+    frames: Mapping[str, pd.DataFrame],
+    allowed: Collection[Sequence[str]] = (),
+    radius: int = RADIUS,
+    undeclared: Collection[str] = (),
 ) -> list[Leak]:
     """Every leak between the training, validation and test rows of ``frames`` (manifest rows by set), allowed or not.
 
-    Rows without hashes are compared by patient alone. ``allowed`` are pairs of names of sets, in either order; raises
-    ValueError on what is no pair of two of ``frames``.
+    Rows without hashes are compared by patient alone. ``allowed`` are pairs of names of sets, in either order. Pictures
+    beyond ``RADIUS`` and within ``radius`` are only suspected, and so are equal ids where one of the sets is in
+    ``undeclared``: it names no vendor. Raises ValueError on what is no pair of two of ``frames``.
     """
     named = _pairs(allowed, frames)
     rows = {side: [row for name in frames for row in _rows(name, frames[name], side)] for side in _SIDES}
     leaks = []
     for sides in combinations(_SIDES, 2):
         left, right = rows[sides[0]], rows[sides[1]]
-        found = {
-            "patient": _equal(left, right, "patient"),
-            "image": _equal(left, right, "sha256"),
-            "picture": _near(left, right, radius),
-        }
+        found = {"patient": _equal(left, right, "key"), "image": _equal(left, right, "sha256")}
+        found |= _near(left, right, radius)
+        found["unlinked"] = _unlinked(left, right, undeclared, found["patient"])
         leaks += [_leak(kind, sets, sides, twins, named) for kind in found for sets, twins in found[kind].items()]
     return leaks
 
 
-def check_leaks(
-    frames: Mapping[str, pd.DataFrame], allowed: Collection[Sequence[str]] = (), radius: int = RADIUS
-) -> list[Leak]:
-    """The leaks that ``allowed`` accepts; raises LeakageError listing all the others, with counts and examples."""
-    leaks = find_leaks(frames, allowed, radius)
-    refused = [leak for leak in leaks if not leak.allowed]
+def check_leaks(leaks: Sequence[Leak]) -> None:
+    """Raises LeakageError listing all of ``leaks`` that stop, with counts, examples and the way out."""
+    refused = [leak for leak in leaks if leak.stops]
     if refused:
         pairs = sorted({tuple(sorted((leak.one, leak.other))) for leak in refused})
         named = ",".join(f"[{one},{other}]" for one, other in pairs)
@@ -94,7 +115,6 @@ def check_leaks(
             f"training, validation and test data overlap:\n{listed}\n"
             f"take a set out of the data config, or accept the overlap by naming it: data.allow_overlap=[{named}]"
         )
-    return leaks
 
 
 def _pairs(allowed: Collection[Sequence[str]], frames: Mapping[str, pd.DataFrame]) -> set[frozenset[str]]:
@@ -109,7 +129,9 @@ def _rows(name: str, frame: pd.DataFrame, side: str) -> list[_Row]:
     rows = frame[frame["split"].isin(_SIDES[side])]
     empty = [""] * len(rows)
     hashes = [rows.get(column, empty) for column in ("sha256", "phash")]
-    return [_Row(name, *values) for values in zip(rows["patient_id"], rows["study_id"], *hashes, strict=True)]
+    keys = {patient: same_patient(patient) for patient in rows["patient_id"].unique()}
+    columns = (rows["patient_id"], rows["patient_id"].map(keys), rows["study_id"], *hashes)
+    return [_Row(name, *values) for values in zip(*columns, strict=True)]
 
 
 def _equal(left: list[_Row], right: list[_Row], field: str) -> Twins:
@@ -126,14 +148,27 @@ def _equal(left: list[_Row], right: list[_Row], field: str) -> Twins:
     return twins
 
 
-def _near(left: list[_Row], right: list[_Row], radius: int) -> Twins:
-    """Rows with near hashes but other bytes, one pair a row on the right."""
-    twins: Twins = {}
-    for i, j in near_pairs([row.phash for row in left], [row.phash for row in right], radius).tolist():
+def _near(left: list[_Row], right: list[_Row], radius: int) -> dict[str, Twins]:
+    """Rows with near hashes but other bytes, nearest first, one pair a row on the right; by kind of leak."""
+    kinds: dict[str, Twins] = {"picture": {}, "alike": {}}
+    found = near_pairs([row.phash for row in left], [row.phash for row in right], radius)
+    for i, j, bits in found[found[:, 2].argsort(kind="stable")].tolist():
         row, twin = left[i], right[j]
-        if row.sha256 != twin.sha256:
-            twins.setdefault((row.dataset, twin.dataset), {}).setdefault(twin.study, (row, twin))
-    return twins
+        kind = "picture" if bits <= RADIUS else "alike"
+        if row.sha256 != twin.sha256 and (kind == "picture" or row.key != twin.key):
+            kinds[kind].setdefault((row.dataset, twin.dataset), {}).setdefault(twin.study, (row, twin))
+    return kinds
+
+
+def _unlinked(left: list[_Row], right: list[_Row], undeclared: Collection[str], linked: Collection[object]) -> Twins:
+    """Rows of two sets whose ids differ in the vendor alone, where one of the sets is ``undeclared``."""
+    bare = ([row._replace(key=row.key.partition(":")[2]) for row in rows] for rows in (left, right))
+    found = _equal(*bare, "key") if undeclared else {}
+    return {
+        sets: twins
+        for sets, twins in found.items()
+        if sets[0] != sets[1] and sets not in linked and not set(sets).isdisjoint(undeclared)
+    }
 
 
 def _leak(
@@ -143,6 +178,8 @@ def _leak(
     twins: Mapping[str, tuple[_Row, _Row]],
     named: set[frozenset[str]],
 ) -> Leak:
-    first = list(twins.values())[:_SHOWN]
-    examples = tuple(row.patient if kind == "patient" else f"{row.study} = {twin.study}" for row, twin in first)
-    return Leak(kind, *sets, sides, len(twins), examples, frozenset(sets) in named)
+    of_patients, of_pictures = kind in ("patient", "unlinked"), kind in ("picture", "alike")
+    first = [[(row.patient if of_patients else row.study) for row in pair] for pair in list(twins.values())[:_PAIRS]]
+    examples = tuple(one if one == other else f"{one} = {other}" for one, other in first[:_SHOWN])
+    pairs = tuple((one, other) for one, other in first if of_pictures)
+    return Leak(kind, *sets, sides, len(twins), examples, frozenset(sets) in named, pairs)
