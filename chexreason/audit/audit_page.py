@@ -78,10 +78,10 @@ def write_audit(
         _name_on_the_terminal_alone(name, figures["sets"][name]["splits"])
     figures["worries"] = worries(figures)
     shown = {name: manifest for name, manifest in manifests.items() if name not in credentialed}
-    lists = {"pictures": contact_sheet(shown, n_images, seed), "twins": look_alikes(shown, leaks or (), n_images // 2)}
+    sheets = {"pictures": contact_sheet(shown, n_images, seed), "twins": look_alikes(shown, leaks or (), n_images // 2)}
     licences = [Path(path).read_text(encoding="utf-8") for path in attributions]
     write_json(folder / "audit.json", figures)
-    write_text(folder / PAGE_NAME, _render(figures, licences=licences, **lists))
+    write_text(folder / PAGE_NAME, _render(figures, licences=licences, **sheets))
     return figures
 
 

@@ -24,7 +24,7 @@ WORDS = BAND * BAND // 64
 FLAT = 1.0  # standard deviation in grey levels below which a picture has no hash
 BLOCK, WIDTH = 64, 4096  # pairs of one block of the search: its words fit into the processor's cache
 _MIRRORED = np.array([[0, 0, 0, 0], [0, 1, 0, 1], [0, 0, 1, 1], [0, 1, 1, 0]], dtype=bool)  # words complemented
-_VIEWS = np.concatenate([_MIRRORED, ~_MIRRORED])  # [8, WORDS]; the second half are the negatives
+_VIEWS = np.concatenate([_MIRRORED, ~_MIRRORED])[:, :, None]  # [8, WORDS, 1]; the second half are the negatives
 
 
 def content_sha256(data: bytes) -> str:
@@ -56,22 +56,21 @@ def perceptual_hash(image: Image.Image) -> str:
 def near_pairs(left: Sequence[str], right: Sequence[str], radius: int) -> NDArray[np.int64]:
     """Indices into ``left`` and ``right`` and the differing bits [K, 3] of all pairs within ``radius`` (at most 64).
 
-    A mirrored, quarter-turned or negative film is as near as the film itself: of each pair the nearest of these 16
-    views counts. An empty hash is near to none. Every pair is compared: on half of the bits, and on the rest where
-    these are near.
+    A mirrored, quarter-turned or negative film is as near as the film itself: the nearest of 16 views counts. An empty
+    hash is near to none. Every pair is compared: on half of the bits, and on the rest where these are near.
     """
     (rows, one), (columns, other) = _words(left), _words(right)
     found = [np.zeros((0, 3), dtype=np.int64)]
     for seen in (other, _words(right, turned=True)[1]):
         for top, start in product(range(0, len(rows), BLOCK), range(0, len(columns), WIDTH)):
             block, across = one[:, top : top + BLOCK], seen[:, start : start + WIDTH]
-            i, j = np.nonzero(_folded(block[0], across[0]) + _folded(block[1], across[1]) <= radius)
+            halves = [np.bitwise_count(block[w, :, None] ^ across[w]) for w in (0, 1)]  # [block, width] each
+            i, j = np.nonzero(sum(np.minimum(bits, 64 - bits) for bits in halves) <= radius)
             apart = np.bitwise_count(block[:, i] ^ across[:, j]).astype(np.int64)  # [WORDS, K]
-            bits = np.where(_VIEWS[:, :, None], 64 - apart, apart).sum(axis=1).min(axis=0)  # [K]
+            bits = np.where(_VIEWS, 64 - apart, apart).sum(axis=1).min(axis=0)  # [K]
             near = bits <= radius
             found.append(np.stack([rows[i[near] + top], columns[j[near] + start], bits[near]], axis=1))
-    pairs = np.concatenate(found)
-    pairs = pairs[np.lexsort(pairs.T[::-1])]  # by left, right, bits
+    pairs = (every := np.concatenate(found))[np.lexsort(every.T[::-1])]  # by left, right, bits
     return pairs[np.diff(pairs[:, :2], axis=0, prepend=-1).any(axis=1)]  # the nearest view of each pair
 
 
@@ -79,12 +78,6 @@ def _cosines() -> NDArray[np.float64]:
     """The kept cosines over SIDE pixels [BAND, SIDE]; the constant one is not among them: brightness does not count."""
     frequency, pixel = np.arange(FIRST, FIRST + BAND)[:, None], np.arange(SIDE)[None] + 0.5
     return np.cos(np.pi / SIDE * frequency * pixel)
-
-
-def _folded(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    """Bits [N, M] in which words [N] and [M] differ, one of them complemented where that is nearer."""
-    bits = np.bitwise_count(one[:, None] ^ other)
-    return np.minimum(bits, 64 - bits)
 
 
 def _words(hashes: Sequence[str], turned: bool = False) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:

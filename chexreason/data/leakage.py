@@ -18,8 +18,7 @@ EVALUATION = ("val", "test")
 _SIDES = {"train": TRAIN, "val": ("val",), "test": ("test",)}  # splits on each side; other splits are on none
 RADIUS = 20  # bits of 256 in which near-identical pictures may differ: see data/fingerprint.py for the measurement
 WARNING_RADIUS = 32  # bits within which pictures are listed for a reader to judge
-_SHOWN = 3  # examples kept of a leak
-_PAIRS = 12  # pairs of pictures kept of a leak
+_SHOWN, _PAIRS = 3, 12  # examples of a leak, and pairs of pictures, that are kept
 LEAK_KINDS = {
     "patient": "the same patients",
     "image": "the same image files",
@@ -28,8 +27,7 @@ LEAK_KINDS = {
     "alike": "similar pictures",
 }
 SUSPECTED = {  # kinds that stop nothing, and what to do about them
-    "unlinked": "no vendor is declared, so nobody knows whose they are: set source.vendor of both sets, to one name if "
-    "one hospital numbers the patients, to two if not",
+    "unlinked": "no vendor is declared: set source.vendor of both sets, to one name for one hospital, to two for two",
     "alike": "look at the pairs on the audit page, and leave one of two copies out (different phantoms may be as near)",
 }
 
@@ -38,12 +36,14 @@ class _Row(NamedTuple):
     dataset: str
     patient: str
     key: str  # equal where patients may be the same
+    number: str  # of the key, without its vendor
     study: str
     sha256: str
     phash: str
 
 
-Twins = dict[tuple[str, str], dict[str, tuple[_Row, _Row]]]  # by sets, by what is shared: one row of each side
+Shared = dict[str, tuple[_Row, _Row]]  # by what is shared: one row of each side
+Twins = dict[tuple[str, str], Shared]  # by sets
 
 
 class LeakageError(ManifestError):
@@ -57,7 +57,7 @@ class Leak:
     ``kind`` is one of ``LEAK_KINDS``; those ``SUSPECTED`` may be no leak at all. ``one`` and ``other`` are the sets,
     ``sides`` the side each is on ("train", "val" or "test"). ``count`` patients, contents of files, or pictures of
     ``other`` are concerned, the first of them in ``examples``; ``pairs`` are the study ids of the nearest pictures.
-    ``allowed`` says that the config names this pair.
+    ``allowed`` says that the config names this pair, or that the kind is only suspected.
     """
 
     kind: str
@@ -69,11 +69,6 @@ class Leak:
     allowed: bool
     pairs: tuple[tuple[str, str], ...] = ()
 
-    @property
-    def stops(self) -> bool:
-        """True where it is certain and nobody has accepted it."""
-        return not self.allowed and self.kind not in SUSPECTED
-
     def __str__(self) -> str:
         shown = ", ".join(self.examples) + (", ..." if self.count > len(self.examples) else "")
         where = f"{self.one} ({self.sides[0]}) and {self.other} ({self.sides[1]})"
@@ -81,16 +76,13 @@ class Leak:
 
 
 def find_leaks(
-    frames: Mapping[str, pd.DataFrame],
-    allowed: Collection[Sequence[str]] = (),
-    radius: int = RADIUS,
-    undeclared: Collection[str] = (),
+    frames: Mapping[str, pd.DataFrame], allowed: Collection[Sequence[str]] = (), vague: Collection[str] | None = None
 ) -> list[Leak]:
     """Every leak between the training, validation and test rows of ``frames`` (manifest rows by set), allowed or not.
 
-    Rows without hashes are compared by patient alone. ``allowed`` are pairs of names of sets, in either order. Pictures
-    beyond ``RADIUS`` and within ``radius`` are only suspected, and so are equal ids where one of the sets is in
-    ``undeclared``: it names no vendor. Raises ValueError on what is no pair of two of ``frames``.
+    Rows without hashes are compared by patient alone. ``allowed`` are pairs of names of sets, in either order. The
+    kinds ``SUSPECTED`` are looked for where ``vague`` is given: the sets that declare no vendor. Raises ValueError on
+    what is no pair of two of ``frames``.
     """
     named = _pairs(allowed, frames)
     rows = {side: [row for name in frames for row in _rows(name, frames[name], side)] for side in _SIDES}
@@ -98,15 +90,20 @@ def find_leaks(
     for sides in combinations(_SIDES, 2):
         left, right = rows[sides[0]], rows[sides[1]]
         found = {"patient": _equal(left, right, "key"), "image": _equal(left, right, "sha256")}
-        found |= _near(left, right, radius)
-        found["unlinked"] = _unlinked(left, right, undeclared, found["patient"])
-        leaks += [_leak(kind, sets, sides, twins, named) for kind in found for sets, twins in found[kind].items()]
+        found |= _near(left, right, RADIUS if vague is None else WARNING_RADIUS)
+        bare = _equal(left, right, "number") if vague else {}
+        found["unlinked"] = {s: bare[s] for s in bare if s not in found["patient"] and set(s) & set(vague or ())}
+        leaks += [
+            _leak(kind, sets, sides, twins, kind in SUSPECTED or frozenset(sets) in named)
+            for kind in found
+            for sets, twins in found[kind].items()
+        ]
     return leaks
 
 
 def check_leaks(leaks: Sequence[Leak]) -> None:
-    """Raises LeakageError listing all of ``leaks`` that stop, with counts, examples and the way out."""
-    refused = [leak for leak in leaks if leak.stops]
+    """Raises LeakageError listing all of ``leaks`` that are not allowed, with counts, examples and the way out."""
+    refused = [leak for leak in leaks if not leak.allowed]
     if refused:
         pairs = sorted({tuple(sorted((leak.one, leak.other))) for leak in refused})
         named = ",".join(f"[{one},{other}]" for one, other in pairs)
@@ -129,9 +126,9 @@ def _rows(name: str, frame: pd.DataFrame, side: str) -> list[_Row]:
     rows = frame[frame["split"].isin(_SIDES[side])]
     empty = [""] * len(rows)
     hashes = [rows.get(column, empty) for column in ("sha256", "phash")]
-    keys = {patient: same_patient(patient) for patient in rows["patient_id"].unique()}
-    columns = (rows["patient_id"], rows["patient_id"].map(keys), rows["study_id"], *hashes)
-    return [_Row(name, *values) for values in zip(*columns, strict=True)]
+    keys = [same_patient(patient) for patient in rows["patient_id"]]
+    patients = (rows["patient_id"], keys, [key.partition(":")[2] for key in keys])
+    return [_Row(name, *values) for values in zip(*patients, rows["study_id"], *hashes, strict=True)]
 
 
 def _equal(left: list[_Row], right: list[_Row], field: str) -> Twins:
@@ -160,26 +157,9 @@ def _near(left: list[_Row], right: list[_Row], radius: int) -> dict[str, Twins]:
     return kinds
 
 
-def _unlinked(left: list[_Row], right: list[_Row], undeclared: Collection[str], linked: Collection[object]) -> Twins:
-    """Rows of two sets whose ids differ in the vendor alone, where one of the sets is ``undeclared``."""
-    bare = ([row._replace(key=row.key.partition(":")[2]) for row in rows] for rows in (left, right))
-    found = _equal(*bare, "key") if undeclared else {}
-    return {
-        sets: twins
-        for sets, twins in found.items()
-        if sets[0] != sets[1] and sets not in linked and not set(sets).isdisjoint(undeclared)
-    }
-
-
-def _leak(
-    kind: str,
-    sets: tuple[str, str],
-    sides: tuple[str, str],
-    twins: Mapping[str, tuple[_Row, _Row]],
-    named: set[frozenset[str]],
-) -> Leak:
+def _leak(kind: str, sets: tuple[str, str], sides: tuple[str, str], twins: Shared, allowed: bool) -> Leak:
     of_patients, of_pictures = kind in ("patient", "unlinked"), kind in ("picture", "alike")
     first = [[(row.patient if of_patients else row.study) for row in pair] for pair in list(twins.values())[:_PAIRS]]
     examples = tuple(one if one == other else f"{one} = {other}" for one, other in first[:_SHOWN])
     pairs = tuple((one, other) for one, other in first if of_pictures)
-    return Leak(kind, *sets, sides, len(twins), examples, frozenset(sets) in named, pairs)
+    return Leak(kind, *sets, sides, len(twins), examples, allowed, pairs)

@@ -5,16 +5,12 @@ from __future__ import annotations
 import re
 import unicodedata
 
-# Vendors whose ids are known: how files write an id (a path, a file's name, a bare number), and how manifests write it.
-_FORMS = {
-    "nih14": (r"(?:.*/)?0*(\d{1,8})(?:_\d{3}(?:\.\w+)?)?", "{}"),  # 13, 00000013, 00000013_002.png
-    "mimic": (r"(?:.*/)?p?(\d{8})(?:/.*)?", "{}"),  # 10000032, p10000032, files/p10/p10000032/s50414267
-    "chexpert": (r"(?:.*/)?(?:patient)?0*(\d{1,5})(?:/.*)?", "patient{:0>5}"),  # 1, patient00001
-}
+# Vendors whose ids are known, by their one name: other names; how files write an id (a bare number, with or without
+# zeros and "p", a file's name, a path: "00000013_002.png", "files/p10/p10000032/s50414267"); how manifests write it.
 _VENDORS = {
-    "nih14": "nih(14|(chest)?(cxr|xray)(8|14)?)?|chestxray(8|14)|cxr14",
-    "mimic": "mimic(cxr|cxrjpg|iv)?",
-    "chexpert": "chexpert(v10)?(small|plus)?",
+    "nih14": ("nih(14|(chest)?(cxr|xray)(8|14)?)?|chestxray(8|14)", r"(?:.*/)?0*(\d{1,8})(?:_\d{3}.*)?", "{}"),
+    "mimic": ("mimic(cxr|cxrjpg|iv)?", r"(?:.*/)?p?(\d{8})(?:/.*)?", "{}"),
+    "chexpert": ("chexpert(v10)?(small|plus)?", r"(?:.*/)?(?:patient)?0*(\d{1,5})(?:/.*)?", "patient{:0>5}"),
 }
 _QUOTES = "'`\u2018\u2019\u02bc"  # a spreadsheet puts one before a number that is text
 _FREE = re.compile(r"^p(at(ient)?)?[\W_]*(?=\d)|(?<!\d)0+(?=\d)")  # what one file writes before a number, another not
@@ -23,7 +19,7 @@ _FREE = re.compile(r"^p(at(ient)?)?[\W_]*(?=\d)|(?<!\d)0+(?=\d)")  # what one fi
 def vendor_of(name: str) -> str:
     """The one name of the vendor ``name``, whatever its case, spaces and marks: "MIMIC-CXR" is "mimic"."""
     words = re.findall(r"[^\W_]+", _plain(name).casefold())
-    known = (vendor for vendor, names in _VENDORS.items() if re.fullmatch(names, "".join(words)))
+    known = (vendor for vendor, (names, *_) in _VENDORS.items() if re.fullmatch(names, "".join(words)))
     return next(known, "_".join(words) or name)
 
 
@@ -34,8 +30,8 @@ def patient_number(vendor: str, written: str) -> str:
     spaces: whether zeros and capitals count there, nobody can tell (``same_patient``).
     """
     plain = _plain(written).lstrip(_QUOTES).strip()
-    pattern, form = _FORMS.get(vendor, ("(.*)", "{}"))
-    found = re.fullmatch(pattern, plain.casefold() if vendor in _FORMS else plain)
+    _, pattern, form = _VENDORS.get(vendor, ("", "(.*)", "{}"))
+    found = re.fullmatch(pattern, plain, re.IGNORECASE)
     return form.format(found[1]) if found else ""
 
 

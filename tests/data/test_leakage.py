@@ -128,12 +128,12 @@ def test_pictures_beyond_the_refusal_radius_are_listed_nearest_first_and_stop_no
     near = {"c": 1 + WARNING_RADIUS, "d": WARNING_RADIUS, "e": 1 + RADIUS, "p1": WARNING_RADIUS}
     away = rows(*((study, "p1" if study == "p1" else study, "test", study, bits(n)) for study, n in near.items()))
     frames = {"home": rows(("a", "p1", "sft", "x", ZERO)), "away": away}
-    alike = next(leak for leak in find_leaks(frames, radius=WARNING_RADIUS) if leak.kind == "alike")
+    alike = next(leak for leak in find_leaks(frames, vague=[]) if leak.kind == "alike")
     assert (alike.count, alike.pairs) == (2, (("a", "e"), ("a", "d")))  # of patient p1 another leak tells
     check_leaks([alike])
     assert "alike" not in {leak.kind for leak in find_leaks(frames)}
     many = {**frames, "away": rows(*((f"s{i}", f"q{i}", "test", f"{i}", bits(1 + RADIUS)) for i in range(99)))}
-    (alike,) = find_leaks(many, radius=WARNING_RADIUS)
+    (alike,) = find_leaks(many, vague=[])
     assert (alike.count, len(alike.pairs)) == (99, 12)
 
 

@@ -11,13 +11,11 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from chexreason.data.manifest import parameters
-from chexreason.data.patients import patient_number
 from chexreason.data.sources.columns import Faults, VendorCsv, header_of, sha256_by_name
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import Track
@@ -109,7 +107,7 @@ class CheXpertSource:
         return pd.DataFrame(
             {
                 "study_id": self.name + ":" + exam + "/" + rows["view"].str.rsplit(".", n=1).str[0],
-                "patient_id": "chexpert:" + rows["patient"].map(partial(patient_number, "chexpert")),
+                "patient_id": "chexpert:" + rows["patient"],
                 "dataset": self.name,
                 "split": _SPLITS[part],
                 "path": inside + "/" + exam + "/" + rows["view"],

@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -25,7 +24,6 @@ _CSV_COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "P
 _LIST_NAMES = {"train": "train_val_list.txt", "test": "test_list.txt"}
 _SUFFIXES = ("png", "jpg", "jpeg", "dcm")
 _SPLITS = ("official", "patient_hash")
-patient_of = partial(patient_number, "nih14")  # splits hang on this form
 
 
 @dataclass(frozen=True)
@@ -151,7 +149,7 @@ class NIH14Source:
 def _read_entries(file: Path, faults: Faults) -> pd.DataFrame:
     """The vendor's table as text, one row an image, ``Patient ID`` without leading zeros; its faults are noted."""
     csv = VendorCsv(file, _CSV_COLUMNS, faults)
-    patient = by_value(csv.whole_numbers("Patient ID"), patient_of)
+    patient = by_value(csv.whole_numbers("Patient ID"), lambda number: patient_number("nih14", number))
     csv.no_repeats(csv.rows["Image Index"])
     check_image_names(file, csv.rows["Image Index"], patient, faults)
     _check_findings(file, csv.rows["Finding Labels"], faults)
@@ -161,7 +159,7 @@ def _read_entries(file: Path, faults: Faults) -> pd.DataFrame:
 def check_image_names(file: Path, image: pd.Series, patient: pd.Series, faults: Faults) -> None:
     """Notes rows without an image, and those whose image is named after another patient ("00000001_000" is of 1)."""
     faults.add_rows(file, "without an image", image == "", patient)
-    named = by_value(image, patient_of)
+    named = by_value(image, lambda name: patient_number("nih14", name))
     other = (named != "") & (named != patient)
     faults.add_rows(file, "whose Patient ID is not the one in the image's name", other, image)
 

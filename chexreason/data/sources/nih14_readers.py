@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 
 from chexreason.data.manifest import READERS, parameters
+from chexreason.data.patients import patient_number
 from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, header_of, sha256_by_name
-from chexreason.data.sources.nih14 import by_value, check_image_names, image_index, note_missing, patient_of, stem
+from chexreason.data.sources.nih14 import by_value, check_image_names, image_index, note_missing, stem
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import Track
 
@@ -116,7 +117,8 @@ class NIH14ReadersSource:
         if READER_COLUMN in header_of(file):
             faults.add(file, "holds the marks of single readers; take test_labels.csv or validation_labels.csv")
         csv = VendorCsv(file, [image_column, "Patient ID", *findings], faults)
-        image, patient = csv.rows[image_column], by_value(csv.whole_numbers("Patient ID"), patient_of)
+        image, number = csv.rows[image_column], csv.whole_numbers("Patient ID")
+        patient = by_value(number, lambda written: patient_number("nih14", written))
         check_image_names(file, image, patient, faults)
         marks = pd.DataFrame({column: self._marks(file, csv.rows[column], faults) for column in findings})
         about = {label: [column for column, ours in findings.items() if ours == label] for label in CHEXPERT14.labels}

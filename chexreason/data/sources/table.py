@@ -27,9 +27,8 @@ class TableSource:
 
     Every row is in ``split``, or in the one its ``split_column`` names. ``label_columns`` maps our labels to the csv's
     columns (default: the columns spelled like CheXpert's labels), one or several each (``any_mark``); labels without a
-    column are blank, and ``labelled_only`` leaves out rows that have no mark at all. A patient is named by
-    ``patient_column`` and ``vendor``: sets of one hospital share its name, so that the leakage guard compares their
-    patients. Without a ``vendor`` the set is a hospital of its own, and equal ids are only warned of.
+    column are blank, and ``labelled_only`` leaves out rows that have no mark at all. ``vendor`` is the hospital that
+    gave the ids of ``patient_column``: patients are the same in sets that share it, and only suspected without.
     """
 
     name: str
@@ -141,7 +140,7 @@ class TableSource:
         patient = vendor + ":" + number
         first = pd.Series(number.index, number.index).groupby(patient.map(same_patient)).transform("first")
         twin = number.loc[first].set_axis(number.index)
-        fault = f"whose {self.patient_column} may be an earlier row's, in another form (write one patient one way)"
+        fault = f"with a {self.patient_column} that may be another's (if it is, write it alike; if not, add a letter)"
         shown = number + "' and line " + (first + 2).astype("str") + " '" + twin
         table.faults.add_rows(table.file, fault, number != twin, shown)
         return patient
