@@ -112,5 +112,4 @@ def _name_on_the_terminal_alone(name: str, splits: Mapping[str, AuditFigures]) -
 def _leak(leak: Leak, credentialed: Collection[str]) -> AuditFigures:
     """A leak as the JSON holds it; identifiers of credentialed patients stay out."""
     hidden = {leak.one, leak.other} & set(credentialed)
-    named = {} if hidden else {"examples": list(leak.examples), "pairs": [list(pair) for pair in leak.pairs]}
-    return asdict(leak) | {"sides": list(leak.sides), "examples": [], "pairs": []} | named
+    return asdict(leak) | {"sides": list(leak.sides)} | ({"examples": [], "pairs": []} if hidden else {})

@@ -46,12 +46,10 @@ def _leaks(figures: AuditFigures) -> Iterator[Worry]:
         yield "warn", "The leakage guard was not run."
     for leak in figures["leaks"] or ():
         between = f"{leak['one']} ({leak['sides'][0]}) and {leak['other']} ({leak['sides'][1]})"
-        shared = f"{between} share {leak['count']:,} of {LEAK_KINDS[leak['kind']]}"
-        if leak["kind"] in SUSPECTED:
-            yield "warn", f"Perhaps a leak: {shared}: {SUSPECTED[leak['kind']]}."
-        else:
-            accepted = ", accepted by data.allow_overlap" if leak["allowed"] else ""
-            yield "warn" if leak["allowed"] else "stop", f"Leak: {shared}{accepted}."
+        kind, note = leak["kind"], ", accepted by data.allow_overlap" if leak["allowed"] else ""
+        said, note = ("Perhaps a leak", f": {SUSPECTED[kind]}") if kind in SUSPECTED else ("Leak", note)
+        shared = f"{between} share {leak['count']:,} of {LEAK_KINDS[kind]}"
+        yield "warn" if leak["allowed"] else "stop", f"{said}: {shared}{note}."
     unseen = [name for name, own in figures["sets"].items() if own["missing"]["sha256"] == own["images"]]
     if unseen:
         yield "note", f"Images of {', '.join(unseen)} were not looked at: leakage was searched by patient alone."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import cache
 
 # Vendors whose ids are known, by their one name: other names; how files write an id (a bare number, with or without
 # zeros and "p", a file's name, a path: "00000013_002.png", "files/p10/p10000032/s50414267"); how manifests write it.
@@ -16,6 +17,7 @@ _QUOTES = "'`\u2018\u2019\u02bc"  # a spreadsheet puts one before a number that 
 _FREE = re.compile(r"^p(at(ient)?)?[\W_]*(?=\d)|(?<!\d)0+(?=\d)")  # what one file writes before a number, another not
 
 
+@cache
 def vendor_of(name: str) -> str:
     """The one name of the vendor ``name``, whatever its case, spaces and marks: "MIMIC-CXR" is "mimic"."""
     words = re.findall(r"[^\W_]+", _plain(name).casefold())
