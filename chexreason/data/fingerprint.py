@@ -54,7 +54,7 @@ def perceptual_hash(image: Image.Image) -> str:
 
 
 def near_pairs(left: Sequence[str], right: Sequence[str], radius: int) -> NDArray[np.int64]:
-    """Indices into ``left`` and ``right`` and the differing bits [K, 3] of all pairs within ``radius`` (at most 64).
+    """Indices into ``left`` and ``right`` and the differing bits [K, 3] of all pairs within ``radius``.
 
     A mirrored, quarter-turned or negative film is as near as the film itself: the nearest of 16 views counts. An empty
     hash is near to none. Every pair is compared: on half of the bits, and on the rest where these are near.

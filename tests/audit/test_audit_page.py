@@ -199,7 +199,7 @@ def test_the_page_is_well_formed_self_contained_and_escapes_what_data_say(root, 
 
 def test_credentialed_sets_show_neither_picture_nor_identifier(root, tmp_path):
     sets = {"a": manifest("a", root), "secret": manifest("secret", root)}
-    leak = Leak("alike", "secret", "a", ("train", "test"), 1, ("secret:3",), False, (("secret:3", "a:4"),))
+    leak = Leak("alike", "secret", "a", ("train", "test"), 1, ("secret:3",), True, (("secret:3", "a:4"),))
     write_audit(sets, dict.fromkeys(sets, IGNORE), tmp_path, credentialed=["secret"], leaks=[leak])
     written = (tmp_path / "audit.html").read_text() + (tmp_path / "audit.json").read_text()
     assert "a:1" in written
@@ -212,6 +212,7 @@ def test_credentialed_sets_show_neither_picture_nor_identifier(root, tmp_path):
     pair = page[page.index("1 pairs of near pictures") : page.index('id="images"')]
     assert re.findall(r'<img src="data:image/jpeg[^>]*of (\w+:\d)', pair) == ["secret:3", "a:4"]
     assert "none found" in page  # for certain
+    assert "<td>not certain</td>" in page
     assert figures["worries"][0]["text"].startswith("Perhaps a leak: secret (train) and a (test) share 1 of similar")
     sets["secret"].frame["patient_id"] = "mimic:" + sets["secret"].frame["patient_id"]  # of a credentialed vendor
     assert write_audit(sets, dict.fromkeys(sets, IGNORE), tmp_path)["withheld"] == ["secret"]

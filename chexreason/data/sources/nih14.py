@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from chexreason.data.leakage import patient_number
 from chexreason.data.manifest import parameters
-from chexreason.data.patients import patient_number
 from chexreason.data.sources.columns import Faults, VendorCsv, closest, first_of, sha256_by_name
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.crosswalk import NIH_TO_CHEXPERT, nih_to_chexpert

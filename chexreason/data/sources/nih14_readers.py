@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from chexreason.data.leakage import patient_number
 from chexreason.data.manifest import READERS, parameters
-from chexreason.data.patients import patient_number
 from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, header_of, sha256_by_name
 from chexreason.data.sources.nih14 import by_value, check_image_names, image_index, note_missing, stem
 from chexreason.labels.catalog import CHEXPERT14

@@ -12,8 +12,8 @@ from pathlib import Path
 import pandas as pd
 
 from chexreason.data.fingerprint import content_sha256
+from chexreason.data.leakage import patient_number, same_patient, vendor_of
 from chexreason.data.manifest import parameters
-from chexreason.data.patients import patient_number, same_patient, vendor_of
 from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, closest, header_of
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import Track
