@@ -43,8 +43,7 @@ def image_hash(study: Study) -> str:
 def perceptual_hash(image: Image.Image) -> str:
     """The signs of 16 x 16 low cosines of a 32 x 32 thumbnail, as 64 hex digits; "" where the picture is flat.
 
-    Stable under another size, compression and brightness; in ``near_pairs`` under mirroring and quarter turns; not under
-    cropping or turning by a few degrees.
+    Stable under another size, compression and brightness, and for ``near_pairs`` mirroring; not under cropping.
     """
     thumbnail = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
     pixels = np.asarray(thumbnail, dtype=np.float64)
