@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pandas as pd
 from PIL import Image
 
 from chexreason.data.image import ImageError, grey_file
+from chexreason.data.leakage import Leak
 from chexreason.data.manifest import Manifest
 from chexreason.labels.catalog import CHEXPERT14
 
@@ -42,6 +43,14 @@ def contact_sheet(manifests: Mapping[str, Manifest], n: int, seed: int) -> list[
         drawn = drawn_rows(manifest.frame, share, seed)
         pictures += [_picture(manifest, drawn.iloc[i]) for i in range(len(drawn))]
     return pictures
+
+
+def look_alikes(manifests: Mapping[str, Manifest], leaks: Sequence[Leak], n: int) -> list[tuple[Picture, ...]]:
+    """The first ``n`` pairs of near pictures that ``leaks`` name, of those of which ``manifests`` have both sets."""
+    shown = [leak for leak in leaks if {leak.one, leak.other} <= set(manifests)]
+    named = [zip((leak.one, leak.other), pair, strict=True) for leak in shown for pair in leak.pairs][:n]
+    frames = {name: manifest.frame.set_index("study_id", drop=False) for name, manifest in manifests.items()}
+    return [tuple(_picture(manifests[name], frames[name].loc[study]) for name, study in pair) for pair in named]
 
 
 def formats(manifest: Manifest, seed: int) -> dict[str, Any]:

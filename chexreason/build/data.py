@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from chexreason.data import manifest as manifests
 from chexreason.data.credentialed import ExportError, declared_public
-from chexreason.data.leakage import EVALUATION, TRAIN, check_leaks
+from chexreason.data.leakage import EVALUATION, TRAIN, check_leaks, find_leaks
 from chexreason.data.prepare import MANIFEST_NAME, POOL, prepare_set
 from chexreason.data.prevalence import pool_counts, pool_marks
 from chexreason.data.sampling import subset
@@ -182,4 +182,4 @@ def check_training(cfg: DictConfig, train: Sequence[Sample]) -> None:
             frame = load_manifest(cfg, name).frame
             frames[name] = frame[frame["split"].isin(EVALUATION) | frame["study_id"].isin(chosen)]
     pairs = OmegaConf.to_container(cfg.data.get("allow_overlap") or OmegaConf.create([]))
-    check_leaks(frames, [pair for pair in pairs if set(pair) <= set(frames)])
+    check_leaks(find_leaks(frames, [pair for pair in pairs if set(pair) <= set(frames)]))

@@ -24,19 +24,17 @@ def prepare(cfg: DictConfig) -> dict[str, Manifest]:
     An overlap between two sets passes where ``data.allow_overlap`` names the pair.
     """
     from chexreason.build.data import build_manifests
-    from chexreason.data.leakage import LeakageError, check_leaks, find_leaks
+    from chexreason.data.leakage import SUSPECTED, check_leaks, find_leaks
 
     prepared = build_manifests(cfg, on_error=cfg.on_error, workers=cfg.workers, check=cfg.check)
     frames = {name: manifest.frame for name, manifest in prepared.items()}
     allowed = [list(pair) for pair in cfg.data.get("allow_overlap") or ()]
-    try:
-        leaks = check_leaks(frames, allowed)
-    except LeakageError:
-        audit(cfg, prepared, find_leaks(frames, allowed))
-        raise
-    for leak in leaks:
-        log.warning("allowed by data.allow_overlap: %s", leak)
+    vague = [name for name, manifest in prepared.items() if manifest.provenance.get("vendor", "") is None]
+    leaks = find_leaks(frames, allowed, vague)
+    for leak in (leak for leak in leaks if leak.allowed):
+        log.warning("%s: %s", SUSPECTED.get(leak.kind, "allowed by data.allow_overlap"), leak)
     audit(cfg, prepared, leaks)
+    check_leaks(leaks)
     return prepared
 
 

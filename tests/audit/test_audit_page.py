@@ -199,14 +199,21 @@ def test_the_page_is_well_formed_self_contained_and_escapes_what_data_say(root, 
 
 def test_credentialed_sets_show_neither_picture_nor_identifier(root, tmp_path):
     sets = {"a": manifest("a", root), "secret": manifest("secret", root)}
-    leak = Leak("patient", "secret", "a", ("train", "test"), 1, ("secret:p3",), True)
+    leak = Leak("alike", "secret", "a", ("train", "test"), 1, ("secret:3",), True, (("secret:3", "a:4"),))
     write_audit(sets, dict.fromkeys(sets, IGNORE), tmp_path, credentialed=["secret"], leaks=[leak])
     written = (tmp_path / "audit.html").read_text() + (tmp_path / "audit.json").read_text()
     assert "a:1" in written
     assert not re.search(r"secret:p?\d", written)
     assert "No picture and no identifier of secret" in written
-    write_audit(sets, dict.fromkeys(sets, IGNORE), tmp_path, leaks=[leak])
-    assert re.search(r"secret:p?\d", (tmp_path / "audit.html").read_text())
+    assert "near pictures</h3>" not in written
+    figures = write_audit(sets, dict.fromkeys(sets, IGNORE), tmp_path, leaks=[leak], n_images=2)
+    page = (tmp_path / "audit.html").read_text()
+    assert re.search(r"secret:p?\d", page)
+    pair = page[page.index("1 pairs of near pictures") : page.index('id="images"')]
+    assert re.findall(r'<img src="data:image/jpeg[^>]*of (\w+:\d)', pair) == ["secret:3", "a:4"]
+    assert "none found" in page  # for certain
+    assert "<td>not certain</td>" in page
+    assert figures["worries"][0]["text"].startswith("Perhaps a leak: secret (train) and a (test) share 1 of similar")
     sets["secret"].frame["patient_id"] = "mimic:" + sets["secret"].frame["patient_id"]  # of a credentialed vendor
     assert write_audit(sets, dict.fromkeys(sets, IGNORE), tmp_path)["withheld"] == ["secret"]
 

@@ -1,5 +1,6 @@
 """NIH ChestX-ray14: the vendor's csv, any usual folder layout, and splits by patient."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from chexreason.data.sources.nih14 import NIH14Source, _years
 from chexreason.labels.catalog import CHEXPERT14
 from tests.support.manifests import rows_of
 
+SPLITS_OF_TEN = ("sft", "sft", "test", "sft", "sft", "test", "test", "sft", "val", "val")  # of patients 1 to 10
 HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
     "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
@@ -64,6 +66,15 @@ def test_no_patient_crosses_and_every_split_is_filled(tmp_path, split):
     all_sft, all_rl = (frame(tmp_path, split=split, sft_share=share) for share in (1.0, 0.0))
     assert set(all_sft["split"]) == {"sft", "val", "test"}  # the share moves training patients only
     assert (all_sft["split"].replace("sft", "rl") == all_rl["split"]).all()
+
+
+def test_however_the_csv_pads_the_patient_the_splits_are_those_of_all_figures_before(tmp_path):
+    plain = frame(vendor(tmp_path), split="patient_hash")
+    entries = tmp_path / "Data_Entry_2017_v2020.csv"
+    entries.write_text(re.sub(r",0,(\d+),58", lambda found: f",0,{int(found[1]):08d},58", entries.read_text()))
+    pd.testing.assert_frame_equal(frame(tmp_path, split="patient_hash"), plain)
+    of_ten = plain.drop_duplicates("patient_id").set_index("patient_id")["split"][:10]
+    assert of_ten.to_dict() == dict(zip([f"nih14:{i}" for i in range(1, 11)], SPLITS_OF_TEN, strict=True))
 
 
 @pytest.mark.slow

@@ -78,6 +78,28 @@ A/../a.png,1,-1.0
         assert fault in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("vendor", "written", "patients"),
+    [
+        (None, ["'13", "\u200b14 ", "\uff11\uff13", "IM-0001"], ["t:13", "t:14", "t:13", "t:IM-0001"]),
+        (None, ["0007", "0007", "0008"], ["t:0007", "t:0007", "t:0008"]),  # one form throughout: as written
+        (None, ["8", "0007", "7"], r"may be another's \(.*\): line 4 '7' and line 3 '0007'$"),
+        ("ward", ["P7", "8", "p7"], r"may be another's \(.*\): line 4 'p7' and line 2 'P7'$"),
+        ("NIH ChestX-ray14", ["0007", "7", "00000007_001.png", "'7"], ["nih14:7"] * 4),
+        ("MIMIC-CXR", ["p10000032", "10000032.0", "files/p10/p10000032/s5/x.jpg"], ["mimic:10000032"] * 3),
+        ("mimic", ["10000032", "7"], r"a patient_id unlike those of mimic \(.*set vendor\): line 3 '7'"),
+        ("chexpert", ["1", "patient00001", "train/patient00001/study1/view1.jpg"], ["chexpert:patient00001"] * 3),
+    ],
+)
+def test_one_patient_has_one_id_and_forms_that_may_be_one_or_two_are_refused(tmp_path, vendor, written, patients):
+    text = "path,patient_id,Edema\n" + "".join(f"{i}.jpg,{patient},1\n" for i, patient in enumerate(written))
+    if isinstance(patients, list):
+        assert frame(tmp_path, text, vendor=vendor)["patient_id"].tolist() == patients
+        return
+    with pytest.raises(ValueError, match=patients):
+        frame(tmp_path, text, vendor=vendor)
+
+
 def test_a_label_may_be_read_from_several_columns(tmp_path):
     text = """path,patient_id,mass,nodule,fracture,Edema
 1.jpg,1,0,1,,1

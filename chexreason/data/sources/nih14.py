@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from chexreason.data.leakage import patient_number
 from chexreason.data.manifest import parameters
 from chexreason.data.sources.columns import Faults, VendorCsv, closest, first_of, sha256_by_name
 from chexreason.labels.catalog import CHEXPERT14
@@ -148,7 +149,7 @@ class NIH14Source:
 def _read_entries(file: Path, faults: Faults) -> pd.DataFrame:
     """The vendor's table as text, one row an image, ``Patient ID`` without leading zeros; its faults are noted."""
     csv = VendorCsv(file, _CSV_COLUMNS, faults)
-    patient = csv.whole_numbers("Patient ID").str.lstrip("0")
+    patient = by_value(csv.whole_numbers("Patient ID"), lambda number: patient_number("nih14", number))
     csv.no_repeats(csv.rows["Image Index"])
     check_image_names(file, csv.rows["Image Index"], patient, faults)
     _check_findings(file, csv.rows["Finding Labels"], faults)
@@ -158,8 +159,8 @@ def _read_entries(file: Path, faults: Faults) -> pd.DataFrame:
 def check_image_names(file: Path, image: pd.Series, patient: pd.Series, faults: Faults) -> None:
     """Notes rows without an image, and those whose image is named after another patient ("00000001_000" is of 1)."""
     faults.add_rows(file, "without an image", image == "", patient)
-    named = image.str.extract(r"^(\d{8})_\d{3}\.", expand=False).str.lstrip("0")
-    other = named.notna() & (named != patient)
+    named = by_value(image, lambda name: patient_number("nih14", name))
+    other = (named != "") & (named != patient)
     faults.add_rows(file, "whose Patient ID is not the one in the image's name", other, image)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from chexreason.data.leakage import patient_number
 from chexreason.data.manifest import READERS, parameters
 from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, header_of, sha256_by_name
 from chexreason.data.sources.nih14 import by_value, check_image_names, image_index, note_missing, stem
@@ -116,7 +117,8 @@ class NIH14ReadersSource:
         if READER_COLUMN in header_of(file):
             faults.add(file, "holds the marks of single readers; take test_labels.csv or validation_labels.csv")
         csv = VendorCsv(file, [image_column, "Patient ID", *findings], faults)
-        image, patient = csv.rows[image_column], csv.whole_numbers("Patient ID").str.lstrip("0")
+        image, number = csv.rows[image_column], csv.whole_numbers("Patient ID")
+        patient = by_value(number, lambda written: patient_number("nih14", written))
         check_image_names(file, image, patient, faults)
         marks = pd.DataFrame({column: self._marks(file, csv.rows[column], faults) for column in findings})
         about = {label: [column for column, ours in findings.items() if ours == label] for label in CHEXPERT14.labels}

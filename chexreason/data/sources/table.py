@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import pandas as pd
 
 from chexreason.data.fingerprint import content_sha256
+from chexreason.data.leakage import patient_number, same_patient, vendor_of
 from chexreason.data.manifest import parameters
 from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, closest, header_of
 from chexreason.labels.catalog import CHEXPERT14
@@ -25,8 +27,8 @@ class TableSource:
 
     Every row is in ``split``, or in the one its ``split_column`` names. ``label_columns`` maps our labels to the csv's
     columns (default: the columns spelled like CheXpert's labels), one or several each (``any_mark``); labels without a
-    column are blank, and ``labelled_only`` leaves out rows that have no mark at all. A patient is named by
-    ``patient_column`` and ``vendor`` (default: ``name``), which copies of one vendor's images share.
+    column are blank, and ``labelled_only`` leaves out rows that have no mark at all. ``vendor`` is the hospital that
+    gave the ids of ``patient_column``: patients are the same in sets that share it, and only suspected without.
     """
 
     name: str
@@ -59,7 +61,8 @@ class TableSource:
         """Parameters and the hash of the csv."""
         columns = {label: _listed(names) for label, names in (self.label_columns or {}).items()}
         csv = {"csv": Path(self.csv).name, "csv_sha256": content_sha256(self._csv().read_bytes())}
-        return {"source": "table", **parameters(self, "root"), **csv, "label_columns": columns or None}
+        named = {"label_columns": columns or None, "vendor": vendor_of(self.vendor) if self.vendor else None}
+        return {"source": "table", **parameters(self, "root"), **csv, **named, "patient_ids": "normal form"}
 
     def prepare(self, folder: Path, progress: Track) -> pd.DataFrame:
         """The manifest's rows; nothing is written.
@@ -78,7 +81,7 @@ class TableSource:
         rounded = table.rows[self.patient_column].str.fullmatch(_ROUNDED)
         fault = f"with a {self.patient_column} rounded by a spreadsheet"
         faults.add_rows(table.file, fault, rounded, table.rows[self.patient_column])
-        patient = table.identifiers(self.patient_column)
+        patient = self._patients(table)
         split = self._filled(table.rows, self.split_column, faults) if self.split_column else self.split
         faults.stop()
         blank = pd.Series("", index=study.index, dtype="str")
@@ -86,7 +89,7 @@ class TableSource:
         rows = pd.DataFrame(
             {
                 "study_id": self.name + ":" + study,
-                "patient_id": (self.vendor or self.name) + ":" + patient,
+                "patient_id": patient,
                 "dataset": self.name,
                 "split": split,
                 "path": table.rows[self.path_column],
@@ -127,6 +130,20 @@ class TableSource:
         again = study.duplicated() & (path != "")
         faults.add_rows(self._csv(), f"that repeat a {self.path_column} (suffix aside)", again, path)
         return study
+
+    def _patients(self, table: VendorCsv) -> pd.Series:
+        """The patient of each row; ids the vendor does not have, and two that may be one patient's, are faults."""
+        written, vendor = table.identifiers(self.patient_column), vendor_of(self.vendor or self.name)
+        number = written.map(partial(patient_number, vendor)).astype("str")
+        fault = f"with a {self.patient_column} unlike those of {vendor} (whose else? set vendor)"
+        table.faults.add_rows(table.file, fault, (number == "") & (written != ""), written)
+        patient = vendor + ":" + number
+        first = pd.Series(number.index, number.index).groupby(patient.map(same_patient)).transform("first")
+        twin = number.loc[first].set_axis(number.index)
+        fault = f"with a {self.patient_column} that may be another's (if it is, write it alike; if not, add a letter)"
+        shown = number + "' and line " + (first + 2).astype("str") + " '" + twin
+        table.faults.add_rows(table.file, fault, number != twin, shown)
+        return patient
 
     def _filled(self, table: pd.DataFrame, column: str, faults: Faults) -> pd.Series:
         faults.add_rows(self._csv(), f"with an empty {column}", table[column] == "", table[self.path_column])
