@@ -87,6 +87,7 @@ class CheXpertSource:
         table = VendorCsv(file, (key, *(_FACTS if part != "test" else ()), *CHEXPERT14.labels), faults)
         where = _located(table, key, part, rf"{_STUDY_PATH}/?" if by_study else rf"{_STUDY_PATH}/(?P<view>{_VIEW})")
         facts = table.rows.reindex(columns=list(_FACTS), fill_value="")
+        facts["Age"] = table.years("Age") if "Age" in table.rows else float("nan")
         rows = pd.concat([facts, where, table.marks(CHEXPERT14.labels)], axis=1)
         if by_study:
             rows = self._with_views(rows, table)
@@ -112,7 +113,7 @@ class CheXpertSource:
                 "split": _SPLITS[part],
                 "path": inside + "/" + exam + "/" + rows["view"],
                 "view": rows["AP/PA"].str.upper().where(rows["AP/PA"] != "", turned),
-                "age": pd.to_numeric(rows["Age"], errors="coerce"),
+                "age": rows["Age"],
                 "sex": rows["Sex"].map({"Male": "M", "Female": "F"}).fillna(""),  # one is "Unknown"
                 "exam_id": "chexpert:" + exam,
                 **rows[list(CHEXPERT14.labels)],

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
 import difflib
-import gzip
-import io
 import logging
-import zlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute
-import pyarrow.csv
 
 from chexreason.data.fingerprint import content_sha256
+from chexreason.data.sources.csv_text import Unreadable, plain, read_lines, records, refuse_dialect, refuse_swallowed
 
 log = logging.getLogger(__name__)
 _SHOWN = 3  # examples of each kind of fault
-_OTHER_DELIMITERS = (";", "\t", "|")
+# What spreadsheets, databases and pandas write where there is no name, and what they make of a long number
+_NO_NAME = re.compile(
+    r"[\W_]*|nan|none|nil|null|nat|<na>|n\.?/?a\.?|unknown|=.*|#(?:N/?A|REF|VALUE|NAME|NUM|NULL|DIV/0)[!?]?"
+    r"|\d+(?:[.,]\d*)?E\+\d+",
+    re.IGNORECASE,
+)
+_AGE = r"(?i)^(\d+(?:\.\d*)?)\s*(?:([YMWD])[A-Z]*\.?)?$"  # "57", "058Y", "18 months"
+_A_YEAR = {"Y": 1, "M": 12, "W": 52, "D": 365}
 Flags = pd.Series | npt.NDArray[np.bool_]  # one a row of a csv, in its order
 
 
@@ -35,6 +35,7 @@ class Faults:
     def __init__(self, place: str) -> None:
         self.place = place
         self.lines: list[str] = []
+        self.begins: dict[Path, Sequence[int]] = {}  # the line that each row of a file begins in
 
     def add(self, file: Path, fault: str) -> None:
         """Notes a fault of a whole file."""
@@ -44,7 +45,8 @@ class Faults:
         """Notes the rows [N] that are ``bad``, if any, and the first of their ``shown`` values with line numbers."""
         where = np.flatnonzero(bad)
         if len(where):
-            examples = first_of(f"line {i + 2} '{shown.iloc[i]}'" for i in where)  # the header is line 1
+            begins = self.begins.get(file)
+            examples = first_of(f"line {begins[i] if begins else i + 2} '{shown.iloc[i]}'" for i in where)
             self.add(file, f"{len(where)} rows {fault}: {examples}")
 
     def stop(self) -> None:
@@ -55,10 +57,11 @@ class Faults:
 
 
 class VendorCsv:
-    """The ``columns`` of one csv (plain or gzip, with or without BOM) as stripped text in ``rows``.
+    """The ``columns`` of one csv (plain or gzip) as stripped text in ``rows``: every record of the file is a row.
 
-    Column names are matched exactly, else without regard to case (logged); ``renamed`` maps the vendor's spelling to
-    ours. A file that cannot be read at all has no rows and its fault is in ``faults``.
+    Column names are matched exactly, else without regard to case, else by letters and digits alone (logged);
+    ``renamed`` maps the vendor's spelling to ours. A file that cannot be read at all has no rows and its fault is in
+    ``faults``.
     """
 
     def __init__(
@@ -67,10 +70,32 @@ class VendorCsv:
         self.file, self.faults = file, faults
         self.rows = pd.DataFrame({column: pd.Series(dtype="str") for column in columns})
         try:
-            data = _unpacked(file)
-            self.rows = self._parse(data, self._match(columns, _header(data), renamed or {}))
-        except _Unreadable as error:
+            lines = read_lines(file)
+            self.rows = self._parse(lines, self._match(columns, lines, renamed or {}))
+        except Unreadable as error:
             faults.add(file, str(error))
+
+    def named(self, column: str) -> pd.Series:
+        """The values of ``column``; one that names nothing (``no_name``) is a fault."""
+        what = "names nothing (blank, nan, #N/A, a formula, a rounded number; export the column again, as text)"
+        self.faults.add_rows(self.file, f"whose {column} {what}", no_name(self.rows[column]), self.rows[column])
+        return self.rows[column]
+
+    def words(self, column: str, known: Sequence[str]) -> pd.Series:
+        """The values of ``column`` in lower case; one that is not ``known`` is a fault."""
+        text = self.rows[column].str.lower()
+        self.faults.add_rows(self.file, f"with a {column} other than {', '.join(known)}", ~text.isin(known), text)
+        return text
+
+    def years(self, column: str) -> pd.Series:
+        """Whole years of ages such as "57", "058Y", "018M", "003D"; NaN where there is none, logged where not blank."""
+        text = self.rows[column]
+        parts = text.astype(object).str.extract(_AGE)  # [N, 2]: number, unit
+        years = np.floor(pd.to_numeric(parts[0]) / parts[1].str.upper().map(_A_YEAR).fillna(1))
+        if (strange := years.isna() & ~no_name(text)).any():
+            counts = (self.file, strange.sum(), column, text[strange].iloc[0])
+            log.warning("%s: %d values of %s are no age, such as '%s'; taken as unknown", *counts)
+        return years
 
     def whole_numbers(self, column: str) -> pd.Series:
         """The identifiers in ``column`` as ``identifiers`` gives them; anything but a whole number is a fault."""
@@ -83,8 +108,9 @@ class VendorCsv:
         """The values of ``column``; a whole number that passed through floating point ("10000032.0") is one again."""
         text = self.rows[column]
         dotted = text.str.fullmatch(r"\d+\.0+")
-        if dotted.any():
-            log.warning("%s: %d values of %s end in '.0'; taken as whole numbers", self.file, dotted.sum(), column)
+        if not dotted.any():
+            return text
+        log.warning("%s: %d values of %s end in '.0'; taken as whole numbers", self.file, dotted.sum(), column)
         return text.mask(dotted, text.str.split(".").str[0])
 
     def marks(self, labels: Sequence[str]) -> pd.DataFrame:
@@ -107,55 +133,56 @@ class VendorCsv:
         fault = f"that repeat {article} {identifiers.name}"
         self.faults.add_rows(self.file, fault, identifiers.duplicated(), identifiers)
 
-    def _match(self, columns: Sequence[str], header: Sequence[str], renamed: Mapping[str, str]) -> dict[str, str]:
-        """Their spelling of each of our ``columns``, as ours by theirs."""
-        found: dict[str, str] = {}
+    def _match(self, columns: Sequence[str], lines: Sequence[str], renamed: Mapping[str, str]) -> dict[str, int]:
+        """Where in the header each of our ``columns`` is."""
+        theirs = _header(lines)
+        found: dict[str, int] = {}
         missing = []
         for column in columns:
-            names = [column, *(theirs for theirs, ours in renamed.items() if ours == column)]
-            folded = {name.casefold() for name in names}
-            candidates = [name for name in header if name.strip().casefold() in folded]
-            if len(candidates) > 1:
-                raise _Unreadable(f"has several columns for '{column}': {', '.join(candidates)}; keep one")
+            names = [column, *(name for name, ours in renamed.items() if ours == column)]
+            by_case = {name.casefold() for name in names}
+            candidates = [name for name in theirs if name.casefold() in by_case]
             if not candidates:
-                missing.append(f"'{column}'{closest(column, header)}")
+                candidates = [name for name in theirs if plain(name) in map(plain, names)]
+            if len(candidates) > 1:
+                raise Unreadable(f"has several columns for '{column}': {', '.join(candidates)}; keep one")
+            if not candidates:
+                missing.append(f"'{column}'{closest(column, theirs)}")
                 continue
-            found[candidates[0]] = column
+            found[column] = theirs.index(candidates[0])
             if candidates[0] not in names:
                 log.warning("%s: column '%s' taken for '%s'", self.file, candidates[0], column)
         if missing:
-            _refuse_header(missing, header, columns)
+            refuse_dialect(self.file, lines, columns)
+            have = ", ".join(theirs[:20]) + (", ..." if len(theirs) > 20 else "")
+            raise Unreadable(f"lacks the columns {', '.join(missing)}; its columns: {have}")
         return found
 
-    def _parse(self, data: bytes, ours: Mapping[str, str]) -> pd.DataFrame:
-        shifted: list[tuple[int, str]] = []  # an unquoted comma moves every later value into the wrong column
-
-        def skip(row: pa.csv.InvalidRow) -> str:
-            shifted.append((row.number, f"{row.actual_columns} values for {row.expected_columns} columns"))
-            return "skip"
-
-        try:
-            table = pa.csv.read_csv(
-                io.BytesIO(data),
-                read_options=pa.csv.ReadOptions(use_threads=False),  # rows are numbered only then
-                parse_options=pa.csv.ParseOptions(invalid_row_handler=skip),
-                convert_options=pa.csv.ConvertOptions(
-                    include_columns=list(ours), column_types=dict.fromkeys(ours, pa.string()), strings_can_be_null=False
-                ),
-            )
-        except pa.ArrowException as error:
-            if not data.partition(b"\n")[2].strip():
-                raise _Unreadable("has a header and no rows") from error
-            raise _Unreadable(f"is not a table of UTF-8 text ({error})") from error
+    def _parse(self, lines: Sequence[str], at: Mapping[str, int]) -> pd.DataFrame:
+        reading, places = records(lines), list(at.values())
+        *span, names = next(reading)
+        n, spans = len(names), [(span[0], span[1])]
+        rows: list[list[str]] = []
+        shifted: list[str] = []  # an unquoted comma moves every later value into the wrong column
+        for first, last, cells in reading:
+            if len(cells) == n:
+                spans.append((first, last))
+                rows.append([cells[i] for i in places])
+            else:
+                shifted.append(f"line {first} {len(cells)} values for {n} columns")
         if shifted:
-            examples = ", ".join(f"line {number} {why}" for number, why in shifted[:_SHOWN])
-            raise _Unreadable(f"has {len(shifted)} rows of another length than the header: {examples}")
-        trimmed = [pa.compute.utf8_trim_whitespace(column) for column in table.columns]
-        return pa.table(trimmed, names=[ours[theirs] for theirs in table.column_names]).to_pandas()
+            raise Unreadable(f"has {len(shifted)} rows of another length than the header: {first_of(shifted)}")
+        if not rows:
+            raise Unreadable("has a header and no rows")
+        columns = list(zip(*rows, strict=True))
+        refuse_swallowed(lines, spans, columns, places, n)
+        self.faults.begins[self.file] = [first for first, _ in spans[1:]]
+        return pd.DataFrame({name: map(str.strip, cells) for name, cells in zip(at, columns, strict=True)}, dtype="str")
 
 
-class _Unreadable(Exception):
-    """Why a file cannot be read at all."""
+def no_name(text: pd.Series) -> pd.Series:
+    """Which values [N] name no patient, study or file: what programs write for none, and what a spreadsheet broke."""
+    return pd.Series([_NO_NAME.fullmatch(value) is not None for value in text.tolist()], index=text.index, dtype=bool)
 
 
 def first_of(names: Iterable[str]) -> str:
@@ -174,9 +201,18 @@ def closest(name: str, known: Sequence[str]) -> str:
 def header_of(file: Path) -> list[str]:
     """The column names of ``file``; none where it cannot be read."""
     try:
-        return _header(_unpacked(file))
-    except _Unreadable:
+        return _header(read_lines(file))
+    except Unreadable:
         return []
+
+
+def listed_in(file: Path, faults: Faults) -> set[str]:
+    """The words of a list; none where it cannot be read, which is a fault."""
+    try:
+        return set(" ".join(read_lines(file)).split())
+    except Unreadable as error:
+        faults.add(file, str(error))
+        return set()
 
 
 def any_mark(marks: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -192,27 +228,5 @@ def sha256_by_name(files: Iterable[Path]) -> dict[str, str]:
     return {file.name: content_sha256(file.read_bytes()) for file in files}
 
 
-def _unpacked(file: Path) -> bytes:
-    """The bytes of the csv without BOM; its first bytes tell gzip, for users rename files."""
-    data = file.read_bytes()
-    try:
-        return (gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data).removeprefix(codecs.BOM_UTF8)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise _Unreadable(f"is damaged gzip ({error}); download it again") from error
-
-
-def _header(data: bytes) -> list[str]:
-    line = data.split(b"\n", 1)[0].decode("utf-8", errors="replace").rstrip("\r")
-    if not line.strip():
-        raise _Unreadable("has no header line")
-    return next(csv.reader([line]))
-
-
-def _refuse_header(missing: Sequence[str], header: Sequence[str], columns: Sequence[str]) -> NoReturn:
-    line = ",".join(header)
-    wanted = {column.casefold() for column in columns}
-    for delimiter in _OTHER_DELIMITERS:
-        if wanted & {name.strip().strip('"').casefold() for name in line.split(delimiter)}:
-            raise _Unreadable(f"is separated by {delimiter!r}, not by commas; save it as the vendor ships it")
-    have = ", ".join(header[:20]) + (", ..." if len(header) > 20 else "")
-    raise _Unreadable(f"lacks the columns {', '.join(missing)}; its columns: {have}")
+def _header(lines: Sequence[str]) -> list[str]:
+    return [name.strip() for name in next(records(lines))[2]]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from chexreason.data.manifest import parameters
-from chexreason.data.sources.columns import Faults, VendorCsv, closest, first_of, sha256_by_name
+from chexreason.data.sources.columns import Faults, VendorCsv, closest, first_of, listed_in, sha256_by_name
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.crosswalk import NIH_TO_CHEXPERT, nih_to_chexpert
 from chexreason.progress import Track
@@ -88,7 +88,7 @@ class NIH14Source:
                 "split": self._split(table["Patient ID"], in_test),
                 "path": path,
                 "view": table["View Position"],
-                "age": by_value(table["Patient Age"], _years),
+                "age": table["years"],
                 "sex": table["Patient Gender"].where(table["Patient Gender"].isin(["M", "F"]), ""),
                 **{label: marks[:, i] for i, label in enumerate(CHEXPERT14.labels)},
             }
@@ -111,7 +111,7 @@ class NIH14Source:
     def _in_test(self, table: pd.DataFrame, faults: Faults) -> pd.Series:
         """Which rows [N] the vendor's test list names; an image in both lists or in none is a fault."""
         files, image, patient = self._lists(), table["Image Index"], table["Patient ID"]
-        listed = {part: set(path.read_text(encoding="utf-8-sig").split()) for part, path in files.items()}
+        listed = {part: listed_in(path, faults) for part, path in files.items()}
         in_train, in_test = by_value(image, listed["train"].__contains__), by_value(image, listed["test"].__contains__)
         both = sorted(listed["train"] & listed["test"])
         if both:
@@ -119,6 +119,12 @@ class NIH14Source:
         crossing = sorted(set(patient[in_train & ~in_test].tolist()) & set(patient[in_test].tolist()))
         if crossing:
             faults.add(files["test"], f"{len(crossing)} patients have images in both lists: {first_of(crossing)}")
+        lost = sorted((listed["train"] | listed["test"]).difference(image))
+        if lost and self.allow_missing:
+            log.warning("%s: %d images of the official lists have no row: %s", self._csv(), len(lost), first_of(lost))
+        elif lost:
+            way_out = "download it again, or set allow_missing=true where it is a part of the set"
+            faults.add(self._csv(), f"no row for {len(lost)} images of the official lists: {first_of(lost)}; {way_out}")
         nowhere = ~(in_train | in_test)
         faults.add_rows(self._csv(), "whose image is in neither official list", nowhere, image)
         return in_test
@@ -146,13 +152,13 @@ class NIH14Source:
 
 
 def _read_entries(file: Path, faults: Faults) -> pd.DataFrame:
-    """The vendor's table as text, one row an image, ``Patient ID`` without leading zeros; its faults are noted."""
+    """The vendor's table as text, with ``years``, one row an image, ``Patient ID`` without leading zeros."""
     csv = VendorCsv(file, _CSV_COLUMNS, faults)
     patient = csv.whole_numbers("Patient ID").str.lstrip("0")
     csv.no_repeats(csv.rows["Image Index"])
     check_image_names(file, csv.rows["Image Index"], patient, faults)
     _check_findings(file, csv.rows["Finding Labels"], faults)
-    return csv.rows.assign(**{"Patient ID": patient})
+    return csv.rows.assign(**{"Patient ID": patient, "years": csv.years("Patient Age")})
 
 
 def check_image_names(file: Path, image: pd.Series, patient: pd.Series, faults: Faults) -> None:
@@ -216,11 +222,3 @@ def by_value(column: pd.Series, function: Callable[[str], object]) -> pd.Series:
 def _fraction(key: str) -> float:
     """A number in [0, 1) that depends on ``key`` alone."""
     return int.from_bytes(hashlib.sha1(key.encode()).digest()[:6], "big") / 2**48
-
-
-def _years(age: str) -> float:
-    """Age in years of "57" or, as in the 2017 file, "058Y", "011M", "003D"; NaN where it is none."""
-    number, unit = (age[:-1], age[-1:]) if age[-1:] in "YMD" else (age, "Y")
-    if not number.isdigit():
-        return float("nan")
-    return float(int(number) // {"Y": 1, "M": 12, "D": 365}[unit])

@@ -98,8 +98,9 @@ class NIH14ReadersSource:
         """
         faults = Faults(f"data set '{self.name}'")
         rows = pd.concat([self._rows(file, faults) for file in self._files()], ignore_index=True)
-        again = rows["study_id"].duplicated()
-        faults.add_rows(self._files()[-1], "that repeat an image (of another file, too)", again, rows["study_id"])
+        again = "', '".join(rows["study_id"][rows["study_id"].duplicated()][:3])
+        if again:
+            faults.add(self._files()[-1], f"images that an earlier row has (of another file, too): '{again}'")
         present = note_missing(self._files()[0], rows["study_id"], rows["path"], self.allow_missing, faults)
         faults.stop()
         return rows[present].reset_index(drop=True)

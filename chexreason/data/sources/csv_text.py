@@ -1,0 +1,140 @@
+"""The records of a csv file before a column has a meaning: all that are written, or why the file cannot be read."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import re
+import shlex
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+_FOREIGN = {  # what a file that begins so is, and the way out
+    b"PK\x03\x04": "is an Excel workbook (.xlsx) or a zip archive; save its sheet as 'CSV UTF-8', or unpack it",
+    b"\xd0\xcf\x11\xe0": "is an Excel workbook (.xls); save its sheet as 'CSV UTF-8'",
+    b"<": "is a web page or XML, perhaps a page that asks for a login; download the csv again",
+}
+
+
+class Unreadable(Exception):
+    """Why a file cannot be read at all."""
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of ``file`` (plain or gzip, UTF-8 or UTF-16, any line end), each with "\\n", without invisible marks.
+
+    Raises Unreadable with what the file is, and the way out.
+    """
+    data = _unpacked(file)
+    for start, what in _FOREIGN.items():
+        if data.startswith(start):
+            raise Unreadable(what)
+    try:
+        text = data.decode(_encoding(data))
+    except UnicodeDecodeError as error:
+        if b"\0" in data:
+            raise Unreadable("is no text: it is damaged, or packed by another program than gzip; unpack it") from error
+        line = data.count(b"\n", 0, error.start) + 1
+        way_out = f"if it is Western European Windows text, {_rewriting(file, 'iconv -f cp1252 -t utf-8')}"
+        raise Unreadable(f"is not a table of UTF-8 text ({data[error.start]:#x} in line {line}); {way_out}") from error
+    for invisible in "\ufeff\u200b\u2060":  # a patient's number with one of them would be another patient
+        text = text.replace(invisible, "")
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise Unreadable(f"has a zero byte in line {line}: it is damaged; export it or download it again")
+    return [line + "\n" for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
+
+
+def records(lines: Sequence[str]) -> Iterator[tuple[int, int, list[str]]]:
+    """First line, last line and cells of each record that is not blank, the header first.
+
+    Raises Unreadable where there is none, and at a quotation mark that opens or closes no cell.
+    """
+    reader, first = csv.reader(lines, strict=True), 1
+    try:
+        for cells in reader:
+            if cells:
+                yield first, reader.line_num, cells
+            first = reader.line_num + 1
+    except csv.Error as error:
+        raise Unreadable(
+            f"has a stray quotation mark in the row that begins in line {first} ({error}); take it out, or put the "
+            'cell into quotation marks and write each mark inside it twice ("")'
+        ) from error
+    if not any(line.strip() for line in lines):
+        raise Unreadable("has no header line: the file is empty")
+
+
+def refuse_swallowed(
+    lines: Sequence[str], spans: Sequence[tuple[int, int]], columns: Sequence[Sequence[str]], at: Sequence[int], n: int
+) -> None:
+    """Raises Unreadable where one of ``spans``, the lines of each record, hides rows behind a quotation mark.
+
+    ``columns`` are those that are read, at the places ``at`` of ``n``. A quoted cell of another column may hold line
+    breaks (a report): none of its lines has as many cells as a row, with the same kinds of characters at each place.
+    """
+    inside = [(first, number) for first, last in spans for number in range(first + 1, last + 1)]
+    kinds = [{_kinds(cell) for cell in column if cell.strip()} for column in columns] if inside else []
+    for first, number in inside:
+        text, *rest = next(csv.reader(['"' + lines[number - 1].removesuffix("\n")]))
+        cells = [cell.strip(' "') for cell in (*text.split(","), *rest)]
+        read = [cells[i] for i in at] if len(cells) == n else [""]
+        if read[0] and all(
+            not cell or not kind or _kinds(cell) in kind for cell, kind in zip(read, kinds, strict=True)
+        ):
+            raise Unreadable(
+                f"has a row inside quotation marks: line {number}, in a cell that is opened in line {first}; take the "
+                'stray quotation mark out, or write it twice ("")'
+            )
+    if inside and any("\n" in cell for column in columns for cell in column):
+        raise Unreadable(f"has a line break in a column that is read (perhaps in line {inside[0][0]}); take it out")
+
+
+def refuse_dialect(file: Path, lines: Sequence[str], columns: Sequence[str]) -> None:
+    """Raises Unreadable where another delimiter or a later line gives a header with more of the ``columns``."""
+    wanted = {plain(column) for column in columns}
+    tried = {(skip, mark): lines[skip].split(mark) for skip in range(min(len(lines), 20)) for mark in ",;\t|"}
+    found = {way: len(wanted & set(map(plain, names))) for way, names in tried.items()}
+    skip, mark = max(found, key=lambda way: found[way])  # the first of equals
+    if found[skip, mark] > found[0, ","]:
+        what = [f"is separated by {mark!r}, not by commas"] if mark != "," else []
+        what += [f"has its header in line {skip + 1}, not in line 1"] if skip else []
+        text = f"open(0, encoding='{_encoding(_unpacked(file))}', newline='')"
+        rows = f"list(csv.reader({text}, delimiter={mark!r}, strict=True))[{skip}:]"
+        command = f'python -c "import csv, sys; csv.writer(sys.stdout).writerows({rows})"'
+        raise Unreadable(f"{' and '.join(what)}; {_rewriting(file, command)}")
+
+
+def plain(name: str) -> str:
+    """Letters and digits of ``name`` without regard to case: the same for "Pleural_Effusion" and "pleural effusion"."""
+    return re.sub(r"[\W_]+", "", name).casefold()
+
+
+def _rewriting(file: Path, command: str) -> str:
+    new = file.with_name(file.name.removesuffix(".gz").removesuffix(".csv") + "-plain.csv")
+    piped = f"gzip -cdf {shlex.quote(str(file))} | {command} > {shlex.quote(str(new))}"
+    return f"use {new.name} in its place, which this command writes: {piped}"
+
+
+def _encoding(data: bytes) -> str:
+    """The encoding that the first bytes show: a BOM, or the zero bytes of UTF-16 without one; else UTF-8."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    zeros = (data[:4:2] == b"\0\0", data[1:4:2] == b"\0\0")
+    return {(True, False): "utf-16-be", (False, True): "utf-16-le"}.get(zeros, "utf-8-sig")
+
+
+def _unpacked(file: Path) -> bytes:
+    """The bytes of the file; its first bytes tell gzip, for users rename files."""
+    data = file.read_bytes()
+    try:
+        return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise Unreadable(f"is damaged gzip ({error}); download it again") from error
+
+
+def _kinds(cell: str) -> frozenset[str]:
+    """The characters of ``cell`` without its letters, those of numbers as one."""
+    return frozenset(re.sub(r"[\d.-]+", "0", re.sub(r'[^\W\d]|"', "", cell.strip())))
