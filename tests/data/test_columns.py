@@ -5,7 +5,6 @@ import gzip
 import io
 import re
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -62,6 +61,9 @@ def swap(text: str) -> str:
         lambda text: text.encode("utf-16"),
         lambda text: text.encode("utf-16-be"),
         lambda text: gzip.compress(text.encode("utf-16-le")),
+        lambda text: text.replace(",", ";").replace("\n7", "\n\n7"),
+        lambda text: ("sep=\t\n" + text.replace(",", "\t")).encode("utf-16"),
+        lambda text: "A title, and more\n\n" + text.replace(",", "|").replace("|a|", '|"a|\nb"|'),
     ],
     ids=lambda change: "",
 )
@@ -86,22 +88,22 @@ def test_what_is_taken_for_something_else_is_said(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text.replace(",", ";"), "is separated by ';', not by commas"),
-        (lambda text: text.replace(",", "\t"), r"is separated by '\t', not by commas"),
         (lambda text: text.replace("Edema", "Oedema"), "lacks the columns 'Edema' (closest: 'Oedema'); its columns:"),
-        (lambda text: text.replace("note", "edema"), "has several columns for 'Edema': Edema, edema; keep one"),
+        (
+            lambda text: text.replace("note", "EDEMA").replace("Edema", "e_dema"),
+            "has several columns for 'Edema': e_dema, ED",
+        ),
         (lambda text: text.replace("\n7", ",\n7"), f"has 3 rows of {LENGTH}: line 2 4 values for 5 columns, line 3"),
         (lambda text: text.replace(",a,", ",a,b,"), f"has 1 rows of {LENGTH}: line 2 5 values for 4 columns"),
         (lambda text: text.replace(",b,0", ""), f"has 1 rows of {LENGTH}: line 3 2 values for 4 columns"),
         (lambda text: text.split("\n")[0], "has a header and no rows"),
         (lambda text: "", "has no header line"),
-        (lambda text: text.replace("-1", "ä").encode("latin-1"), "is not a table of UTF-8 text (0xe4 in line 3)"),
+        (lambda text: text.replace("-1", "ä").encode("latin-1"), "is not UTF-8 text (0xe4 in line 3)"),
         (lambda text: gzip.compress(text.encode())[:-12], "is damaged gzip"),
         (
-            lambda text: "sep=;\n" + text.replace(",", ";"),
-            "is separated by ';', not by commas and has its header in line 2",
+            lambda text: swap(text).replace(",", ";").replace(";a\n", ';"a\n').replace(";c\n", ';c"\n'),
+            f"{INSIDE}: line 3",
         ),
-        (lambda text: "A title, and more\n\n" + text, "has its header in line 3, not in line 1"),
         (lambda text: packed("xl/workbook.xml"), "is an Excel workbook (.xlsx) or a zip archive; save its sheet as"),
         (lambda text: "<!DOCTYPE html>\n<html>", "is a web page or XML, perhaps a page that asks for a login"),
         (lambda text: b"BZh91AY&SY\x00\xff\xff", "is no text: it is damaged, or packed by another program than gzip"),
@@ -138,26 +140,12 @@ def test_rows_are_faulted_by_kind_with_their_first_lines(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda text: text.replace(",", ";").encode(),
-        lambda text: gzip.compress(text.replace(",", ";").encode()),
-        lambda text: ("sep=\t\n" + text.replace(",", "\t")).encode("utf-16"),
-        lambda text: ("Our table\n\n" + text).encode(),
-        lambda text: text.replace(",b,", ",ä,").encode("cp1252"),
-    ],
-    ids=["semicolon", "packed", "Excel's Unicode text", "title", "cp1252"],
-)
-def test_the_command_that_a_refusal_names_writes_a_csv_that_is_read(tmp_path, change):
-    expected, _ = opened(tmp_path, TEXT)
-    _, faults = opened(tmp_path, change(TEXT))
-    command = faults.lines[0].partition("which this command writes: ")[2]
-    python = command.replace("python -c", f"{sys.executable} -c")
-    subprocess.run(["bash", "-c", f"set -o pipefail; {python}"], check=True, timeout=60)
-    again = Faults("set 's'")
-    found = VendorCsv(tmp_path / "t-plain.csv", COLUMNS, again)
-    assert not again.lines
+def test_the_command_that_a_refusal_names_writes_a_csv_that_is_read(tmp_path):
+    expected, _ = opened(tmp_path, TEXT.replace(",b,", ",ä,"))
+    _, faults = opened(tmp_path, gzip.compress(TEXT.replace(",b,", ",ä,").encode("cp1252")))
+    command = faults.lines[0].partition("use the output of: ")[2]
+    found, faults = opened(tmp_path, subprocess.check_output(["bash", "-c", command], timeout=60))
+    assert not faults.lines
     pd.testing.assert_frame_equal(found.rows, expected.rows)
 
 
@@ -191,7 +179,7 @@ def test_whatever_a_program_quotes_is_read_back(tmp_path_factory, notes):
 
 
 @given(st.lists(st.integers(0, 10_000), min_size=1, max_size=3), st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_stray_marks_never_lose_a_row_in_silence(tmp_path_factory, places, quoted):
     note = '"a, b"' if quoted else "a b"
     text = "id,Edema,before,Pleural Other,after\n" + "".join(f"img_{i}.png,1,{note},0,{note}\n" for i in range(12))
@@ -212,12 +200,11 @@ def test_what_names_nobody_is_no_identifier(tmp_path):
     )
 
 
-def test_ages_of_all_spellings(tmp_path, caplog):
+def test_ages_of_all_spellings(tmp_path):
     ages = {"57": 57, "058Y": 58, "060y": 60, "018M": 1, "003D": 0, "104W": 2, "60 years": 60, "57.0": 57, "57.9": 57}
     text = "id,Edema,Pleural Other\n" + "".join(f"{i},{age},\n" for i, age in enumerate([*ages, "", "-1", "old", "9X"]))
     csv, _ = opened(tmp_path, text)
     np.testing.assert_array_equal(csv.years("Edema"), [*ages.values(), *[np.nan] * 4])
-    assert "3 values of Edema are no age, such as '-1'; taken as unknown" in caplog.text
 
 
 @pytest.mark.parametrize(

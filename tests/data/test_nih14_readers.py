@@ -104,7 +104,7 @@ def test_all_faults_come_in_one_message(root):
     with pytest.raises(ValueError, match="4 kinds of fault") as caught:
         frame(root)
     for fault in (
-        "1 rows with a mark of Pneumothorax other than YES or NO: line 2 'PERHAPS'",
+        "1 rows with a mark other than YES, NO, HEDGE, 1, 0, -1 or blank: line 2 'Pneumothorax=PERHAPS'",
         "images that an earlier row has",
         "1 rows whose Patient ID is not the one in the image's name: line 4 '00000002_001.png'",
         "1 of 4 images are not in the folder: nih_readers:00000009_000; complete the download, or set",
@@ -124,4 +124,4 @@ def test_wrong_files_and_options_say_so(root, caplog):
         frame(root, "individual_readers.csv", study="all_findings")
     (root / "images/00000001_000.jpg").unlink()
     assert len(frame(root, allow_missing=True)) == 1
-    assert "1 of 2 images are missing" in caplog.text
+    assert "1 of 2 images are not in the folder" in caplog.text

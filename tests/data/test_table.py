@@ -54,14 +54,14 @@ def test_optional_columns(tmp_path):
         (CSV.replace("b/1.jpg", ""), {}, r"1 rows whose path names nothing \(blank, .*: line 4 ''"),
         (CSV.replace(",sft\n", ",SFT \n").replace(",test", ",hold-out"), {"split_column": "part"}, SPLIT),
         (CSV, {"split": "dev"}, "split='dev'; choose one of: sft, rl, val, test, readers, train, validate"),
-        (CSV.replace("part", "edema"), {}, "several columns for 'Edema': Edema, edema; keep one"),
+        (CSV.replace("part", "edema"), {}, "several columns for Edema; keep one, or name it in label_columns"),
         (
             CSV.replace("proj", "Pleural Other").replace("part", "Pleural_Other"),
             {},
             "several columns for Pleural Other",
         ),
         ("path,patient_id,Hernia\nx,1,0\n", {}, "no column spelled like a CheXpert label"),
-        (CSV.replace(",", ";"), {}, r"1 kinds of fault.*\n  t\.csv: is separated by ';', not by commas; use t-plain"),
+        (CSV.replace(",", ";").replace("0.0", "0,5"), {}, "blank: line 3 'Pneumonia=0,5'"),
         ("path,patient_id,Edema\nx,1,\n", {"labelled_only": True}, "no mark in any"),
     ],
 )

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from chexreason.data.fingerprint import content_sha256
-from chexreason.data.sources.csv_text import Unreadable, plain, read_lines, records, refuse_dialect, refuse_swallowed
+from chexreason.data.sources.csv_text import Unreadable, dialect, plain, read_lines, records, refuse_swallowed
 
 log = logging.getLogger(__name__)
 _SHOWN = 3  # examples of each kind of fault
@@ -59,19 +59,23 @@ class Faults:
 class VendorCsv:
     """The ``columns`` of one csv (plain or gzip) as stripped text in ``rows``: every record of the file is a row.
 
-    Column names are matched exactly, else without regard to case, else by letters and digits alone (logged);
-    ``renamed`` maps the vendor's spelling to ours. A file that cannot be read at all has no rows and its fault is in
-    ``faults``.
+    Column names are matched exactly, else by their letters and digits without regard to case (logged, as is another
+    delimiter than the comma); ``renamed`` maps the vendor's spelling to ours, and ``optional`` columns may be absent.
+    A file that cannot be read at all has no rows and no ``header``, and its fault is in ``faults``.
     """
 
     def __init__(
-        self, file: Path, columns: Sequence[str], faults: Faults, renamed: Mapping[str, str] | None = None
+        self,
+        file: Path,
+        columns: Sequence[str],
+        faults: Faults,
+        renamed: Mapping[str, str] | None = None,
+        optional: Sequence[str] = (),
     ) -> None:
-        self.file, self.faults = file, faults
+        self.file, self.faults, self.header = file, faults, list[str]()
         self.rows = pd.DataFrame({column: pd.Series(dtype="str") for column in columns})
         try:
-            lines = read_lines(file)
-            self.rows = self._parse(lines, self._match(columns, lines, renamed or {}))
+            self.rows = self._parse(read_lines(file), columns, renamed or {}, optional)
         except Unreadable as error:
             faults.add(file, str(error))
 
@@ -88,14 +92,9 @@ class VendorCsv:
         return text
 
     def years(self, column: str) -> pd.Series:
-        """Whole years of ages such as "57", "058Y", "018M", "003D"; NaN where there is none, logged where not blank."""
-        text = self.rows[column]
-        parts = text.astype(object).str.extract(_AGE)  # [N, 2]: number, unit
-        years = np.floor(pd.to_numeric(parts[0]) / parts[1].str.upper().map(_A_YEAR).fillna(1))
-        if (strange := years.isna() & ~no_name(text)).any():
-            counts = (self.file, strange.sum(), column, text[strange].iloc[0])
-            log.warning("%s: %d values of %s are no age, such as '%s'; taken as unknown", *counts)
-        return years
+        """Whole years of ages such as "57", "058Y", "018M", "003D"; NaN where there is none."""
+        parts = self.rows[column].astype(object).str.extract(_AGE)  # [N, 2]: number, unit
+        return np.floor(pd.to_numeric(parts[0]) / parts[1].str.upper().map(_A_YEAR).fillna(1))
 
     def whole_numbers(self, column: str) -> pd.Series:
         """The identifiers in ``column`` as ``identifiers`` gives them; anything but a whole number is a fault."""
@@ -113,18 +112,19 @@ class VendorCsv:
         log.warning("%s: %d values of %s end in '.0'; taken as whole numbers", self.file, dotted.sum(), column)
         return text.mask(dotted, text.str.split(".").str[0])
 
-    def marks(self, labels: Sequence[str]) -> pd.DataFrame:
-        """Raw marks of ``labels`` [N, L]: 1, 0, -1, NaN where blank; another value is a fault."""
+    def marks(self, labels: Sequence[str], words: Mapping[str, float] | None = None) -> pd.DataFrame:
+        """Raw marks of ``labels`` [N, L]: 1, 0, -1 (``words`` stand for these), NaN where blank; others are a fault."""
         text = self.rows[list(labels)].to_numpy(dtype=object)  # [N, L]
         codes, spelled = pd.factorize(text.ravel())  # a handful of spellings: "1.0", "-1.0", ""
-        parsed = pd.to_numeric(pd.Series(spelled, dtype="str"), errors="coerce").to_numpy(dtype=np.float64)
+        numbers = pd.Series([(words or {}).get(cell.upper(), cell) for cell in spelled], dtype=object)
+        parsed = pd.to_numeric(numbers, errors="coerce").to_numpy(dtype=np.float64)
         known = np.isin(parsed, (1.0, 0.0, -1.0)) | (np.asarray(spelled) == "")
         bad = ~known[codes].reshape(text.shape)  # [N, L]
-        first = bad.argmax(axis=1)
         shown = pd.Series("", index=range(len(text)))
         for i in np.flatnonzero(bad.any(axis=1))[:_SHOWN]:
-            shown[i] = f"{labels[first[i]]}={text[i, first[i]]}"
-        self.faults.add_rows(self.file, "with a mark other than 1, 0, -1 or blank", bad.any(axis=1), shown)
+            shown[i] = f"{labels[bad[i].argmax()]}={text[i, bad[i].argmax()]}"
+        fault = f"with a mark other than {', '.join([*(words or ()), '1', '0', '-1'])} or blank"
+        self.faults.add_rows(self.file, fault, bad.any(axis=1), shown)
         return pd.DataFrame(parsed[codes].reshape(text.shape), columns=list(labels))
 
     def no_repeats(self, identifiers: pd.Series) -> None:
@@ -133,51 +133,52 @@ class VendorCsv:
         fault = f"that repeat {article} {identifiers.name}"
         self.faults.add_rows(self.file, fault, identifiers.duplicated(), identifiers)
 
-    def _match(self, columns: Sequence[str], lines: Sequence[str], renamed: Mapping[str, str]) -> dict[str, int]:
-        """Where in the header each of our ``columns`` is."""
-        theirs = _header(lines)
-        found: dict[str, int] = {}
-        missing = []
-        for column in columns:
+    def _match(self, columns: Sequence[str], optional: Sequence[str], renamed: Mapping[str, str]) -> dict[str, int]:
+        """The place in the header of each of our columns."""
+        found, missing = {}, []
+        for column in (*columns, *optional):
             names = [column, *(name for name, ours in renamed.items() if ours == column)]
-            by_case = {name.casefold() for name in names}
-            candidates = [name for name in theirs if name.casefold() in by_case]
-            if not candidates:
-                candidates = [name for name in theirs if plain(name) in map(plain, names)]
-            if len(candidates) > 1:
-                raise Unreadable(f"has several columns for '{column}': {', '.join(candidates)}; keep one")
-            if not candidates:
-                missing.append(f"'{column}'{closest(column, theirs)}")
-                continue
-            found[column] = theirs.index(candidates[0])
-            if candidates[0] not in names:
-                log.warning("%s: column '%s' taken for '%s'", self.file, candidates[0], column)
+            alike = [name for name in self.header if plain(name) in map(plain, names)]
+            alike = [name for name in self.header if name in names] or alike
+            if len(alike) > 1:
+                raise Unreadable(f"has several columns for '{column}': {', '.join(alike)}; keep one")
+            if alike:
+                found[column] = self.header.index(alike[0])
+            elif column not in optional:
+                missing.append(f"'{column}'{closest(column, self.header)}")
+            if alike and alike[0] not in names:
+                log.warning("%s: column '%s' taken for '%s'", self.file, alike[0], column)
         if missing:
-            refuse_dialect(self.file, lines, columns)
-            have = ", ".join(theirs[:20]) + (", ..." if len(theirs) > 20 else "")
+            have = ", ".join(self.header[:20]) + (", ..." if len(self.header) > 20 else "")
             raise Unreadable(f"lacks the columns {', '.join(missing)}; its columns: {have}")
         return found
 
-    def _parse(self, lines: Sequence[str], at: Mapping[str, int]) -> pd.DataFrame:
-        reading, places = records(lines), list(at.values())
+    def _parse(
+        self, lines: Sequence[str], columns: Sequence[str], renamed: Mapping[str, str], optional: Sequence[str]
+    ) -> pd.DataFrame:
+        skip, mark = dialect(lines, columns)
+        if (skip, mark) != (0, ","):
+            log.warning("%s: taken as separated by %r, with its header in line %d", self.file, mark, skip + 1)
+        reading = records(lines, skip, mark)
         *span, names = next(reading)
-        n, spans = len(names), [(span[0], span[1])]
-        rows: list[list[str]] = []
-        shifted: list[str] = []  # an unquoted comma moves every later value into the wrong column
+        self.header, n = [name.strip() for name in names], len(names)
+        at = self._match(columns, optional, renamed)
+        spans, rows = [tuple(span)], []
+        shifted = []  # an unquoted comma moves every later value into the wrong column
         for first, last, cells in reading:
             if len(cells) == n:
                 spans.append((first, last))
-                rows.append([cells[i] for i in places])
+                rows.append([cells[i] for i in at.values()])
             else:
                 shifted.append(f"line {first} {len(cells)} values for {n} columns")
         if shifted:
             raise Unreadable(f"has {len(shifted)} rows of another length than the header: {first_of(shifted)}")
         if not rows:
             raise Unreadable("has a header and no rows")
-        columns = list(zip(*rows, strict=True))
-        refuse_swallowed(lines, spans, columns, places, n)
+        read = list(zip(*rows, strict=True))
+        refuse_swallowed(lines, mark, n, spans, dict(zip(at.values(), read, strict=True)))
         self.faults.begins[self.file] = [first for first, _ in spans[1:]]
-        return pd.DataFrame({name: map(str.strip, cells) for name, cells in zip(at, columns, strict=True)}, dtype="str")
+        return pd.DataFrame({name: map(str.strip, cells) for name, cells in zip(at, read, strict=True)}, dtype="str")
 
 
 def no_name(text: pd.Series) -> pd.Series:
@@ -196,14 +197,6 @@ def closest(name: str, known: Sequence[str]) -> str:
     by_case = {other.casefold(): other for other in known}
     match = difflib.get_close_matches(name.casefold(), by_case, n=1)
     return f" (closest: '{by_case[match[0]]}')" if match else ""
-
-
-def header_of(file: Path) -> list[str]:
-    """The column names of ``file``; none where it cannot be read."""
-    try:
-        return _header(read_lines(file))
-    except Unreadable:
-        return []
 
 
 def listed_in(file: Path, faults: Faults) -> set[str]:
@@ -226,7 +219,3 @@ def any_mark(marks: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def sha256_by_name(files: Iterable[Path]) -> dict[str, str]:
     """SHA-256 of the bytes of each file, by its name."""
     return {file.name: content_sha256(file.read_bytes()) for file in files}
-
-
-def _header(lines: Sequence[str]) -> list[str]:
-    return [name.strip() for name in next(records(lines))[2]]

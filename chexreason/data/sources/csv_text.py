@@ -8,7 +8,7 @@ import gzip
 import re
 import shlex
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 _FOREIGN = {  # what a file that begins so is, and the way out
@@ -37,8 +37,10 @@ def read_lines(file: Path) -> list[str]:
         if b"\0" in data:
             raise Unreadable("is no text: it is damaged, or packed by another program than gzip; unpack it") from error
         line = data.count(b"\n", 0, error.start) + 1
-        way_out = f"if it is Western European Windows text, {_rewriting(file, 'iconv -f cp1252 -t utf-8')}"
-        raise Unreadable(f"is not a table of UTF-8 text ({data[error.start]:#x} in line {line}); {way_out}") from error
+        raise Unreadable(
+            f"is not UTF-8 text ({data[error.start]:#x} in line {line}); if Western Europe's Windows wrote it, "
+            f"use the output of: gzip -cdf {shlex.quote(str(file))} | iconv -f cp1252 -t utf-8"
+        ) from error
     for invisible in "\ufeff\u200b\u2060":  # a patient's number with one of them would be another patient
         text = text.replace(invisible, "")
     if "\0" in text:
@@ -47,17 +49,17 @@ def read_lines(file: Path) -> list[str]:
     return [line + "\n" for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
 
 
-def records(lines: Sequence[str]) -> Iterator[tuple[int, int, list[str]]]:
-    """First line, last line and cells of each record that is not blank, the header first.
+def records(lines: Sequence[str], skip: int, mark: str) -> Iterator[tuple[int, int, list[str]]]:
+    """First line, last line and cells of each record that is not blank, after ``skip`` lines, the header first.
 
     Raises Unreadable where there is none, and at a quotation mark that opens or closes no cell.
     """
-    reader, first = csv.reader(lines, strict=True), 1
+    reader, first = csv.reader(lines[skip:], delimiter=mark, strict=True), skip + 1
     try:
         for cells in reader:
             if cells:
-                yield first, reader.line_num, cells
-            first = reader.line_num + 1
+                yield first, skip + reader.line_num, cells
+            first = skip + reader.line_num + 1
     except csv.Error as error:
         raise Unreadable(
             f"has a stray quotation mark in the row that begins in line {first} ({error}); take it out, or put the "
@@ -68,43 +70,34 @@ def records(lines: Sequence[str]) -> Iterator[tuple[int, int, list[str]]]:
 
 
 def refuse_swallowed(
-    lines: Sequence[str], spans: Sequence[tuple[int, int]], columns: Sequence[Sequence[str]], at: Sequence[int], n: int
+    lines: Sequence[str], mark: str, n: int, spans: Sequence[tuple[int, int]], columns: Mapping[int, Sequence[str]]
 ) -> None:
     """Raises Unreadable where one of ``spans``, the lines of each record, hides rows behind a quotation mark.
 
-    ``columns`` are those that are read, at the places ``at`` of ``n``. A quoted cell of another column may hold line
+    ``columns`` are those that are read, by their place among ``n``. A quoted cell of another column may hold line
     breaks (a report): none of its lines has as many cells as a row, with the same kinds of characters at each place.
     """
     inside = [(first, number) for first, last in spans for number in range(first + 1, last + 1)]
-    kinds = [{_kinds(cell) for cell in column if cell.strip()} for column in columns] if inside else []
+    kinds = {place: {_kinds(cell) for cell in column if cell.strip()} for place, column in columns.items() if inside}
     for first, number in inside:
-        text, *rest = next(csv.reader(['"' + lines[number - 1].removesuffix("\n")]))
-        cells = [cell.strip(' "') for cell in (*text.split(","), *rest)]
-        read = [cells[i] for i in at] if len(cells) == n else [""]
-        if read[0] and all(
-            not cell or not kind or _kinds(cell) in kind for cell, kind in zip(read, kinds, strict=True)
-        ):
+        text, *rest = next(csv.reader(['"' + lines[number - 1].removesuffix("\n")], delimiter=mark))
+        cells = [cell.strip(' "') for cell in (*text.split(mark), *rest)]
+        read = {place: cells[place] for place in columns} if len(cells) == n else {}
+        named = any(list(read.values())[:1])  # the first column that is read names the row
+        if named and all(not cell or not kinds[i] or _kinds(cell) in kinds[i] for i, cell in read.items()):
             raise Unreadable(
                 f"has a row inside quotation marks: line {number}, in a cell that is opened in line {first}; take the "
                 'stray quotation mark out, or write it twice ("")'
             )
-    if inside and any("\n" in cell for column in columns for cell in column):
+    if inside and any("\n" in cell for column in columns.values() for cell in column):
         raise Unreadable(f"has a line break in a column that is read (perhaps in line {inside[0][0]}); take it out")
 
 
-def refuse_dialect(file: Path, lines: Sequence[str], columns: Sequence[str]) -> None:
-    """Raises Unreadable where another delimiter or a later line gives a header with more of the ``columns``."""
+def dialect(lines: Sequence[str], columns: Sequence[str]) -> tuple[int, str]:
+    """How many lines precede the header, and its delimiter: the first way that finds the most of the ``columns``."""
     wanted = {plain(column) for column in columns}
-    tried = {(skip, mark): lines[skip].split(mark) for skip in range(min(len(lines), 20)) for mark in ",;\t|"}
-    found = {way: len(wanted & set(map(plain, names))) for way, names in tried.items()}
-    skip, mark = max(found, key=lambda way: found[way])  # the first of equals
-    if found[skip, mark] > found[0, ","]:
-        what = [f"is separated by {mark!r}, not by commas"] if mark != "," else []
-        what += [f"has its header in line {skip + 1}, not in line 1"] if skip else []
-        text = f"open(0, encoding='{_encoding(_unpacked(file))}', newline='')"
-        rows = f"list(csv.reader({text}, delimiter={mark!r}, strict=True))[{skip}:]"
-        command = f'python -c "import csv, sys; csv.writer(sys.stdout).writerows({rows})"'
-        raise Unreadable(f"{' and '.join(what)}; {_rewriting(file, command)}")
+    ways = {(skip, mark): line.split(mark) for skip, line in enumerate(lines[:20]) for mark in ",;\t|"}
+    return max(ways, key=lambda way: len(wanted & set(map(plain, ways[way]))))
 
 
 def plain(name: str) -> str:
@@ -112,18 +105,11 @@ def plain(name: str) -> str:
     return re.sub(r"[\W_]+", "", name).casefold()
 
 
-def _rewriting(file: Path, command: str) -> str:
-    new = file.with_name(file.name.removesuffix(".gz").removesuffix(".csv") + "-plain.csv")
-    piped = f"gzip -cdf {shlex.quote(str(file))} | {command} > {shlex.quote(str(new))}"
-    return f"use {new.name} in its place, which this command writes: {piped}"
-
-
 def _encoding(data: bytes) -> str:
     """The encoding that the first bytes show: a BOM, or the zero bytes of UTF-16 without one; else UTF-8."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
-    zeros = (data[:4:2] == b"\0\0", data[1:4:2] == b"\0\0")
-    return {(True, False): "utf-16-be", (False, True): "utf-16-le"}.get(zeros, "utf-8-sig")
+    return "utf-16-be" if data[:1] == b"\0" else "utf-16-le" if data[1:2] == b"\0" else "utf-8-sig"
 
 
 def _unpacked(file: Path) -> bytes:

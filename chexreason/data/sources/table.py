@@ -16,7 +16,7 @@ import pandas as pd
 from chexreason.data.fingerprint import content_sha256
 from chexreason.data.leakage import EVALUATION, TRAIN
 from chexreason.data.manifest import READERS, parameters
-from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, closest, header_of
+from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, closest
 from chexreason.data.sources.csv_text import plain
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import Track
@@ -77,17 +77,17 @@ class TableSource:
         Raises FileNotFoundError on a missing csv and ValueError that lists all its faults.
         """
         faults = Faults(f"data set '{self.name}'")
-        header = header_of(self._csv())
-        labels = self._label_columns(header)
+        asked = {label: _listed(names) for label, names in (self.label_columns or {}).items()}
         optional = (self.split_column, self.view_column, self.age_column, self.sex_column)
-        findings = list(dict.fromkeys(chain.from_iterable(labels.values())))
-        named = dict.fromkeys((self.path_column, self.patient_column, *filter(None, optional), *findings))
-        table = VendorCsv(self._csv(), list(named), faults)
+        named = (self.path_column, self.patient_column, *filter(None, optional), *chain.from_iterable(asked.values()))
+        spelled = CHEXPERT14.labels if self.label_columns is None else ()
+        table = VendorCsv(self._csv(), list(dict.fromkeys(named)), faults, optional=spelled)
         if table.rows.empty:
             faults.stop()
+        labels = asked or {label: [label] for label in spelled if label in table.rows}
         if self.label_columns is None:
-            self._check_spelling(header, list(labels), faults)
-        marks = table.marks(findings)
+            self._check_spelling(table.header, list(labels), faults)
+        marks = table.marks(list(dict.fromkeys(chain.from_iterable(labels.values()))))
         table.named(self.path_column)
         study = self._paths(table.rows, faults)
         table.named(self.patient_column)
@@ -116,12 +116,6 @@ class TableSource:
         if not path.is_file():
             raise FileNotFoundError(f"no csv at {path} for data set '{self.name}'")
         return path
-
-    def _label_columns(self, header: Sequence[str]) -> dict[str, list[str]]:
-        """The columns of each label."""
-        if self.label_columns is not None:
-            return {label: _listed(names) for label, names in self.label_columns.items()}
-        return {label: [label] for label in CHEXPERT14.labels if plain(label) in map(plain, header)}
 
     def _check_spelling(self, header: Sequence[str], found: Sequence[str], faults: Faults) -> None:
         """Notes columns whose marks would be lost; raises ValueError where the csv has no label's column."""
