@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from chexreason.data.sources.columns import Faults, VendorCsv, any_mark
+from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, years
 
 COLUMNS = ("id", "Edema", "Pleural Other")
 TEXT = "id,Edema,note,Pleural Other\n7,1.0,a,\np7.0, -1,b,0\n12.0,,c,1\n"
@@ -204,7 +204,7 @@ def test_ages_of_all_spellings(tmp_path):
     ages = {"57": 57, "058Y": 58, "060y": 60, "018M": 1, "003D": 0, "104W": 2, "60 years": 60, "57.0": 57, "57.9": 57}
     text = "id,Edema,Pleural Other\n" + "".join(f"{i},{age},\n" for i, age in enumerate([*ages, "", "-1", "old", "9X"]))
     csv, _ = opened(tmp_path, text)
-    np.testing.assert_array_equal(csv.years("Edema"), [*ages.values(), *[np.nan] * 4])
+    np.testing.assert_array_equal(years(csv.rows["Edema"]), [*ages.values(), *[np.nan] * 4])
 
 
 @pytest.mark.parametrize(

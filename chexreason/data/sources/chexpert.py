@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from chexreason.data.manifest import parameters
-from chexreason.data.sources.columns import Faults, VendorCsv, sha256_by_name
+from chexreason.data.sources.columns import Faults, VendorCsv, sha256_by_name, years
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import Track
 
@@ -87,7 +87,6 @@ class CheXpertSource:
         by_study = part == "test" and "study" in map(str.casefold, table.header)
         where = _located(table, "Study" if by_study else "Path", part)
         known = table.rows.reindex(columns=list(_FACTS), fill_value="")
-        known["Age"] = table.years("Age") if "Age" in table.rows else float("nan")
         rows = pd.concat([known, where, table.marks(CHEXPERT14.labels)], axis=1)
         if by_study:
             rows = self._with_views(rows, table)
@@ -113,7 +112,7 @@ class CheXpertSource:
                 "split": _SPLITS[part],
                 "path": inside + "/" + exam + "/" + rows["view"],
                 "view": rows["AP/PA"].str.upper().where(rows["AP/PA"] != "", turned),
-                "age": rows["Age"],
+                "age": years(rows["Age"]),
                 "sex": rows["Sex"].map({"Male": "M", "Female": "F"}).fillna(""),  # one is "Unknown"
                 "exam_id": "chexpert:" + exam,
                 **rows[list(CHEXPERT14.labels)],

@@ -74,27 +74,27 @@ class VendorCsv:
     ) -> None:
         self.file, self.faults, self.header = file, faults, list[str]()
         self.rows = pd.DataFrame({column: pd.Series(dtype="str") for column in columns})
+        self._names = {column: [column] for column in (*columns, *optional)}  # each column's, in the csv
+        for theirs, ours in (renamed or {}).items():
+            self._names[ours].append(theirs)
         try:
-            self.rows = self._parse(read_lines(file), columns, renamed or {}, optional)
+            self.rows = self._parse(read_lines(file), columns)
         except Unreadable as error:
             faults.add(file, str(error))
 
     def named(self, column: str) -> pd.Series:
-        """The values of ``column``; one that names nothing (``no_name``) is a fault."""
+        """The values of ``column``; what programs write for none, or a spreadsheet broke, is a fault."""
+        text = self.rows[column]
+        nothing = pd.Series([_NO_NAME.fullmatch(value) is not None for value in text.tolist()], dtype=bool)
         what = "names nothing (blank, nan, #N/A, a formula, a rounded number; export the column again, as text)"
-        self.faults.add_rows(self.file, f"whose {column} {what}", no_name(self.rows[column]), self.rows[column])
-        return self.rows[column]
+        self.faults.add_rows(self.file, f"whose {column} {what}", nothing, text)
+        return text
 
     def words(self, column: str, known: Sequence[str]) -> pd.Series:
         """The values of ``column`` in lower case; one that is not ``known`` is a fault."""
         text = self.rows[column].str.lower()
         self.faults.add_rows(self.file, f"with a {column} other than {', '.join(known)}", ~text.isin(known), text)
         return text
-
-    def years(self, column: str) -> pd.Series:
-        """Whole years of ages such as "57", "058Y", "018M", "003D"; NaN where there is none."""
-        parts = self.rows[column].astype(object).str.extract(_AGE)  # [N, 2]: number, unit
-        return np.floor(pd.to_numeric(parts[0]) / parts[1].str.upper().map(_A_YEAR).fillna(1))
 
     def whole_numbers(self, column: str) -> pd.Series:
         """The identifiers in ``column`` as ``identifiers`` gives them; anything but a whole number is a fault."""
@@ -133,18 +133,17 @@ class VendorCsv:
         fault = f"that repeat {article} {identifiers.name}"
         self.faults.add_rows(self.file, fault, identifiers.duplicated(), identifiers)
 
-    def _match(self, columns: Sequence[str], optional: Sequence[str], renamed: Mapping[str, str]) -> dict[str, int]:
-        """The place in the header of each of our columns."""
+    def _match(self, columns: Sequence[str]) -> dict[str, int]:
+        """The place in the header of each of our columns; only ``columns`` have to be there."""
         found, missing = {}, []
-        for column in (*columns, *optional):
-            names = [column, *(name for name, ours in renamed.items() if ours == column)]
+        for column, names in self._names.items():
             alike = [name for name in self.header if plain(name) in map(plain, names)]
             alike = [name for name in self.header if name in names] or alike
             if len(alike) > 1:
                 raise Unreadable(f"has several columns for '{column}': {', '.join(alike)}; keep one")
             if alike:
                 found[column] = self.header.index(alike[0])
-            elif column not in optional:
+            elif column in columns:
                 missing.append(f"'{column}'{closest(column, self.header)}")
             if alike and alike[0] not in names:
                 log.warning("%s: column '%s' taken for '%s'", self.file, alike[0], column)
@@ -153,16 +152,14 @@ class VendorCsv:
             raise Unreadable(f"lacks the columns {', '.join(missing)}; its columns: {have}")
         return found
 
-    def _parse(
-        self, lines: Sequence[str], columns: Sequence[str], renamed: Mapping[str, str], optional: Sequence[str]
-    ) -> pd.DataFrame:
+    def _parse(self, lines: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
         skip, mark = dialect(lines, columns)
         if (skip, mark) != (0, ","):
             log.warning("%s: taken as separated by %r, with its header in line %d", self.file, mark, skip + 1)
         reading = records(lines, skip, mark)
         *span, names = next(reading)
         self.header, n = [name.strip() for name in names], len(names)
-        at = self._match(columns, optional, renamed)
+        at = self._match(columns)
         spans, rows = [tuple(span)], []
         shifted = []  # an unquoted comma moves every later value into the wrong column
         for first, last, cells in reading:
@@ -181,11 +178,6 @@ class VendorCsv:
         return pd.DataFrame({name: map(str.strip, cells) for name, cells in zip(at, read, strict=True)}, dtype="str")
 
 
-def no_name(text: pd.Series) -> pd.Series:
-    """Which values [N] name no patient, study or file: what programs write for none, and what a spreadsheet broke."""
-    return pd.Series([_NO_NAME.fullmatch(value) is not None for value in text.tolist()], index=text.index, dtype=bool)
-
-
 def first_of(names: Iterable[str]) -> str:
     """The first three of ``names``, with ", ..." where there are more."""
     listed = list(islice(names, _SHOWN + 1))
@@ -197,6 +189,12 @@ def closest(name: str, known: Sequence[str]) -> str:
     by_case = {other.casefold(): other for other in known}
     match = difflib.get_close_matches(name.casefold(), by_case, n=1)
     return f" (closest: '{by_case[match[0]]}')" if match else ""
+
+
+def years(age: pd.Series) -> pd.Series:
+    """Whole years of ages such as "57", "058Y", "018M", "003D"; NaN where there is none."""
+    parts = age.astype(object).str.extract(_AGE)  # [N, 2]: number, unit
+    return np.floor(pd.to_numeric(parts[0]) / parts[1].str.upper().map(_A_YEAR).fillna(1))
 
 
 def listed_in(file: Path, faults: Faults) -> set[str]:

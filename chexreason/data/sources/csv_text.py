@@ -27,12 +27,16 @@ def read_lines(file: Path) -> list[str]:
 
     Raises Unreadable with what the file is, and the way out.
     """
-    data = _unpacked(file)
-    for start, what in _FOREIGN.items():
-        if data.startswith(start):
-            raise Unreadable(what)
+    data = file.read_bytes()
     try:
-        text = data.decode(_encoding(data))
+        if data.startswith(b"\x1f\x8b"):  # not the name tells: users rename files
+            data = gzip.decompress(data)
+        if what := next((what for start, what in _FOREIGN.items() if data.startswith(start)), ""):
+            raise Unreadable(what)
+        wide = "utf-16-be" if data[:1] == b"\0" else "utf-16-le" if data[1:2] == b"\0" else "utf-8-sig"
+        text = data.decode("utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else wide)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise Unreadable(f"is damaged gzip ({error}); download it again") from error
     except UnicodeDecodeError as error:
         if b"\0" in data:
             raise Unreadable("is no text: it is damaged, or packed by another program than gzip; unpack it") from error
@@ -103,22 +107,6 @@ def dialect(lines: Sequence[str], columns: Sequence[str]) -> tuple[int, str]:
 def plain(name: str) -> str:
     """Letters and digits of ``name`` without regard to case: the same for "Pleural_Effusion" and "pleural effusion"."""
     return re.sub(r"[\W_]+", "", name).casefold()
-
-
-def _encoding(data: bytes) -> str:
-    """The encoding that the first bytes show: a BOM, or the zero bytes of UTF-16 without one; else UTF-8."""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    return "utf-16-be" if data[:1] == b"\0" else "utf-16-le" if data[1:2] == b"\0" else "utf-8-sig"
-
-
-def _unpacked(file: Path) -> bytes:
-    """The bytes of the file; its first bytes tell gzip, for users rename files."""
-    data = file.read_bytes()
-    try:
-        return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise Unreadable(f"is damaged gzip ({error}); download it again") from error
 
 
 def _kinds(cell: str) -> frozenset[str]:

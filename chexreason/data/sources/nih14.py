@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from chexreason.data.manifest import parameters
-from chexreason.data.sources.columns import Faults, VendorCsv, closest, first_of, listed_in, sha256_by_name
+from chexreason.data.sources.columns import Faults, VendorCsv, closest, first_of, listed_in, sha256_by_name, years
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.crosswalk import NIH_TO_CHEXPERT, nih_to_chexpert
 from chexreason.progress import Track
@@ -88,7 +88,7 @@ class NIH14Source:
                 "split": self._split(table["Patient ID"], in_test),
                 "path": path,
                 "view": table["View Position"],
-                "age": table["years"],
+                "age": years(table["Patient Age"]),
                 "sex": table["Patient Gender"].where(table["Patient Gender"].isin(["M", "F"]), ""),
                 **{label: marks[:, i] for i, label in enumerate(CHEXPERT14.labels)},
             }
@@ -148,13 +148,13 @@ class NIH14Source:
 
 
 def _read_entries(file: Path, faults: Faults) -> pd.DataFrame:
-    """The vendor's table as text, with ``years``, one row an image, ``Patient ID`` without leading zeros."""
+    """The vendor's table as text, one row an image, ``Patient ID`` without leading zeros; its faults are noted."""
     csv = VendorCsv(file, _CSV_COLUMNS, faults)
     patient = csv.whole_numbers("Patient ID").str.lstrip("0")
     csv.no_repeats(csv.rows["Image Index"])
     check_image_names(file, csv.rows["Image Index"], patient, faults)
     _check_findings(file, csv.rows["Finding Labels"], faults)
-    return csv.rows.assign(**{"Patient ID": patient, "years": csv.years("Patient Age")})
+    return csv.rows.assign(**{"Patient ID": patient})
 
 
 def check_image_names(file: Path, image: pd.Series, patient: pd.Series, faults: Faults) -> None:

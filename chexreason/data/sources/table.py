@@ -16,7 +16,7 @@ import pandas as pd
 from chexreason.data.fingerprint import content_sha256
 from chexreason.data.leakage import EVALUATION, TRAIN
 from chexreason.data.manifest import READERS, parameters
-from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, closest
+from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, closest, years
 from chexreason.data.sources.csv_text import plain
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import Track
@@ -95,7 +95,7 @@ class TableSource:
         split = table.words(self.split_column, SPLITS) if self.split_column else self.split
         faults.stop()
         blank = pd.Series("", index=study.index, dtype="str")
-        view, sex = (table.rows[column] if column else blank for column in (self.view_column, self.sex_column))
+        view, age, sex = (table.rows[column] if column else blank for column in optional[1:])
         rows = pd.DataFrame(
             {
                 "study_id": self.name + ":" + study,
@@ -104,7 +104,7 @@ class TableSource:
                 "split": split,
                 "path": table.rows[self.path_column],
                 "view": view,
-                "age": table.years(self.age_column) if self.age_column else float("nan"),
+                "age": years(age),
                 "sex": sex.str.upper().str.extract("^([MF])", expand=False).fillna(""),
                 **{label: any_mark(marks[labels.get(label, [])].to_numpy()) for label in CHEXPERT14.labels},
             }
@@ -129,7 +129,7 @@ class TableSource:
             asked = {label: [name for name in near if near[name] == label] for label in near.values()}
             every, known = (json.dumps(names, ensure_ascii=False) for names in ({**read, **asked}, read))
             listed = ", ".join(f"'{name}' ({label}?)" for name, label in near.items())
-            ways = f"label_columns: {every} reads them" + (f", label_columns: {known} does not" if found else "")
+            ways = f"label_columns: {every} reads them, label_columns: {known} does not"
             faults.add(self._csv(), f"columns that are nearly spelled like a label: {listed}; {ways}")
         if not found:
             fault = "no column spelled like a CheXpert label; name them in label_columns (ours: theirs)"
