@@ -20,6 +20,7 @@ from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, years
 COLUMNS = ("id", "Edema", "Pleural Other")
 TEXT = "id,Edema,note,Pleural Other\n7,1.0,a,\np7.0, -1,b,0\n12.0,,c,1\n"
 LENGTH = "another length than the header"
+DAMAGED = "is no text: it is damaged, or packed by another program than gzip"
 STRAY = "has a stray quotation mark in the row that"
 INSIDE = "has a row inside quotation marks"
 
@@ -105,10 +106,14 @@ def test_what_is_taken_for_something_else_is_said(tmp_path, caplog):
             f"{INSIDE}: line 3",
         ),
         (lambda text: packed("xl/workbook.xml"), "is an Excel workbook (.xlsx) or a zip archive; save its sheet as"),
+        (
+            lambda text: b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99),
+            "is an Excel workbook (.xls); save its sheet as",
+        ),
         (lambda text: "<!DOCTYPE html>\n<html>", "is a web page or XML, perhaps a page that asks for a login"),
-        (lambda text: b"BZh91AY&SY\x00\xff\xff", "is no text: it is damaged, or packed by another program than gzip"),
-        (lambda text: text.replace("-1", "\0"), "has a zero byte in line 3"),
-        (lambda text: text.encode("utf-16")[:-1], "is no text: it is damaged"),
+        (lambda text: b"BZh91AY&SY\x00\xff\xff", f"{DAMAGED}; unpack it, or download it again"),
+        (lambda text: text.replace("-1", "\0"), f"{DAMAGED}; unpack it, or download it again (a zero byte in line 3)"),
+        (lambda text: text.encode("utf-16")[:-1], DAMAGED),
         (lambda text: text.replace(",a,", ',"a,'), f"{STRAY} begins in line 2"),
         (lambda text: text.replace(",b,", ',"b" c,'), f"{STRAY} begins in line 3"),
         (lambda text: text.replace(",a,", ',"a,').replace(",b,", ',"b,'), f"{STRAY} begins in line 2"),

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from chexreason.data.manifest import Manifest, studies
+from chexreason.data.prepare import prepare_set
 from chexreason.data.sources.table import TableSource
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.schema import LabelSet
@@ -44,6 +45,13 @@ def test_optional_columns(tmp_path):
     assert rows["sex"].tolist() == ["F", "M", ""]
     assert rows["age"].isna().tolist() == [False, True, True]
     assert rows["split"].tolist() == ["sft", "sft", "test"]
+
+
+def test_a_split_to_select_from_is_read_and_said(tmp_path, caplog):
+    (tmp_path / "t.csv").write_text(CSV.replace(",sft", ",Train "))
+    made = prepare_set(TableSource("t", tmp_path / "t.csv", split_column="part"), tmp_path / "out", check=False)
+    assert made.split_counts() == {"train": 2, "test": 1}
+    assert "t: split train: nothing trains or is scored on it; draw sft, rl" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-_FOREIGN = {  # what a file that begins so is, and the way out
-    b"PK\x03\x04": "is an Excel workbook (.xlsx) or a zip archive; save its sheet as 'CSV UTF-8', or unpack it",
-    b"\xd0\xcf\x11\xe0": "is an Excel workbook (.xls); save its sheet as 'CSV UTF-8'",
-    b"<": "is a web page or XML, perhaps a page that asks for a login; download the csv again",
+_BINARY = {  # what a file that is no text is, by its first bytes, and the way out
+    b"PK": "an Excel workbook (.xlsx) or a zip archive; save its sheet as 'CSV UTF-8', or unpack it",
+    b"\xd0\xcf": "an Excel workbook (.xls); save its sheet as 'CSV UTF-8'",
 }
+_DAMAGED = "no text: it is damaged, or packed by another program than gzip; unpack it, or download it again"
 
 
 class Unreadable(Exception):
@@ -31,15 +31,13 @@ def read_lines(file: Path) -> list[str]:
     try:
         if data.startswith(b"\x1f\x8b"):  # not the name tells: users rename files
             data = gzip.decompress(data)
-        if what := next((what for start, what in _FOREIGN.items() if data.startswith(start)), ""):
-            raise Unreadable(what)
         wide = "utf-16-be" if data[:1] == b"\0" else "utf-16-le" if data[1:2] == b"\0" else "utf-8-sig"
         text = data.decode("utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else wide)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise Unreadable(f"is damaged gzip ({error}); download it again") from error
     except UnicodeDecodeError as error:
         if b"\0" in data:
-            raise Unreadable("is no text: it is damaged, or packed by another program than gzip; unpack it") from error
+            raise Unreadable("is " + _BINARY.get(data[:2], _DAMAGED)) from error
         line = data.count(b"\n", 0, error.start) + 1
         raise Unreadable(
             f"is not UTF-8 text ({data[error.start]:#x} in line {line}); if Western Europe's Windows wrote it, "
@@ -49,7 +47,9 @@ def read_lines(file: Path) -> list[str]:
         text = text.replace(invisible, "")
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise Unreadable(f"has a zero byte in line {line}: it is damaged; export it or download it again")
+        raise Unreadable("is " + _BINARY.get(data[:2], f"{_DAMAGED} (a zero byte in line {line})"))
+    if text.lstrip().startswith("<"):
+        raise Unreadable("is a web page or XML, perhaps a page that asks for a login; download the csv again")
     return [line + "\n" for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
 
 
@@ -87,8 +87,8 @@ def refuse_swallowed(
         text, *rest = next(csv.reader(['"' + lines[number - 1].removesuffix("\n")], delimiter=mark))
         cells = [cell.strip(' "') for cell in (*text.split(mark), *rest)]
         read = {place: cells[place] for place in columns} if len(cells) == n else {}
-        named = any(list(read.values())[:1])  # the first column that is read names the row
-        if named and all(not cell or not kinds[i] or _kinds(cell) in kinds[i] for i, cell in read.items()):
+        same = all(not cell or not kinds[i] or _kinds(cell) in kinds[i] for i, cell in read.items())
+        if same and next(iter(read.values()), ""):  # the first column that is read names the row
             raise Unreadable(
                 f"has a row inside quotation marks: line {number}, in a cell that is opened in line {first}; take the "
                 'stray quotation mark out, or write it twice ("")'

@@ -86,7 +86,7 @@ class TableSource:
             faults.stop()
         labels = asked or {label: [label] for label in spelled if label in table.rows}
         if self.label_columns is None:
-            self._check_spelling(table.header, list(labels), faults)
+            self._check_spelling(table, list(labels))
         marks = table.marks(list(dict.fromkeys(chain.from_iterable(labels.values()))))
         table.named(self.path_column)
         study = self._paths(table.rows, faults)
@@ -117,23 +117,22 @@ class TableSource:
             raise FileNotFoundError(f"no csv at {path} for data set '{self.name}'")
         return path
 
-    def _check_spelling(self, header: Sequence[str], found: Sequence[str], faults: Faults) -> None:
+    def _check_spelling(self, table: VendorCsv, found: Sequence[str]) -> None:
         """Notes columns whose marks would be lost; raises ValueError where the csv has no label's column."""
-        spelled = [plain(name) for name in header]
+        spelled, used, faults = [plain(name) for name in table.header], set(map(plain, table.rows)), table.faults
         if twice := [label for label in found if spelled.count(plain(label)) > 1]:
-            faults.add(self._csv(), f"several columns for {', '.join(twice)}; keep one, or name it in label_columns")
-        others = (name for name in header if plain(name) not in map(plain, found))
-        near = {name: label for name in others for label in _nearest(name, found)}
-        read = {label: label for label in found}
+            faults.add(table.file, f"several columns for {', '.join(twice)}; keep one, or name it in label_columns")
+        near = {name: label for name in table.header if plain(name) not in used for label in _nearest(name, found)}
         if near:
             asked = {label: [name for name in near if near[name] == label] for label in near.values()}
-            every, known = (json.dumps(names, ensure_ascii=False) for names in ({**read, **asked}, read))
+            known = {label: label for label in found}
+            every, some = (json.dumps(names, ensure_ascii=False) for names in ({**known, **asked}, known))
             listed = ", ".join(f"'{name}' ({label}?)" for name, label in near.items())
-            ways = f"label_columns: {every} reads them, label_columns: {known} does not"
-            faults.add(self._csv(), f"columns that are nearly spelled like a label: {listed}; {ways}")
+            ways = f"label_columns: {every} reads them, label_columns: {some} does not"
+            faults.add(table.file, f"columns that are nearly spelled like a label: {listed}; {ways}")
         if not found:
             fault = "no column spelled like a CheXpert label; name them in label_columns (ours: theirs)"
-            faults.add(self._csv(), f"{fault}; its columns: {', '.join(header)}")
+            faults.add(table.file, f"{fault}; its columns: {', '.join(table.header)}")
             faults.stop()
 
     def _paths(self, table: pd.DataFrame, faults: Faults) -> pd.Series:
