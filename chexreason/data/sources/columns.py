@@ -26,6 +26,7 @@ _NO_NAME = re.compile(
 )
 _AGE = r"(?i)^(\d+(?:\.\d*)?)\s*(?:([YMWD])[A-Z]*\.?)?$"  # "57", "058Y", "18 months"
 _A_YEAR = {"Y": 1, "M": 12, "W": 52, "D": 365}
+Renamed = Mapping[str, str] | None  # the vendor's spelling of a column: ours
 Flags = pd.Series | npt.NDArray[np.bool_]  # one a row of a csv, in its order
 
 
@@ -65,12 +66,7 @@ class VendorCsv:
     """
 
     def __init__(
-        self,
-        file: Path,
-        columns: Sequence[str],
-        faults: Faults,
-        renamed: Mapping[str, str] | None = None,
-        optional: Sequence[str] = (),
+        self, file: Path, columns: Sequence[str], faults: Faults, renamed: Renamed = None, optional: Sequence[str] = ()
     ) -> None:
         self.file, self.faults, self.header = file, faults, list[str]()
         self.rows = pd.DataFrame({column: pd.Series(dtype="str") for column in columns})
