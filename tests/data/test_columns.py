@@ -155,11 +155,10 @@ def test_the_command_that_a_refusal_names_writes_a_csv_that_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
-@pytest.mark.parametrize("n", [20, 40_000], ids=["small", "larger than a block of 1 MiB"])
+@pytest.mark.parametrize("n", [20, 40_000], ids=["small", "2.7 MiB, larger than a reader's block"])
 def test_line_breaks_and_stray_marks_at_any_size(tmp_path, n, pack):
     report = '"No effusion, edema, or mass.\nHeart, 7, 1, size ""normal"""'
     text = "id,Edema,Pleural Other,report\n" + "".join(f"{i},1,0,{report}\n" for i in range(n))
-    assert n == 20 or len(text) > 2 << 20
     csv, faults = opened(tmp_path, pack(text.encode()))
     csv.faults.add_rows(csv.file, "to see", csv.rows["id"] == "9", csv.rows["id"])
     assert faults.lines == ["t.csv: 1 rows to see: line 20 '9'"]  # the line of the file, not the number of the row

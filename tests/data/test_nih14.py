@@ -84,13 +84,13 @@ def test_missing_images_stop_or_are_left_out(tmp_path, caplog):
     with pytest.raises(ValueError, match=r"1 of 120 images.*00000002_000\.png.*allow_missing=true"):
         frame(tmp_path)
     assert len(frame(tmp_path, allow_missing=True)) == 119
-    assert "1 of 120 images are not in the folder" in caplog.text
+    assert "1 of 120 images are missing" in caplog.text
     table = tmp_path / "Data_Entry_2017_v2020.csv"
     table.write_text("\n".join(table.read_text().split("\n")[:-2]))  # it was cut short
-    with pytest.raises(ValueError, match=r"1 of 120 images are not in the csv: 00000060_001\.png; .*allow_missing"):
+    with pytest.raises(ValueError, match=r"1 images of the official lists have no row: 00000060_001\.png; .*set allow"):
         frame(tmp_path)
     assert len(frame(tmp_path, allow_missing=True)) == 118
-    assert "1 of 120 images are not in the csv" in caplog.text
+    assert "1 images of the official lists have no row: 00000060_001.png" in caplog.text
     for path in (tmp_path / "images").iterdir():
         path.unlink()
     with pytest.raises(ValueError, match="119 of 119 images are not in the folder"):
@@ -151,7 +151,7 @@ def test_all_faults_come_in_one_message(tmp_path):
     with pytest.raises(ValueError, match="kinds of fault; nothing was written") as caught:
         frame(tmp_path)
     for fault in (
-        " images are not in the csv: 00000001_001.png, 00000004_000.png, 00000099_000.png; complete the",
+        "3 images of the official lists have no row: 00000001_001.png, 00000004_000.png, 00000099_000.png; ",
         "1 rows that repeat an Image Index: line 3 '00000001_000.png'",
         "2 rows with a finding NIH does not have ('effusion' (closest: 'Effusion'), '')",
         "1 rows with 'No Finding' beside another finding: line 5 'No Finding|Mass'",

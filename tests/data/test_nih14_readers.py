@@ -124,4 +124,4 @@ def test_wrong_files_and_options_say_so(root, caplog):
         frame(root, "individual_readers.csv", study="all_findings")
     (root / "images/00000001_000.jpg").unlink()
     assert len(frame(root, allow_missing=True)) == 1
-    assert "1 of 2 images are not in the folder" in caplog.text
+    assert "1 of 2 images are missing" in caplog.text

@@ -119,8 +119,11 @@ class NIH14Source:
         crossing = sorted(set(patient[in_train & ~in_test].tolist()) & set(patient[in_test].tolist()))
         if crossing:
             faults.add(files["test"], f"{len(crossing)} patients have images in both lists: {first_of(crossing)}")
-        every = pd.Series(sorted(listed["train"] | listed["test"]))
-        note_missing(self._csv(), every, every.where(every.isin(image.tolist())), self.allow_missing, faults, "the csv")
+        if lost := sorted((listed["train"] | listed["test"]).difference(image)):
+            what = f"{len(lost)} images of the official lists have no row: {first_of(lost)}"
+            if not self.allow_missing:
+                faults.add(self._csv(), f"{what}; complete the csv, or set allow_missing=true")
+            log.warning("%s: %s", self._csv(), what)
         nowhere = ~(in_train | in_test)
         faults.add_rows(self._csv(), "whose image is in neither official list", nowhere, image)
         return in_test
@@ -165,17 +168,15 @@ def check_image_names(file: Path, image: pd.Series, patient: pd.Series, faults: 
     faults.add_rows(file, "whose Patient ID is not the one in the image's name", other, image)
 
 
-def note_missing(
-    file: Path, image: pd.Series, path: pd.Series, allow_missing: bool, faults: Faults, place: str = "the folder"
-) -> pd.Series:
+def note_missing(file: Path, image: pd.Series, path: pd.Series, allow_missing: bool, faults: Faults) -> pd.Series:
     """Which rows [N] have a ``path``; those without are a fault, or a warning where ``allow_missing`` leaves some."""
     missing = path.isna()
     what = f"{missing.sum()} of {len(path)} images"
     if missing.any() and allow_missing and not missing.all():
-        log.warning("%s: %s are not in %s; their rows are left out", file, what, place)
+        log.warning("%s: %s are missing; their rows are left out", file, what)
     elif missing.any():
         way_out = "complete the download" if allow_missing else "complete the download, or set allow_missing=true"
-        faults.add(file, f"{what} are not in {place}: {first_of(image[missing])}; {way_out}")
+        faults.add(file, f"{what} are not in the folder: {first_of(image[missing])}; {way_out}")
     return ~missing
 
 
