@@ -18,8 +18,8 @@ import pandas as pd
 
 from chexreason.data import manifest as manifests
 from chexreason.data.check import ImageFacts, inspect_images
-from chexreason.data.leakage import TRAIN
-from chexreason.data.manifest import Manifest, ManifestError
+from chexreason.data.leakage import EVALUATION, TRAIN
+from chexreason.data.manifest import READERS, Manifest, ManifestError
 from chexreason.data.prevalence import pool_marks, prevalence_png
 from chexreason.data.selection import PaperSelection
 from chexreason.data.sources.columns import first_of
@@ -126,6 +126,9 @@ def _rows(
     if select is None:
         if frame.empty:
             raise ManifestError(f"'{source.name}' has no rows; look at its csv and its filters")
+        if idle := sorted(set(frame["split"]) - {*TRAIN, *EVALUATION, READERS}):
+            how = "nothing trains or is scored on it; draw sft, rl, val and test with select"
+            log.warning("%s: split %s: %s", source.name, ", ".join(idle), how)
         return frame, None, frame[frame["split"].isin(TRAIN)]
     selected = select.apply(frame, source.name)
     for warning in selected.report.get("warnings", ()):

@@ -156,7 +156,13 @@ def test_two_csv_of_one_hospital_are_linked_by_their_vendor_and_suspected_withou
         source = {"_target_": "chexreason.data.sources.table.TableSource", "name": name, "vendor": vendor}
         sets[name] = {"policy": "ignore", "source": source | {"csv": str(tmp_path / f"{name}.csv"), "split": split}}
     data = {"name": "d", "folder": str(tmp_path / "data"), "home": "one", "attributions": [], "sets": sets}
-    done = {"name": "d", "paths": {"out": str(tmp_path / "out")}, "on_error": "stop", "workers": 1}
+    done = {
+        "name": "d",
+        "paths": {"out": str(tmp_path / "out")},
+        "on_error": "stop",
+        "workers": 1,
+        "allow_export": None,
+    }
     cfg = OmegaConf.create({"data": data, "check": True, "audit": True, **done})
     with pytest.raises(LeakageError, match=r"0007 = \w+:7") if kinds == {"patient"} else nullcontext():
         prepare(cfg)

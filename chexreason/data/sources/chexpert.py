@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from chexreason.data.manifest import parameters
-from chexreason.data.sources.columns import Faults, VendorCsv, header_of, sha256_by_name
+from chexreason.data.sources.columns import Faults, VendorCsv, sha256_by_name, years
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import Track
 
@@ -82,12 +82,12 @@ class CheXpertSource:
         return chosen.reset_index(drop=True)
 
     def _read(self, part: str, file: Path, faults: Faults) -> pd.DataFrame:
-        by_study = part == "test" and "study" in {name.strip().casefold() for name in header_of(file)}
-        key = "Study" if by_study else "Path"
-        table = VendorCsv(file, (key, *(_FACTS if part != "test" else ()), *CHEXPERT14.labels), faults)
-        where = _located(table, key, part, rf"{_STUDY_PATH}/?" if by_study else rf"{_STUDY_PATH}/(?P<view>{_VIEW})")
-        facts = table.rows.reindex(columns=list(_FACTS), fill_value="")
-        rows = pd.concat([facts, where, table.marks(CHEXPERT14.labels)], axis=1)
+        facts, renamed = (_FACTS, {}) if part != "test" else ((), {"Study": "Path"})
+        table = VendorCsv(file, ("Path", *facts, *CHEXPERT14.labels), faults, renamed)
+        by_study = part == "test" and "study" in map(str.casefold, table.header)
+        where = _located(table, "Study" if by_study else "Path", part)
+        known = table.rows.reindex(columns=list(_FACTS), fill_value="")
+        rows = pd.concat([known, where, table.marks(CHEXPERT14.labels)], axis=1)
         if by_study:
             rows = self._with_views(rows, table)
         return self._frame(rows, part)
@@ -112,7 +112,7 @@ class CheXpertSource:
                 "split": _SPLITS[part],
                 "path": inside + "/" + exam + "/" + rows["view"],
                 "view": rows["AP/PA"].str.upper().where(rows["AP/PA"] != "", turned),
-                "age": pd.to_numeric(rows["Age"], errors="coerce"),
+                "age": years(rows["Age"]),
                 "sex": rows["Sex"].map({"Male": "M", "Female": "F"}).fillna(""),  # one is "Unknown"
                 "exam_id": "chexpert:" + exam,
                 **rows[list(CHEXPERT14.labels)],
@@ -150,9 +150,10 @@ class CheXpertSource:
         return inside[0]
 
 
-def _located(table: VendorCsv, key: str, part: str, pattern: str) -> pd.DataFrame:
+def _located(table: VendorCsv, key: str, part: str) -> pd.DataFrame:
     """Patient, study and (of an image) view of each path; one that does not fit or leads out of the root is a fault."""
-    path = table.rows[key]
+    path = table.rows["Path"].rename(key)
+    pattern = rf"{_STUDY_PATH}/?" if key == "Study" else rf"{_STUDY_PATH}/(?P<view>{_VIEW})"
     outside = path.str.fullmatch(_OUTSIDE)
     found = path.str.extract(rf"^{pattern}$")
     table.faults.add_rows(table.file, f"with a {key} that leads out of the root", outside, path)

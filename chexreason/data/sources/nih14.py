@@ -13,7 +13,7 @@ import pandas as pd
 
 from chexreason.data.leakage import patient_number
 from chexreason.data.manifest import parameters
-from chexreason.data.sources.columns import Faults, VendorCsv, closest, first_of, sha256_by_name
+from chexreason.data.sources.columns import Faults, VendorCsv, closest, first_of, listed_in, sha256_by_name, years
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.crosswalk import NIH_TO_CHEXPERT, nih_to_chexpert
 from chexreason.progress import Track
@@ -89,7 +89,7 @@ class NIH14Source:
                 "split": self._split(table["Patient ID"], in_test),
                 "path": path,
                 "view": table["View Position"],
-                "age": by_value(table["Patient Age"], _years),
+                "age": years(table["Patient Age"]),
                 "sex": table["Patient Gender"].where(table["Patient Gender"].isin(["M", "F"]), ""),
                 **{label: marks[:, i] for i, label in enumerate(CHEXPERT14.labels)},
             }
@@ -112,7 +112,7 @@ class NIH14Source:
     def _in_test(self, table: pd.DataFrame, faults: Faults) -> pd.Series:
         """Which rows [N] the vendor's test list names; an image in both lists or in none is a fault."""
         files, image, patient = self._lists(), table["Image Index"], table["Patient ID"]
-        listed = {part: set(path.read_text(encoding="utf-8-sig").split()) for part, path in files.items()}
+        listed = {part: listed_in(path, faults) for part, path in files.items()}
         in_train, in_test = by_value(image, listed["train"].__contains__), by_value(image, listed["test"].__contains__)
         both = sorted(listed["train"] & listed["test"])
         if both:
@@ -120,6 +120,11 @@ class NIH14Source:
         crossing = sorted(set(patient[in_train & ~in_test].tolist()) & set(patient[in_test].tolist()))
         if crossing:
             faults.add(files["test"], f"{len(crossing)} patients have images in both lists: {first_of(crossing)}")
+        if lost := sorted((listed["train"] | listed["test"]).difference(image)):
+            what = f"{len(lost)} images of the official lists have no row: {first_of(lost)}"
+            if not self.allow_missing:
+                faults.add(self._csv(), f"{what}; complete the csv, or set allow_missing=true")
+            log.warning("%s: %s", self._csv(), what)
         nowhere = ~(in_train | in_test)
         faults.add_rows(self._csv(), "whose image is in neither official list", nowhere, image)
         return in_test
@@ -217,11 +222,3 @@ def by_value(column: pd.Series, function: Callable[[str], object]) -> pd.Series:
 def _fraction(key: str) -> float:
     """A number in [0, 1) that depends on ``key`` alone."""
     return int.from_bytes(hashlib.sha1(key.encode()).digest()[:6], "big") / 2**48
-
-
-def _years(age: str) -> float:
-    """Age in years of "57" or, as in the 2017 file, "058Y", "011M", "003D"; NaN where it is none."""
-    number, unit = (age[:-1], age[-1:]) if age[-1:] in "YMD" else (age, "Y")
-    if not number.isdigit():
-        return float("nan")
-    return float(int(number) // {"Y": 1, "M": 12, "D": 365}[unit])

@@ -16,7 +16,7 @@ import pandas as pd
 
 from chexreason.data.leakage import patient_number
 from chexreason.data.manifest import READERS, parameters
-from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, header_of, sha256_by_name
+from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, sha256_by_name
 from chexreason.data.sources.nih14 import by_value, check_image_names, image_index, note_missing, stem
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import Track
@@ -55,7 +55,7 @@ READERS_TO_CHEXPERT = {
 }
 IMAGE_COLUMN = {"four_findings": "Image Index", "all_findings": "Image ID"}
 READER_COLUMN = "Reader ID"  # of the files that hold each reader's marks, several rows an image
-MARKS = {"YES": 1.0, "1": 1.0, "NO": 0.0, "0": 0.0, "HEDGE": -1.0, "": np.nan}
+MARKS = {"YES": 1.0, "NO": 0.0, "HEDGE": -1.0}
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,9 @@ class NIH14ReadersSource:
         """
         faults = Faults(f"data set '{self.name}'")
         rows = pd.concat([self._rows(file, faults) for file in self._files()], ignore_index=True)
-        again = rows["study_id"].duplicated()
-        faults.add_rows(self._files()[-1], "that repeat an image (of another file, too)", again, rows["study_id"])
+        again = "', '".join(rows["study_id"][rows["study_id"].duplicated()][:3])
+        if again:
+            faults.add(self._files()[-1], f"images that an earlier row has (of another file, too): '{again}'")
         present = note_missing(self._files()[0], rows["study_id"], rows["path"], self.allow_missing, faults)
         faults.stop()
         return rows[present].reset_index(drop=True)
@@ -114,13 +115,15 @@ class NIH14ReadersSource:
 
     def _rows(self, file: Path, faults: Faults) -> pd.DataFrame:
         findings, image_column = STUDIES[self.study], IMAGE_COLUMN[self.study]
-        if READER_COLUMN in header_of(file):
-            faults.add(file, "holds the marks of single readers; take test_labels.csv or validation_labels.csv")
         csv = VendorCsv(file, [image_column, "Patient ID", *findings], faults)
+        if READER_COLUMN in csv.header:
+            faults.add(file, "holds the marks of single readers; take test_labels.csv or validation_labels.csv")
         image, number = csv.rows[image_column], csv.whole_numbers("Patient ID")
         patient = by_value(number, lambda written: patient_number("nih14", written))
         check_image_names(file, image, patient, faults)
-        marks = pd.DataFrame({column: self._marks(file, csv.rows[column], faults) for column in findings})
+        marks = csv.marks(list(findings), MARKS)
+        if OPPOSITE in marks:
+            marks[OPPOSITE] = marks[OPPOSITE].map({1.0: 0.0, 0.0: 1.0, -1.0: -1.0})
         about = {label: [column for column, ours in findings.items() if ours == label] for label in CHEXPERT14.labels}
         return pd.DataFrame(
             {
@@ -135,10 +138,3 @@ class NIH14ReadersSource:
                 **{label: any_mark(marks[columns].to_numpy()) for label, columns in about.items()},
             }
         )
-
-    def _marks(self, file: Path, column: pd.Series, faults: Faults) -> pd.Series:
-        """YES, NO and HEDGE, or 1 and 0, as raw marks."""
-        written = column.str.upper()
-        faults.add_rows(file, f"with a mark of {column.name} other than YES or NO", ~written.isin(list(MARKS)), column)
-        marks = written.map(MARKS).astype("float64")
-        return marks.mask(marks >= 0.0, 1.0 - marks) if column.name == OPPOSITE else marks

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -12,23 +15,27 @@ from pathlib import Path
 import pandas as pd
 
 from chexreason.data.fingerprint import content_sha256
-from chexreason.data.leakage import patient_number, same_patient, vendor_of
-from chexreason.data.manifest import parameters
-from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, closest, header_of
+from chexreason.data.leakage import EVALUATION, TRAIN, patient_number, same_patient, vendor_of
+from chexreason.data.manifest import READERS, parameters
+from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, closest, years
+from chexreason.data.sources.csv_text import plain
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import Track
 
-_ROUNDED = r"\d\.\d+[eE]\+\d+"  # "1.00000E+07": a spreadsheet has rounded the number
+SPLITS = (*TRAIN, *EVALUATION, READERS, "train", "validate")  # the last two are the vendors', to select from
+_SYNONYMS = {"mass": "Lung Lesion", "nodule": "Lung Lesion", "normal": "No Finding"}
+_COMMON = {"finding", "lung", "other", "support"}  # words of labels that do not tell which
 
 
 @dataclass(frozen=True)
 class TableSource:
     """The rows of ``csv``, whose ``path_column`` is relative to ``root`` (default: the folder of the csv).
 
-    Every row is in ``split``, or in the one its ``split_column`` names. ``label_columns`` maps our labels to the csv's
-    columns (default: the columns spelled like CheXpert's labels), one or several each (``any_mark``); labels without a
-    column are blank, and ``labelled_only`` leaves out rows that have no mark at all. ``vendor`` is the hospital that
-    gave the ids of ``patient_column``: patients are the same in sets that share it, and only suspected without.
+    Every row is in ``split``, or in the one its ``split_column`` names: one of ``SPLITS``. ``label_columns`` maps our
+    labels to the csv's columns, one or several each (``any_mark``); labels without a column are blank. Its default is
+    the columns spelled like CheXpert's labels; a column that is nearly so is a fault, for its marks would be lost.
+    ``labelled_only`` leaves out rows that have no mark at all. ``vendor`` is the hospital that gave the ids of
+    ``patient_column``: patients are the same in sets that share it, and only suspected without.
     """
 
     name: str
@@ -46,6 +53,8 @@ class TableSource:
     sex_column: str | None = None
 
     def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ValueError(f"split='{self.split}'; choose one of: {', '.join(SPLITS)}")
         for label in self.label_columns or ():
             if label not in CHEXPERT14.labels:
                 hint = closest(label, CHEXPERT14.labels)
@@ -70,19 +79,22 @@ class TableSource:
         Raises FileNotFoundError on a missing csv and ValueError that lists all its faults.
         """
         faults = Faults(f"data set '{self.name}'")
-        labels = self._label_columns()
+        asked = {label: _listed(names) for label, names in (self.label_columns or {}).items()}
         optional = (self.split_column, self.view_column, self.age_column, self.sex_column)
-        findings = list(dict.fromkeys(chain.from_iterable(labels.values())))
-        named = dict.fromkeys((self.path_column, self.patient_column, *filter(None, optional), *findings))
-        table = VendorCsv(self._csv(), list(named), faults)
-        marks = table.marks(findings)
+        named = (self.path_column, self.patient_column, *filter(None, optional), *chain.from_iterable(asked.values()))
+        spelled = CHEXPERT14.labels if self.label_columns is None else ()
+        table = VendorCsv(self._csv(), list(dict.fromkeys(named)), faults, optional=spelled)
+        if table.rows.empty:
+            faults.stop()
+        labels = asked or {label: [label] for label in spelled if label in table.rows}
+        if self.label_columns is None:
+            self._check_spelling(table, list(labels))
+        marks = table.marks(list(dict.fromkeys(chain.from_iterable(labels.values()))))
+        table.named(self.path_column)
         study = self._paths(table.rows, faults)
-        self._filled(table.rows, self.patient_column, faults)
-        rounded = table.rows[self.patient_column].str.fullmatch(_ROUNDED)
-        fault = f"with a {self.patient_column} rounded by a spreadsheet"
-        faults.add_rows(table.file, fault, rounded, table.rows[self.patient_column])
+        table.named(self.patient_column)
         patient = self._patients(table)
-        split = self._filled(table.rows, self.split_column, faults) if self.split_column else self.split
+        split = table.words(self.split_column, SPLITS) if self.split_column else self.split
         faults.stop()
         blank = pd.Series("", index=study.index, dtype="str")
         view, age, sex = (table.rows[column] if column else blank for column in optional[1:])
@@ -94,7 +106,7 @@ class TableSource:
                 "split": split,
                 "path": table.rows[self.path_column],
                 "view": view,
-                "age": pd.to_numeric(age, errors="coerce"),
+                "age": years(age),
                 "sex": sex.str.upper().str.extract("^([MF])", expand=False).fillna(""),
                 **{label: any_mark(marks[labels.get(label, [])].to_numpy()) for label in CHEXPERT14.labels},
             }
@@ -107,23 +119,27 @@ class TableSource:
             raise FileNotFoundError(f"no csv at {path} for data set '{self.name}'")
         return path
 
-    def _label_columns(self) -> dict[str, list[str]]:
-        """The columns of each label; raises ValueError where the csv has none."""
-        if self.label_columns is not None:
-            return {label: _listed(names) for label, names in self.label_columns.items()}
-        header = header_of(self._csv())
-        spelled = {name.strip().casefold() for name in header}
-        found = {label: [label] for label in CHEXPERT14.labels if label.casefold() in spelled}
+    def _check_spelling(self, table: VendorCsv, found: Sequence[str]) -> None:
+        """Notes columns whose marks would be lost; raises ValueError where the csv has no label's column."""
+        spelled, used, faults = [plain(name) for name in table.header], set(map(plain, table.rows)), table.faults
+        if twice := [label for label in found if spelled.count(plain(label)) > 1]:
+            faults.add(table.file, f"several columns for {', '.join(twice)}; keep one, or name it in label_columns")
+        near = {name: label for name in table.header if plain(name) not in used for label in _nearest(name, found)}
+        if near:
+            asked = {label: [name for name in near if near[name] == label] for label in near.values()}
+            known = {label: label for label in found}
+            every, some = (json.dumps(names, ensure_ascii=False) for names in ({**known, **asked}, known))
+            listed = ", ".join(f"'{name}' ({label}?)" for name, label in near.items())
+            ways = f"label_columns: {every} reads them, label_columns: {some} does not"
+            faults.add(table.file, f"columns that are nearly spelled like a label: {listed}; {ways}")
         if not found:
-            raise ValueError(
-                f"{self.csv} has no column spelled like a CheXpert label; name them in label_columns (ours: theirs); "
-                f"its columns: {', '.join(header)}"
-            )
-        return found
+            fault = "no column spelled like a CheXpert label; name them in label_columns (ours: theirs)"
+            faults.add(table.file, f"{fault}; its columns: {', '.join(table.header)}")
+            faults.stop()
 
     def _paths(self, table: pd.DataFrame, faults: Faults) -> pd.Series:
         """The path of each row without its suffix, which names the study."""
-        path = self._filled(table, self.path_column, faults)
+        path = table[self.path_column]
         outside = path.map(lambda p: os.path.isabs(p) or os.path.normpath(p).split(os.sep)[0] == os.pardir)
         faults.add_rows(self._csv(), f"whose {self.path_column} leads out of {self.image_root}", outside, path)
         study = path.map(lambda p: os.path.splitext(os.path.normpath(p))[0]).astype("str")
@@ -141,19 +157,29 @@ class TableSource:
         first = pd.Series(number.index, number.index).groupby(patient.map(same_patient)).transform("first")
         twin = number.loc[first].set_axis(number.index)
         fault = f"with a {self.patient_column} that may be another's (if it is, write it alike; if not, add a letter)"
-        shown = number + "' and line " + (first + 2).astype("str") + " '" + twin
+        shown = (
+            number + "' and line " + first.map(table.faults.begins[table.file].__getitem__).astype("str") + " '" + twin
+        )
         table.faults.add_rows(table.file, fault, number != twin, shown)
         return patient
-
-    def _filled(self, table: pd.DataFrame, column: str, faults: Faults) -> pd.Series:
-        faults.add_rows(self._csv(), f"with an empty {column}", table[column] == "", table[self.path_column])
-        return table[column]
 
     def _labelled(self, rows: pd.DataFrame) -> pd.DataFrame:
         marked = rows[list(CHEXPERT14.labels)].notna().any(axis=1)
         if not marked.any():
             raise ValueError(f"{self.csv} has no mark in any of its {len(rows)} rows: see label_columns")
         return rows[marked].reset_index(drop=True)
+
+
+def _nearest(column: str, found: Sequence[str]) -> list[str]:
+    """The label that ``column`` most likely means, by a word or the whole name: none of ``found``, or no label."""
+    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", column)]
+    likely = {}
+    for label in (label for label in CHEXPERT14.labels if label not in found):
+        telling = set(label.lower().split()) - _COMMON
+        shared = any(_SYNONYMS.get(word) == label or get_close_matches(word, telling, cutoff=0.72) for word in words)
+        if shared or get_close_matches(plain(column), [plain(label)], cutoff=0.85):
+            likely[plain(label)] = label
+    return [likely[name] for name in get_close_matches(plain(column), likely, n=1, cutoff=0.0)]
 
 
 def _listed(names: str | Sequence[str]) -> list[str]:
