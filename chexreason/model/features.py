@@ -19,7 +19,7 @@ from torch import Tensor
 
 from chexreason.data.batches import EncodedPrompts
 from chexreason.data.cache import ImageCache
-from chexreason.data.fingerprint import image_hash
+from chexreason.data.fingerprint import hashed
 from chexreason.files import read_checked, write_checked
 from chexreason.model.policy import FilmReader, Policy, cuts_images
 from chexreason.owners import remove_leftovers
@@ -68,7 +68,8 @@ class FeatureCache:
 
     def load(self, study: Study) -> Film:
         """The film with its image tokens, where they are kept; no image is read."""
-        sha256 = image_hash(study)
+        study = hashed(study)  # the hash goes along: what is decoded is what it names
+        sha256 = study.image_sha256
         return Film(study, sha256, _read(self._path(sha256)) if sha256 else None)
 
     def encode(self, films: Sequence[Film], texts: Sequence[str]) -> EncodedPrompts:

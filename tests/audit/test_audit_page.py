@@ -17,6 +17,8 @@ from chexreason.audit.sheet import drawn_rows
 from chexreason.audit.warnings import far_apart, worries
 from chexreason.data.leakage import Leak
 from chexreason.data.manifest import Manifest, conform
+from chexreason.data.prepare import prepare_set
+from chexreason.data.sources.table import TableSource
 from chexreason.labels.catalog import CHEXPERT14, NIH9
 from chexreason.labels.uncertainty import IGNORE, POSITIVES_ONLY
 
@@ -246,3 +248,28 @@ def test_an_unknown_set_is_refused_before_anything_is_written(root, tmp_path):
     with pytest.raises(ValueError, match="no set called b; it has: a"):
         write_audit({"a": manifest("a", root)}, {"a": IGNORE}, tmp_path / "out", agreement=[("a", "b")])
     assert not (tmp_path / "out").exists()
+
+
+def test_blank_and_transparent_films_are_counted_and_named(tmp_path):
+    film = Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16), dtype=np.uint8)).resize((64, 64))
+    marked = np.zeros((64, 64), np.uint8)
+    marked[:6, :6] = 255  # an exposure that failed, with its marker
+    clear = film.convert("RGBA")
+    clear.putalpha(0)
+    made = {"zero": np.zeros((64, 64), np.uint8), "white": np.full((64, 64), 255, np.uint8), "marked": marked}
+    made |= {"deep": np.full((64, 64), 30_000, np.uint16)}
+    for name, pixels in made.items():
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    film.save(tmp_path / "trns.png", transparency=int(np.asarray(film).max()))
+    clear.save(tmp_path / "clear.png")
+    film.save(tmp_path / "film.png")
+    names = [*made, "trns", "clear", "film"]
+    rows = "\n".join(f"{name}.png,{i},1" for i, name in enumerate(names))
+    (tmp_path / "t.csv").write_text(f"path,patient_id,Edema\n{rows}\n")
+    sets = {name: prepare_set(TableSource(name, tmp_path / "t.csv"), tmp_path / name) for name in ("a", "secret")}
+    figures = write_audit(sets, dict.fromkeys(sets, IGNORE), tmp_path, credentialed=["secret"])
+    said = [worry["text"] for worry in figures["worries"]]
+    assert "a: 4 films are blank, black or of one grey (a:zero, a:white, a:marked): they show nothing." in said
+    assert "secret: 4 films are blank, black or of one grey (identifiers withheld): they show nothing." in said
+    assert sum("2 image files have transparency" in text for text in said) == 2
+    assert "secret:zero" not in (tmp_path / "audit.html").read_text() + (tmp_path / "audit.json").read_text()

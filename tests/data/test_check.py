@@ -29,8 +29,8 @@ def films(tmp_path):
 def decoded(monkeypatch):
     """The paths that are decoded while a test runs."""
     seen = []
-    load = check.load_image
-    monkeypatch.setattr(check, "load_image", lambda path: seen.append(path) or load(path))
+    decode = check.decode
+    monkeypatch.setattr(check, "decode", lambda path, data: seen.append(path) or decode(path, data))
     return seen
 
 
@@ -120,4 +120,4 @@ def test_other_fingerprints_are_computed_again(films, tmp_path, decoded, monkeyp
     monkeypatch.setattr(check, "VERSION", check.VERSION + 1)
     inspect_images(films, record)
     assert len(decoded) == 12
-    assert {json.loads(line)["version"] for line in record.read_text().split("\n") if line} == {1, 2}
+    assert {json.loads(line)["version"] for line in record.read_text().split("\n") if line} == {2, 3}

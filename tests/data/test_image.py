@@ -1,12 +1,18 @@
 """Reading radiographs: every usual pixel format, and no damaged file taken for a good one."""
 
 import pickle
+import struct
+import zlib
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image, ImageFile
 
+from chexreason.data.check import inspect_images
 from chexreason.data.image import ImageError, load_image
+from chexreason.data.leakage import find_leaks
 
 RAMP = np.linspace(0, 1, 64).reshape(8, 8)
 
@@ -36,39 +42,107 @@ def test_wide_grey_is_scaled_not_clipped(tmp_path, bits):
     assert len(np.unique(got)) == 64  # no two grey levels merged
 
 
-def test_a_dark_wide_image_is_scaled_by_its_detector_not_by_itself(tmp_path):
-    Image.fromarray((RAMP * 3000).astype(np.uint16)).save(tmp_path / "dark.png")
-    assert pixels(tmp_path / "dark.png").max() == round(3000 / 4095 * 255)
+HOT = np.where(RAMP[4, 4] == RAMP, 65_535, RAMP * 1000)  # a film of 10 bits with one pixel that is stuck
 
 
-def test_32_bit_grey_is_scaled_and_negative_levels_refused(tmp_path):
-    Image.fromarray((RAMP * 1_000_000).astype(np.int32)).save(tmp_path / "i.tiff")
-    np.testing.assert_allclose(pixels(tmp_path / "i.tiff")[..., 0], RAMP * 255, atol=1)
-    Image.fromarray((RAMP * 100 - 50).astype(np.int32)).save(tmp_path / "negative.tiff")
-    with pytest.raises(ImageError, match="pixel values go down to -50"):
-        load_image(tmp_path / "negative.tiff")
-    Image.fromarray(RAMP.astype(np.float32)).save(tmp_path / "f.tiff")
-    with pytest.raises(ImageError, match="floating-point"):
+@pytest.mark.parametrize(
+    ("wide", "expected"),
+    [
+        ((RAMP * 1023).astype(np.uint16), RAMP * 255),
+        ((RAMP * 1024).astype(np.uint16), RAMP * 255),  # one level more is no darker film
+        ((RAMP * 3000 + 500).astype(np.uint16), RAMP * 255),  # whatever the exposure and the offset
+        ((RAMP * 200).astype(np.uint16), RAMP * 200),  # levels of 8 bits
+        ((RAMP * 1_000_000).astype(np.int32), RAMP * 255),
+        ((RAMP * 4000 - 2000).astype(np.int32), RAMP * 255),
+        (RAMP.astype(np.float32) * 0.3, RAMP * 255),
+        (HOT.astype(np.uint16), np.where(HOT > 1000, 255, HOT / 1000 * 203)),
+        (np.where(HOT > 1000, -32_768, HOT).astype(np.int32), np.where(HOT > 1000, 0, 52 + HOT / 1000 * 203)),
+        (np.full((8, 8), 40_000, np.uint16), np.zeros((8, 8))),
+        (np.full((8, 8), 0.25, np.float32), np.zeros((8, 8))),
+        ((RAMP * 4 + 30_000).astype(np.uint16), RAMP * 4),  # noise is not stretched to a film
+    ],
+)
+def test_more_than_8_bits_are_spread_by_one_rule(tmp_path, wide, expected):
+    Image.fromarray(wide).save(tmp_path / "wide.tiff")
+    np.testing.assert_allclose(pixels(tmp_path / "wide.tiff")[..., 0], expected, atol=3)
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_pixels_that_are_no_number_and_halves_of_16_bits_are_refused(tmp_path, broken):
+    Image.fromarray(np.where(RAMP == 1, broken, RAMP).astype(np.float32)).save(tmp_path / "f.tiff")
+    with pytest.raises(ImageError, match="NaN or infinity"):
         load_image(tmp_path / "f.tiff")
+    for colours, kind in ((2, 4), (3, 2), (4, 6)):  # Pillow reads the upper byte of each
+        for top, fits in ((4095, False), (65_535, True)):
+            rows = np.repeat((RAMP * top).astype(">u2")[..., None], colours, -1).reshape(8, -1)
+            raw = b"".join(b"\0" + row.tobytes() for row in rows)
+            parts = (
+                (b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, kind, 0, 0, 0)),
+                (b"IDAT", zlib.compress(raw)),
+                (b"IEND",),
+            )
+            chunks = [(name, *data, b"")[:2] for name, *data in parts]
+            png = [struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks]
+            (tmp_path / "16.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(png))
+            if fits:
+                np.testing.assert_allclose(pixels(tmp_path / "16.png")[..., 0], RAMP * 255, atol=1)
+                continue
+            with pytest.raises(ImageError, match="save it as 16-bit grey"):
+                load_image(tmp_path / "16.png")
 
 
-def test_transparency_is_composited_on_black(tmp_path):
-    rgba = np.full((4, 4, 4), 200, np.uint8)
-    rgba[..., 3] = 0
-    rgba[0, :, 3] = 255
-    Image.fromarray(rgba).save(tmp_path / "rgba.png")
-    got = pixels(tmp_path / "rgba.png")
-    assert (got[0] == 200).all()
-    assert (got[1:] == 0).all()
+def film_and_copies(folder: Path) -> list[Path]:
+    """A film of 8 bits, and the same with transparency of every kind and with more bits."""
+    noise = np.random.default_rng(0).integers(40, 220, (20, 20), dtype=np.uint8)
+    film = Image.fromarray(noise).resize((160, 160), Image.Resampling.BICUBIC)
+    grey = np.asarray(film)
+    film.save(folder / "film.png")
+    for mode in ("RGBA", "LA"):
+        for name, alpha in (
+            ("clear", 0),
+            ("half", 90),
+            ("masked", Image.fromarray((grey > 120).astype(np.uint8) * 255)),
+        ):
+            copy = film.convert(mode)
+            copy.putalpha(alpha)
+            copy.save(folder / f"{mode}_{name}.png")
+    film.save(folder / "white.png", transparency=int(grey.max()))
+    film.quantize(256).save(folder / "palette.png", transparency=bytes(256))
+    for bits in (10, 12, 16):
+        Image.fromarray((grey.astype(np.float64) * (2**bits - 1) / 255).astype(np.uint16)).save(folder / f"{bits}.png")
+    hot = grey.astype(np.uint16) * 16
+    hot[3, 3] = 65_535
+    Image.fromarray(hot).save(folder / "hot.png")
+    Image.fromarray(grey.astype(np.float32) / 255).save(folder / "float.tiff")
+    return sorted(folder.iterdir())
+
+
+def test_transparency_is_left_out_and_the_guard_pairs_a_film_with_its_copies(tmp_path):
+    paths = film_and_copies(tmp_path)
+    facts = {fact.path.stem: fact for fact in inspect_images(paths)}
+    film = facts.pop("film")
+    assert {name for name, fact in facts.items() if fact.transparent} == {
+        *(f"{mode}_{name}" for mode in ("RGBA", "LA") for name in ("clear", "half", "masked")), "white", "palette"
+    }  # fmt: skip
+    for name, fact in facts.items():
+        if fact.transparent and name != "palette":
+            np.testing.assert_array_equal(pixels(fact.path), pixels(film.path), name)
+        frames = {
+            name: pd.DataFrame(
+                {"patient_id": [split], "study_id": split, "split": split, "sha256": f.sha256, "phash": f.phash}
+            )
+            for split, name, f in (("sft", "home", film), ("test", "away", fact))
+        }
+        assert [leak.kind for leak in find_leaks(frames)] == ["picture"], name
 
 
 def test_a_palette_is_looked_up(tmp_path):
     indices = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8)).convert("P")
     indices.putpalette([10, 20, 30, 240, 230, 220])
     indices.save(tmp_path / "p.png")
-    np.testing.assert_array_equal(pixels(tmp_path / "p.png")[0], [[10, 20, 30], [240, 230, 220]])
     indices.save(tmp_path / "clear.png", transparency=1)
-    np.testing.assert_array_equal(pixels(tmp_path / "clear.png")[0], [[10, 20, 30], [0, 0, 0]])
+    for name in ("p.png", "clear.png"):
+        np.testing.assert_array_equal(pixels(tmp_path / name)[0], [[10, 20, 30], [240, 230, 220]])
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "tiff"])

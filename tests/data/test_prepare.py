@@ -2,6 +2,8 @@
 
 import dataclasses
 import errno
+import hashlib
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -116,6 +118,40 @@ def test_images_of_a_vendor_stay_where_they_are_and_no_rows_write_nothing(tmp_pa
     assert {p.name for p in out.iterdir()} == {"manifest.parquet", "images.jsonl", "ids"}
     back = read_manifest(out / "manifest.parquet")
     assert all((back.root / path).is_file() for path in back.frame["path"])
+
+
+def test_a_changed_image_is_noticed_and_its_row_renewed(tmp_path, caplog):
+    vendor, out = tmp_path / "vendor", tmp_path / "out"
+    vendor.mkdir()
+    Films().prepare(vendor, progress=lambda items, total: items)
+
+    @dataclass(frozen=True)
+    class Vendor(Films):
+        def prepare(self, folder, progress):
+            self.calls.append(1)
+            return manifest_rows("films", 6)
+
+    source, film, spoilt = Vendor(image_root=vendor), vendor / "images/2.png", vendor / "images/4.png"
+    first = prepare_set(source, out)
+    before = film.stat()
+    film.write_bytes(film.read_bytes()[:-1] + b"!")  # the same size
+    os.utime(film, ns=(before.st_atime_ns, before.st_mtime_ns))  # and, as rsync -t leaves it, the same time
+    second = prepare_set(source, out)
+    assert "preparing anew: 1 images have changed since" in caplog.text
+    assert (first.frame["sha256"] != second.frame["sha256"]).tolist() == [i == 2 for i in range(6)]
+    assert second.frame["sha256"][2] == hashlib.sha256(film.read_bytes()).hexdigest()
+    assert read_manifest(out / "manifest.parquet").frame.equals(second.frame)
+    whole, record = spoilt.read_bytes(), (out / "images.jsonl").read_text()
+    spoilt.unlink()
+    with pytest.raises(ManifestError, match="no such file"):
+        prepare_set(source, out)
+    assert len(prepare_set(source, out, on_error="quarantine").frame) == 5
+    calls = len(source.calls)
+    assert len(prepare_set(source, out, on_error="quarantine").frame) == 5
+    assert len(source.calls) == calls  # nothing has changed
+    assert (out / "images.jsonl").read_text() == record
+    spoilt.write_bytes(whole)  # it is back: the row set aside is too
+    assert len(prepare_set(source, out, on_error="quarantine").frame) == 6
 
 
 def test_an_interrupted_run_leaves_no_manifest(tmp_path):
