@@ -151,8 +151,7 @@ def _consistency(figures: AuditFigures, name: str, own: AuditFigures) -> Iterato
         named = ", ".join(own["blank_at"]) or "identifiers withheld"
         yield "warn", f"{name}: {n:,} films are blank, black or of one grey ({named}): they show nothing."
     if n := own["transparent"]:
-        text = "the model sees them without it; look whether they are films then"
-        yield "warn", f"{name}: {n:,} image files have transparency: {text}."
+        yield "warn", f"{name}: {n:,} image files have transparency, which is left out: look at them."
     if n := files["unreadable"]:
         yield "warn", f"{name}: {n} of {files['drawn']} image files drawn could not be opened."
 

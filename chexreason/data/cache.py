@@ -27,8 +27,7 @@ class ImageCache:
     of a study without a hash is hashed each time. An entry holds the pixels of the bytes that have its hash. Entries
     are written whole, so workers and ranks may share a folder; one that does not match its checksum is written again.
     It takes height x width bytes (three times that for colour): 0.8 MB at 896 x 896. Nothing empties the folder: remove
-    it to free the space. An image that was changed after its set was prepared is shown as it was then where an entry
-    has it, and refused where none has.
+    it to free the space. An image that was changed since its set was prepared is shown as it was, or refused.
     """
 
     def __init__(self, folder: Path, resize: Callable[[Image.Image], Image.Image], key: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -11,27 +10,21 @@ from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
-
 from chexreason.data.fingerprint import VERSION, content_sha256, perceptual_hash
-from chexreason.data.image import ImageError, decode, read_film, transparent
+from chexreason.data.image import ImageError, decode, read_film
 from chexreason.progress import Track, silent
 
-_RECORDED = ("width", "height", "mode", "transparent", "sha256", "phash")
+_RECORDED = ("transparent", "sha256", "phash")
 
 
 @dataclass(frozen=True)
 class ImageFacts:
     """What the pass found out about one file: ``reason`` says why the file cannot be read, "" where it can.
 
-    ``width``, ``height`` (pixels), ``mode`` (Pillow's, or "DICOM") and ``transparent`` are the file's own, before any
-    conversion. ``sha256`` and ``phash`` are of the same bytes; a ``phash`` of "" is a blank picture.
+    ``transparent`` is the file before any conversion; a ``phash`` of "" is a blank picture.
     """
 
     path: Path
-    width: int = 0
-    height: int = 0
-    mode: str = ""
     transparent: bool = False
     sha256: str = ""
     phash: str = ""
@@ -74,19 +67,12 @@ def _look(path: Path, known: dict[_Key, ImageFacts]) -> tuple[ImageFacts, _Key |
     if key in known:
         return replace(known[key], path=path), None
     try:
-        return _facts(path, read_film(path)), key
+        data = read_film(path)
+        image = decode(path, data)
+        transparent = image.info.get("transparent", False)
+        return ImageFacts(path, transparent, content_sha256(data), perceptual_hash(image)), key
     except ImageError as error:
         return ImageFacts(path, reason=error.why), None
-
-
-def _facts(path: Path, data: bytes) -> ImageFacts:
-    image = decode(path, data)
-    try:
-        with Image.open(io.BytesIO(data)) as file:
-            own = (*file.size, file.mode, transparent(file))
-    except UnidentifiedImageError:  # what decode reads and Pillow does not
-        own = (*image.size, "DICOM", False)
-    return ImageFacts(path, *own, content_sha256(data), perceptual_hash(image))
 
 
 def _line(facts: ImageFacts, key: _Key) -> str:

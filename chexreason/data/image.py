@@ -12,6 +12,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from chexreason.data.dicom import load_dicom, spread
 from chexreason.data.fingerprint import content_sha256
 
+BICUBIC = Image.Resampling.BICUBIC
 PIXELS = 2  # raise it whenever a file gives other pixels: what caches hold was made under another
 WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 CUT_PNG = ((16, 2), (16, 4), (16, 6))  # bits and colour type of PNGs of which the decoder keeps the upper 8 bits
@@ -45,11 +46,9 @@ def read_film(path: Path) -> bytes:
     """The bytes of the file at ``path``; raises ImageError where it is missing, empty or cannot be read."""
     try:
         data = path.read_bytes()
-    except FileNotFoundError:
-        why = f"a link to {os.readlink(path)}, which is not there" if path.is_symlink() else "no such file"
-        raise ImageError(path, why) from None
     except OSError as error:
-        raise ImageError(path, error.strerror or str(error)) from error
+        why = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
+        raise ImageError(path, f"a link to {os.readlink(path)}: {why}" if path.is_symlink() else why) from error
     if not data:
         raise ImageError(path, "the file is empty (0 bytes)")
     return data
@@ -58,13 +57,13 @@ def read_film(path: Path) -> bytes:
 def decode(path: Path, data: bytes) -> Image.Image:
     """The image file ``data`` as 8-bit RGB, upright by its EXIF orientation; ``path`` is its name.
 
-    Grey of more than 8 bits is ``spread``; transparency says nothing about a film and is left out; DICOM, by its name
-    or its signature, uses its own window. Raises ImageError.
+    Grey of more than 8 bits is ``spread``; transparency says nothing about a film and is left out (``info`` has a key
+    "transparent" then); DICOM, by its name or its signature, uses its own window. Raises ImageError.
     """
     # Another library may have set this for the whole process; then a truncated film would load with a grey half.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
-        if _is_dicom(path, data):
+        if data[DICOM_SIGNATURE_AT:132] == DICOM_SIGNATURE or path.suffix.lower() in DICOM_SUFFIXES:
             return load_dicom(path, data).convert("RGB")
         with Image.open(io.BytesIO(data)) as file:
             file.load()
@@ -78,18 +77,8 @@ def decode(path: Path, data: bytes) -> Image.Image:
         raise ImageError(path, str(error) or type(error).__name__) from error
 
 
-def transparent(image: Image.Image) -> bool:
-    """True where ``image``, as its file has it, has an alpha channel or a transparent colour."""
-    return image.mode.endswith(("A", "a")) or "transparency" in image.info
-
-
 def grey_file(
-    path: Path,
-    side: int,
-    kind: str = "JPEG",
-    resample: int = Image.Resampling.BICUBIC,
-    sha256: str = "",
-    **options: int,
+    path: Path, side: int, kind: str = "JPEG", resample: int = BICUBIC, sha256: str = "", **options: int
 ) -> bytes:
     """The radiograph at ``path`` as a grey JPEG or PNG (``kind``) whose longer side has at most ``side`` pixels.
 
@@ -103,13 +92,9 @@ def grey_file(
     return buffer.getvalue()
 
 
-def _is_dicom(path: Path, data: bytes) -> bool:
-    """True where the file carries DICOM's prefix, or its name claims so."""
-    return data[DICOM_SIGNATURE_AT:132] == DICOM_SIGNATURE or path.suffix.lower() in DICOM_SUFFIXES
-
-
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in WIDE_MODES:
         return Image.fromarray(np.rint(spread(np.asarray(image)) * 255.0).astype(np.uint8)).convert("RGB")
-    image.info.pop("transparency", None)
+    if image.info.pop("transparency", None) is not None or image.mode.endswith(("A", "a")):
+        image.info["transparent"] = True
     return image.convert("RGB")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
-import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -23,7 +21,7 @@ from chexreason.data.manifest import Manifest, ManifestError
 from chexreason.data.prevalence import pool_marks, prevalence_png
 from chexreason.data.selection import PaperSelection
 from chexreason.data.sources.columns import first_of
-from chexreason.files import write_bytes, write_json, write_text
+from chexreason.files import write_bytes, write_json, write_text, written
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.uncertainty import LabelPolicy
 from chexreason.owners import remove_leftovers
@@ -91,29 +89,19 @@ def prepare_set(
             manifests.write_manifest(Manifest(existing.frame, {**existing.provenance, **declared}, existing.root), path)
             return manifests.read_manifest(path)
         return existing
-    try:
+    with written(folder):
         remove_leftovers(folder, folder / IDS_NAME, folder / "images")
         _clear(folder)
         frame, report, pool = _rows(source, folder, select, progress)
         root = source.image_root or folder
-        built, transparent = frame, 0
-        if check:
-            built, transparent = _looked_at(frame, root, folder, source.name, on_error, workers, progress)
+        told = (folder, source.name, on_error, workers, progress)
+        built, transparent = _looked_at(frame, root, *told) if check else (frame, 0)
         _write_beside(folder, built, report)
         counts = {"studies": len(built), "quarantined": len(frame) - len(built), "images_checked": check}
-        counts["transparent"] = transparent
         chosen = {"selection": select.provenance if select else None}
-        recorded = {**counts, POOL: pool_marks(pool), "request_sha256": request}
+        recorded = {**counts, "transparent": transparent, POOL: pool_marks(pool), "request_sha256": request}
         provenance = {**source.provenance, **chosen, **declared, **recorded}
         manifests.write_manifest(Manifest(built, provenance, root), path)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        free = shutil.disk_usage(folder).free / 1e6 if folder.exists() else 0.0
-        message = (
-            f"disk full while preparing '{source.name}' in {folder} ({free:.0f} MB free); free space and run again"
-        )
-        raise OSError(error.errno, message) from error
     return manifests.read_manifest(path)
 
 

@@ -142,8 +142,7 @@ class Policy(nn.Module):
     @property
     def resize_key(self) -> str:
         """16 hex digits that stand for ``resize`` of a file: decoder, processor's settings, libraries' versions."""
-        versions = [PIXELS, transformers.__version__, torchvision.__version__]
-        settings = [self.processor.image_processor.to_dict(), *versions]
+        settings = [PIXELS, self.processor.image_processor.to_dict(), transformers.__version__, torchvision.__version__]
         return sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def encode_answers(self, answers: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -34,9 +34,10 @@ def frame(folder: Path, **options) -> pd.DataFrame:
     return rows_of(NIH14Source("nih", folder, **options))
 
 
-@pytest.mark.parametrize(
-    ("layout", "suffix"), [("images", "png"), ("images", "jpg"), ("images_{:03d}/images", "png"), (".", "jpeg")]
-)
+LAYOUTS = "images/png images/jpg images_{:03d}/images/png ./jpeg images/images/png images-224/images-224/PNG"
+
+
+@pytest.mark.parametrize(("layout", "suffix"), [layout.rsplit("/", 1) for layout in LAYOUTS.split()])
 def test_images_are_found_in_any_layout(tmp_path, layout, suffix):
     rows = frame(vendor(tmp_path, layout=layout, suffix=suffix))
     assert len(rows) == 120

@@ -13,6 +13,7 @@ import pandas as pd
 from chexreason.data.fingerprint import content_sha256
 from chexreason.data.manifest import parameters
 from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, closest, header_of
+from chexreason.data.sources.tree import located, without_suffix
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import Track
 
@@ -21,8 +22,9 @@ _ROUNDED = r"\d\.\d+[eE]\+\d+"  # "1.00000E+07": a spreadsheet has rounded the n
 
 @dataclass(frozen=True)
 class TableSource:
-    """The rows of ``csv``, whose ``path_column`` is relative to ``root`` (default: the folder of the csv).
+    """The rows of ``csv``, whose ``path_column`` is relative to ``root`` (default: the folder of the csv) or inside it.
 
+    A path may lack its suffix, and a file's name its folder, where one file alone fits (``located``).
     Every row is in ``split``, or in the one its ``split_column`` names. ``label_columns`` maps our labels to the csv's
     columns (default: the columns spelled like CheXpert's labels), one or several each (``any_mark``); labels without a
     column are blank, and ``labelled_only`` leaves out rows that have no mark at all. A patient is named by
@@ -73,7 +75,7 @@ class TableSource:
         named = dict.fromkeys((self.path_column, self.patient_column, *filter(None, optional), *findings))
         table = VendorCsv(self._csv(), list(named), faults)
         marks = table.marks(findings)
-        study = self._paths(table.rows, faults)
+        study, path = self._paths(table.rows, faults)
         self._filled(table.rows, self.patient_column, faults)
         rounded = table.rows[self.patient_column].str.fullmatch(_ROUNDED)
         fault = f"with a {self.patient_column} rounded by a spreadsheet"
@@ -89,7 +91,7 @@ class TableSource:
                 "patient_id": (self.vendor or self.name) + ":" + patient,
                 "dataset": self.name,
                 "split": split,
-                "path": table.rows[self.path_column],
+                "path": path,
                 "view": view,
                 "age": pd.to_numeric(age, errors="coerce"),
                 "sex": sex.str.upper().str.extract("^([MF])", expand=False).fillna(""),
@@ -118,15 +120,25 @@ class TableSource:
             )
         return found
 
-    def _paths(self, table: pd.DataFrame, faults: Faults) -> pd.Series:
-        """The path of each row without its suffix, which names the study."""
-        path = self._filled(table, self.path_column, faults)
-        outside = path.map(lambda p: os.path.isabs(p) or os.path.normpath(p).split(os.sep)[0] == os.pardir)
-        faults.add_rows(self._csv(), f"whose {self.path_column} leads out of {self.image_root}", outside, path)
-        study = path.map(lambda p: os.path.splitext(os.path.normpath(p))[0]).astype("str")
-        again = study.duplicated() & (path != "")
-        faults.add_rows(self._csv(), f"that repeat a {self.path_column} (suffix aside)", again, path)
-        return study
+    def _paths(self, table: pd.DataFrame, faults: Faults) -> tuple[pd.Series, pd.Series]:
+        """The path of each row without its suffix, which names the study, and the file of each row."""
+        written = self._filled(table, self.path_column, faults)
+        path = written.map(self._inside).astype("str")
+        outside = path.map(lambda p: os.path.isabs(p) or p.split(os.sep)[0] == os.pardir)
+        faults.add_rows(self._csv(), f"whose {self.path_column} leads out of {self.image_root}", outside, written)
+        study = path.map(without_suffix)
+        file, two = located(self.image_root, path)
+        fault = f"whose {self.path_column} fits several files (write the folder, too)"
+        faults.add_rows(self._csv(), fault, two != "", written + " = " + two)
+        again = (study.duplicated() | file.duplicated()) & (written != "")
+        faults.add_rows(self._csv(), f"that repeat a {self.path_column} (suffix aside)", again, written)
+        return study, file
+
+    def _inside(self, path: str) -> str:
+        """``path`` from the root on, also where it is absolute and names the root by a link."""
+        path = os.path.normpath(path)
+        roots = (self.image_root, Path(self.root if self.root is not None else Path(self.csv).parent).absolute())
+        return next((os.path.relpath(path, root) for root in roots if path.startswith(f"{root}{os.sep}")), path)
 
     def _filled(self, table: pd.DataFrame, column: str, faults: Faults) -> pd.Series:
         faults.add_rows(self._csv(), f"with an empty {column}", table[column] == "", table[self.path_column])
