@@ -37,8 +37,7 @@ class ImageCache:
 
     def load(self, study: Study) -> Image.Image:
         """The resized image as 8-bit RGB; raises ImageError where it must be read and cannot be."""
-        study = hashed(study)
-        sha256 = study.image_sha256
+        sha256 = hashed(study).image_sha256
         path = self.folder / sha256[:2] / sha256
         if sha256 and (entry := read_checked(path)) is not None:
             return Image.fromarray(np.load(io.BytesIO(entry), allow_pickle=False)).convert("RGB")

@@ -69,8 +69,7 @@ def _look(path: Path, known: dict[_Key, ImageFacts]) -> tuple[ImageFacts, _Key |
     try:
         data = read_film(path)
         image = decode(path, data)
-        transparent = image.info.get("transparent", False)
-        return ImageFacts(path, transparent, content_sha256(data), perceptual_hash(image)), key
+        return ImageFacts(path, "transparent" in image.info, content_sha256(data), perceptual_hash(image)), key
     except ImageError as error:
         return ImageFacts(path, reason=error.why), None
 

@@ -58,9 +58,9 @@ def window(values: Pixels, center: float, width: float, function: str = "LINEAR"
 def spread(values: npt.NDArray[Any]) -> Pixels:
     """``values`` [H, W] over 0..1: the darkest level is black and the brightest white, whatever the detector's bits.
 
-    So MIMIC-CXR-JPG was made from its DICOM files (Johnson et al. 2019). Levels beyond the 1st or 99th percentile by
-    more than a quarter of the distance between the two are outliers and are clipped: a hot pixel darkens no film. Whole
-    numbers that span fewer than 255 levels stay grey levels of 8 bits. Raises ValueError on NaN or infinity.
+    Levels beyond the 1st or 99th percentile by more than a quarter of the distance between the two are outliers and are
+    clipped: a hot pixel makes no film dark. Whole numbers that span fewer than 255 levels stay grey levels of 8 bits.
+    Raises ValueError on NaN or infinity.
     """
     if not np.isfinite(values).all():
         raise ValueError("its pixels hold NaN or infinity")

@@ -15,7 +15,6 @@ from chexreason.data.fingerprint import content_sha256
 BICUBIC = Image.Resampling.BICUBIC
 PIXELS = 2  # raise it whenever a file gives other pixels: what caches hold was made under another
 WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
-CUT_PNG = ((16, 2), (16, 4), (16, 6))  # bits and colour type of PNGs of which the decoder keeps the upper 8 bits
 DICOM_SUFFIXES = (".dcm", ".dicom")
 DICOM_SIGNATURE, DICOM_SIGNATURE_AT = b"DICM", 128  # PS3.10, 7.1: a preamble of 128 bytes, then the prefix
 
@@ -68,8 +67,8 @@ def decode(path: Path, data: bytes) -> Image.Image:
         with Image.open(io.BytesIO(data)) as file:
             file.load()
             image = _rgb(ImageOps.exif_transpose(file))
-        if data[:4] == b"\x89PNG" and (data[24], data[25]) in CUT_PNG and np.asarray(image).max() < 128:
-            raise ValueError("16 bits a channel of which the upper half is read, and dark: save it as 16-bit grey")
+        if data[:4] == b"\x89PNG" and data[24] == 16 and data[25] in (2, 4, 6) and np.asarray(image).max() < 128:
+            raise ValueError("16 bits a channel, of which 8 are read, and dark: save it as 16-bit grey")
         return image
     except UnidentifiedImageError:  # its text names no file, but an object of ours
         raise ImageError(path, "cannot identify image file") from None

@@ -202,8 +202,7 @@ def _changed(existing: Manifest, folder: Path, workers: int, progress: Track) ->
     frame, aside = existing.frame, folder / QUARANTINE_NAME
     paths = [existing.root / path for path in frame["path"]]
     paths += [Path(path) for path in pd.read_csv(aside)["path"]] if aside.is_file() else []
-    recorded = [*zip(frame["sha256"], frame["phash"], strict=True)]
-    recorded += [("", "")] * (len(paths) - len(frame))
+    recorded = [*zip(frame["sha256"], frame["phash"], strict=True), *[("", "")] * (len(paths) - len(frame))]
     facts = inspect_images(paths, folder / RECORD_NAME, workers, progress)
     return [str(f.path) for f, own in zip(facts, recorded, strict=True) if (f.sha256, f.phash) != own]
 

@@ -71,14 +71,8 @@ def test_each_fault_has_its_reason_and_its_place(films, workers):
 
     facts = inspect_images(films, None, workers, progress)
     reasons = {i: image.reason for i, image in enumerate(facts) if image.reason}
-    expected = {
-        1: "0 bytes",
-        3: "cannot identify",
-        5: "truncated",
-        7: "no such file",
-        9: "Is a directory",
-        11: "a link to gone.png: no",
-    }
+    expected = {1: "0 bytes", 3: "cannot identify", 5: "truncated", 7: "no such file", 9: "Is a directory"}
+    expected[11] = "a link to gone.png: no such file"
     assert list(reasons) == list(expected)
     assert all(expected[i] in reason for i, reason in reasons.items()), reasons
     assert all(not image.sha256 and not image.phash for image in facts if image.reason)

@@ -102,15 +102,14 @@ def test_quarantine_moves_the_bad_rows_aside_and_counts_them(tmp_path):
 
 @dataclass(frozen=True)
 class Vendor(Films):
-    """``n`` of six films, which lie under ``image_root``."""
+    """``n`` of six films, which lie under ``image_root`` once they are written."""
 
     n: int = 6
 
     def prepare(self, folder, progress):
-        if self.calls:
-            self.calls.append(1)
-            return manifest_rows("films", 6)
-        return super().prepare(self.image_root, progress)[: self.n]
+        rows = manifest_rows("films", 6) if self.calls else super().prepare(self.image_root, progress)
+        self.calls.append(1)
+        return rows[: self.n]
 
 
 def test_images_of_a_vendor_stay_where_they_are_and_no_rows_write_nothing(tmp_path):
@@ -140,7 +139,7 @@ def test_a_changed_image_is_noticed_and_its_row_renewed(tmp_path, caplog):
         prepare_set(source, out)
     for _ in range(2):
         assert len(prepare_set(source, out, on_error="quarantine").frame) == 5
-    assert (len(source.calls), (out / "images.jsonl").read_text()) == (4, record)  # nothing changed the second time
+    assert (len(source.calls), (out / "images.jsonl").read_text()) == (5, record)  # nothing changed the second time
     film.write_bytes(whole)  # the film that was set aside is back
     assert len(prepare_set(source, out, on_error="quarantine").frame) == 6
 

@@ -17,11 +17,6 @@ UID = "1.2.840.113.619"
 NOT_FILMS = ("images/._{}.png", ".cache/{}.png", "__MACOSX/images/{}.png", "images/.ipynb_checkpoints/{}.png")
 
 
-def touch(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
-
-
 def found(source, root: Path, **options):
     """The rows of a source in ``root``, or in the folder that its refusal names; every image is there."""
     try:
@@ -53,7 +48,8 @@ def test_a_path_of_a_table_means_one_file_or_is_refused(tmp_path, written, files
     root, link = tmp_path / "root", tmp_path / "link"
     link.symlink_to(root)
     for name in files:
-        touch(root / name)
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
     rows = "\n".join(f"{path},{i},1" for i, path in enumerate((written.format(root=root, link=link), f"{UID}.7")))
     (tmp_path / "t.csv").write_text(f"path,patient_id,Edema\n{rows}\n")
     source = TableSource("t", tmp_path / "t.csv", root=link)
@@ -67,14 +63,16 @@ def test_a_path_of_a_table_means_one_file_or_is_refused(tmp_path, written, files
 def test_an_nih_image_in_two_places_is_refused_and_copies_of_the_system_are_not_seen(tmp_path):
     vendor(tmp_path, layout="images_{:03d}/images")
     expected = found(NIH14Source, tmp_path / "images_001")["path"].tolist()  # says where the csv is
-    for twin in NOT_FILMS:
-        touch(tmp_path / twin.format("00000001_000"))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/._00000001_000.png").touch()
+    shutil.copytree(tmp_path / "images_001", tmp_path / ".cache/images_001")
+    shutil.copytree(tmp_path / "images_001", tmp_path / "images/.ipynb_checkpoints/images_001")
     (tmp_path / "images_003").symlink_to(tmp_path / "images_002")
     (tmp_path / "images_001" / "images_loop").symlink_to(tmp_path)
     for name in ("train_val_list", "test_list"):  # as in Kaggle's copy
         (tmp_path / f"{name}.txt").rename(tmp_path / f"{name}_NIH.txt")
     assert found(NIH14Source, tmp_path)["path"].tolist() == expected
-    touch(tmp_path / "images/00000001_000.jpg")
+    (tmp_path / "images/00000001_000.jpg").touch()
     with pytest.raises(ValueError, match=r"two places .*: line 2 'images/00000001_000.jpg and images_001/images/0000"):
         found(NIH14Source, tmp_path)
 
@@ -98,7 +96,7 @@ def test_chexpert_in_batches_is_the_release(chexpert_tree, tmp_path, wrapped):
         found(CheXpertSource, full, parts=["train", "valid"])
 
 
-@pytest.mark.parametrize("place", ["2.1.0", "2.1.0/files", "", "../mimic-cxr-jpg"])
-def test_mimic_is_found_from_the_folders_around_it(mimic_tree, place):
-    root = mimic_tree("2.1.0").parent
-    assert len(found(MIMICCXRSource, root / place)) == 5
+def test_mimic_is_found_from_the_folders_around_it(mimic_tree):
+    root = mimic_tree("2.1.0")
+    for place in (root, root / "files", root.parent, root.parent.parent):
+        assert len(found(MIMICCXRSource, place)) == 5

@@ -168,8 +168,7 @@ class CheXpertSource:
         found = [folder / part for folder in beside if (folder / part).is_dir()]
         found += [folder for folder in folders if f" ({part}" in folder.name and not (folder / part).is_dir()]
         if not found:
-            hint = f"; unpack the batches of {part} beside '{own.name}' and set root to {own.parent}"
-            hint = hint if " batch " in own.name else ""
+            hint = f"; unpack {part} beside {own} and set root to {own.parent}" if " batch " in own.name else ""
             raise FileNotFoundError(f"no folder {part}/ in {self.image_root} or its CheXpert* folders{hint}")
         return found
 

@@ -128,7 +128,7 @@ class TableSource:
         faults.add_rows(self._csv(), f"whose {self.path_column} leads out of {self.image_root}", outside, written)
         study = path.map(without_suffix)
         file, two = located(self.image_root, path)
-        fault = f"whose {self.path_column} fits several files (write the folder, too)"
+        fault = f"whose {self.path_column} fits several files (write which)"
         faults.add_rows(self._csv(), fault, two != "", written + " = " + two)
         again = (study.duplicated() | file.duplicated()) & (written != "")
         faults.add_rows(self._csv(), f"that repeat a {self.path_column} (suffix aside)", again, written)
