@@ -47,7 +47,7 @@ def located(root: Path, paths: pd.Series, folders: str = "") -> Where:
     A path that names no file may have another suffix or none; a bare name may lie in any folder. What fits no file
     stays as it is: whoever reads it says so. With ``folders`` (see ``films``) all are looked for, and None is no file.
     """
-    lost = [path for path in paths.unique() if folders or not os.path.isfile(root / path)]
+    lost = [path for path in paths.unique() if folders or not os.path.isfile(os.path.join(root, path))]
     known = films(root, folders or "*") if lost else {}
     one: dict[str, str | None] = dict.fromkeys(lost) if folders else {}
     two: dict[str, str] = {}
