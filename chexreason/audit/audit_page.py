@@ -76,6 +76,7 @@ def write_audit(
     figures["shift"] = shift(figures["sets"], home)
     for name in credentialed & set(figures["sets"]):
         _name_on_the_terminal_alone(name, figures["sets"][name]["splits"])
+        figures["sets"][name]["blank_at"] = []
     figures["worries"] = worries(figures)
     shown = {name: manifest for name, manifest in manifests.items() if name not in credentialed}
     sheets = {"pictures": contact_sheet(shown, n_images, seed), "twins": look_alikes(shown, leaks or (), n_images // 2)}

@@ -72,7 +72,7 @@ def drawn_rows(frame: pd.DataFrame, n: int, seed: int) -> pd.DataFrame:
 
 def _picture(manifest: Manifest, row: pd.Series) -> Picture:
     try:
-        jpeg = grey_file(manifest.root / row["path"], _SIDE, quality=_QUALITY)
+        jpeg = grey_file(manifest.root / row["path"], _SIDE, sha256=row.get("sha256", ""), quality=_QUALITY)
         image, note = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode(), ""
     except ImageError as error:
         image, note = "", error.why

@@ -148,6 +148,11 @@ def _consistency(figures: AuditFigures, name: str, own: AuditFigures) -> Iterato
         yield "warn", f"{name}: {n:,} images are positive in No Finding and in a disease ({DEVICES} aside)."
     if n := own["repeated_images"]:
         yield "warn", f"{name}: {n:,} image files repeat an earlier one byte by byte."
+    if n := own["blank"]:
+        named = ", ".join(own["blank_at"]) or "identifiers withheld"
+        yield "warn", f"{name}: {n:,} films are blank, black or of one grey ({named}): they show nothing."
+    if n := own["transparent"]:
+        yield "warn", f"{name}: {n:,} image files have transparency, which is left out: look at them."
     if n := files["unreadable"]:
         yield "warn", f"{name}: {n} of {files['drawn']} image files drawn could not be opened."
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -17,11 +18,11 @@ from PIL import Image
 
 from chexreason.types import Study
 
-VERSION = 1  # of both hashes: what was recorded under another is computed again
+VERSION = 2  # of both hashes: what was recorded under another is computed again
 SIDE = 32  # pixels of the thumbnail
 FIRST, BAND = 3, 16  # cosines kept of each axis: lower ones show a chest, not which chest
 WORDS = BAND * BAND // 64
-FLAT = 1.0  # standard deviation in grey levels below which a picture has no hash
+FLAT = 1.0  # grey levels of standard deviation, or of all but 4 % of the pixels, below which a picture has no hash
 BLOCK, WIDTH = 64, 4096  # pairs of one block of the search: its words fit into the processor's cache
 _MIRRORED = np.array([[0, 0, 0, 0], [0, 1, 0, 1], [0, 0, 1, 1], [0, 1, 1, 0]], dtype=bool)  # words complemented
 _VIEWS = np.concatenate([_MIRRORED, ~_MIRRORED])[:, :, None]  # [8, WORDS, 1]; the second half are the negatives
@@ -32,12 +33,12 @@ def content_sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def image_hash(study: Study) -> str:
-    """SHA-256 of the study's image file, "" where it is unknown and cannot be read: the decoder then says why."""
+def hashed(study: Study) -> Study:
+    """``study`` with the SHA-256 of its image file; without one where the file cannot be read: the decoder says why."""
     try:
-        return study.image_sha256 or content_sha256(study.image.read_bytes())
+        return study if study.image_sha256 else replace(study, image_sha256=content_sha256(study.image.read_bytes()))
     except OSError:
-        return ""
+        return study
 
 
 def perceptual_hash(image: Image.Image) -> str:
@@ -47,7 +48,7 @@ def perceptual_hash(image: Image.Image) -> str:
     """
     thumbnail = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
     pixels = np.asarray(thumbnail, dtype=np.float64)
-    if pixels.std() < FLAT:
+    if min(pixels.std(), np.ptp(np.percentile(pixels, (2, 98)))) < FLAT:  # a marker alone tells no two films apart
         return ""
     cosines = _cosines()
     return np.packbits(cosines @ pixels @ cosines.T > 0.0).tobytes().hex()

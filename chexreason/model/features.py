@@ -19,7 +19,7 @@ from torch import Tensor
 
 from chexreason.data.batches import EncodedPrompts
 from chexreason.data.cache import ImageCache
-from chexreason.data.fingerprint import image_hash
+from chexreason.data.fingerprint import hashed
 from chexreason.files import read_checked, write_checked
 from chexreason.model.policy import FilmReader, Policy, cuts_images
 from chexreason.owners import remove_leftovers
@@ -39,10 +39,9 @@ class ImageTokens(NamedTuple):
 
 @dataclass(frozen=True)
 class Film:
-    """A study's radiograph on its way to ``encode``: the hash of its file, its image tokens where they are known."""
+    """A study, with the hash of its radiograph, on its way to ``encode``; its image tokens where they are known."""
 
     study: Study
-    sha256: str
     tokens: ImageTokens | None
 
 
@@ -68,15 +67,15 @@ class FeatureCache:
 
     def load(self, study: Study) -> Film:
         """The film with its image tokens, where they are kept; no image is read."""
-        sha256 = image_hash(study)
-        return Film(study, sha256, _read(self._path(sha256)) if sha256 else None)
+        study = hashed(study)  # the hash goes along: what is decoded is what it names
+        return Film(study, _read(self._path(study.image_sha256)) if study.image_sha256 else None)
 
     def encode(self, films: Sequence[Film], texts: Sequence[str]) -> EncodedPrompts:
         """Encode ``films`` as ``Policy.encode`` does their images: equal ids, and the features in place of pixels."""
         known = [film.tokens for film in films if film.tokens is not None]
         if len(known) < len(films):
             prompts = self.without.encode([self.without.load(film.study) for film in films], texts)
-            return replace(prompts, images=tuple(film.sha256 for film in films))
+            return replace(prompts, images=tuple(film.study.image_sha256 for film in films))
         rows = [self._tokenise(text, tokens.grid) for tokens, text in zip(known, texts, strict=True)]
         grids = [tokens.grid for tokens in known if tokens.grid is not None]
         return EncodedPrompts(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
 from chexreason.data.batches import Collate, EncodedPrompts, EncodePrompts, LoadImage, load_study
+from chexreason.data.image import PIXELS
 from chexreason.model.family import family_of
 
 NEW = "default"  # the adapter under training, by PEFT's own name for the first one
@@ -140,8 +141,8 @@ class Policy(nn.Module):
 
     @property
     def resize_key(self) -> str:
-        """16 hex digits that stand for what ``resize`` does: the processor's settings and the libraries' versions."""
-        settings = [self.processor.image_processor.to_dict(), transformers.__version__, torchvision.__version__]
+        """16 hex digits that stand for ``resize`` of a file: decoder, processor's settings, libraries' versions."""
+        settings = [PIXELS, self.processor.image_processor.to_dict(), transformers.__version__, torchvision.__version__]
         return sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def encode_answers(self, answers: Sequence[str]) -> tuple[Tensor, Tensor]:

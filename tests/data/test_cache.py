@@ -86,6 +86,17 @@ def test_without_a_known_hash_the_file_is_hashed(films, cache, tmp_path):
         cache.load(study)
 
 
+def test_a_file_that_changed_after_prepare_is_refused_and_never_kept(films, cache, tmp_path):
+    kept = cache.load(films[0])
+    for study in films[:2]:
+        Image.new("L", (20, 20), 9).save(study.image)
+    assert cache.load(films[0]) == kept  # the picture of its hash
+    for load in (cache.load, load_study):
+        with pytest.raises(ImageError, match="not those that were prepared: prepare its data set again"):
+            load(films[1])
+    assert [path.name for path in entries(tmp_path)] == [films[0].image_sha256]
+
+
 @pytest.mark.parametrize(
     "damage", [lambda b: b[:50], lambda b: b"", lambda b: b[:-9] + b"\0" + b[-8:], lambda b: b[4:]]
 )

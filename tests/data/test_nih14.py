@@ -36,9 +36,8 @@ def frame(folder: Path, **options) -> pd.DataFrame:
     return rows_of(NIH14Source("nih", folder, **options))
 
 
-@pytest.mark.parametrize(
-    ("layout", "suffix"), [("images", "png"), ("images", "jpg"), ("images_{:03d}/images", "png"), (".", "jpeg")]
-)
+@pytest.mark.parametrize("suffix", ["png", "jpg", "JPEG"])
+@pytest.mark.parametrize("layout", ["images", ".", "images_{:03d}/images", "images/images", "images-224/images-224"])
 def test_images_are_found_in_any_layout(tmp_path, layout, suffix):
     rows = frame(vendor(tmp_path, layout=layout, suffix=suffix))
     assert len(rows) == 120

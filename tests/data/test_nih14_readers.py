@@ -107,7 +107,7 @@ def test_all_faults_come_in_one_message(root):
         "1 rows with a mark other than YES, NO, HEDGE, 1, 0, -1 or blank: line 2 'Pneumothorax=PERHAPS'",
         "images that an earlier row has",
         "1 rows whose Patient ID is not the one in the image's name: line 4 '00000002_001.png'",
-        "1 of 4 images are not in the folder: nih_readers:00000009_000; complete the download, or set",
+        "1 of 4 images are not in the folder: nih_readers:00000009_000; complete the download (there or in images*",
     ):
         assert fault in str(caught.value)
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from chexreason.data.manifest import READERS, parameters
 from chexreason.data.sources.columns import Faults, VendorCsv, sha256_by_name
+from chexreason.data.sources.tree import elsewhere
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import Track
 
@@ -132,6 +133,7 @@ class MIMICCXRSource:
         absent = [name for name, file in zip(names, files, strict=True) if file is None]
         if absent:
             hint = "; the labelled test set comes with release 2.1.0" if RADIOLOGIST in absent else ""
+            hint += elsewhere(self.image_root, [*absent, *(f"{name}.gz" for name in absent)], "")
             raise FileNotFoundError(
                 f"no {', '.join(absent)} (nor .gz) in {self.image_root}; root must be the folder of MIMIC-CXR-JPG "
                 f"that holds them beside files/{hint}"

@@ -17,7 +17,8 @@ import pandas as pd
 from chexreason.data.leakage import patient_number
 from chexreason.data.manifest import READERS, parameters
 from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, sha256_by_name
-from chexreason.data.sources.nih14 import by_value, check_image_names, image_index, note_missing, stem
+from chexreason.data.sources.nih14 import IMAGES, by_value, check_image_names, note_missing
+from chexreason.data.sources.tree import films, located, without_suffix
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import Track
 
@@ -89,7 +90,7 @@ class NIH14ReadersSource:
             **parameters(self, "root", "csv"),
             "crosswalk": {k: v for k, v in READERS_TO_CHEXPERT.items() if k.startswith(f"{self.study}: ")},
             "sha256": sha256_by_name(self._files()),
-            "images_found": len(image_index(self.image_root)),
+            "images_found": len(films(self.image_root, IMAGES)),
         }
 
     def prepare(self, folder: Path, progress: Track) -> pd.DataFrame:
@@ -102,9 +103,10 @@ class NIH14ReadersSource:
         again = "', '".join(rows["study_id"][rows["study_id"].duplicated()][:3])
         if again:
             faults.add(self._files()[-1], f"images that an earlier row has (of another file, too): '{again}'")
-        present = note_missing(self._files()[0], rows["study_id"], rows["path"], self.allow_missing, faults)
+        where = located(self.image_root, rows["study_id"].str.removeprefix(f"{self.name}:"), IMAGES)
+        present = note_missing(self._files()[0], rows["study_id"], where, self.allow_missing, faults)
         faults.stop()
-        return rows[present].reset_index(drop=True)
+        return rows.assign(path=where[0])[present].reset_index(drop=True)
 
     def _files(self) -> list[Path]:
         files = [self.image_root / name for name in ([self.csv] if isinstance(self.csv, str) else self.csv)]
@@ -121,17 +123,17 @@ class NIH14ReadersSource:
         image, number = csv.rows[image_column], csv.whole_numbers("Patient ID")
         patient = by_value(number, lambda written: patient_number("nih14", written))
         check_image_names(file, image, patient, faults)
+        image = by_value(image, without_suffix)
         marks = csv.marks(list(findings), MARKS)
         if OPPOSITE in marks:
             marks[OPPOSITE] = marks[OPPOSITE].map({1.0: 0.0, 0.0: 1.0, -1.0: -1.0})
         about = {label: [column for column, ours in findings.items() if ours == label] for label in CHEXPERT14.labels}
         return pd.DataFrame(
             {
-                "study_id": self.name + ":" + stem(image),
+                "study_id": self.name + ":" + image,
                 "patient_id": "nih14:" + patient,
                 "dataset": self.name,
                 "split": READERS,
-                "path": by_value(stem(image), image_index(self.image_root).get),
                 "view": "",
                 "age": np.nan,
                 "sex": "",

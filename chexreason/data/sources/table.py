@@ -19,6 +19,7 @@ from chexreason.data.leakage import EVALUATION, TRAIN, patient_number, same_pati
 from chexreason.data.manifest import READERS, parameters
 from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, closest, years
 from chexreason.data.sources.csv_text import plain
+from chexreason.data.sources.tree import located, without_suffix
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import Track
 
@@ -29,8 +30,9 @@ _COMMON = {"finding", "lung", "other", "support"}  # words of labels that do not
 
 @dataclass(frozen=True)
 class TableSource:
-    """The rows of ``csv``, whose ``path_column`` is relative to ``root`` (default: the folder of the csv).
+    """The rows of ``csv``, whose ``path_column`` is relative to ``root`` (default: the folder of the csv) or inside it.
 
+    A path may lack its suffix, and a file's name its folder, where one file alone fits (``located``).
     Every row is in ``split``, or in the one its ``split_column`` names: one of ``SPLITS``. ``label_columns`` maps our
     labels to the csv's columns, one or several each (``any_mark``); labels without a column are blank. Its default is
     the columns spelled like CheXpert's labels; a column that is nearly so is a fault, for its marks would be lost.
@@ -91,7 +93,7 @@ class TableSource:
             self._check_spelling(table, list(labels))
         marks = table.marks(list(dict.fromkeys(chain.from_iterable(labels.values()))))
         table.named(self.path_column)
-        study = self._paths(table.rows, faults)
+        study, path = self._paths(table.rows, faults)
         table.named(self.patient_column)
         patient = self._patients(table)
         split = table.words(self.split_column, SPLITS) if self.split_column else self.split
@@ -104,7 +106,7 @@ class TableSource:
                 "patient_id": patient,
                 "dataset": self.name,
                 "split": split,
-                "path": table.rows[self.path_column],
+                "path": path,
                 "view": view,
                 "age": years(age),
                 "sex": sex.str.upper().str.extract("^([MF])", expand=False).fillna(""),
@@ -137,15 +139,25 @@ class TableSource:
             faults.add(table.file, f"{fault}; its columns: {', '.join(table.header)}")
             faults.stop()
 
-    def _paths(self, table: pd.DataFrame, faults: Faults) -> pd.Series:
-        """The path of each row without its suffix, which names the study."""
-        path = table[self.path_column]
-        outside = path.map(lambda p: os.path.isabs(p) or os.path.normpath(p).split(os.sep)[0] == os.pardir)
-        faults.add_rows(self._csv(), f"whose {self.path_column} leads out of {self.image_root}", outside, path)
-        study = path.map(lambda p: os.path.splitext(os.path.normpath(p))[0]).astype("str")
-        again = study.duplicated() & (path != "")
-        faults.add_rows(self._csv(), f"that repeat a {self.path_column} (suffix aside)", again, path)
-        return study
+    def _paths(self, table: pd.DataFrame, faults: Faults) -> tuple[pd.Series, pd.Series]:
+        """The path of each row without its suffix, which names the study, and the file of each row."""
+        written = table[self.path_column]
+        path = written.map(self._inside).astype("str")
+        outside = path.map(lambda p: os.path.isabs(p) or p.split(os.sep)[0] == os.pardir)
+        faults.add_rows(self._csv(), f"whose {self.path_column} leads out of {self.image_root}", outside, written)
+        study = path.map(without_suffix)
+        file, two = located(self.image_root, path)
+        fault = f"whose {self.path_column} fits several files (write which)"
+        faults.add_rows(self._csv(), fault, two != "", written + " = " + two)
+        again = (study.duplicated() | file.duplicated()) & (written != "")
+        faults.add_rows(self._csv(), f"that repeat a {self.path_column} (suffix aside)", again, written)
+        return study, file
+
+    def _inside(self, path: str) -> str:
+        """``path`` from the root on, also where it is absolute and names the root by a link."""
+        path = os.path.normpath(path)
+        roots = (self.image_root, Path(self.root if self.root is not None else Path(self.csv).parent).absolute())
+        return next((os.path.relpath(path, root) for root in roots if path.startswith(f"{root}{os.sep}")), path)
 
     def _patients(self, table: VendorCsv) -> pd.Series:
         """The patient of each row; ids the vendor does not have, and two that may be one patient's, are faults."""
