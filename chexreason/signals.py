@@ -110,6 +110,12 @@ def continues() -> str:
     return f"the same command{' without restart=true' if anew else ''} continues"
 
 
+def leave_to_parent(worker: int = 0) -> None:
+    """In a loader's worker: a signal to the whole job is its parent's, which ends its workers."""
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def is_first_rank() -> bool:
     """True in the one process of a run that writes its directory; known before there is a trainer to ask."""
     return all(os.environ.get(name, "0") == "0" for name in _RANKS)
@@ -240,8 +246,7 @@ def _forget() -> None:
     if _pipe is not None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        for number in (signal.SIGUSR1, signal.SIGUSR2):  # the parent ends its workers
-            signal.signal(number, signal.SIG_IGN)
+        leave_to_parent()
         _after_fork()
         for end in _pipe:
             os.close(end)

@@ -12,6 +12,7 @@ import lightning as L
 from torch.utils.data import DataLoader
 
 from chexreason.data.batches import Batch, Collate, EpochOrder, SampleDataset
+from chexreason.signals import leave_to_parent
 from chexreason.types import Sample
 
 
@@ -136,6 +137,7 @@ class StudyData(L.LightningDataModule):
             batch_size=batch_size,
             collate_fn=self._collate,
             num_workers=self.num_workers,
+            worker_init_fn=leave_to_parent,  # a forked one does so by itself
             persistent_workers=False,
             **kwargs,
         )

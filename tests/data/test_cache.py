@@ -51,7 +51,7 @@ def entries(tmp_path):
 
 
 def test_tensors_are_equal_bit_by_bit(policy, films, tmp_path):
-    cache = ImageCache(tmp_path / "cache", policy.resize, policy.resize_key)
+    cache = ImageCache(tmp_path / "cache", policy.resize, policy.encoder.resize_key)
     items = [(Sample(study, "Describe."), 0.0) for study in films]
     plain = policy.collate()(items).prompts
     cached = Collate(partial(policy.encode, resized=True), policy.encode_answers, cache.load)
@@ -124,7 +124,7 @@ def test_a_folder_that_cannot_be_written_slows_and_does_not_stop(films, cache, t
 
 
 def test_loader_workers_give_the_same_batches(gemma, films, tmp_path):
-    cache = ImageCache(tmp_path / "cache", gemma.resize, gemma.resize_key)
+    cache = ImageCache(tmp_path / "cache", gemma.resize, gemma.encoder.resize_key)
     samples = [Sample(study, "x", "a b") for study in films]
     collate = Collate(partial(gemma.encode, resized=True), gemma.encode_answers, cache.load)
     sizes = {"batch_size": 2, "eval_batch_size": 2}

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import multiprocessing
+import os
+import pickle
+import signal
 from dataclasses import replace
 
 import pytest
@@ -12,8 +17,10 @@ from torch import Tensor
 
 from chexreason.data.batches import Collate, EpochOrder, SampleDataset, length_grouped
 from chexreason.data.image import ImageError
+from chexreason.model.features import cache_films
 from chexreason.training.datamodule import StudyData
 from chexreason.types import Sample
+from tests.support.deep import all_deep_but
 
 LENGTHS = st.lists(st.integers(0, 30), min_size=1, max_size=40)
 
@@ -107,6 +114,46 @@ def test_an_error_of_the_batch_alone_is_its_own(gemma, studies):
 
     with pytest.raises(ValueError, match=r"^too many$"):
         Collate(encode, gemma.encode_answers)([(Sample(study, "x"), 0.0) for study in studies[:2]])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", all_deep_but("forkserver", ["forkserver", "spawn"]))  # Python 3.14, macOS
+def test_workers_that_are_not_forked_get_no_weights_and_make_equal_batches(gemma, studies, tmp_path, start):
+    films = [replace(s, image_sha256=hashlib.sha256(s.image.read_bytes()).hexdigest()) for s in studies]
+    if start == "forkserver":
+        cache_films(gemma, str(tmp_path / "films"), str(tmp_path / "features"))
+        gemma.with_features(gemma.collate()([(Sample(s, "Describe."), 0.0) for s in films[:4]]).prompts)
+    samples = [Sample(s, "Describe.", "a b") for s in films]
+    weights = sum(p.numel() * p.element_size() for p in gemma.parameters())
+    assert len(pickle.dumps(gemma.collate())) < weights / 20
+
+    def batches(workers: int) -> list:
+        data = StudyData(
+            gemma.collate(), samples, {"set": samples}, batch_size=2, eval_batch_size=2, num_workers=workers
+        )
+        found = []
+        for batch in data.val_dataloader()[0]:
+            found.append(batch)
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid, signal.SIGUSR1)  # as SLURM sends it to every process of a job
+        return found
+
+    expected, before = batches(0), multiprocessing.get_start_method()
+    multiprocessing.set_start_method(start, force=True)
+    try:
+        found = batches(2)
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    assert len(found) == len(expected) == 3
+    for one, other in zip(found, expected, strict=True):
+        assert one.samples == other.samples
+        for name in ("input_ids", "attention_mask", "type_ids"):
+            assert torch.equal(getattr(one.prompts, name), getattr(other.prompts, name))
+        assert torch.equal(one.answer_ids, other.answer_ids)
+        features, pixels = other.prompts.features, other.prompts.pixel_values
+        assert (features is None) == (pixels is not None) == (one.prompts.features is None)
+        assert pixels is None or torch.equal(one.prompts.pixel_values, pixels)
+        assert features is None or all(map(torch.equal, one.prompts.features, features))
 
 
 def padded_share(order: Tensor, lengths: Tensor, batch_size: int, window: int) -> float:
