@@ -33,7 +33,7 @@ def label_log_odds(
     with torch.no_grad():
         scores = completion_scores(
             policy, prompts, ids.to(policy.device), mask.to(policy.device), group_size=width
-        ).logp.double()
+        ).logp.cpu().double()
     totals = scores.sum(1).reshape(len(answers), width).tolist()  # [B, width]
     rows = []
     for both, places, logp in zip(pairs, texts, totals, strict=True):

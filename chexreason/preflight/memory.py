@@ -188,7 +188,7 @@ def last_token(policy: Policy, prompts: EncodedPrompts, sampling: Sampling, grou
         logits = next_logits(policy, prefix, torch.full((n,), policy.pad_id), prefix.visible(filled + 1))
         logp = (logits.float() / (sampling.temperature or 1.0)).log_softmax(-1)
         allowed = logp.index_fill(-1, torch.tensor(policy.banned_ids), float("-inf"))
-        draw_ids(allowed, torch.zeros(n, dtype=torch.float64), sampling)
+        draw_ids(allowed, torch.zeros(n, dtype=torch.float64, device=logp.device), sampling)
 
 
 def rehearse(policy: Policy, stage: Callable[[Rehearsal], None], optimiser_bytes: float) -> Bytes:

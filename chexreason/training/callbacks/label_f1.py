@@ -89,7 +89,7 @@ class LabelF1(Metric):
         values, said = label_f1(hits[:, :3], judged, failed, self.labels), rows[judged.any(axis=1), -2:]
         if len(said) and (said != _NOT_KNOWN).all():
             values |= vocabulary_rates(said.astype(np.float64))
-        return {name: torch.tensor(value, dtype=torch.float64, device=self.device) for name, value in values.items()}
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
 
 
 class LabelF1Callback(L.Callback):
