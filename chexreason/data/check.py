@@ -11,10 +11,8 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import TextIO
 
-from PIL import Image, UnidentifiedImageError
-
 from chexreason.data.fingerprint import VERSION, content_sha256, perceptual_hash
-from chexreason.data.image import ImageError, load_image
+from chexreason.data.image import ImageError, load_image, opened
 from chexreason.progress import Track, silent
 
 _RECORDED = ("width", "height", "mode", "sha256", "phash")
@@ -78,9 +76,9 @@ def _look(path: Path, known: dict[_Key, ImageFacts]) -> tuple[ImageFacts, _Key |
 def _facts(path: Path, data: bytes) -> ImageFacts:
     image = load_image(path)  # opens the file again; the system still has it in memory
     try:
-        with Image.open(io.BytesIO(data)) as file:
+        with opened(io.BytesIO(data)) as file:
             mode, (width, height) = file.mode, file.size
-    except UnidentifiedImageError:  # what load_image reads and Pillow does not
+    except ValueError:  # what load_image reads and Pillow does not
         mode, (width, height) = "DICOM", image.size
     return ImageFacts(path, width, height, mode, content_sha256(data), perceptual_hash(image))
 

@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+MAX_PIXELS = 89_000_000  # a film of 43 x 35 cm has 60 million at 0.05 mm; Pillow warns from 89,478,485 on
 BIT_DEPTHS = (8, 10, 12, 14, 16)  # of detectors; a 12-bit film is commonly stored in 16 bits
+DEFLATED = "1.2.840.10008.1.2.1.99"  # a transfer syntax: PS3.5, A.5
 Pixels = npt.NDArray[np.floating]
 
 
@@ -18,13 +20,15 @@ def load_dicom(path: Path) -> Image.Image:
 
     Stored values go through the modality transform, then the first VOI look-up table or window; without one, the bit
     depth is scaled to 0..255. Raises ValueError when pydicom is not installed, the file is no DICOM, has no pixels,
-    several frames, colours or more than 16 bits. Source: DICOM PS3.3, C.7.6.3.1.2, C.11.1 and C.11.2.
+    several frames, colours, too many pixels or more than 16 bits. Source: DICOM PS3.3, C.7.6.3.1.2, C.11.1 and C.11.2.
     """
     try:
         import pydicom
     except ImportError:
         raise ValueError("this is a DICOM file, which needs pydicom: pip install 'chexreason[dicom]'") from None
     try:
+        if pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID") == DEFLATED:
+            raise ValueError("deflated DICOM, which unpacks to any size: write it anew, e.g. by dcmconv +te")
         dataset = pydicom.dcmread(path)  # without force=True: another format is refused
     except pydicom.errors.InvalidDicomError:
         raise ValueError(f"named {path.suffix} but without DICOM's signature: another format, or damaged") from None
@@ -53,6 +57,12 @@ def window(values: Pixels, center: float, width: float, function: str = "LINEAR"
     return np.clip((values - (center - 0.5)) / (width - 1.0) + 0.5, 0.0, 1.0)
 
 
+def check_pixels(width: int, height: int) -> None:
+    """Raises ValueError on more pixels than a film has: a header may claim any size, and memory is given for it."""
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels, more than the {MAX_PIXELS:,} of a film: damaged, or too large")
+
+
 def white_level(high: int) -> int:
     """The level shown as white: the end of the smallest usual bit depth that holds ``high``, or ``high`` itself."""
     return next((2**bits - 1 for bits in BIT_DEPTHS if high < 2**bits), high)
@@ -62,6 +72,7 @@ def _refuse(dataset: Any) -> None:
     """Raises ValueError where ``dataset`` is no greyscale radiograph of one frame."""
     if "PixelData" not in dataset:
         raise ValueError(f"DICOM without 8-16 bit pixels (SOP class {dataset.get('SOPClassUID', 'unknown')})")
+    check_pixels(int(dataset.get("Columns") or 0), int(dataset.get("Rows") or 0))
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
         raise ValueError(f"DICOM with {frames} frames; a radiograph has one: export the frame to use")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from chexreason.data.dicom import load_dicom, white_level
+from chexreason.data.dicom import check_pixels, load_dicom, white_level
 
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # Pillow goes by the content: an EPS named .png would start Ghostscript
 WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 DICOM_SUFFIXES = (".dcm", ".dicom")
@@ -43,13 +46,27 @@ def load_image(path: Path) -> Image.Image:
             raise ValueError("the file is empty (0 bytes)")
         if _is_dicom(path, head):
             return load_dicom(path).convert("RGB")
-        with Image.open(path) as file:
+        with opened(path) as file:
             file.load()
             return _rgb(ImageOps.exif_transpose(file))
     except FileNotFoundError:
         raise ImageError(path, "no such file") from None
     except Exception as error:  # decoders raise many types on damaged bytes: SyntaxError, struct.error, zlib.error
         raise ImageError(path, str(error) or type(error).__name__) from error
+
+
+@contextmanager
+def opened(source: Path | io.BytesIO) -> Iterator[Image.Image]:
+    """An image file whose header alone is read; raises ValueError where it is none of FORMATS, or too large."""
+    try:
+        image = Image.open(source, formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError(f"cannot identify it as {', '.join(FORMATS)} or DICOM") from None
+    except Image.DecompressionBombError as error:  # far above our own limit
+        raise ValueError(str(error)) from None
+    with image:
+        check_pixels(*image.size)
+        yield image
 
 
 def grey_file(

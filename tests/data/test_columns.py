@@ -68,9 +68,11 @@ def test_what_is_taken_for_something_else_is_said(tmp_path, caplog):
         (lambda text: "", "has no header line"),
         (lambda text: text.replace("-1", "ä").encode("latin-1"), "is not a table of UTF-8 text"),
         (lambda text: gzip.compress(text.encode())[:-12], "is damaged gzip"),
+        (lambda text: gzip.compress(text.encode() + b" " * 2**16), "unpacks to more than 65,536 bytes: damaged, or"),
     ],
 )
-def test_a_file_that_cannot_be_read_says_why(tmp_path, change, message):
+def test_a_file_that_cannot_be_read_says_why(tmp_path, change, message, monkeypatch):
+    monkeypatch.setattr("chexreason.data.sources.columns.MAX_UNPACKED", 2**16, raising=False)
     csv, faults = opened(tmp_path, change(TEXT))
     assert faults.lines[0].startswith(f"t.csv: {message}")
     assert csv.rows.empty

@@ -140,12 +140,23 @@ def test_the_signature_counts_not_the_name(tmp_path):
         ({"BitsStored": 1}, "1 bits stored; expected 8 to 16"),
         ({"WindowCenter": "10", "WindowWidth": "0"}, r"window width 0\.0 is not allowed"),
         ({"PixelData": b"\0" * 20}, r"(?i)pixel data"),
+        ({"Rows": 60_000, "Columns": 60_000}, "60000 x 60000 pixels, more than the 89,000,000 of a film"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_what_is_no_grey_film_says_why(tmp_path, elements, reason):
     path = film(tmp_path / "x.dcm", DARK, **elements)
     with pytest.raises(ImageError, match=reason):
+        load_image(path)
+
+
+def test_deflated_dicom_is_refused_before_it_is_unpacked(tmp_path):
+    path = film(tmp_path / "x.dcm", DARK)
+    pydicom = pytest.importorskip("pydicom")
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    dataset.save_as(path, enforce_file_format=True)
+    with pytest.raises(ImageError, match="deflated DICOM, which unpacks to any size"):
         load_image(path)
 
 

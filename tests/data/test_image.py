@@ -1,12 +1,18 @@
 """Reading radiographs: every usual pixel format, and no damaged file taken for a good one."""
 
 import pickle
+import struct
+import zlib
+from contextlib import nullcontext
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image, ImageFile
 
+from chexreason.audit.sheet import formats
 from chexreason.data.image import ImageError, load_image
+from chexreason.data.manifest import Manifest
 
 RAMP = np.linspace(0, 1, 64).reshape(8, 8)
 
@@ -124,6 +130,29 @@ def test_missing_empty_foreign_and_damaged_files_say_why(tmp_path):
         with pytest.raises(ImageError) as caught:
             load_image(tmp_path / name)
         assert caught.value.why
+
+
+@pytest.mark.parametrize("kind", ["EPS", "GIF", "PPM", "WEBP", "ICO"])
+def test_only_formats_of_films_are_opened_whatever_the_name(tmp_path, monkeypatch, kind):
+    def ghostscript(*_):
+        raise AssertionError("a program is started")
+
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", ghostscript)
+    Image.new("RGB", (32, 32)).save(tmp_path / "x.png", kind)
+    with pytest.raises(ImageError, match=r"x\.png: cannot identify it as PNG, JPEG, TIFF, BMP or DICOM$"):
+        load_image(tmp_path / "x.png")
+    rows = pd.DataFrame({"study_id": ["s"], "path": ["x.png"]})
+    assert formats(Manifest(rows, {}, tmp_path), 0) == {"drawn": 1, "unreadable": 1, "formats": {}}
+
+
+@pytest.mark.parametrize(("side", "said"), [(60_000, r"3600000000 pixels\) ex"), (9_999, "9999 x 9999 pixels")])
+def test_a_header_that_claims_too_many_pixels_is_refused(tmp_path, side, said):
+    Image.new("L", (9, 9)).save(tmp_path / "x.png")
+    data = (tmp_path / "x.png").read_bytes()
+    header = b"IHDR" + struct.pack(">II", side, side) + data[24:29]
+    (tmp_path / "x.png").write_bytes(data[:12] + header + zlib.crc32(header).to_bytes(4, "big") + data[33:])
+    with pytest.warns() if side < 60_000 else nullcontext(), pytest.raises(ImageError, match=said):  # Pillow's own
+        load_image(tmp_path / "x.png")
 
 
 def test_the_error_crosses_a_process_border(tmp_path):

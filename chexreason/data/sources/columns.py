@@ -24,6 +24,7 @@ import pyarrow.csv
 from chexreason.data.fingerprint import content_sha256
 
 log = logging.getLogger(__name__)
+MAX_UNPACKED = 2**30  # bytes of a csv.gz, unpacked; MIMIC's largest has 377,110 rows
 _SHOWN = 3  # examples of each kind of fault
 _OTHER_DELIMITERS = (";", "\t", "|")
 Flags = pd.Series | npt.NDArray[np.bool_]  # one a row of a csv, in its order
@@ -196,7 +197,11 @@ def _unpacked(file: Path) -> bytes:
     """The bytes of the csv without BOM; its first bytes tell gzip, for users rename files."""
     data = file.read_bytes()
     try:
-        return (gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data).removeprefix(codecs.BOM_UTF8)
+        if data.startswith(b"\x1f\x8b"):
+            data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(MAX_UNPACKED + 1)
+            if len(data) > MAX_UNPACKED:
+                raise _Unreadable(f"unpacks to more than {MAX_UNPACKED:,} bytes: damaged, or unpack it (gunzip) first")
+        return data.removeprefix(codecs.BOM_UTF8)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise _Unreadable(f"is damaged gzip ({error}); download it again") from error
 
