@@ -97,8 +97,8 @@ def test_other_weights_of_the_same_shape_are_refused(adapter, model):
         keep_adapter(model, adapter, "earlier0")
 
 
-RANK_8 = r"4 weights have another size \(rank 8\), e.g. .*: \[4, 512\] for \[8, 512\]"
-WIDER = r"4 names differ, .*; 1 weights have another size .*\[4, 2560\] for \[4, 192\]\. It was made for"
+RANK_8 = r"adapter .* has weights of rank \[4\]; its config says 8: give another"
+WIDER = r"4 names differ, .*; 1 weights have another size, .*\[4, 2560\] for \[4, 192\]\. It was made for"
 MISFITS = {  # what the config says beside what it said, what becomes of a weight's name and of the weight
     RANK_8: ({"r": 8}, lambda name: name, lambda name, weight: weight),
     WIDER: (
@@ -124,3 +124,26 @@ def test_what_does_not_fit_is_listed_together(adapter, model, said):
     (adapter / CARD).unlink()  # it would say that they are damaged
     with pytest.raises(ValueError, match=said):
         keep_adapter(model, adapter, "earlier0")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": r"(\w+\.?)+!"},  # minutes for each name of a module
+        {"exclude_modules": r"(\w+\.?)+!"},
+        {"layers_to_transform": [0], "layers_pattern": r"(\w+\.?)+!"},
+        {"target_modules": r".*language_model.*layers\.0\..*(q_proj|down_proj)"},  # as earlier versions wrote it
+    ],
+    ids=["targets", "excluded", "layers", "earlier"],
+)
+def test_no_pattern_of_a_folder_is_run(adapter, model, settings):
+    config = json.loads((adapter / ADAPTER_CONFIG).read_text())
+    assert [name.rpartition(".")[2] for name in config["target_modules"]] == ["down_proj", "q_proj"]
+    (adapter / ADAPTER_CONFIG).write_text(json.dumps(config | settings))
+    (adapter / CARD).unlink()
+    kept = keep_adapter(model, adapter, "earlier0").state_dict()
+    found = {name.replace("earlier0.", ""): value for name, value in kept.items() if "lora_" in name}
+    for name, value in load_file(adapter / WEIGHTS).items():
+        assert torch.equal(found.pop(name), value)
+    assert not found
