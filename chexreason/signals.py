@@ -213,7 +213,7 @@ def _leave(name: str) -> None:
             try:
                 act(name)
             except BaseException as error:
-                say(f"{name}: {type(error).__name__}: {error}")
+                say(f"{name}: {error!r}")  # what a terminal would obey is escaped in it
         for child in multiprocessing.active_children():
             child.kill()
         say(f"{name}: stopped; {continues()}")
@@ -230,14 +230,9 @@ def _flush(stream: object) -> None:
         stream.flush()  # type: ignore[attr-defined]
 
 
-def _before_fork() -> None:
+def _mask(how: int = signal.SIG_UNBLOCK) -> None:
     if _pipe is not None:  # or a signal to the child alone would be written into the pipe
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-
-
-def _after_fork() -> None:
-    if _pipe is not None:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        signal.pthread_sigmask(how, _ENDING)
 
 
 def _forget() -> None:
@@ -247,11 +242,11 @@ def _forget() -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         leave_to_parent()
-        _after_fork()
+        _mask()
         for end in _pipe:
             os.close(end)
         _pipe = None
         _acts.clear()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_forget)
+os.register_at_fork(before=lambda: _mask(signal.SIG_BLOCK), after_in_parent=_mask, after_in_child=_forget)

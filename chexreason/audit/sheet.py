@@ -78,5 +78,5 @@ def _format(path: Path) -> str:
     try:
         with opened(path) as file:
             return f"{file.format} {file.mode} {file.width}x{file.height}"
-    except (OSError, ValueError):  # DICOM too: its header says nothing about how it will be shown
+    except Exception:  # as Pillow's many; DICOM too: its header says nothing about how it will be shown
         return ""

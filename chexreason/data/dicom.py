@@ -11,7 +11,6 @@ from PIL import Image
 
 MAX_PIXELS = 89_000_000  # a film of 43 x 35 cm has 60 million at 0.05 mm; Pillow warns from 89,478,485 on
 BIT_DEPTHS = (8, 10, 12, 14, 16)  # of detectors; a 12-bit film is commonly stored in 16 bits
-DEFLATED = "1.2.840.10008.1.2.1.99"  # a transfer syntax: PS3.5, A.5
 Pixels = npt.NDArray[np.floating]
 
 
@@ -27,7 +26,7 @@ def load_dicom(path: Path) -> Image.Image:
     except ImportError:
         raise ValueError("this is a DICOM file, which needs pydicom: pip install 'chexreason[dicom]'") from None
     try:
-        if pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID") == DEFLATED:
+        if pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID") == "1.2.840.10008.1.2.1.99":
             raise ValueError("deflated DICOM, which unpacks to any size: write it anew, e.g. by dcmconv +te")
         dataset = pydicom.dcmread(path)  # without force=True: another format is refused
     except pydicom.errors.InvalidDicomError:

@@ -126,12 +126,11 @@ def keep_adapter(model: Any, folder: str | Path, name: str) -> PeftModel:
     check_sound(folder)
     made_for = _check_fit(model.get_base_model() if isinstance(model, PeftModel) else model, folder)
     config, weights = _config(folder), load_file(folder / WEIGHTS)
-    if (ranks := {len(weights[n]) for n in weights if "lora_A" in n}) != {config["r"]}:
-        said = f"of rank {sorted(ranks)}; its config says {config['r']}"
-        raise ValueError(f"adapter {folder} has weights {said}: {_AGAIN}")
-    targets, scale = _targets(config, weights), config["lora_alpha"]
-    lora = LoraConfig(r=config["r"], lora_alpha=scale, target_modules=targets, task_type="CAUSAL_LM")
-    wrapped = _beside(model, name, lora)
+    modules = config.get("target_modules")  # a pattern is not run: on the name of a module it may take for ever
+    if not isinstance(modules, list) or any(config.get(key) for key in NARROWED):
+        modules = sorted({n.removeprefix("base_model.model.").partition(".lora_")[0] for n in weights})
+    scale = {"r": config["r"], "lora_alpha": config["lora_alpha"]}
+    wrapped = _beside(model, name, LoraConfig(target_modules=modules, task_type="CAUSAL_LM", **scale))
     wrapped.base_model.set_adapter(list(wrapped.peft_config), inference_mode=True)
     wanted = {n.replace(f".{name}.", "."): p.shape for n, p in wrapped.state_dict().items() if f".{name}." in n}
     names = sorted(set(weights) ^ set(wanted))
@@ -139,21 +138,11 @@ def keep_adapter(model: Any, folder: str | Path, name: str) -> PeftModel:
     faults = [f"{len(names)} names differ, e.g. {names[0]}"] if names else []
     if sizes:
         shapes = f"{list(weights[sizes[0]].shape)} for {list(wanted[sizes[0]])}"
-        faults.append(f"{len(sizes)} weights have another size, e.g. {sizes[0]}: {shapes}")
+        faults.append(f"{len(sizes)} weights have another size (rank {config['r']}), e.g. {sizes[0]}: {shapes}")
     if faults:
         raise ValueError(f"adapter {folder} does not fit the model: {'; '.join(faults)}. {made_for}")
     set_peft_model_state_dict(wrapped, weights, name)
     return wrapped
-
-
-def _targets(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str | list[str]:
-    """The modules of a folder's adapter: those it lists, else those it has weights for.
-
-    A pattern that stands in a folder is not run: on the name of a module it may take for ever.
-    """
-    targets: str | list[str] = config.get("target_modules") or ""
-    plain = targets == TARGETS or (isinstance(targets, list) and not any(config.get(name) for name in NARROWED))
-    return targets if plain else sorted({n.removeprefix("base_model.model.").partition(".lora_")[0] for n in weights})
 
 
 def blank_adapter(policy: Policy, rank: int) -> None:

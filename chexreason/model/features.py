@@ -7,7 +7,8 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from chexreason.data.batches import EncodedPrompts
 from chexreason.data.cache import ImageCache
 from chexreason.data.fingerprint import image_hash
 from chexreason.files import read_checked, write_checked
-from chexreason.model.policy import FilmReader, Policy, cuts_images
+from chexreason.model.policy import FilmReader, Policy
 from chexreason.owners import remove_leftovers
 from chexreason.types import Study
 
@@ -37,8 +38,7 @@ class ImageTokens(NamedTuple):
     grid: Tensor | None
 
 
-@dataclass(frozen=True)
-class Film:
+class Film(NamedTuple):
     """A study's radiograph on its way to ``encode``: the hash of its file, its image tokens where they are known."""
 
     study: Study
@@ -147,10 +147,13 @@ def cache_films(policy: Policy, image_cache: str | None, feature_cache: str | No
     processor that cuts images up keeps none: how many pieces a film gives is not known without its pixels.
     """
     policy.films = None
+    for folder in filter(None, (image_cache, feature_cache)):
+        with suppress(OSError):  # it makes a slower run, and is said
+            Path(folder).mkdir(0o700, parents=True, exist_ok=True)  # who shares films makes the folder
     if image_cache is not None:
         load = ImageCache(Path(image_cache), policy.resize, policy.encoder.resize_key).load
         policy.films = FilmReader(load, partial(policy.encode, resized=True), policy.image_features)
-    if feature_cache is not None and cuts_images(policy.processor.image_processor):
+    if feature_cache is not None and getattr(policy.processor.image_processor, "do_image_splitting", False):
         log.info("no feature cache: this processor cuts images up")
     elif feature_cache is not None:
         kept = FeatureCache(Path(feature_cache), policy)

@@ -31,12 +31,10 @@ def label_log_odds(
     padded = [text for row in texts for text in [*row, *[next(iter(row))] * (width - len(row))]]
     ids, mask = policy.encode_answers(padded)
     with torch.no_grad():
-        scores = (
-            completion_scores(policy, prompts, ids.to(policy.device), mask.to(policy.device), group_size=width)
-            .logp.cpu()
-            .double()
-        )
-    totals = scores.sum(1).reshape(len(answers), width).tolist()  # [B, width]
+        scores = completion_scores(
+            policy, prompts, ids.to(policy.device), mask.to(policy.device), group_size=width
+        ).logp.cpu()
+    totals = scores.double().sum(1).reshape(len(answers), width).tolist()  # [B, width]
     rows = []
     for both, places, logp in zip(pairs, texts, totals, strict=True):
         found = {labels: logp[place] for place, labels in enumerate(places.values())}

@@ -36,21 +36,14 @@ class FilmReader(NamedTuple):
 
 
 class Encoder:
-    """The half of a policy that a loader's workers need: it encodes prompts and answers, and has no weights.
-
-    Where workers are not forked, it is pickled into each of them.
-    """
+    """The half of a policy that is pickled into a loader's workers: it encodes prompts and answers, without weights."""
 
     def __init__(self, processor: Any, config: Any, family: Family, stop_id: int) -> None:
         self.processor, self.tokenizer, self.config, self.family = processor, processor.tokenizer, config, family
         self.stop_id, vocab = stop_id, self.tokenizer.get_vocab()
         self.markers = tuple(marker for marker in (*_TURNS, *_MARKERS) if marker in vocab)
         self.pad_id = int(stop_id if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id)
-
-    @property
-    def context(self) -> int:
-        """The longest sequence, prompt and answer together, that the model has positions for."""
-        return int(self.config.get_text_config().max_position_embeddings)
+        self.context = int(config.get_text_config().max_position_embeddings)  # longest prompt and answer together
 
     def encode(self, images: Sequence[Image.Image], texts: Sequence[str], *, resized: bool = False) -> EncodedPrompts:
         """Encode one image and one user text a study, up to where the assistant starts; padded on the left.
@@ -93,7 +86,7 @@ class Encoder:
         """
         self._check_size(image)
         processor = self.processor.image_processor
-        if cuts_images(processor):
+        if getattr(processor, "do_image_splitting", False):
             raise ValueError(
                 "this processor (do_image_splitting) shrinks crops, not images: set paths.image_cache=null"
             )
@@ -224,11 +217,6 @@ class Policy(nn.Module):
     def image_features(self, prompts: EncodedPrompts) -> tuple[Tensor, ...]:
         """Projected image tokens of each study, [n_i, hidden], from the pixels."""
         return self.family.image_features(self.base, prompts)
-
-
-def cuts_images(image_processor: Any) -> bool:
-    """Whether the processor makes several pictures of one, by its shape; pan and scan is refused at loading."""
-    return bool(getattr(image_processor, "do_image_splitting", False))
 
 
 def pad_right(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from chexreason.model.kv import next_logits, prefill
 from chexreason.model.load import KEPT
 from chexreason.model.logprobs import completion_scores
 from chexreason.model.policy import Policy
+from chexreason.owners import peak_rss
 from chexreason.preflight.meta_model import blank_prompts
 from chexreason.preflight.rehearsal import MEMORY_KINDS, Rehearsal
 
@@ -254,7 +254,7 @@ def peak_on(device: torch.device, work: Callable[[], object], setting: str) -> i
     """
     if device.type != "cuda":
         work()
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return peak_rss()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     try:

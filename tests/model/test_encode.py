@@ -11,7 +11,7 @@ def test_a_prompt_longer_than_the_context_is_refused_with_its_length_and_never_c
     kept = policy.encode(images[:1], ["word " * 200])
     assert kept.input_ids.shape[1] > 200
     assert int(kept.type_ids.sum()) == 16
-    policy.base.config.get_text_config().max_position_embeddings = 128
+    policy.encoder.context = 128
     with pytest.raises(ValueError, match=r"tokens \(16 of them its image\) do not fit .* 128.*shorter prompt="):
         policy.encode(images[:1], ["word " * 200])
 

@@ -31,8 +31,6 @@ class LabelF1(Metric):
     Use one object a data set.
     """
 
-    is_differentiable = False
-    higher_is_better = True
     full_state_update = False
     keys: list[Tensor]
     rows: list[Tensor]
