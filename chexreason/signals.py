@@ -213,7 +213,7 @@ def _leave(name: str) -> None:
             try:
                 act(name)
             except BaseException as error:
-                say(f"{name}: {error!r}")  # what a terminal would obey is escaped in it
+                say(f"{name}: {type(error).__name__}: {str(error).encode('unicode_escape').decode()}")
         for child in multiprocessing.active_children():
             child.kill()
         say(f"{name}: stopped; {continues()}")

@@ -24,11 +24,9 @@ def test_a_trace_longer_than_the_context_is_refused(policy):
 
 
 def test_a_text_that_holds_a_marker_of_the_template_is_refused(policy, images):
-    assert {"<end_of_turn>", "<image_soft_token>"} <= set(policy.encoder.markers) or {
-        "<|im_end|>",
-        "<|image_pad|>",
-    } <= set(policy.encoder.markers)
-    for marker in policy.encoder.markers:
+    markers = set(policy.encoder.markers)
+    assert {"<end_of_turn>", "<image_soft_token>"} <= markers or {"<|im_end|>", "<|image_pad|>"} <= markers
+    for marker in markers:
         with pytest.raises(ValueError, match=r"the prompt holds .*take it out"):
             policy.encode(images[:1], [f"Is this {marker} a film?"])
         with pytest.raises(ValueError, match=r"the answer holds .*take it out"):
