@@ -10,6 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 MAX_PIXELS = 89_000_000  # a film of 43 x 35 cm has 60 million at 0.05 mm; Pillow warns from 89,478,485 on
+TOO_MANY = f"pixels, more than the {MAX_PIXELS:,} of a film: damaged, or too large"
 BIT_DEPTHS = (8, 10, 12, 14, 16)  # of detectors; a 12-bit film is commonly stored in 16 bits
 Pixels = npt.NDArray[np.floating]
 
@@ -56,12 +57,6 @@ def window(values: Pixels, center: float, width: float, function: str = "LINEAR"
     return np.clip((values - (center - 0.5)) / (width - 1.0) + 0.5, 0.0, 1.0)
 
 
-def check_pixels(width: int, height: int) -> None:
-    """Raises ValueError on more pixels than a film has: a header may claim any size, and memory is given for it."""
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"{width} x {height} pixels, more than the {MAX_PIXELS:,} of a film: damaged, or too large")
-
-
 def white_level(high: int) -> int:
     """The level shown as white: the end of the smallest usual bit depth that holds ``high``, or ``high`` itself."""
     return next((2**bits - 1 for bits in BIT_DEPTHS if high < 2**bits), high)
@@ -71,7 +66,9 @@ def _refuse(dataset: Any) -> None:
     """Raises ValueError where ``dataset`` is no greyscale radiograph of one frame."""
     if "PixelData" not in dataset:
         raise ValueError(f"DICOM without 8-16 bit pixels (SOP class {dataset.get('SOPClassUID', 'unknown')})")
-    check_pixels(int(dataset.get("Columns") or 0), int(dataset.get("Rows") or 0))
+    width, height = int(dataset.get("Columns") or 0), int(dataset.get("Rows") or 0)
+    if width * height > MAX_PIXELS:  # memory is given for what a header claims
+        raise ValueError(f"{width} x {height} {TOO_MANY}")
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
         raise ValueError(f"DICOM with {frames} frames; a radiograph has one: export the frame to use")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from chexreason.data.dicom import check_pixels, load_dicom, white_level
+from chexreason.data.dicom import MAX_PIXELS, TOO_MANY, load_dicom, white_level
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # Pillow goes by the content: an EPS named .png would start Ghostscript
 WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
@@ -59,7 +59,8 @@ def opened(source: Path | io.BytesIO) -> Image.Image:
         image = Image.open(source, formats=FORMATS)
     except UnidentifiedImageError:
         raise ValueError(f"cannot identify it as {', '.join(FORMATS)} or DICOM") from None
-    check_pixels(*image.size)
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} {TOO_MANY}")
     return image
 
 
