@@ -297,5 +297,4 @@ def stored_config(run_dir: str | Path) -> dict[str, Any]:
 
 def adapter_sha256(folder: str) -> str | None:
     """Hash of an adapter's weights; None where they are not on this disk."""
-    paths = sorted(Path(folder).glob("adapter_model.*"))
-    return file_sha256(paths[0])[:16] if paths else None
+    return next((file_sha256(path)[:16] for path in sorted(Path(folder).glob("adapter_model.*"))), None)
