@@ -96,7 +96,7 @@ def loader(policy: Policy, found: list[Study], workers: int, cache: ImageCache |
 
 def loader_rows(name: str, policy: Policy, found: list[Study], folder: Path) -> Iterator[Row]:
     """Images a second out of the loader, from the filled cache against from the files."""
-    cache = ImageCache(folder, policy.resize, policy.resize_key)
+    cache = ImageCache(folder, policy.resize, policy.encoder.resize_key)
     for study in found:
         cache.load(study)
     for workers in (0, 1, 2):
@@ -128,7 +128,7 @@ def waiting(policy: Policy, data: StudyData) -> float:
 
 def step_rows(name: str, policy: Policy, found: list[Study], folder: Path) -> Iterator[Row]:
     """Share of a training step spent waiting, with the cache against without."""
-    cache = ImageCache(folder, policy.resize, policy.resize_key)
+    cache = ImageCache(folder, policy.resize, policy.encoder.resize_key)
     found = [found[i % len(found)] for i in range(8 * (N_STEPS + 1))]
     for study in found:
         cache.load(study)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from unicodedata import category
 
 from chexreason.confdir import choices, confdir
 from chexreason.files import without_secrets
@@ -20,6 +22,18 @@ RENAMED_CHOICES = {  # what a choice was, and what is said now
     "phase=paper/sft": "phase=sft",
     "phase=paper/grpo": "phase=grpo",
 }
+
+
+def printable(text: object) -> str:
+    """``text`` of any origin with an escape for all that a terminal obeys; line breaks and tabs stay."""
+    return "".join(c if c.isprintable() or c in "\n\t" or category(c) == "Zs" else ascii(c)[1:-1] for c in str(text))
+
+
+class PrintableRecord(logging.LogRecord):
+    """A record of the log whose message is ``printable``."""
+
+    def getMessage(self) -> str:
+        return printable(super().getMessage())
 
 
 @contextmanager
@@ -41,7 +55,7 @@ def friendly(*kinds: type[BaseException]) -> Iterator[None]:
         if os.environ.get("CHEXREASON_TRACEBACK"):
             raise
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"error: {without_secrets(str(text))}", file=sys.stderr)
+        print(f"error: {printable(without_secrets(str(text)))}", file=sys.stderr)
         raise SystemExit(1) from None
 
 
@@ -66,13 +80,10 @@ def unknown_choices(arguments: Sequence[str]) -> list[str]:
     for word in arguments:
         group, _, value = word.lstrip("+").partition("=")
         group, at, package = group.partition("@")
-        if value and group in RENAMED_GROUPS:
-            faults.append(f"{group}= is now {RENAMED_GROUPS[group]}=: say {RENAMED_GROUPS[group]}{at}{package}={value}")
         above, dot, key = group.partition(".")
-        if dot and above in RENAMED_GROUPS:
-            faults.append(
-                f"{above}.{key} is now {RENAMED_GROUPS[above]}.{key}: say {RENAMED_GROUPS[above]}.{key}={value}"
-            )
+        if above in RENAMED_GROUPS and (value or dot):
+            now, mark = f"{RENAMED_GROUPS[above]}{dot}{key}", "" if dot else "="
+            faults.append(f"{group}{mark} is now {now}{mark}: say {now}{at}{package}={value}")
         if f"{group}={value}" in RENAMED_CHOICES:
             faults.append(f"there is no {group}={value} any more: say {RENAMED_CHOICES[f'{group}={value}']}")
             continue

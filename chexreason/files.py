@@ -15,7 +15,7 @@ import shutil
 import socket
 import zlib
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,8 @@ def whole(path: Path, scratch: Path | None = None, *, flush: bool = True) -> Ite
     try:
         with written(path):
             yield temporary
-            temporary.chmod(mode)  # a writer may have put a file of its own there
+            with suppress(OSError):  # a file system without modes
+                temporary.chmod(mode)  # a writer may have put a file of its own there
             if flush:
                 _flush(temporary)
         os.replace(temporary, path)
@@ -91,7 +92,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             yield staging
             mode = staging.stat().st_mode & 0o666  # as the umask gives it; safetensors writes 0600
             for path in staging.iterdir():
-                path.chmod(mode)
+                with suppress(OSError):
+                    path.chmod(mode)
                 _flush(path)
             _flush(staging)
         if folder.exists():

@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import os
-import resource
 import shutil
 import socket
 import time
@@ -21,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from chexreason.files import file_sha256, read_sealed, value_sha256, without_secrets, write_sealed, write_text, written
-from chexreason.owners import locked, remove_leftovers
+from chexreason.owners import locked, peak_rss, remove_leftovers, wall_off
 from chexreason.renames import ADDED, changes, flat, old_names, settings
 from chexreason.signals import PREEMPTED, await_first_rank, is_first_rank, on_leave
 from chexreason.statistics.partial import holds_batch
@@ -159,6 +158,10 @@ def open_run(run_dir: str | Path, cfg: DictConfig) -> Iterator[Path]:
         with on_leave(await_first_rank):
             yield folder
         return
+    from chexreason.build.data import is_private  # pandas: not for --help
+
+    if not (folder / LOCK).exists() and is_private(cfg):
+        wall_off(folder)
     refusal = RunError(f"{folder} is in use by another run: wait for it, or choose another name=")
     with locked(folder / LOCK, refusal):
         _, same = _check_config(folder, cfg)
@@ -178,10 +181,9 @@ def open_run(run_dir: str | Path, cfg: DictConfig) -> Iterator[Path]:
         recorded = is_done(folder) or os.environ.get(ATTEMPT_OF) == str(folder.resolve())
 
         def time_stage() -> None:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             seconds = earlier + time.monotonic() - start
             with suppress(OSError):  # a time hides no other error, and fails no run that has ended
-                write_sealed(folder / STAGE, {"name": folder.name, "seconds": seconds, "peak_rss_bytes": peak})
+                write_sealed(folder / STAGE, {"name": folder.name, "seconds": seconds, "peak_rss_bytes": peak_rss()})
 
         def preempted(name: str) -> None:
             if not recorded:
@@ -208,6 +210,7 @@ def _set_aside(folder: Path) -> None:
     aside = next(path for n in count(1) if not os.path.lexists(path := folder.with_name(f"{folder.name}.old-{n}")))
     os.rename(folder, aside)
     folder.mkdir(exist_ok=True)
+    shutil.copymode(aside, folder)
     if (aside / ".hydra").is_dir():
         shutil.copytree(aside / ".hydra", folder / ".hydra")
     for handler in logging.getLogger().handlers:
@@ -296,5 +299,4 @@ def stored_config(run_dir: str | Path) -> dict[str, Any]:
 
 def adapter_sha256(folder: str) -> str | None:
     """Hash of an adapter's weights; None where they are not on this disk."""
-    paths = sorted(Path(folder).glob("adapter_model.*"))
-    return file_sha256(paths[0])[:16] if paths else None
+    return next((file_sha256(path)[:16] for path in sorted(Path(folder).glob("adapter_model.*"))), None)

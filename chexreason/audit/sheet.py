@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
-from chexreason.data.image import ImageError, grey_file
+from chexreason.data.image import ImageError, grey_file, opened
 from chexreason.data.leakage import Leak
 from chexreason.data.manifest import Manifest
 from chexreason.labels.catalog import CHEXPERT14
@@ -86,7 +85,7 @@ def _picture(manifest: Manifest, row: pd.Series) -> Picture:
 def _format(path: Path) -> str:
     """ "PNG L 320x320" of a file, "" where it cannot be opened as an image."""
     try:
-        with Image.open(path) as file:
+        with opened(path) as file:
             return f"{file.format} {file.mode} {file.width}x{file.height}"
-    except (OSError, ValueError):  # DICOM too: its header says nothing about how it will be shown
+    except Exception:  # as Pillow's many; DICOM too: its header says nothing about how it will be shown
         return ""

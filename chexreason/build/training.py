@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning as L
 from hydra.utils import get_object
-from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from omegaconf import DictConfig, OmegaConf
@@ -27,7 +27,7 @@ from chexreason.rewards.base import Reward
 from chexreason.runs import CHECKPOINT, COLLAPSE
 from chexreason.signals import is_first_rank
 from chexreason.traces.answer_faults import check_answers
-from chexreason.training.callbacks.adapter_export import AdapterExport
+from chexreason.training.callbacks.adapter_export import AdapterExport, EarlyStopping
 from chexreason.training.callbacks.checkpoint import ResumePoint
 from chexreason.training.callbacks.collapse_watch import CollapseWatch
 from chexreason.training.callbacks.label_f1 import LabelF1Callback

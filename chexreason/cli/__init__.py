@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import hydra
 from omegaconf import DictConfig
 
 from chexreason.confdir import command_help, confdir
-from chexreason.errors import friendly, unknown_choices
+from chexreason.errors import PrintableRecord, friendly, printable, unknown_choices
 from chexreason.files import without_secrets
 from chexreason.runs import ATTEMPT_OF
 from chexreason.signals import Stopped, is_first_rank, on_leave, requeue, watched
@@ -40,6 +41,7 @@ def command(*kinds: type[BaseException]) -> Callable[[Callable[..., Any]], Calla
         @functools.wraps(body)
         def configured(cfg: DictConfig) -> Any:
             with friendly(ValueError, KeyError, OSError, *kinds):
+                logging.setLogRecordFactory(PrintableRecord)
                 ask = functools.partial(_ask_for_requeue, cfg)
                 try:
                     with watched(), on_leave(ask):  # a launcher's process begins here
@@ -59,7 +61,7 @@ def command(*kinds: type[BaseException]) -> Callable[[Callable[..., Any]], Calla
                 if (shown := without_secrets(word)) != word
             ]
             if faults := faults or unknown_choices(sys.argv[1:]):
-                print("error: " + "\n       ".join(faults), file=sys.stderr)
+                print("error: " + printable("\n       ".join(faults)), file=sys.stderr)
                 raise SystemExit(1)
             with watched():
                 return configured()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from chexreason.cli import command
+from chexreason.errors import printable
 
 
 @command(ModuleNotFoundError)
@@ -21,7 +22,7 @@ def main(cfg: DictConfig) -> None:
         warnings = check_data(cfg)
         print("settings:" if warnings else "settings: no fault found")
         for text in warnings:
-            print(f"  (warning) {text}")
+            print(f"  (warning) {printable(text)}")
     planned.check()
     if cfg.measure:
         for name, peak in measure_run(cfg).items():

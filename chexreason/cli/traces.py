@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from chexreason.cli import command
+from chexreason.errors import printable
 from chexreason.files import write_json, write_text
 from chexreason.traces.store import StoreError, TraceStore, open_store
 
@@ -112,7 +113,7 @@ def main(cfg: DictConfig) -> None:
     from chexreason.traces.export import JSONL_NAME
 
     report = traces(cfg)
-    print(as_markdown(report))
+    print(printable(as_markdown(report)))
     log.info("%d traces: %s", report["accepted"], Path(cfg.folder) / JSONL_NAME)
     if report["stopped"] or report["left"]:
         why = report["stopped"] or "some studies got no answer (see above)"

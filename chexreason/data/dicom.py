@@ -11,6 +11,8 @@ import numpy.typing as npt
 from PIL import Image
 
 OUTLIERS, MARGIN = 1.0, 0.25  # percent of the pixels at either end; of the distance between these two ends
+MAX_PIXELS = 89_000_000  # a film of 43 x 35 cm has 60 million at 0.05 mm; Pillow warns from 89,478,485 on
+TOO_MANY = f"pixels, more than the {MAX_PIXELS:,} of a film: damaged, or too large"
 Pixels = npt.NDArray[np.floating]
 
 
@@ -19,14 +21,17 @@ def load_dicom(path: Path, data: bytes) -> Image.Image:
 
     Stored values go through the modality transform, then the first VOI look-up table or window; without one they are
     ``spread``, as those of any other file; 8 bits are shown as they are. Raises ValueError when pydicom is not
-    installed, the file is no DICOM, has no pixels, several frames, colours or more than 16 bits. Source: DICOM PS3.3,
-    C.7.6.3.1.2, C.11.1 and C.11.2.
+    installed, the file is no DICOM, has no pixels, several frames, colours, too many pixels or more than 16 bits.
+    Source: DICOM PS3.3, C.7.6.3.1.2, C.11.1 and C.11.2.
     """
     try:
         import pydicom
     except ImportError:
         raise ValueError("this is a DICOM file, which needs pydicom: pip install 'chexreason[dicom]'") from None
     try:
+        meta = pydicom.filereader.read_file_meta_info(io.BytesIO(data))
+        if meta.get("TransferSyntaxUID") == "1.2.840.10008.1.2.1.99":
+            raise ValueError("deflated DICOM, which unpacks to any size: write it anew, e.g. by dcmconv +te")
         dataset = pydicom.dcmread(io.BytesIO(data))  # without force=True: another format is refused
     except pydicom.errors.InvalidDicomError:
         raise ValueError(f"named {path.suffix} but without DICOM's signature: another format, or damaged") from None
@@ -79,6 +84,9 @@ def _refuse(dataset: Any) -> None:
     """Raises ValueError where ``dataset`` is no greyscale radiograph of one frame."""
     if "PixelData" not in dataset:
         raise ValueError(f"DICOM without 8-16 bit pixels (SOP class {dataset.get('SOPClassUID', 'unknown')})")
+    width, height = int(dataset.get("Columns") or 0), int(dataset.get("Rows") or 0)
+    if width * height > MAX_PIXELS:  # memory is given for what a header claims
+        raise ValueError(f"{width} x {height} {TOO_MANY}")
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
         raise ValueError(f"DICOM with {frames} frames; a radiograph has one: export the frame to use")

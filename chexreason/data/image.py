@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from chexreason.data.dicom import load_dicom, spread
+from chexreason.data.dicom import MAX_PIXELS, TOO_MANY, load_dicom, spread
 from chexreason.data.fingerprint import content_sha256
 
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # Pillow goes by the content: an EPS named .png would start Ghostscript
 BICUBIC = Image.Resampling.BICUBIC
 PIXELS = 2  # raise it whenever a file gives other pixels: what caches hold was made under another
 WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
@@ -64,16 +65,25 @@ def decode(path: Path, data: bytes) -> Image.Image:
     try:
         if data[DICOM_SIGNATURE_AT:132] == DICOM_SIGNATURE or path.suffix.lower() in DICOM_SUFFIXES:
             return load_dicom(path, data).convert("RGB")
-        with Image.open(io.BytesIO(data)) as file:
+        with opened(io.BytesIO(data)) as file:
             file.load()
             image = _rgb(ImageOps.exif_transpose(file))
         if data[:4] == b"\x89PNG" and data[24] == 16 and data[25] in (2, 4, 6) and np.asarray(image).max() < 128:
             raise ValueError("16 bits a channel, of which 8 are read, and dark: save it as 16-bit grey")
         return image
-    except UnidentifiedImageError:  # its text names no file, but an object of ours
-        raise ImageError(path, "cannot identify image file") from None
     except Exception as error:  # decoders raise many types on damaged bytes: SyntaxError, struct.error, zlib.error
         raise ImageError(path, str(error) or type(error).__name__) from error
+
+
+def opened(source: Path | io.BytesIO) -> Image.Image:
+    """An image file whose header alone is read; raises ValueError where it is none of FORMATS, or too large."""
+    try:
+        image = Image.open(source, formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError(f"cannot identify it as {', '.join(FORMATS)} or DICOM") from None
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} {TOO_MANY}")
+    return image
 
 
 def grey_file(

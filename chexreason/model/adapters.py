@@ -28,6 +28,7 @@ TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|d
 # The dtype that adapters are kept and computed in, whatever the weights are in. PEFT computes float32 factors so, which
 # makes a folder read by bare PEFT the same policy; bfloat16 weights would round away half of a small adapter's effect.
 ADAPTER_DTYPE = torch.float32
+NARROWED = ("exclude_modules", "layers_to_transform", "layers_pattern")  # what picks among the listed modules
 VARIANTS = ("use_dora", "use_rslora", "lora_bias", "rank_pattern", "alpha_pattern", "modules_to_save")  # none is read
 
 
@@ -124,9 +125,12 @@ def keep_adapter(model: Any, folder: str | Path, name: str) -> PeftModel:
         raise FileNotFoundError(f"no adapter in {folder} ({ADAPTER_CONFIG} is missing): give a run's adapter/best")
     check_sound(folder)
     made_for = _check_fit(model.get_base_model() if isinstance(model, PeftModel) else model, folder)
-    config, weights = LoraConfig.from_pretrained(str(folder)), load_file(folder / WEIGHTS)
-    config.lora_dropout, config.base_model_name_or_path = 0.0, None  # its own training's; checked above
-    wrapped = _beside(model, name, config)
+    config, weights = _config(folder), load_file(folder / WEIGHTS)
+    modules = config.get("target_modules")  # a pattern is not run: on the name of a module it may take for ever
+    if not isinstance(modules, list) or any(config.get(key) for key in NARROWED):
+        modules = sorted({n.removeprefix("base_model.model.").partition(".lora_")[0] for n in weights})
+    scale = {"r": config["r"], "lora_alpha": config["lora_alpha"]}
+    wrapped = _beside(model, name, LoraConfig(target_modules=modules, task_type="CAUSAL_LM", **scale))
     wrapped.base_model.set_adapter(list(wrapped.peft_config), inference_mode=True)
     wanted = {n.replace(f".{name}.", "."): p.shape for n, p in wrapped.state_dict().items() if f".{name}." in n}
     names = sorted(set(weights) ^ set(wanted))
@@ -134,7 +138,7 @@ def keep_adapter(model: Any, folder: str | Path, name: str) -> PeftModel:
     faults = [f"{len(names)} names differ, e.g. {names[0]}"] if names else []
     if sizes:
         shapes = f"{list(weights[sizes[0]].shape)} for {list(wanted[sizes[0]])}"
-        faults.append(f"{len(sizes)} weights have another size (rank {config.r}), e.g. {sizes[0]}: {shapes}")
+        faults.append(f"{len(sizes)} weights have another size (rank {config['r']}), e.g. {sizes[0]}: {shapes}")
     if faults:
         raise ValueError(f"adapter {folder} does not fit the model: {'; '.join(faults)}. {made_for}")
     set_peft_model_state_dict(wrapped, weights, name)
@@ -169,7 +173,8 @@ def save_adapter(policy: Policy, folder: str | Path, card: Mapping[str, object])
     """
     with whole_folder(Path(folder)) as staging:
         policy.model.save_pretrained(str(staging), selected_adapters=[NEW])
-        config = _config(staging) | {"base_model_name_or_path": policy.source}
+        named = {"base_model_name_or_path": policy.source, "target_modules": sorted(n for n, _ in _adapted(policy))}
+        config = _config(staging) | named
         if policy.frozen_adapters():
             factors = {
                 f"base_model.model.{name}.lora_{side}.weight": factor.detach().cpu().contiguous()

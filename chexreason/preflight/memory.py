@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from chexreason.model.kv import next_logits, prefill
 from chexreason.model.load import KEPT
 from chexreason.model.logprobs import completion_scores
 from chexreason.model.policy import Policy
+from chexreason.owners import peak_rss
 from chexreason.preflight.meta_model import blank_prompts
 from chexreason.preflight.rehearsal import MEMORY_KINDS, Rehearsal
 
@@ -188,7 +188,7 @@ def last_token(policy: Policy, prompts: EncodedPrompts, sampling: Sampling, grou
         logits = next_logits(policy, prefix, torch.full((n,), policy.pad_id), prefix.visible(filled + 1))
         logp = (logits.float() / (sampling.temperature or 1.0)).log_softmax(-1)
         allowed = logp.index_fill(-1, torch.tensor(policy.banned_ids), float("-inf"))
-        draw_ids(allowed, torch.zeros(n, dtype=torch.float64), sampling)
+        draw_ids(allowed, torch.zeros(n, dtype=torch.float64, device=logp.device), sampling)
 
 
 def rehearse(policy: Policy, stage: Callable[[Rehearsal], None], optimiser_bytes: float) -> Bytes:
@@ -254,7 +254,7 @@ def peak_on(device: torch.device, work: Callable[[], object], setting: str) -> i
     """
     if device.type != "cuda":
         work()
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return peak_rss()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     try:

@@ -122,9 +122,11 @@ def test_what_is_taken_for_something_else_is_said(tmp_path, caplog):
             lambda text: swap(text).replace(",a\n", ',"a\n').replace(",c\n", ',c"\n'),
             f"{INSIDE}: line 3, in a cell that is",
         ),
+        (lambda text: gzip.compress(text.encode() + b" " * 2**16), "unpacks to more than 65,536 bytes: damaged, or"),
     ],
 )
-def test_a_file_that_cannot_be_read_says_why(tmp_path, change, message):
+def test_a_file_that_cannot_be_read_says_why(tmp_path, change, message, monkeypatch):
+    monkeypatch.setattr("chexreason.data.sources.csv_text.MAX_UNPACKED", 2**16)
     csv, faults = opened(tmp_path, change(TEXT))
     assert faults.lines[0].startswith(f"t.csv: {message}")
     assert csv.rows.empty

@@ -19,7 +19,6 @@ def film(path: Path, pixels: np.ndarray, bits: int = 12, **elements) -> Path:
     pydicom = pytest.importorskip("pydicom", reason="reading DICOM is an extra: pip install 'chexreason[dicom]'")
     dataset = pydicom.Dataset()
     dataset.file_meta = pydicom.dataset.FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"  # digital X-ray
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
     dataset.Rows, dataset.Columns = pixels.shape[-2:]
@@ -28,6 +27,7 @@ def film(path: Path, pixels: np.ndarray, bits: int = 12, **elements) -> Path:
     dataset.BitsStored, dataset.HighBit = bits, bits - 1
     dataset.PixelRepresentation = int(np.issubdtype(pixels.dtype, np.signedinteger))
     dataset.PixelData = pixels.tobytes()
+    dataset.file_meta.TransferSyntaxUID = elements.pop("syntax", pydicom.uid.ExplicitVRLittleEndian)
     for name, value in elements.items():
         setattr(dataset, name, value)
     pydicom.dcmwrite(path, dataset, enforce_file_format=True)
@@ -142,6 +142,8 @@ def test_the_signature_counts_not_the_name(tmp_path):
         ({"BitsStored": 1}, "1 bits stored; expected 8 to 16"),
         ({"WindowCenter": "10", "WindowWidth": "0"}, r"window width 0\.0 is not allowed"),
         ({"PixelData": b"\0" * 20}, r"(?i)pixel data"),
+        ({"syntax": "1.2.840.10008.1.2.1.99"}, "deflated DICOM, which unpacks to any size"),
+        ({"Rows": 60_000, "Columns": 60_000}, "60000 x 60000 pixels, more than the 89,000,000 of a film"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -10,9 +10,11 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageFile
 
+from chexreason.audit.sheet import formats
 from chexreason.data.check import inspect_images
 from chexreason.data.image import ImageError, load_image
 from chexreason.data.leakage import find_leaks
+from chexreason.data.manifest import Manifest
 
 RAMP = np.linspace(0, 1, 64).reshape(8, 8)
 
@@ -155,6 +157,24 @@ def test_missing_empty_foreign_and_damaged_files_say_why(tmp_path):
         with pytest.raises(ImageError, match=said) as caught:
             load_image(tmp_path / name)
         assert caught.value.why
+
+
+@pytest.mark.parametrize("kind", ["EPS", "GIF", "PPM", "WEBP", "ICO"])
+def test_only_formats_of_films_are_opened_whatever_the_name(tmp_path, kind):
+    Image.new("RGB", (32, 32)).save(tmp_path / "x.png", kind)
+    with pytest.raises(ImageError, match=r"x\.png: cannot identify it as PNG, JPEG, TIFF, BMP or DICOM$"):
+        load_image(tmp_path / "x.png")
+    rows = pd.DataFrame({"study_id": ["s"], "path": ["x.png"]})
+    assert formats(Manifest(rows, {}, tmp_path), 0) == {"drawn": 1, "unreadable": 1, "formats": {}}
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize(("side", "said"), [(60_000, r"3600000000 pixels\) ex"), (9_999, "9999 x 9999 pixels")])
+def test_a_header_that_claims_too_many_pixels_is_refused(tmp_path, side, said):
+    Image.new("L", (9, 9)).save(path := tmp_path / "x.bmp")
+    path.write_bytes(path.read_bytes()[:18] + 2 * side.to_bytes(4, "little") + path.read_bytes()[26:])
+    with pytest.raises(ImageError, match=said):
+        load_image(path)
 
 
 def test_the_error_crosses_a_process_border(tmp_path):

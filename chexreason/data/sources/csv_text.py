@@ -5,12 +5,14 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
+import io
 import re
 import shlex
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+MAX_UNPACKED = 2**30  # bytes of a csv.gz, unpacked; MIMIC's largest has 377,110 rows
 _BINARY = {  # what a file that is no text is, by its first bytes, and the way out
     b"PK": "an Excel workbook (.xlsx) or a zip archive; save its sheet as 'CSV UTF-8', or unpack it",
     b"\xd0\xcf": "an Excel workbook (.xls); save its sheet as 'CSV UTF-8'",
@@ -30,7 +32,9 @@ def read_lines(file: Path) -> list[str]:
     data = file.read_bytes()
     try:
         if data.startswith(b"\x1f\x8b"):  # not the name tells: users rename files
-            data = gzip.decompress(data)
+            data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(MAX_UNPACKED + 1)
+            if len(data) > MAX_UNPACKED:
+                raise Unreadable(f"unpacks to more than {MAX_UNPACKED:,} bytes: damaged, or unpack it (gunzip) first")
         wide = "utf-16-be" if data[:1] == b"\0" else "utf-16-le" if data[1:2] == b"\0" else "utf-8-sig"
         text = data.decode("utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else wide)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
