@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from chexreason.confdir import choices, confdir
+from chexreason.confdir import choices, confdir, first_words
 from chexreason.signals import PREEMPTED, Stopped, continues
 
 RENAMED_GROUPS = {"answers": "sft_answers", "traces": "teacher_instruction"}  # old name of a folder of conf/: new one
@@ -55,31 +56,45 @@ def did_you_mean(word: object, choices: Iterable[str]) -> str:
 
 
 def unknown_choices(arguments: Sequence[str]) -> list[str]:
-    """A line for each ``group=choice`` or ``group@package=choice`` of a command that names no file under ``conf/``.
+    """A line for each argument of a command that Hydra could not read as it was meant, with what to write instead.
 
-    A group, its keys or a choice that have another name now are answered with it.
+    That is ``group=choice`` or ``group@package=choice`` that names no file under ``conf/`` (``null`` never does), a
+    setting whose first word is close to a known one, a value with ``=`` outside quotes, and what has another name now.
     """
     if any(word.startswith(("--config", "-c", "hydra.searchpath", "+hydra.searchpath")) for word in arguments):
         return []  # configs of the user's own are looked for elsewhere too
-    faults = []
-    for word in arguments:
-        group, _, value = word.lstrip("+").partition("=")
-        group, at, package = group.partition("@")
-        if value and group in RENAMED_GROUPS:
-            faults.append(f"{group}= is now {RENAMED_GROUPS[group]}=: say {RENAMED_GROUPS[group]}{at}{package}={value}")
-        above, dot, key = group.partition(".")
-        if dot and above in RENAMED_GROUPS:
-            faults.append(
-                f"{above}.{key} is now {RENAMED_GROUPS[above]}.{key}: say {RENAMED_GROUPS[above]}.{key}={value}"
+    return [fault for word in arguments if "=" in word for fault in (_renamed(word) or _misread(word))]
+
+
+def _renamed(word: str) -> list[str]:
+    name, _, value = word.lstrip("+").partition("=")
+    head = re.split(r"[.@]", name)[0]
+    if said := RENAMED_CHOICES.get(f"{name}={value}"):
+        return [f"there is no {name}={value} any more: say {said}"]
+    if head not in RENAMED_GROUPS or (name == head and not value):
+        return []
+    new = RENAMED_GROUPS[head] + name.removeprefix(head)
+    shown = (name, new) if name.startswith(f"{head}.") else (f"{head}=", f"{RENAMED_GROUPS[head]}=")
+    return [f"{shown[0]} is now {shown[1]}: say {new}={value}"]
+
+
+def _misread(word: str) -> Iterator[str]:
+    name, _, value = word.lstrip("+").partition("=")
+    group, plain = name.partition("@")[0], not set(value) & set("[]{}()$'\"")
+    if not group or group.startswith("-") or not plain:
+        return
+    head = group.partition(".")[0]
+    if head not in first_words() and word[0] != "+" and (meant := did_you_mean(head, first_words())):
+        yield f"there is no setting {head}{meant}"
+    if "=" in value:
+        yield f"{name}={value}: a value with = stands in quotes, as in '{name}=\"{value}\"'"
+    if not value or not (Path(confdir()) / group).is_dir():
+        return
+    known = choices(group)
+    for choice in value.split(","):
+        if choice == "null":
+            yield f"there is no {group}=null: leave {group}= out, or take it away with ~{group}"
+        elif choice not in known:
+            yield f"there is no {group}={choice}" + (
+                did_you_mean(choice, known) or f"; choose one of: {', '.join(known)}"
             )
-        if f"{group}={value}" in RENAMED_CHOICES:
-            faults.append(f"there is no {group}={value} any more: say {RENAMED_CHOICES[f'{group}={value}']}")
-            continue
-        if not value or not group or not (Path(confdir()) / group).is_dir():
-            continue
-        known = choices(group)
-        for choice in value.split(","):
-            if choice not in known and choice != "null" and not set(choice) & set("[]{}()$'\""):
-                shown = did_you_mean(choice, known) or f"; choose one of: {', '.join(sorted(known))}"
-                faults.append(f"there is no {group}={choice}{shown}")
-    return faults

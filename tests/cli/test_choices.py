@@ -63,7 +63,7 @@ def test_an_unknown_name_gets_the_closest_one(monkeypatch, capsys):
         "scale=enormous": "; choose one of: paper, tiny",
     }.items():
         assert said in unknown_choices([given])[0]
-    fine = ["reward=hard,nuanced", "debug=null", "name=x", "phase.lr=1", "-m", "+scale=tiny", "prompt=${x}", "seed=0"]
+    fine = ["reward=hard,nuanced", "~debug", "name=x", "phase.lr=1", "-m", "+scale=tiny", "prompt=${x}", "seed=0"]
     assert unknown_choices(fine) == []
     assert unknown_choices(["--config-dir=mine", "experiment=mine"]) == []
     monkeypatch.setattr(sys, "argv", ["train", "experiment=demo_sfd", "phase=grpoo"])
