@@ -13,8 +13,9 @@ from pathlib import Path
 from chexreason.confdir import choices, confdir, first_words
 from chexreason.signals import PREEMPTED, Stopped, continues
 
-RENAMED_GROUPS = {"answers": "sft_answers", "traces": "teacher_instruction"}  # old name of a folder of conf/: new one
-RENAMED_CHOICES = {  # what a choice was, and what is said now
+RENAMED = {  # how an argument began, and what is said now
+    "answers": "sft_answers",
+    "traces": "teacher_instruction",
     "phase=tiny/sft": "phase=sft size=tiny_sft",
     "phase=tiny/grpo": "phase=grpo size=tiny_grpo",
     "phase=paper/sft": "phase=sft",
@@ -63,25 +64,17 @@ def unknown_choices(arguments: Sequence[str]) -> list[str]:
     """
     if any(word.startswith(("--config", "-c", "hydra.searchpath", "+hydra.searchpath")) for word in arguments):
         return []  # configs of the user's own are looked for elsewhere too
-    return [fault for word in arguments if "=" in word for fault in (_renamed(word) or _misread(word))]
-
-
-def _renamed(word: str) -> list[str]:
-    name, _, value = word.lstrip("+").partition("=")
-    head = re.split(r"[.@]", name)[0]
-    if said := RENAMED_CHOICES.get(f"{name}={value}"):
-        return [f"there is no {name}={value} any more: say {said}"]
-    if head not in RENAMED_GROUPS or (name == head and not value):
-        return []
-    new = RENAMED_GROUPS[head] + name.removeprefix(head)
-    shown = (name, new) if name.startswith(f"{head}.") else (f"{head}=", f"{RENAMED_GROUPS[head]}=")
-    return [f"{shown[0]} is now {shown[1]}: say {new}={value}"]
+    return [fault for word in arguments if "=" in word for fault in _misread(word)]
 
 
 def _misread(word: str) -> Iterator[str]:
+    for old, new in RENAMED.items():
+        if re.match(rf"\+*{old}([.@=]|$)", word):
+            yield f"{old} is now {new}: say {word.lstrip('+').replace(old, new, 1)}"
+            return
     name, _, value = word.lstrip("+").partition("=")
-    group, plain = name.partition("@")[0], not set(value) & set("[]{}()$'\"")
-    if not group or group.startswith("-") or not plain:
+    group = name.partition("@")[0]
+    if not group or group.startswith("-") or set(value) & set("[]{}()$'\""):
         return
     head = group.partition(".")[0]
     if head not in first_words() and word[0] != "+" and (meant := did_you_mean(head, first_words())):

@@ -64,13 +64,12 @@ def check_card(folder: str, prompt: Prompt, label_set: LabelSet) -> None:
     trained, now = card["prompt"], {"name": prompt.name, "text": render(prompt, label_set), "grammar": prompt.grammar}
     if card["labels"]["order"] != list(label_set.labels):  # which the prompt's words name
         raise ValueError(f"{folder} was trained on other labels: set labels={card['labels']['name']}")
-    if trained["name"] != now["name"]:
-        raise ValueError(f"{folder} was trained with another prompt than {now['name']}: set prompt={trained['name']}")
     if trained != now:
-        raise ValueError(
-            f"{folder} was trained with other words of prompt={now['name']}: give it these words again, or train the "
-            "adapter anew with restart=true"
+        other = trained["name"] != now["name"]
+        way_out = (
+            f"set prompt={trained['name']}" if other else "give it those words again, or train anew with restart=true"
         )
+        raise ValueError(f"{folder} was trained with other words than prompt={now['name']} has: {way_out}")
 
 
 def quiet() -> None:

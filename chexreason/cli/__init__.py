@@ -47,7 +47,7 @@ def read_lists(cfg: DictConfig) -> None:
         if value == "???" or str(value).startswith("${"):
             continue
         if alone and names & MAPPINGS:
-            raise ValueError(f"{key}={value}: say of what, '{key}={{NAME: {value}}}'")
+            raise ValueError(f"{key}={value}: say of what, as in +{key}.NAME={value}")
         two = isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
         if (alone and names & LISTS) or (two and names & PAIRS):
             OmegaConf.update(cfg, key, [value])

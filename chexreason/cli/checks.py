@@ -97,28 +97,21 @@ def plan(cfg: DictConfig, only: Collection[str] = ()) -> MemoryPlan:
 
 
 def check_fit(cfg: DictConfig, planned: MemoryPlan) -> None:
-    """Raise ValueError where a stage does not fit, with the fewest settings that were planned together and fit.
-
-    Where there are none, it names the memory that the run needs as it is.
-    """
+    """Raise ValueError where a stage does not fit, with settings that were planned together and fit, or the memory."""
     over = planned.over()
-    names = [stage.name for stage in over]
 
     def lack(changes: Mapping[str, object]) -> int:
         changed = cfg.copy()
         for key, value in changes.items():
             OmegaConf.update(changed, key, value)
-        return sum(max(0, stage.total - planned.capacity) for stage in plan(changed, names).stages)
+        stages = plan(changed, [stage.name for stage in over]).stages
+        return sum(max(0, stage.total - planned.capacity) for stage in stages)
 
     chosen: dict[str, object] = {s.setting: max(s.largest, 1) for s in over if s.studies > 1}
-    left = sum(stage.largest == 0 for stage in over) and lack(chosen)
+    left = lack(chosen) if over else 0
     for key, value in lesser(cfg):
         if left and (now := lack({**chosen, key: value})) < left:
             chosen, left = {**chosen, key: value}, now
-    for key in list(chosen):
-        fewer = {k: value for k, value in chosen.items() if k != key}
-        if fewer and not left and not lack(fewer):
-            chosen = fewer
     if over:
         memory = device_memory(cfg)[1] * max(stage.total for stage in over) / max(planned.capacity, 1)
         larger = f"no setting that this run accepts is enough: it needs a device of {math.ceil(memory / GIB)} GiB"
@@ -130,15 +123,14 @@ def lesser(cfg: DictConfig) -> list[tuple[str, object]]:
     """The changes of settings that this run accepts and that take less memory, the gentlest first."""
     model, module, grpo = cfg.model, cfg.phase.module, cfg.phase.name == "grpo"
     learned = [answer_tokens(adapter) for adapter in cfg.adapters if rank_of(adapter)]
-    least = max([cfg.reward.get("min_length", 0) if grpo else 0, *learned])  # an answer that is cut earns nothing
-    fewer = model.max_new_tokens // 2
+    fewer = max([model.max_new_tokens // 2, cfg.reward.get("min_length", 0), *learned])  # a cut answer earns nothing
     rows = [
         ("model.gradient_checkpointing", True, not grpo and not model.gradient_checkpointing),
         ("model.dtype", "bfloat16", model.dtype == "float32"),
-        ("model.quantise", "nf4", not (cfg.adapters or model.quantise or _by_vllm(cfg))),  # adapters know their base
         ("phase.module.group_size", 2, grpo and module.get("group_size", 0) > 2),
+        ("model.quantise", "nf4", not (cfg.adapters or model.quantise or _by_vllm(cfg))),  # adapters know their base
         ("model.max_pixels", model.get("min_pixels"), model.get("min_pixels") != model.get("max_pixels")),
-        ("model.max_new_tokens", fewer, grpo and fewer >= least),
+        ("model.max_new_tokens", fewer, grpo and fewer < model.max_new_tokens),
     ]
     return [(key, value) for key, value, accepted in rows if accepted]
 

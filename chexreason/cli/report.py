@@ -30,8 +30,10 @@ def report_study(cfg: DictConfig) -> dict[str, Any]:
         read_done(folder)  # it vouches for the files that are read here
     for arm, path in arms.items():
         if not path.is_file():
-            words = [f"name={cfg.name}", f"arm={arm}", f"data={cfg.data.name}", f"paths.out='{cfg.paths.out}'"]
-            words += [f"adapters=['{cfg.runs[arm]}/adapter/best']"] if arm in cfg.runs else []
+            words = [f"name={cfg.name}", f"arm={arm}", f"data={cfg.data.name}", f"paths.out={cfg.paths.out}"]
+            words += [f"adapters=[{cfg.runs[arm]}/adapter/best]" if arm in cfg.runs else "adapters=[...]"] * (
+                arm != "base"
+            )
             evaluation = shlex.join(["python", "-m", "chexreason.cli.evaluate", *words])
             raise FileNotFoundError(
                 f"{path} is missing: run `{evaluation}` first, or leave the arm out with arms=[...]"

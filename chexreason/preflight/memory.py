@@ -254,8 +254,10 @@ def largest_of(total: Callable[[int], int], studies: int, capacity: int) -> int:
         guess = max(int(left + (capacity - known[left]) // slope), low + 1)
         if high:
             guess = min(guess, high - 1)  # which is known where nothing lies between
-        elif guess > _REHEARSED:
+        elif guess > _REHEARSED and max(known) >= _REHEARSED:
             return guess
+        else:
+            guess = min(guess, max(_REHEARSED, low + 1))
     return low
 
 

@@ -153,8 +153,8 @@ def _below_trivial(figures: Mapping[str, Any]) -> list[str]:
 def _vocabulary(figures: Mapping[str, Any]) -> list[str]:
     """Changes that come with answers in words that are no labels, one sentence a step and data set."""
     return [
-        vocabulary_sentence(*map(arm_title, pair_of(key, figures)), name, change["vocabulary"])
-        for key, sets in figures["paired"].items()
+        vocabulary_sentence(arm_title(before), arm_title(after), name, change["vocabulary"])
+        for (before, after), sets in ((pair_of(key, figures), sets) for key, sets in figures["paired"].items())
         for name, change in sets.items()
         if "vocabulary" in change
     ]
