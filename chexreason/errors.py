@@ -13,7 +13,7 @@ from pathlib import Path
 from chexreason.confdir import choices, confdir, first_words
 from chexreason.signals import PREEMPTED, Stopped, continues
 
-RENAMED = {  # how an argument began, and what is said now
+RENAMED_ARGUMENTS = {  # how an argument began, and what is said now
     "answers": "sft_answers",
     "traces": "teacher_instruction",
     "phase=tiny/sft": "phase=sft size=tiny_sft",
@@ -68,7 +68,7 @@ def unknown_choices(arguments: Sequence[str]) -> list[str]:
 
 
 def _misread(word: str) -> Iterator[str]:
-    for old, new in RENAMED.items():
+    for old, new in RENAMED_ARGUMENTS.items():
         if re.match(rf"\+*{old}([.@=]|$)", word):
             yield f"{old} is now {new}: say {word.lstrip('+').replace(old, new, 1)}"
             return

@@ -9,13 +9,13 @@ import pytest
 
 from chexreason.cli import command
 from chexreason.confdir import choices, command_help
-from chexreason.errors import RENAMED, unknown_choices
+from chexreason.errors import RENAMED_ARGUMENTS, unknown_choices
 
 COMMANDS = ["prepare", "preflight", "train", "evaluate", "scores", "report", "rewards", "tables", "traces"]
 
 
 def test_an_old_name_is_answered_with_words_that_compose():
-    for old, new in RENAMED.items():
+    for old, new in RENAMED_ARGUMENTS.items():
         old, new = (words if "=" in words else f"{words}=x" for words in (old, new))
         assert [fault.rpartition("say ")[2] for fault in unknown_choices([old])] == [new]
         assert not choices(old.partition("=")[0]) or unknown_choices(new.split()) == []
