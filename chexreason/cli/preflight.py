@@ -12,7 +12,7 @@ from chexreason.errors import printable
 def main(cfg: DictConfig) -> None:
     """Print the plan; with ``settings=true`` check the settings, with ``measure=true`` run the worst batch as well."""
     from chexreason.build.model import quiet
-    from chexreason.cli.checks import check_data, measure_run, plan  # torch: not for --help
+    from chexreason.cli.checks import check_data, check_fit, measure_run, plan  # torch: not for --help
     from chexreason.preflight.memory import GIB
 
     quiet()
@@ -23,7 +23,7 @@ def main(cfg: DictConfig) -> None:
         print("settings:" if warnings else "settings: no fault found")
         for text in warnings:
             print(f"  (warning) {printable(text)}")
-    planned.check()
+    check_fit(cfg, planned)
     if cfg.measure:
         for name, peak in measure_run(cfg).items():
             print(f"measured {name:<12}{peak / GIB:>8.2f} GiB")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,13 @@ def report_study(cfg: DictConfig) -> dict[str, Any]:
         read_done(folder)  # it vouches for the files that are read here
     for arm, path in arms.items():
         if not path.is_file():
+            words = [f"name={cfg.name}", f"arm={arm}", f"data={cfg.data.name}", f"paths.out={cfg.paths.out}"]
+            words += [f"adapters=[{cfg.runs[arm]}/adapter/best]" if arm in cfg.runs else "adapters=[...]"] * (
+                arm != "base"
+            )
+            evaluation = shlex.join(["python", "-m", "chexreason.cli.evaluate", *words])
             raise FileNotFoundError(
-                f"{path} is missing: run `python -m chexreason.cli.evaluate name={cfg.name} arm={arm}` first, "
-                f"or leave the arm out with arms=[...]"
+                f"{path} is missing: run `{evaluation}` first, or leave the arm out with arms=[...]"
             )
     label_set = build_labels(cfg)
     runs = {arm: Path(folder) for arm, folder in cfg.runs.items() if (Path(folder) / "metrics.csv").is_file()}

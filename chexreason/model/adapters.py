@@ -122,7 +122,9 @@ def keep_adapter(model: Any, folder: str | Path, name: str) -> PeftModel:
     """
     folder = Path(folder)
     if not (folder / ADAPTER_CONFIG).is_file():
-        raise FileNotFoundError(f"no adapter in {folder} ({ADAPTER_CONFIG} is missing): give a run's adapter/best")
+        raise FileNotFoundError(
+            f"no adapter in {folder} ({ADAPTER_CONFIG} is missing): train it first, or give a run's adapter/best"
+        )
     check_sound(folder)
     made_for = _check_fit(model.get_base_model() if isinstance(model, PeftModel) else model, folder)
     config, weights = _config(folder), load_file(folder / WEIGHTS)
@@ -257,17 +259,19 @@ def _check_fit(base: Any, folder: Path) -> str:
     config, card = _config(folder), read_card(folder) if (folder / CARD).is_file() else {}
     if odd := ", ".join(name for name in VARIANTS if config.get(name)):
         raise ValueError(f"adapter {folder} is no plain LoRA ({odd} in {ADAPTER_CONFIG}): train one without")
+    made_for = f"It was made for {config.get('base_model_name_or_path') or 'another model'}: choose its model="
     here = {"model_type": base.config.model_type, "quantise": precision_of(base)}
     trained = here | ({"quantise": None} | card if card else {})
     if trained["model_type"] != here["model_type"]:
-        raise ValueError(f"adapter {folder} belongs to a {trained['model_type']} model, this is {here['model_type']}")
+        raise ValueError(
+            f"adapter {folder} belongs to a {trained['model_type']} model, this is {here['model_type']}. {made_for}"
+        )
     if trained["quantise"] != here["quantise"]:
         then, now = (facts["quantise"] or "in full precision" for facts in (trained, here))
         raise ValueError(
             f"adapter {folder} was trained on a base {then}, this one is {now}: set "
             f"model.quantise={trained['quantise'] or 'null'}"
         )
-    made_for = f"It was made for {config.get('base_model_name_or_path') or 'another model'}: set model="
     if (known := card.get("base_fingerprint")) and known != (found := base_fingerprint(base)):
         what = f"it was trained on other weights (fingerprint {known}, this model's is {found})"
         raise ValueError(f"adapter {folder} does not fit the model: {what}. {made_for}")

@@ -153,7 +153,7 @@ def test_missing_empty_foreign_and_damaged_files_say_why(tmp_path):
         (tmp_path / name).write_bytes(data)
     missing, empty = r"gone\.\w+: no such file", r"the file is empty \(0 bytes\)"
     why = {"gone.png": missing, "gone.dcm": missing, "empty.png": empty, "empty.dcm": empty, ".": "Is a directory"}
-    for name, said in (why | dict.fromkeys(("page.png", "damaged.png"), "cannot identify image file$")).items():
+    for name, said in (why | dict.fromkeys(("page.png", "damaged.png"), "cannot identify it as ")).items():
         with pytest.raises(ImageError, match=said) as caught:
             load_image(tmp_path / name)
         assert caught.value.why

@@ -93,7 +93,7 @@ def test_the_fingerprint_outlives_training_and_merging_and_tells_bases_apart(gem
 def test_other_weights_of_the_same_shape_are_refused(adapter, model):
     with torch.no_grad():
         model.model.language_model.norm.weight += 0.1  # as a fine-tuned sister model would have it
-    with pytest.raises(ValueError, match=r"trained on other weights .*made for tiny:tiny_gemma3: set model="):
+    with pytest.raises(ValueError, match=r"trained on other weights .*made for tiny:tiny_gemma3: choose its model="):
         keep_adapter(model, adapter, "earlier0")
 
 
