@@ -35,8 +35,7 @@ _VOUCHED = (CONFIG, PREDICTIONS, METRICS, SCORES, COLLAPSE, "metrics.csv", "rewa
 STOPPED = "stopped"  # in DONE: why the collapse watch ended the run early
 ADAPTERS = "adapters_sha256"  # in CONFIG: a run belongs to the weights it began with, not to the folder they lay in
 STATES = ("running", "done", "failed", "cut", "preempted")  # of a line of ATTEMPTS
-# In the environment: the run directory of this process, where whoever started it records its attempts.
-ATTEMPT_OF = "CHEXREASON_ATTEMPT_OF"
+ATTEMPT_OF = "CHEXREASON_ATTEMPT_OF"  # in the environment: the run directory whose attempts the starter records
 # What a run writes besides its config, its times and its log.
 _RESULTS = (DONE, "checkpoints/*", "adapter/*", "metrics/*", "samples.jsonl", "rewards-*", "*.partial.jsonl")
 _RESULTS += _VOUCHED[1:]
@@ -148,8 +147,7 @@ def open_run(run_dir: str | Path, cfg: DictConfig) -> Iterator[Path]:
 
     The lock ends with the process, so a killed run never blocks its own resume. With ``cfg.restart`` the directory is
     set aside first, and so is what another config left in it that is no result. Raises RunError when another process
-    holds the directory, or when it holds a run of another config or adapter. The further ranks of a run only check the
-    config.
+    holds the directory, or when it holds a run of another config or adapter. Further ranks only check the config.
     """
     folder = Path(run_dir)
     folder.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,6 @@ It also owns what makes two ids one patient's: the one form of a vendor's name a
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +16,7 @@ import pandas as pd
 
 from chexreason.data.fingerprint import near_pairs
 from chexreason.data.manifest import ManifestError
+from chexreason.labels.schema import plain
 
 TRAIN = ("sft", "rl")
 EVALUATION = ("val", "test")
@@ -42,7 +42,7 @@ _VENDORS = {
     "mimic": ("mimic(cxr|cxrjpg|iv)?", r"(?:.*/)?p?(\d{8})(?:/.*)?", "{}"),
     "chexpert": ("chexpert(v10)?(small|plus)?", r"(?:.*/)?(?:patient)?0*(\d{1,5})(?:/.*)?", "patient{:0>5}"),
 }
-_QUOTES = "'`\u2018\u2019\u02bc"  # a spreadsheet puts one before a number that is text
+_QUOTES = "'`"  # a spreadsheet puts one before a number that is text
 _FREE = re.compile(r"^p(at(ient)?)?[\W_]*(?=\d)|(?<!\d)0+(?=\d)")  # what one file writes before a number, another not
 
 
@@ -92,7 +92,7 @@ class Leak:
 @cache
 def vendor_of(name: str) -> str:
     """The one name of the vendor ``name``, whatever its case, spaces and marks: "MIMIC-CXR" is "mimic"."""
-    words = re.findall(r"[^\W_]+", _plain(name).casefold())
+    words = re.findall(r"[^\W_]+", plain(name).casefold())
     known = (vendor for vendor, (names, *_) in _VENDORS.items() if re.fullmatch(names, "".join(words)))
     return next(known, "_".join(words) or name)
 
@@ -103,9 +103,9 @@ def patient_number(vendor: str, written: str) -> str:
     Of a vendor whose ids are not known, it is what was ``written`` in plain characters, without quotes and outer
     spaces: whether zeros and capitals count there, nobody can tell (``same_patient``).
     """
-    plain = _plain(written).lstrip(_QUOTES).strip()
+    bare = plain(written).strip().lstrip(_QUOTES).strip()
     _, pattern, form = _VENDORS.get(vendor, ("", "(.*)", "{}"))
-    found = re.fullmatch(pattern, plain, re.IGNORECASE)
+    found = re.fullmatch(pattern, bare, re.IGNORECASE)
     return form.format(found[1]) if found else ""
 
 
@@ -153,12 +153,6 @@ def check_leaks(leaks: Sequence[Leak]) -> None:
             f"training, validation and test data overlap:\n{listed}\n"
             f"take a set out of the data config, or accept the overlap by naming it: data.allow_overlap=[{named}]"
         )
-
-
-def _plain(text: str) -> str:
-    """``text`` in its usual characters (full-width digits are digits), without invisible ones and outer spaces."""
-    usual = unicodedata.normalize("NFKC", text)
-    return "".join(c for c in usual if unicodedata.category(c) not in ("Cf", "Cc")).strip()
 
 
 def _pairs(allowed: Collection[Sequence[str]], frames: Mapping[str, pd.DataFrame]) -> set[frozenset[str]]:

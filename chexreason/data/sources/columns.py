@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from chexreason.data.fingerprint import content_sha256
-from chexreason.data.sources.csv_text import Unreadable, dialect, plain, read_lines, records, refuse_swallowed
+from chexreason.data.sources.csv_text import Unreadable, dialect, letters, read_lines, records, refuse_swallowed
 
 log = logging.getLogger(__name__)
 _SHOWN = 3  # examples of each kind of fault
@@ -133,7 +133,7 @@ class VendorCsv:
         """The place in the header of each of our columns; only ``columns`` have to be there."""
         found, missing = {}, []
         for column, names in self._names.items():
-            alike = [name for name in self.header if plain(name) in map(plain, names)]
+            alike = [name for name in self.header if letters(name) in map(letters, names)]
             alike = [name for name in self.header if name in names] or alike
             if len(alike) > 1:
                 raise Unreadable(f"has several columns for '{column}': {', '.join(alike)}; keep one")

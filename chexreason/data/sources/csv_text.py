@@ -103,12 +103,12 @@ def refuse_swallowed(
 
 def dialect(lines: Sequence[str], columns: Sequence[str]) -> tuple[int, str]:
     """How many lines precede the header, and its delimiter: the first way that finds the most of the ``columns``."""
-    wanted = {plain(column) for column in columns}
+    wanted = {letters(column) for column in columns}
     ways = {(skip, mark): line.split(mark) for skip, line in enumerate(lines[:20]) for mark in ",;\t|"}
-    return max(ways, key=lambda way: len(wanted & set(map(plain, ways[way]))))
+    return max(ways, key=lambda way: len(wanted & set(map(letters, ways[way]))))
 
 
-def plain(name: str) -> str:
+def letters(name: str) -> str:
     """Letters and digits of ``name`` without regard to case: the same for "Pleural_Effusion" and "pleural effusion"."""
     return re.sub(r"[\W_]+", "", name).casefold()
 

@@ -18,7 +18,7 @@ from chexreason.data.fingerprint import content_sha256
 from chexreason.data.leakage import EVALUATION, TRAIN, patient_number, same_patient, vendor_of
 from chexreason.data.manifest import READERS, parameters
 from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, closest, years
-from chexreason.data.sources.csv_text import plain
+from chexreason.data.sources.csv_text import letters
 from chexreason.data.sources.tree import located, without_suffix
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import Track
@@ -123,10 +123,10 @@ class TableSource:
 
     def _check_spelling(self, table: VendorCsv, found: Sequence[str]) -> None:
         """Notes columns whose marks would be lost; raises ValueError where the csv has no label's column."""
-        spelled, used, faults = [plain(name) for name in table.header], set(map(plain, table.rows)), table.faults
-        if twice := [label for label in found if spelled.count(plain(label)) > 1]:
+        spelled, used, faults = [letters(name) for name in table.header], set(map(letters, table.rows)), table.faults
+        if twice := [label for label in found if spelled.count(letters(label)) > 1]:
             faults.add(table.file, f"several columns for {', '.join(twice)}; keep one, or name it in label_columns")
-        near = {name: label for name in table.header if plain(name) not in used for label in _nearest(name, found)}
+        near = {name: label for name in table.header if letters(name) not in used for label in _nearest(name, found)}
         if near:
             asked = {label: [name for name in near if near[name] == label] for label in near.values()}
             known = {label: label for label in found}
@@ -189,9 +189,9 @@ def _nearest(column: str, found: Sequence[str]) -> list[str]:
     for label in (label for label in CHEXPERT14.labels if label not in found):
         telling = set(label.lower().split()) - _COMMON
         shared = any(_SYNONYMS.get(word) == label or get_close_matches(word, telling, cutoff=0.72) for word in words)
-        if shared or get_close_matches(plain(column), [plain(label)], cutoff=0.85):
-            likely[plain(label)] = label
-    return [likely[name] for name in get_close_matches(plain(column), likely, n=1, cutoff=0.0)]
+        if shared or get_close_matches(letters(column), [letters(label)], cutoff=0.85):
+            likely[letters(label)] = label
+    return [likely[name] for name in get_close_matches(letters(column), likely, n=1, cutoff=0.0)]
 
 
 def _listed(names: str | Sequence[str]) -> list[str]:
