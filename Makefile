@@ -45,7 +45,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 4
 
 ABLATIONS := $(addprefix ablation_,reward group_size beta clip prompt label_policy lora_rank seeds)
 
-.PHONY: help docs constraints demo prepare table1 table2 table3 table4 table5 table6 fig1 fig2 fig3 paper ranking $(ABLATIONS) traces dashboard results rewards review test-archive test-ddp test-resume bench-grpo bench-grpo-reward test test-unit test-deep test-processors test-paper test-trl lint bench-basics bench-coverage bench-data bench-manifests bench-probe bench-sft bench-memory format tiny-models clean
+.PHONY: help docs constraints demo prepare table1 table2 table3 table4 table5 table6 fig1 fig2 fig3 paper ranking $(ABLATIONS) traces dashboard results rewards review test-archive test-ddp test-resume bench-grpo bench-grpo-reward test test-unit test-deep test-processors test-paper test-trl lint bench-basics bench-coverage bench-data bench-fingerprints bench-manifests bench-probe bench-sft bench-memory format tiny-models clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-21s %s\n", $$1, $$2}'
@@ -190,6 +190,9 @@ bench-coverage: $(STAMP) ## how often the 95 % intervals hold the truth, in 2,00
 
 bench-data: $(STAMP) ## speed of image pass, cache and loader, to out/bench/data.json
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.data
+
+bench-fingerprints: $(STAMP) ## which copies of a film the leakage guard finds, its false alarms and speed (3 min), to out/bench/fingerprints.json
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks.fingerprints
 
 bench-manifests: $(STAMP) ## MIMIC's manifest at 10k, 100k, 377k rows and the sampler, to out/bench/manifests.json
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.manifests

@@ -1,4 +1,4 @@
-"""Speed of the way from disk to batch, and how far apart fingerprints of different films are.
+"""Speed of the way from disk to batch.
 
     make bench-data
 
@@ -19,9 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from transformers.image_utils import SizeDict
 
@@ -30,8 +28,6 @@ from benchmarks.measure import Row, seconds
 from chexreason.data.batches import Collate
 from chexreason.data.cache import ImageCache
 from chexreason.data.check import ImageFacts, inspect_images
-from chexreason.data.fingerprint import near_pairs
-from chexreason.data.leakage import RADIUS
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.model.adapters import attach_lora
 from chexreason.model.load import load_policy
@@ -100,7 +96,7 @@ def loader(policy: Policy, found: list[Study], workers: int, cache: ImageCache |
 
 def loader_rows(name: str, policy: Policy, found: list[Study], folder: Path) -> Iterator[Row]:
     """Images a second out of the loader, from the filled cache against from the files."""
-    cache = ImageCache(folder, policy.resize, policy.resize_key)
+    cache = ImageCache(folder, policy.resize, policy.encoder.resize_key)
     for study in found:
         cache.load(study)
     for workers in (0, 1, 2):
@@ -132,48 +128,13 @@ def waiting(policy: Policy, data: StudyData) -> float:
 
 def step_rows(name: str, policy: Policy, found: list[Study], folder: Path) -> Iterator[Row]:
     """Share of a training step spent waiting, with the cache against without."""
-    cache = ImageCache(folder, policy.resize, policy.resize_key)
+    cache = ImageCache(folder, policy.resize, policy.encoder.resize_key)
     found = [found[i % len(found)] for i in range(8 * (N_STEPS + 1))]
     for study in found:
         cache.load(study)
     for workers in (0, 1):
         shares = [waiting(policy, loader(policy, found, workers, chosen, 8)) for chosen in (cache, None)]
         yield row(f"SFT step, {name}, {workers} workers: waiting, cache (peer: no cache)", "share", *shares)
-
-
-def closest(one: pd.DataFrame, other: pd.DataFrame) -> int:
-    """Smallest number of differing bits between films of different patients."""
-    words = [_bits(frame) for frame in (one, other)]
-    best = 256
-    for start in range(0, len(words[0]), 64):
-        block = words[0][start : start + 64]
-        distance = sum(np.bitwise_count(block[:, None, w] ^ words[1][None, :, w]).astype(np.uint16) for w in range(4))
-        distance[one["patient"].to_numpy()[start : start + 64, None] == other["patient"].to_numpy()[None]] = 256
-        best = min(best, int(distance.min()))
-    return best
-
-
-def _bits(frame: pd.DataFrame) -> NDArray[np.uint64]:
-    return np.frombuffer(bytes.fromhex("".join(frame["phash"])), dtype=np.uint64).reshape(-1, 4)
-
-
-def fingerprint_rows() -> Iterator[Row]:
-    """Bits between copies of one film, between films of different patients, and the time to search all pairs."""
-    sets = {}
-    for name in ("nih", "nih_lowres128", "kermany_test"):
-        table = pd.read_csv(DATA / name / "labels.csv")
-        facts = inspect_images([DATA / name / path for path in table["path"]])
-        patient = name.removesuffix("_lowres128") + ":" + table["patient_id"].astype(str)
-        stem = table["path"].map(lambda path: Path(path).stem)
-        sets[name] = pd.DataFrame({"patient": patient, "stem": stem, "phash": [fact.phash for fact in facts]})
-    both = sets["nih"].merge(sets["nih_lowres128"], on="stem", suffixes=("", "_low"))
-    copies = np.bitwise_count(_bits(both) ^ _bits(both[["phash_low"]].set_axis(["phash"], axis=1))).sum(axis=1)
-    yield row(f"{len(both)} films at 320 and 128 px, within {RADIUS} bits", "share", float((copies <= RADIUS).mean()))
-    yield row(f"{len(both)} films at 320 and 128 px, farthest", "bits", float(copies.max()))
-    for one, other in (("nih_lowres128",) * 2, ("nih", "nih_lowres128"), ("nih_lowres128", "kermany_test")):
-        yield row(f"different patients, {one} x {other}, closest", "bits", float(closest(sets[one], sets[other])))
-    hashes = sets["nih_lowres128"]["phash"].tolist()
-    yield row("search of 9,998 x 9,998 fingerprints", "s", seconds(lambda: near_pairs(hashes, hashes, RADIUS)), bar=5.0)
 
 
 def rows(folder: Path) -> Iterator[Row]:
@@ -188,7 +149,6 @@ def rows(folder: Path) -> Iterator[Row]:
         yield from check_rows("nih (320 px)", nih)
         yield from loader_rows("nih (320 px) to 128 px", policy, studies(nih), folder / "nih")
         yield from step_rows("tiny_gemma3, nih (320 px)", _trainable(), studies(nih), folder / "step_nih")
-        yield from fingerprint_rows()
     policy.processor.image_processor.size = SizeDict(height=896, width=896)  # MedGemma's
     yield from loader_rows("2500x2048 JPEG to 896 px", policy, found, folder / "large")
 

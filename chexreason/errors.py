@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from unicodedata import category
 
-from chexreason.confdir import choices, confdir
+from chexreason.confdir import choices, confdir, first_words
+from chexreason.files import without_secrets
 from chexreason.signals import PREEMPTED, Stopped, continues
 
-RENAMED_GROUPS = {"answers": "sft_answers", "traces": "teacher_instruction"}  # old name of a folder of conf/: new one
-RENAMED_CHOICES = {  # what a choice was, and what is said now
+RENAMED_ARGUMENTS = {  # how an argument began, and what is said now
+    "answers": "sft_answers",
+    "traces": "teacher_instruction",
     "phase=tiny/sft": "phase=sft size=tiny_sft",
     "phase=tiny/grpo": "phase=grpo size=tiny_grpo",
     "phase=paper/sft": "phase=sft",
     "phase=paper/grpo": "phase=grpo",
 }
+
+
+def printable(text: object) -> str:
+    """``text`` of any origin with an escape for all that a terminal obeys; line breaks and tabs stay."""
+    return "".join(c if c.isprintable() or c in "\n\t" or category(c) == "Zs" else ascii(c)[1:-1] for c in str(text))
+
+
+class PrintableRecord(logging.LogRecord):
+    """A record of the log whose message is ``printable``."""
+
+    def getMessage(self) -> str:
+        return printable(super().getMessage())
 
 
 @contextmanager
@@ -40,7 +57,7 @@ def friendly(*kinds: type[BaseException]) -> Iterator[None]:
         if os.environ.get("CHEXREASON_TRACEBACK"):
             raise
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"error: {text}", file=sys.stderr)
+        print(f"error: {printable(without_secrets(str(text)))}", file=sys.stderr)
         raise SystemExit(1) from None
 
 
@@ -55,31 +72,37 @@ def did_you_mean(word: object, choices: Iterable[str]) -> str:
 
 
 def unknown_choices(arguments: Sequence[str]) -> list[str]:
-    """A line for each ``group=choice`` or ``group@package=choice`` of a command that names no file under ``conf/``.
+    """A line for each argument of a command that Hydra could not read as it was meant, with what to write instead.
 
-    A group, its keys or a choice that have another name now are answered with it.
+    That is ``group=choice`` or ``group@package=choice`` that names no file under ``conf/`` (``null`` never does), a
+    setting whose first word is close to a known one, a value with ``=`` outside quotes, and what has another name now.
     """
     if any(word.startswith(("--config", "-c", "hydra.searchpath", "+hydra.searchpath")) for word in arguments):
         return []  # configs of the user's own are looked for elsewhere too
-    faults = []
-    for word in arguments:
-        group, _, value = word.lstrip("+").partition("=")
-        group, at, package = group.partition("@")
-        if value and group in RENAMED_GROUPS:
-            faults.append(f"{group}= is now {RENAMED_GROUPS[group]}=: say {RENAMED_GROUPS[group]}{at}{package}={value}")
-        above, dot, key = group.partition(".")
-        if dot and above in RENAMED_GROUPS:
-            faults.append(
-                f"{above}.{key} is now {RENAMED_GROUPS[above]}.{key}: say {RENAMED_GROUPS[above]}.{key}={value}"
+    return [fault for word in arguments if "=" in word for fault in _misread(word)]
+
+
+def _misread(word: str) -> Iterator[str]:
+    for old, new in RENAMED_ARGUMENTS.items():
+        if re.match(rf"\+*{old}([.@=]|$)", word):
+            yield f"{old} is now {new}: say {word.lstrip('+').replace(old, new, 1)}"
+            return
+    name, _, value = word.lstrip("+").partition("=")
+    group = name.partition("@")[0]
+    if not group or group.startswith("-") or set(value) & set("[]{}()$'\""):
+        return
+    head = group.partition(".")[0]
+    if head not in first_words() and word[0] != "+" and (meant := did_you_mean(head, first_words())):
+        yield f"there is no setting {head}{meant}"
+    if "=" in value:
+        yield f"{name}={value}: a value with = stands in quotes, as in '{name}=\"{value}\"'"
+    if not value or not (Path(confdir()) / group).is_dir():
+        return
+    known = choices(group)
+    for choice in value.split(","):
+        if choice == "null":
+            yield f"there is no {group}=null: leave {group}= out, or take it away with ~{group}"
+        elif choice not in known:
+            yield f"there is no {group}={choice}" + (
+                did_you_mean(choice, known) or f"; choose one of: {', '.join(known)}"
             )
-        if f"{group}={value}" in RENAMED_CHOICES:
-            faults.append(f"there is no {group}={value} any more: say {RENAMED_CHOICES[f'{group}={value}']}")
-            continue
-        if not value or not group or not (Path(confdir()) / group).is_dir():
-            continue
-        known = choices(group)
-        for choice in value.split(","):
-            if choice not in known and choice != "null" and not set(choice) & set("[]{}()$'\""):
-                shown = did_you_mean(choice, known) or f"; choose one of: {', '.join(sorted(known))}"
-                faults.append(f"there is no {group}={choice}{shown}")
-    return faults

@@ -9,12 +9,13 @@ import json
 import logging
 import math
 import os
+import re
 import secrets
 import shutil
 import socket
 import zlib
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,16 @@ log = logging.getLogger(__name__)
 TEMPORARY = ".tmp~"  # begins the name of a temporary file or folder; host, pid and start of its owner follow
 PUT_BACK = "old"  # in the name of a folder that is being replaced
 _SEAL = "sha256"  # in a sealed JSON file: the hash of all else in it
+MASK = "<masked>"  # in place of a password or key
+_NAME = r"(?i:(?:[\w.-]*[_.-])?(?:api[_-]?key|access[_-]?token|auth[_-]?token|secret|passw(?:or)?d|authorization))"
+_UNSAID = r"""(?!["']?(?:(?i:bearer|basic)\s+)?(?:\$\{|null\b|none\b))"""  # to be read elsewhere, or none
+_VALUE = rf"""{_UNSAID}(?:(?i:bearer|basic)\s+)?(?:"[^"]+"|'[^']+'|[^\s&#,;{{}}\])]+)"""
+# A login in an address, a key behind its name, one behind its scheme, one that is known by its form.
+_SECRETS = re.compile(
+    r"(?<=://)(?:(?!\$\{)[^/?#\s])*(?=@)"
+    rf"""|({_NAME}["']?\s*[=:]\s*|(?<![\w-])token=|[?&]key=){_VALUE}"""
+    r"|\b(?i:bearer|basic)\s+[\w.~+/=-]{8,}|\b(?:sk|hf|ghp|xox[bp])[-_][\w-]{12,}|\bAIza[\w-]{20,}"
+)
 
 
 @contextmanager
@@ -56,7 +67,8 @@ def whole(path: Path, scratch: Path | None = None, *, flush: bool = True) -> Ite
     try:
         with written(path):
             yield temporary
-            temporary.chmod(mode)  # a writer may have put a file of its own there
+            with suppress(OSError):  # a file system without modes
+                temporary.chmod(mode)  # a writer may have put a file of its own there
             if flush:
                 _flush(temporary)
         os.replace(temporary, path)
@@ -80,7 +92,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             yield staging
             mode = staging.stat().st_mode & 0o666  # as the umask gives it; safetensors writes 0600
             for path in staging.iterdir():
-                path.chmod(mode)
+                with suppress(OSError):
+                    path.chmod(mode)
                 _flush(path)
             _flush(staging)
         if folder.exists():
@@ -237,3 +250,13 @@ def _is_number(cell: str) -> bool:
         return float(cell) is not None
     except ValueError:
         return False
+
+
+def without_secrets(value: Any) -> Any:
+    """A text, or the texts of a config, with the passwords and keys in them masked."""
+    if isinstance(value, dict):
+        named = {k for k in value if isinstance(value[k], str) and re.fullmatch(f"{_NAME}|token", str(k))}
+        return {k: MASK if k in named else without_secrets(value[k]) for k in value}
+    if isinstance(value, list):
+        return [without_secrets(item) for item in value]
+    return _SECRETS.sub(rf"\1{MASK}", value) if isinstance(value, str) else value

@@ -7,8 +7,10 @@ import fcntl
 import json
 import logging
 import os
+import resource
 import shutil
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -40,6 +42,23 @@ def remove_leftovers(*folders: Path, elsewhere: float = _DAY) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink()
+
+
+def wall_off(folder: Path) -> None:
+    """Make ``folder`` for its owner alone (0700); a mode that somebody gave it on purpose stays, and is said."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (plain := temporary_of(folder / "mode")).mkdir()  # as the umask gives it
+    with suppress(OSError):  # a file system without modes
+        if folder.stat().st_mode == plain.stat().st_mode:
+            folder.chmod(folder.stat().st_mode & 0o7700)
+    plain.rmdir()
+    if (mode := folder.stat().st_mode & 0o7777) & 0o077:
+        log.warning("%s has mode %o: others may read what is not declared public there", folder, mode)
+
+
+def peak_rss() -> int:
+    """Bytes of this process's largest resident size; the system counts them in KiB, but macOS in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _lives(pid: object, start: object) -> bool:

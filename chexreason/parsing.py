@@ -10,16 +10,20 @@ broken rules, "solution" is the block that holds the list. Our readings of what 
 - an empty think block is valid: length is the reward's business;
 - text outside the blocks is counted (``stray_blocks``), not broken;
 - a broken answer predicts nothing, and its solution is not read at all.
+
+A list is read in the forms that models write: commas, lines, "and"; headings, JSON, task lists, tables, "label: yes".
+An item names a label only where nothing but names, a value and punctuation is in it. What is marked absent is no item;
+what is denied in words ("no A, B or C", one item) or hedged is an unknown one.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from chexreason.labels.schema import LabelSet
+from chexreason.labels.schema import LabelSet, folded, plain
 from chexreason.types import Parsed
 
 
@@ -59,13 +63,6 @@ class AnswerFormat:
         return parse(text, self.label_set, self.grammar)
 
 
-# Each pattern is one character class or one anchored run, so matching is linear in the text whatever it holds.
-_SEPARATOR = re.compile(r"[,;\n\r•]")
-_NUMBERING = re.compile(r"\d+[.):]\s*")
-# Quotes, brackets, bullets, markdown emphasis, the final period.
-_WRAPPING = " \t\f\v\u00a0\"'`“”\u2018\u2019[](){}.*_-\u2013"
-
-
 def parse(text: str, label_set: LabelSet, grammar: str | Grammar = Grammar.THINK_SOLUTION) -> Parsed:
     """Reads the labels out of one model output; never raises, whatever the text, and takes linear time.
 
@@ -77,13 +74,16 @@ def parse(text: str, label_set: LabelSet, grammar: str | Grammar = Grammar.THINK
     if broken := _broken_rule(text, blocks):
         return Parsed(labels=(), broken=broken)
     outside, inside = _cut(text, blocks)
-    stray = sum(1 for piece in outside if piece.strip())
+    stray = sum(1 for piece in outside if piece.strip() and plain(piece).strip())
     think = inside[0].strip() if "think" in blocks else ""
-    items = _items(inside[-1])
+    items = _items(inside[-1], label_set.by_name)
     if not items:
         return Parsed(labels=(), stray_blocks=stray, broken="empty_solution", think=think)
-    labels, unknown, duplicates = _match(items, label_set)
-    return Parsed(labels, unknown, duplicates, stray_blocks=stray, think=think)
+    named = [(label, written) for written, labels in items for label in labels]
+    first = {label: n for n, (label, _) in reversed([*enumerate(named)])}
+    duplicates = tuple(written for n, (label, written) in enumerate(named) if first[label] != n)
+    unknown = tuple(written for written, labels in items if not labels)
+    return Parsed(tuple(label for label in label_set if label in first), unknown, duplicates, stray, think=think)
 
 
 def format_answer(think: str, labels: Sequence[str], grammar: str | Grammar = Grammar.THINK_SOLUTION) -> str:
@@ -95,7 +95,8 @@ def format_answer(think: str, labels: Sequence[str], grammar: str | Grammar = Gr
     blocks = BLOCKS[Grammar.of(grammar)]
     listed = ", ".join(labels)
     tags = _tags(blocks)
-    if _items(listed) != list(labels) or not labels or any(tag in listed for tag in tags):
+    are_plain = all(_items(label, {folded(label): label}) == [(label, (label,))] for label in labels)
+    if not labels or not are_plain or any(tag in listed for tag in tags):
         raise ValueError(f"the answer format cannot carry the labels {list(labels)}: need one or more plain names")
     if any(tag in think for tag in tags):
         raise ValueError(f"the reasoning holds a tag of the answer format: {think[:80]!r}")
@@ -145,28 +146,155 @@ def _cut(text: str, blocks: Sequence[str]) -> tuple[list[str], list[str]]:
     return [*pieces[::2], text], pieces[1::2]
 
 
-def _items(solution: str) -> list[str]:
-    """The listed items as written, without bullets, numbering, quotes, brackets and the final period."""
-    return [item for piece in _SEPARATOR.split(solution) if (item := _bare(piece))]
+# Quotes, brackets, bullets, markdown emphasis, the final period.
+_WRAPPING = " \t\f\v\u00a0\"'`“”\u2018\u2019[](){}.*_-\u2013"
+_NUMBERING = re.compile(r"\d+[.):]\s*")
+_LINE, _CLAUSE, _PIECE = re.compile(r"[^\n\r]+"), re.compile(r"[^;•]+"), re.compile(r"[^,]+")
+# The language of a code block and the outer lines of a table: they say nothing.
+_FENCE, _EDGE = re.compile(r"```([^\s`\[{]*)(?=\s*[\n\r\[{])"), re.compile(r"(?m)^[ \t]*\||\|[ \t]*$")
+# Before the names of an item, and between them.
+_START = re.compile(r"[\s\"'`\[\](){}.*_-]*(?:\d+[.):])?[\s\"'`\[\](){}.*_-]*(?:(?:and|but|plus|also|&) )?")
+_JOIN = re.compile(r"[\"'`*_ ]*(?:\b(?:and|plus|with|as well as)\b|[&+/]|\. |\(?\d+[.)])[\"'`*_ ]*")
+# The marks and words by which a form says that a label is present, or absent.
+_MARK = re.compile(r"[\[(] ?([^\w\s)]|[xyn]|yes|no|) ?[\])]|([✓✔☑✅☐✗✘✖✕❌⬜])")
+_BOX = re.compile(rf"[\s\"'`*_.-]*(?:\d+[.):] ?)?({_MARK.pattern})")
+_PRESENT = re.compile(r"[✓✔☑✅+1y]|1\.0|yes|true|present|positive|detected|identified|confirmed|seen|found")
+_ABSENT = re.compile(
+    rf"[☐✗✘✖✕❌⬜0n-]|0\.0|no|false|none|absent|negative|excluded|ruled out|not (?:{_PRESENT.pattern})"
+)
+_DENIAL = re.compile(
+    r"\b(?:no|not|without|absent|absence|neither|nor|none|never|cannot|negative|clear of|free of|rule[sd]? out"
+    r"|exclud\w+|den(?:y|ies|ied)|lack\w*|unlikely|rather than|instead of)\b|n't\b"
+)
+# Headings; under one of these words, what is listed is not said to be present.
+_UNMEANT = re.compile(
+    r"\b(?:absent|absence|negatives?|no|not|none|excluded|ruled out|normal|un\w+|possible|probable|likely|suspected"
+    r"|potential|differential|alternative|prior|previous|past)\b"
+)
+_HEADING = re.compile(
+    r"(?:(?:the|my|all|list|of|final|key|main|pertinent|abnormal|chexpert|radiographic|positive|present|predicted"
+    rf"|detected|identified|selected|{_UNMEANT.pattern}) )*(?:(?P<one>label|finding|diagnosis|condition|answer"
+    r"|impression|conclusion|solution)|(?:label|finding|condition|answer)s|diagnoses|abnormalities|present|positives?"
+    rf"|detected|yes|{_UNMEANT.pattern})(?: (?:present|absent|are))?"
+)
 
 
 def _bare(piece: str) -> str:
+    """An item as written, without bullets, numbering, quotes, brackets and the final period."""
     item = piece.strip().strip(_WRAPPING)
     numbering = _NUMBERING.match(item)
     return item[numbering.end() :].strip(_WRAPPING) if numbering else item
 
 
-def _match(items: Sequence[str], label_set: LabelSet) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Splits items into the known labels (label-set order), the unknown ones and the repeated ones."""
-    canonical = {label.casefold(): label for label in label_set}
-    seen: set[str] = set()
-    unknown, duplicates = [], []
-    for item in items:
-        label = canonical.get(" ".join(item.split()).casefold())
-        if label is None:
-            unknown.append(item)
-        elif label in seen:
-            duplicates.append(item)
-        else:
-            seen.add(label)
-    return tuple(label for label in label_set if label in seen), tuple(unknown), tuple(duplicates)
+def _means(word: str) -> bool | None:
+    return True if _PRESENT.fullmatch(word) else False if _ABSENT.fullmatch(word) else None
+
+
+def _value(rest: str) -> bool | None:
+    """What stands after a name: True for present or for nothing, False for absent, None for anything else."""
+    text = rest.strip(" \"'`*_.")
+    value = re.sub(r"\A-+>? ", "", text.lstrip(" :=>\"'`*_"))
+    if box := _MARK.search(value):
+        mark = box[1] or box[2] or "-"
+        return None if box[0] != value else mark == "x" or _means(mark)
+    word = value.strip(" \"'`*_.[](){}")
+    if not word.strip("-") and value != "-":
+        return None if set(text) & set(":=>") else True
+    return _means(word) or (None if text[0].isalpha() else _means(word))  # "Edema absent" is a denial in words
+
+
+def _said(key: str, names: Mapping[str, str]) -> tuple[tuple[str, ...], bool | None, bool]:
+    """The labels that a piece opens with, whether it says that they are present, and whether it is names alone.
+
+    Present is None where more is left beside names, box and value: the piece is no plain statement then.
+    """
+    if key in names:
+        return (names[key],), True, True
+    box = _BOX.match(key)
+    ticked = _value(box[1]) if box else None
+    start = box.end() if box and ticked is not None else 0
+    text = _START.sub("", key[start:], count=1)
+    labels, end, at = [], 0, 0
+    while name := next((name for name in names if text.startswith(name, at)), ""):
+        labels.append(names[name])
+        end = at + len(name)
+        at = join.end() if (join := _JOIN.match(text, end)) else len(text)
+    has_two_marks = _MARK.search(key[start : len(key) - len(text)])
+    present = None if has_two_marks or not labels else _value(text[end:])
+    if present is None and labels and " / " in key:  # a form on one line
+        parts = [_said(part, names) for part in key.split(" / ")]
+        if all(said is not None for _, said, _ in parts):
+            return tuple(label for some, said, _ in parts if said for label in some), True, False
+    bare = bool(present) and ticked is None and not text[end:].strip(_WRAPPING)
+    return tuple(labels), present and ticked is not False, bare
+
+
+def _items(text: str, names: Mapping[str, str]) -> list[tuple[str, tuple[str, ...]]]:
+    """Every item in order, as written, with the labels that it names; without labels it is an unknown one."""
+    pieces = [piece.strip() for piece in text.split(",")]
+    if all(piece.casefold() in names for piece in pieces):  # the form that is asked for
+        return [(piece, (names[piece.casefold()],)) for piece in pieces]
+    return _List(text, names).items()
+
+
+class _List:
+    """One list as it is read: the items so far, each a stretch of the text with the labels that it names.
+
+    ``meant`` is False under a heading such as "Absent:". It holds to the end of its line (``in_line``); where a bracket
+    or nothing follows the colon, to the next heading.
+    """
+
+    def __init__(self, text: str, names: Mapping[str, str]) -> None:
+        self.text, self.names = text, names
+        # Plain where that moves no character: separators and brackets are found at their place in the text.
+        marked = text if text.isascii() else "".join(c if len(form := plain(c)) != 1 else form for c in text)
+        self.marked = _FENCE.sub(lambda x: x[0] if folded(x[1]) in names else " " * len(x[0]), marked)
+        self.found: list[tuple[int, int, tuple[str, ...]]] = []
+        self.meant, self.in_line, self.is_form = True, False, self.marked.count(":") > 1
+
+    def items(self) -> list[tuple[str, tuple[str, ...]]]:
+        lines = list(_LINE.finditer(self.marked))
+        rules = ["|" in line[0] and not folded(line[0]).strip(" |:+-") for line in lines] + [False]
+        self.marked = _EDGE.sub(lambda edge: " " * len(edge[0]), self.marked).replace("|", "=")  # a row: "name = value"
+        for number, line in enumerate(lines):
+            self.meant, self.in_line = self.meant or self.in_line, False
+            row = _said(folded(self.marked[slice(*line.span())]), self.names) if rules[number + 1] else None
+            if row and (row[1] is None or row[2]):
+                self.meant = not _UNMEANT.search(folded(line[0]))
+            elif not rules[number]:
+                for clause in _CLAUSE.finditer(self.marked, *line.span()):
+                    self._clause(*clause.span())
+        written = ((_bare(self.text[start:end]), labels) for start, end, labels in self.found)
+        return [(item, labels) for item, labels in written if item]
+
+    def _clause(self, start: int, end: int) -> None:
+        """Reads what stands between semicolons: "no A, B or C" is one unknown item, and "A, B and C are absent"."""
+        first, bares, denied, ends_denied = len(self.found), [], False, False
+        for piece in _PIECE.finditer(self.marked, start, end):
+            begin = self._after_headings(*piece.span())
+            key = folded(self.marked[begin : piece.end()])
+            if denied and begin == piece.start():
+                self.found[-1] = (self.found[-1][0], piece.end(), ())
+            elif _bare(key):
+                labels, present, bare = _said(key, self.names)
+                if present is None or (present and self.meant):
+                    self.found.append((begin, piece.end(), labels if present else ()))
+                denial = None if bare else _DENIAL.search(key, key.rfind(". ") + 1)
+                denied = bool(present is None and denial and any(x in key[denial.end() :] for x in self.names))
+                ends_denied = present is False or (denial is not None and not denied) or _means(key) is False
+                bares.append(bare and begin == piece.start())
+        if ends_denied and len(bares) > 1 and all(bares[:-1]):
+            self.found[first:] = [(start, end, ())]
+
+    def _after_headings(self, start: int, end: int) -> int:
+        """Where a piece goes on after its headings: ``{"labels": ["Edema"`` at the bracket."""
+        while (colon := self.marked.find(":", start, min(start + 60, end))) >= 0:
+            head = _bare(folded(self.marked[start:colon]).lstrip("# "))
+            after = folded(self.marked[colon + 1 : min(colon + 40, end)]).lstrip(" \"'*_`")[:1]
+            heading = None if head.startswith(tuple(self.names)) else _HEADING.fullmatch(head)
+            # One "label: Edema" of many may be followed by "present: no".
+            if not heading or (heading["one"] and after not in "[{" and self.is_form):
+                break
+            self.meant, self.in_line = not _UNMEANT.search(head), after not in "[{"
+            start = colon + 1
+        return start

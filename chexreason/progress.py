@@ -11,6 +11,8 @@ from typing import Protocol, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from chexreason.errors import printable
+
 _T = TypeVar("_T")
 log = logging.getLogger(__name__)
 BAR_AFTER = 2.0  # seconds before a bar appears: short loops should not flicker
@@ -34,18 +36,19 @@ class Meter:
     """
 
     def __init__(self, total: int, description: str, before: int = 0) -> None:
-        self._total, self._description, self._done, self._note = total, description, before, ""
-        self._before, self._said = before, -1
+        self._description = label = printable(description)
+        self._total, self._done, self._note, self._before = total, before, "", before
+        self._said = -1
         self._start = self._last_line = time.perf_counter()
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeRemainingColumn(),
         )
         self._bar = Progress(*columns, console=Console(stderr=True)) if sys.stderr.isatty() else None
-        self._task = self._bar.add_task(description, total=total, completed=before, note="") if self._bar else None
+        self._task = self._bar.add_task(label, total=total, completed=before, note="") if self._bar else None
 
     def __enter__(self) -> Meter:
         return self
@@ -59,10 +62,10 @@ class Meter:
 
     def __call__(self, done: int, note: str = "") -> None:
         """Shows that ``done`` are done."""
-        self._done, self._note = done, note
+        self._done, self._note = done, printable(note)
         now = time.perf_counter()
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, note=note)
+            self._bar.update(self._task, completed=done, note=self._note)
             if now - self._start > BAR_AFTER:
                 self._bar.start()
         elif now - self._last_line > _LINE_EVERY:

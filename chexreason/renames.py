@@ -6,6 +6,7 @@ A run directory keeps the config that made it. Code moves and keys are renamed, 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,8 @@ ADDED: dict[str, Any] = {"phase.holdout": 0, "data.sets.mimic.select.test_split"
 REMOVED: dict[str, str] = {"rollout.adapters": "the policy hands its earlier adapters over itself; leave it out"}
 # Settings that may change between a run and its continuation: they do not change what is computed.
 FREE = ("paths", "logger", "callbacks.progress", "run_dir", "num_workers", "restart", "requeue")
+# Nor does what says where the data of a set may go.
+_DECLARED = re.compile(r"data\.sets\.[^.]+\.public(_names)?")
 # Settings, with all below them, that a phase of training or a command never looks at.
 _TRAINING = ("data.test", "data.attributions")
 _SCORING = ("data.val", "data.home", "data.attributions", "data.allow_overlap", "data.credentialed")
@@ -68,7 +71,8 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     paths = config.get("paths") or {}
     places = [(os.path.normpath(paths[k]), f"${{paths.{k}}}") for k in ("data", "out") if isinstance(paths.get(k), str)]
     given = {k: value for k, value in current(flat(config)).items() if k not in ADDED or value != ADDED[k]}
-    return {k: _placed(value, places) for k, value in given.items() if not below(k, FREE)}
+    kept = [k for k in given if not below(k, FREE) and not _DECLARED.fullmatch(k)]
+    return {k: _placed(given[k], places) for k in kept}
 
 
 def _placed(value: Any, places: Sequence[tuple[str, str]]) -> Any:

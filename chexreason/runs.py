@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import os
-import resource
 import shutil
 import socket
 import time
@@ -20,8 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from chexreason.files import file_sha256, read_sealed, value_sha256, write_sealed, write_text, written
-from chexreason.owners import locked, remove_leftovers
+from chexreason.files import file_sha256, read_sealed, value_sha256, without_secrets, write_sealed, write_text, written
+from chexreason.owners import locked, peak_rss, remove_leftovers, wall_off
 from chexreason.renames import ADDED, changes, flat, old_names, settings
 from chexreason.signals import PREEMPTED, await_first_rank, is_first_rank, on_leave
 from chexreason.statistics.partial import holds_batch
@@ -36,8 +35,7 @@ _VOUCHED = (CONFIG, PREDICTIONS, METRICS, SCORES, COLLAPSE, "metrics.csv", "rewa
 STOPPED = "stopped"  # in DONE: why the collapse watch ended the run early
 ADAPTERS = "adapters_sha256"  # in CONFIG: a run belongs to the weights it began with, not to the folder they lay in
 STATES = ("running", "done", "failed", "cut", "preempted")  # of a line of ATTEMPTS
-# In the environment: the run directory of this process, where whoever started it records its attempts.
-ATTEMPT_OF = "CHEXREASON_ATTEMPT_OF"
+ATTEMPT_OF = "CHEXREASON_ATTEMPT_OF"  # in the environment: the run directory whose attempts the starter records
 # What a run writes besides its config, its times and its log.
 _RESULTS = (DONE, "checkpoints/*", "adapter/*", "metrics/*", "samples.jsonl", "rewards-*", "*.partial.jsonl")
 _RESULTS += _VOUCHED[1:]
@@ -149,8 +147,7 @@ def open_run(run_dir: str | Path, cfg: DictConfig) -> Iterator[Path]:
 
     The lock ends with the process, so a killed run never blocks its own resume. With ``cfg.restart`` the directory is
     set aside first, and so is what another config left in it that is no result. Raises RunError when another process
-    holds the directory, or when it holds a run of another config or adapter. The further ranks of a run only check the
-    config.
+    holds the directory, or when it holds a run of another config or adapter. Further ranks only check the config.
     """
     folder = Path(run_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -159,6 +156,10 @@ def open_run(run_dir: str | Path, cfg: DictConfig) -> Iterator[Path]:
         with on_leave(await_first_rank):
             yield folder
         return
+    from chexreason.build.data import is_private  # pandas: not for --help
+
+    if not (folder / LOCK).exists() and is_private(cfg):
+        wall_off(folder)
     refusal = RunError(f"{folder} is in use by another run: wait for it, or choose another name=")
     with locked(folder / LOCK, refusal):
         _, same = _check_config(folder, cfg)
@@ -171,15 +172,16 @@ def open_run(run_dir: str | Path, cfg: DictConfig) -> Iterator[Path]:
         remove_leftovers(folder, folder / "checkpoints", folder / "adapter", elsewhere=0)
         if not is_done(folder):  # which vouches for the one that is there
             write_text(folder / CONFIG, OmegaConf.to_yaml(config))
+            for path in (folder / ".hydra").glob("*.yaml"):  # a config file of the user's own may hold a key
+                write_text(path, without_secrets(path.read_text(encoding="utf-8")))
         start = time.monotonic()
         earlier = read_stage(folder).get("seconds", 0.0)
         recorded = is_done(folder) or os.environ.get(ATTEMPT_OF) == str(folder.resolve())
 
         def time_stage() -> None:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             seconds = earlier + time.monotonic() - start
             with suppress(OSError):  # a time hides no other error, and fails no run that has ended
-                write_sealed(folder / STAGE, {"name": folder.name, "seconds": seconds, "peak_rss_bytes": peak})
+                write_sealed(folder / STAGE, {"name": folder.name, "seconds": seconds, "peak_rss_bytes": peak_rss()})
 
         def preempted(name: str) -> None:
             if not recorded:
@@ -206,6 +208,7 @@ def _set_aside(folder: Path) -> None:
     aside = next(path for n in count(1) if not os.path.lexists(path := folder.with_name(f"{folder.name}.old-{n}")))
     os.rename(folder, aside)
     folder.mkdir(exist_ok=True)
+    shutil.copymode(aside, folder)
     if (aside / ".hydra").is_dir():
         shutil.copytree(aside / ".hydra", folder / ".hydra")
     for handler in logging.getLogger().handlers:
@@ -227,7 +230,7 @@ def _attempt(folder: Path, own: str) -> Iterator[None]:
         state, facts = "cut", {"status": 130}
         raise
     except BaseException as error:
-        facts["error"] = "".join(str(error).splitlines()[-1:]) or type(error).__name__
+        facts["error"] = without_secrets("".join(str(error).splitlines()[-1:])) or type(error).__name__
         raise
     finally:
         record_attempt(folder, own, state, seconds=time.monotonic() - start, **facts)
@@ -241,7 +244,7 @@ def _check_config(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], bool]:
     another config, unless this start sets it aside.
     """
     newer = as_begun(folder, cfg)
-    now: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    now: dict[str, Any] = without_secrets(OmegaConf.to_container(cfg, resolve=True))
     if old := list(old_names(flat(now))):
         raise RunError("; ".join(old))
     for key in newer:
@@ -251,7 +254,7 @@ def _check_config(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], bool]:
     now[ADAPTERS] = hashes if all(hashes) else None
     fault = None
     try:
-        before = stored_config(folder)
+        before = without_secrets(stored_config(folder))
         if before.get(ADAPTERS) is None and not is_done(folder):  # done before they were recorded: nothing is claimed
             before[ADAPTERS] = now[ADAPTERS]
         elif before.get(ADAPTERS) is None or now[ADAPTERS] is None:  # removed since: what was made with them stands
@@ -294,5 +297,4 @@ def stored_config(run_dir: str | Path) -> dict[str, Any]:
 
 def adapter_sha256(folder: str) -> str | None:
     """Hash of an adapter's weights; None where they are not on this disk."""
-    paths = sorted(Path(folder).glob("adapter_model.*"))
-    return file_sha256(paths[0])[:16] if paths else None
+    return next((file_sha256(path)[:16] for path in sorted(Path(folder).glob("adapter_model.*"))), None)

@@ -110,6 +110,12 @@ def continues() -> str:
     return f"the same command{' without restart=true' if anew else ''} continues"
 
 
+def leave_to_parent(worker: int = 0) -> None:
+    """In a loader's worker: a signal to the whole job is its parent's, which ends its workers."""
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def is_first_rank() -> bool:
     """True in the one process of a run that writes its directory; known before there is a trainer to ask."""
     return all(os.environ.get(name, "0") == "0" for name in _RANKS)
@@ -207,7 +213,7 @@ def _leave(name: str) -> None:
             try:
                 act(name)
             except BaseException as error:
-                say(f"{name}: {type(error).__name__}: {error}")
+                say(f"{name}: {type(error).__name__}: {str(error).encode('unicode_escape').decode()}")
         for child in multiprocessing.active_children():
             child.kill()
         say(f"{name}: stopped; {continues()}")
@@ -224,14 +230,9 @@ def _flush(stream: object) -> None:
         stream.flush()  # type: ignore[attr-defined]
 
 
-def _before_fork() -> None:
+def _mask(how: int = signal.SIG_UNBLOCK) -> None:
     if _pipe is not None:  # or a signal to the child alone would be written into the pipe
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-
-
-def _after_fork() -> None:
-    if _pipe is not None:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        signal.pthread_sigmask(how, _ENDING)
 
 
 def _forget() -> None:
@@ -240,13 +241,12 @@ def _forget() -> None:
     if _pipe is not None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        for number in (signal.SIGUSR1, signal.SIGUSR2):  # the parent ends its workers
-            signal.signal(number, signal.SIG_IGN)
-        _after_fork()
+        leave_to_parent()
+        _mask()
         for end in _pipe:
             os.close(end)
         _pipe = None
         _acts.clear()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_forget)
+os.register_at_fork(before=lambda: _mask(signal.SIG_BLOCK), after_in_parent=_mask, after_in_child=_forget)

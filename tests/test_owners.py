@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 import signal
@@ -21,14 +22,17 @@ from safetensors import SafetensorError
 
 from chexreason import files, runs
 from chexreason.data.cache import ImageCache
+from chexreason.data.manifest import Manifest, write_manifest
 from chexreason.data.prepare import prepare_set
 from chexreason.files import TEMPORARY, temporary_of
 from chexreason.owners import locked, remove_leftovers
 from chexreason.phantom.source import PhantomSource
+from chexreason.preflight.memory import peak_on
 from chexreason.review.journal import ReviewStore
 from chexreason.traces.store import open_store
 from chexreason.training.callbacks import checkpoint
 from chexreason.training.callbacks.checkpoint import ResumePoint
+from tests.support.manifests import manifest_rows
 
 HOLD = """
 import errno, fcntl, os, sys, time
@@ -202,20 +206,49 @@ def test_the_temporaries_of_the_living_and_of_other_hosts_stay(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {mine.name}
 
 
-@pytest.mark.parametrize(("umask", "file", "folder"), [(0o077, 0o600, 0o700), (0o002, 0o664, 0o775)])
-def test_what_is_published_has_the_mode_of_the_umask(tmp_path, umask, file, folder):
-    before = os.umask(umask)
-    try:
-        with files.whole(tmp_path / "a.txt") as temporary:
-            temporary.unlink()
-            os.close(os.open(temporary, os.O_CREAT, 0o600))  # as a library writes it that makes a file of its own
-        with files.whole_folder(tmp_path / "best") as staging:
-            os.close(os.open(staging / "weights", os.O_CREAT, 0o600))
-    finally:
-        os.umask(before)
-    modes = [path.stat().st_mode & 0o777 for path in (tmp_path / "a.txt", tmp_path / "best" / "weights")]
-    assert modes == [file, file]
-    assert (tmp_path / "best").stat().st_mode & 0o777 == folder
+UMASKS = {0o077: (0o600, 0o700), 0o002: (0o664, 0o775), 0o022: (0o644, 0o755), 0o027: (0o640, 0o750)}
+
+
+@pytest.fixture(params=UMASKS)
+def umask(request):
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def test_what_is_published_has_the_mode_of_the_umask(tmp_path, umask):
+    with files.whole(tmp_path / "a.txt") as temporary:
+        temporary.unlink()
+        os.close(os.open(temporary, os.O_CREAT, 0o600))  # as a library writes it that makes a file of its own
+    with files.whole_folder(tmp_path / "best") as staging:
+        os.close(os.open(staging / "weights", os.O_CREAT, 0o600))
+    with open_store(tmp_path / "traces.db"):
+        pass
+    paths = [tmp_path / name for name in ("a.txt", "best/weights", "traces.db", "best")]
+    assert [path.stat().st_mode & 0o777 for path in paths] == [UMASKS[umask][0]] * 3 + [UMASKS[umask][1]]
+
+
+@pytest.mark.parametrize("public", [True, False])
+def test_a_run_of_sets_that_are_not_declared_public_is_its_owners_alone(tmp_path, caplog, umask, public):
+    cfg = OmegaConf.create({"data": {"folder": str(tmp_path), "sets": {"a": {}, "b": {}}}, "restart": False})
+
+    def mode_after(name: str, mode: int | None = None, restart: bool = False) -> int:
+        (folder := tmp_path / name).mkdir(exist_ok=True)  # as Hydra makes it
+        folder.chmod(mode or folder.stat().st_mode)
+        with runs.open_run(folder, OmegaConf.merge(cfg, {"restart": restart})):
+            assert (folder / runs.CONFIG).stat().st_mode & 0o777 == UMASKS[umask][0]
+            runs.mark_done(folder, {})
+        return folder.stat().st_mode & 0o7777
+
+    assert mode_after("unprepared") == 0o700
+    for name in cfg.data.sets:
+        manifest = Manifest(manifest_rows(name), {"public": public or name == "a"}, tmp_path)
+        write_manifest(manifest, tmp_path / name / "manifest.parquet")
+    assert mode_after("run") == (UMASKS[umask][1] if public else 0o700)
+    assert mode_after("run", 0o755) == 0o755  # opened since
+    assert mode_after("shared", 0o2710) == 0o2710 == mode_after("shared", restart=True)  # somebody's own choice
+    said = f"{tmp_path / 'shared'} has mode 2710: others may read what is not declared public there"
+    assert caplog.messages.count(said) == (not public)
 
 
 def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_the_end(tmp_path, monkeypatch):
@@ -285,3 +318,17 @@ def test_other_errors_of_a_writer_stay_what_they_are(tmp_path):
         raise RuntimeError("another")
     with pytest.raises(PermissionError, match=r"^refused$"), files.whole_folder(tmp_path / "x"):
         raise PermissionError("refused")
+
+
+@pytest.mark.parametrize(("platform", "size"), [("linux", 7168), ("darwin", 7)])
+def test_the_peak_is_bytes_where_the_system_counts_in_another_unit(monkeypatch, platform, size):
+    monkeypatch.setattr("resource.getrusage", lambda who: type("", (), {"ru_maxrss": 7}))
+    monkeypatch.setattr(sys, "platform", platform)
+    assert peak_on(torch.device("cpu"), lambda: None, "") == size
+
+
+@pytest.mark.parametrize("missing", ["fcntl", "resource"])
+def test_a_system_without_the_modules_of_unix_is_named(monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)  # as on Windows
+    with pytest.raises(ImportError, match=r"needs Linux or macOS .* run it in WSL2"):
+        importlib.reload(sys.modules["chexreason"])

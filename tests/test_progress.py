@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from chexreason import progress
+from chexreason import errors, progress
 from chexreason.progress import Meter, silent, track
 
 
@@ -53,3 +53,21 @@ def test_a_terminal_gets_a_bar_only_when_it_takes_long(caplog, capsys, monkeypat
     assert list(track(range(3), 3, "films")) == [0, 1, 2]
     assert ("films" in capsys.readouterr().err) is shown
     assert "films" not in caplog.text
+
+
+HOSTILE = "\x1b]0;t\x07 \x9b31m a\rb \u202e \u2066 \ud800 é \u3000肺\t\n"
+SHOWN = r"\x1b]0;t\x07 \x9b31m a\rb \u202e \u2066 \ud800 é" + " \u3000肺\t\n"
+
+
+def test_what_a_terminal_would_obey_is_shown_as_its_escape(monkeypatch, capsys):
+    assert errors.PrintableRecord("x", 40, "", 0, "server: %s", (HOSTILE,), None).getMessage() == f"server: {SHOWN}"
+    with pytest.raises(SystemExit), errors.friendly(ValueError):
+        raise ValueError(HOSTILE)
+    assert capsys.readouterr().err == f"error: {SHOWN}\n"
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setattr(progress, "BAR_AFTER", -1.0)
+    with Meter(2, HOSTILE) as meter:
+        meter(1, f"[bold]{HOSTILE}")
+    said = capsys.readouterr().err
+    assert r"\x1b]0;t\x07" in said.partition("[bold]")[2]
+    assert not set("\x07\x9b\u202e\ud800") & set(said)

@@ -40,7 +40,7 @@ RULES = {
     "two_solutions": "more than one opening or closing tag of the list, nested or quoted in the reasoning too",
     "solution_before_think": "the list before the reasoning",
     "misplaced_tag": "any other order of the tags",
-    "empty_solution": "a list without an item: a study with none of the labels is No Finding",
+    "empty_solution": "a list in which no item is present: a study with none of the labels is No Finding",
 }
 OUTPUTS = (
     "<think>a</think><solution>edema; FRACTURE.</solution>",
@@ -52,7 +52,10 @@ OUTPUTS = (
     "<think>a</think><solution>Oedema, Edema</solution>",
     "<think>a</think><solution><b>Edema</b>, Fracture</solution>",
     "<think>a</think><solution>Edema (90%), Fracture</solution>",
-    "<think>a</think><solution>Edema and Fracture</solution>",
+    "<think>a</think><solution>Edema and Fracture, no Pneumonia</solution>",
+    "<think>a</think><solution>Edema or Fracture</solution>",
+    "<think>a</think><solution>- [x] Edema\n- [ ] Fracture</solution>",
+    '<think>a</think><solution>{"labels": ["Edema"], "absent": ["Fracture"]}</solution>',
     "<think>a</think><solution>None</solution>",
     "<think>a</think><solution></solution>",
     "<think>a</think><solution>Edema",
@@ -145,10 +148,15 @@ def _grammar_table() -> str:
 def _reading() -> list[str]:
     """The rules, and outputs as the parser reads them."""
     broken = "A broken answer predicts nothing and counts as a failure. The first rule that it breaks names it:"
-    read = """Every other answer is read. The list is split at commas, semicolons, bullets and line ends. Numbering,
-quotes, brackets, emphasis and the final period are taken off. Names are compared without regard to case. What then is
-no label of the set is unknown and predicts nothing: markup, a number or a comment beside a name makes it another name.
-Text outside the blocks is counted. Under `think_solution`:"""
+    read = """Every other answer is read. Its text is brought to one form: one space, dash and quotation mark, ASCII for
+full-width letters and ideographic punctuation, no invisible characters. (Tags count only as spelled above.) The list is
+split at commas, semicolons, bullets, line ends and, between names, at `and`, `&`, `/`, `with`. Numbering, quotes,
+brackets, emphasis, code fences and the final period are taken off. Names are compared without regard to case.
+Headings (`Findings:`, keys of JSON) are no items. A mark or value (`[x]`, `☑`, `✓`, `(+)`, `: yes`, `= 1`,
+`| present |`, `: true`) says that a label is present. What is marked absent (`[ ]`, `☐`, `✗`, `(-)`, `: no`, `: 0`) or
+stands under `Absent:`, `Possible:` and the like is no item. What then is no label of the set is unknown and predicts
+nothing: another value, markup, a number or a comment beside a name, `A or B`, and a denial in words (`no A, B or C`
+and `A, B and C are absent` are one item each). Text outside the blocks is counted. Under `think_solution`:"""
     return [
         f"## Reading an answer\n\n{broken}",
         markdown(("rule", "broken by"), [(f"`{rule}`", words) for rule, words in RULES.items()]),

@@ -11,6 +11,7 @@ import pandas as pd
 
 from chexreason.audit.facts import resolved
 from chexreason.data.manifest import Manifest
+from chexreason.data.sources.tree import without_suffix
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.uncertainty import LabelPolicy
 from chexreason.statistics.kappa import cohen_kappa, kappa_interval
@@ -94,4 +95,4 @@ def _paths(manifest: Manifest) -> npt.NDArray[np.object_]:
 
 
 def _stems(manifest: Manifest) -> npt.NDArray[np.object_]:
-    return np.array([PurePosixPath(path).stem for path in manifest.frame["path"]], dtype=object)
+    return np.array([without_suffix(PurePosixPath(path).name) for path in manifest.frame["path"]], dtype=object)

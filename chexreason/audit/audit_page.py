@@ -11,10 +11,10 @@ from jinja2 import Environment, FileSystemLoader
 
 from chexreason.audit.agreement import agreement as compare
 from chexreason.audit.facts import AuditFigures, set_figures, shift
-from chexreason.audit.sheet import Picture, contact_sheet, formats
+from chexreason.audit.sheet import contact_sheet, formats, look_alikes
 from chexreason.audit.warnings import FAIR, FEW, RATIO, far_apart, worries
 from chexreason.data.credentialed import of_vendor
-from chexreason.data.leakage import LEAK_KINDS, Leak
+from chexreason.data.leakage import LEAK_KINDS, SUSPECTED, Leak
 from chexreason.data.manifest import Manifest
 from chexreason.files import write_json, write_text
 from chexreason.labels.catalog import CHEXPERT14
@@ -76,26 +76,27 @@ def write_audit(
     figures["shift"] = shift(figures["sets"], home)
     for name in credentialed & set(figures["sets"]):
         _name_on_the_terminal_alone(name, figures["sets"][name]["splits"])
+        figures["sets"][name]["blank_at"] = []
     figures["worries"] = worries(figures)
     shown = {name: manifest for name, manifest in manifests.items() if name not in credentialed}
-    pictures = contact_sheet(shown, n_images, seed)
+    sheets = {"pictures": contact_sheet(shown, n_images, seed), "twins": look_alikes(shown, leaks or (), n_images // 2)}
     licences = [Path(path).read_text(encoding="utf-8") for path in attributions]
     write_json(folder / "audit.json", figures)
-    write_text(folder / PAGE_NAME, _render(figures, pictures, licences))
+    write_text(folder / PAGE_NAME, _render(figures, licences=licences, **sheets))
     return figures
 
 
-def _render(figures: AuditFigures, pictures: Sequence[Picture], licences: Sequence[str]) -> str:
+def _render(figures: AuditFigures, **lists: Sequence[object]) -> str:
     """The page as HTML: self-contained, without scripts, every text from the data escaped."""
     # Autoescape for every name: select_autoescape() would leave a ".j2" template unescaped.
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("audit.html.j2").render(
         figures=figures,
-        pictures=pictures,
-        licences=licences,
+        **lists,
         labels=CHEXPERT14.labels,
         kinds=LEAK_KINDS,
+        suspected=SUSPECTED,
         far_apart=far_apart,
         limits={"few": FEW, "ratio": RATIO, "fair": FAIR},
     )
@@ -112,4 +113,4 @@ def _name_on_the_terminal_alone(name: str, splits: Mapping[str, AuditFigures]) -
 def _leak(leak: Leak, credentialed: Collection[str]) -> AuditFigures:
     """A leak as the JSON holds it; identifiers of credentialed patients stay out."""
     hidden = {leak.one, leak.other} & set(credentialed)
-    return asdict(leak) | {"sides": list(leak.sides), "examples": [] if hidden else list(leak.examples)}
+    return asdict(leak) | {"sides": list(leak.sides)} | ({"examples": [], "pairs": []} if hidden else {})

@@ -52,6 +52,7 @@ def set_figures(manifest: Manifest, policy: LabelPolicy, label_list: LabelSet | 
     images = frame.get("sha256", pd.Series([], dtype="str"))
     images = images[images != ""]
     details = frame.reindex(columns=list(_DETAILS))
+    blank = frame[(frame["sha256"] != "") & (frame["phash"] == "")] if "phash" in frame else frame[:0]
     judged_by = (label_list or CHEXPERT14).labels
     pool: Any = manifest.provenance.get(POOL)  # an earlier version did not count it
     counts = pool_counts(pool, policy, judged_by) if pool and pool["images"] else {}
@@ -78,6 +79,9 @@ def set_figures(manifest: Manifest, policy: LabelPolicy, label_list: LabelSet | 
         "ages": _ages(frame["age"]),
         "missing": {name: int(n) for name, n in (details.isna() | (details == "")).sum().items()},
         "repeated_images": int(images.duplicated().sum()) if len(images) else None,  # None: nobody read the images
+        "blank": len(blank),
+        "blank_at": blank["study_id"].tolist()[:_NAMED],
+        "transparent": manifest.provenance.get("transparent", 0),  # an earlier version did not count them
         "policy": asdict(policy),
         "label_list": None if label_list is None else label_list.name,
         "content_sha256": content_hash(frame),

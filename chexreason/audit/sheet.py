@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
-from chexreason.data.image import ImageError, grey_file
+from chexreason.data.image import ImageError, grey_file, opened
+from chexreason.data.leakage import Leak
 from chexreason.data.manifest import Manifest
 from chexreason.labels.catalog import CHEXPERT14
 
@@ -44,6 +44,14 @@ def contact_sheet(manifests: Mapping[str, Manifest], n: int, seed: int) -> list[
     return pictures
 
 
+def look_alikes(manifests: Mapping[str, Manifest], leaks: Sequence[Leak], n: int) -> list[tuple[Picture, ...]]:
+    """The first ``n`` pairs of near pictures that ``leaks`` name, of those of which ``manifests`` have both sets."""
+    shown = [leak for leak in leaks if {leak.one, leak.other} <= set(manifests)]
+    named = [zip((leak.one, leak.other), pair, strict=True) for leak in shown for pair in leak.pairs][:n]
+    frames = {name: manifest.frame.set_index("study_id", drop=False) for name, manifest in manifests.items()}
+    return [tuple(_picture(manifests[name], frames[name].loc[study]) for name, study in pair) for pair in named]
+
+
 def formats(manifest: Manifest, seed: int) -> dict[str, Any]:
     """Size, mode and file type of up to ``N_HEADERS`` images, from their headers alone."""
     rows = drawn_rows(manifest.frame, N_HEADERS, seed)
@@ -63,7 +71,7 @@ def drawn_rows(frame: pd.DataFrame, n: int, seed: int) -> pd.DataFrame:
 
 def _picture(manifest: Manifest, row: pd.Series) -> Picture:
     try:
-        jpeg = grey_file(manifest.root / row["path"], _SIDE, quality=_QUALITY)
+        jpeg = grey_file(manifest.root / row["path"], _SIDE, sha256=row.get("sha256", ""), quality=_QUALITY)
         image, note = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode(), ""
     except ImageError as error:
         image, note = "", error.why
@@ -77,7 +85,7 @@ def _picture(manifest: Manifest, row: pd.Series) -> Picture:
 def _format(path: Path) -> str:
     """ "PNG L 320x320" of a file, "" where it cannot be opened as an image."""
     try:
-        with Image.open(path) as file:
+        with opened(path) as file:
             return f"{file.format} {file.mode} {file.width}x{file.height}"
-    except (OSError, ValueError):  # DICOM too: its header says nothing about how it will be shown
+    except Exception:  # as Pillow's many; DICOM too: its header says nothing about how it will be shown
         return ""

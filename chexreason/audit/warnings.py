@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from chexreason.audit.facts import ADULT, DEVICES, AuditFigures
-from chexreason.data.leakage import EVALUATION, LEAK_KINDS, TRAIN
+from chexreason.data.leakage import EVALUATION, LEAK_KINDS, SUSPECTED, TRAIN
 
 FEW = 5  # positives below which a label's F1 hangs on single patients
 RATIO = 3.0  # prevalence in evaluation against training
@@ -46,9 +46,10 @@ def _leaks(figures: AuditFigures) -> Iterator[Worry]:
         yield "warn", "The leakage guard was not run."
     for leak in figures["leaks"] or ():
         between = f"{leak['one']} ({leak['sides'][0]}) and {leak['other']} ({leak['sides'][1]})"
-        accepted = ", accepted by data.allow_overlap" if leak["allowed"] else ""
-        level = "warn" if leak["allowed"] else "stop"
-        yield level, f"Leak: {between} share {leak['count']:,} of {LEAK_KINDS[leak['kind']]}{accepted}."
+        kind, note = leak["kind"], ", accepted by data.allow_overlap" if leak["allowed"] else ""
+        said, note = ("Perhaps a leak", f": {SUSPECTED[kind]}") if kind in SUSPECTED else ("Leak", note)
+        shared = f"{between} share {leak['count']:,} of {LEAK_KINDS[kind]}"
+        yield "warn" if leak["allowed"] else "stop", f"{said}: {shared}{note}."
     unseen = [name for name, own in figures["sets"].items() if own["missing"]["sha256"] == own["images"]]
     if unseen:
         yield "note", f"Images of {', '.join(unseen)} were not looked at: leakage was searched by patient alone."
@@ -147,6 +148,11 @@ def _consistency(figures: AuditFigures, name: str, own: AuditFigures) -> Iterato
         yield "warn", f"{name}: {n:,} images are positive in No Finding and in a disease ({DEVICES} aside)."
     if n := own["repeated_images"]:
         yield "warn", f"{name}: {n:,} image files repeat an earlier one byte by byte."
+    if n := own["blank"]:
+        named = ", ".join(own["blank_at"]) or "identifiers withheld"
+        yield "warn", f"{name}: {n:,} films are blank, black or of one grey ({named}): they show nothing."
+    if n := own["transparent"]:
+        yield "warn", f"{name}: {n:,} image files have transparency, which is left out: look at them."
     if n := files["unreadable"]:
         yield "warn", f"{name}: {n} of {files['drawn']} image files drawn could not be opened."
 

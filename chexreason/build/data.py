@@ -13,7 +13,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from chexreason.data import manifest as manifests
-from chexreason.data.leakage import EVALUATION, TRAIN, check_leaks
+from chexreason.data.credentialed import ExportError, declared_public
+from chexreason.data.leakage import EVALUATION, TRAIN, check_leaks, find_leaks
 from chexreason.data.prepare import MANIFEST_NAME, POOL, prepare_set
 from chexreason.data.prevalence import pool_counts, pool_marks
 from chexreason.data.sampling import subset
@@ -63,17 +64,32 @@ def build_manifests(
         source = make(node.source, _convert_="all")
         if source.name != name:  # rows, prefixes and the page would carry another name than the config
             raise ValueError(f"set '{name}' of data={cfg.data.name} has a source called '{source.name}': name it alike")
+        folder, mode = Path(cfg.data.folder) / name, 0o777 if node.get("public") else 0o700
+        folder.mkdir(mode, parents=True, exist_ok=True)
         prepared[name] = prepare_set(
             source,
-            Path(cfg.data.folder) / name,
+            folder,
             on_error,
             workers,
             partial(track, description=f"prepare {name}"),
             select=make(node.get("select"), _convert_="all"),
             policy=set_policy(cfg, name),
             check=check,
+            public=node.get("public", False),
+            public_names=node.get("public_names"),
         )
+    for name, fault in declared_public(prepared)[1].items():
+        raise ExportError(f"set '{name}' is declared public, but {fault}: say data.sets.{name}.public=false")
     return prepared
+
+
+def is_private(cfg: DictConfig) -> bool:
+    """True unless every set of the data config is prepared and declared public."""
+    try:
+        found = [load_manifest(cfg, name).provenance.get("public") for name in cfg.data.sets]
+    except (AttributeError, ValueError):
+        return True
+    return not found or any(public is not True for public in found)
 
 
 def set_policy(cfg: DictConfig, name: str) -> LabelPolicy:
@@ -88,6 +104,14 @@ def load_manifest(cfg: DictConfig, name: str) -> manifests.Manifest:
         raise KeyError(f"data set '{name}' is not in data={cfg.data.name}; it has: {', '.join(cfg.data.sets)}")
     path = Path(cfg.data.folder) / name / MANIFEST_NAME
     return _read(path, path.stat().st_mtime_ns if path.is_file() else 0)
+
+
+def public_sets(cfg: DictConfig) -> frozenset[str]:
+    """The prepared sets that may leave this machine: declared public in ``cfg`` and when they were prepared."""
+    here = [name for name in cfg.data.sets if (Path(cfg.data.folder) / name / MANIFEST_NAME).is_file()]
+    public, _ = declared_public({name: load_manifest(cfg, name) for name in here})
+    declared = {name for name in here if cfg.data.sets[name].get("public") is True}
+    return (public & declared) - set(cfg.data.get("credentialed") or ())
 
 
 @lru_cache(maxsize=16)
@@ -169,4 +193,4 @@ def check_training(cfg: DictConfig, train: Sequence[Sample]) -> None:
             frame = load_manifest(cfg, name).frame
             frames[name] = frame[frame["split"].isin(EVALUATION) | frame["study_id"].isin(chosen)]
     pairs = OmegaConf.to_container(cfg.data.get("allow_overlap") or OmegaConf.create([]))
-    check_leaks(frames, [pair for pair in pairs if set(pair) <= set(frames)])
+    check_leaks(find_leaks(frames, [pair for pair in pairs if set(pair) <= set(frames)]))

@@ -62,10 +62,14 @@ def check_card(folder: str, prompt: Prompt, label_set: LabelSet) -> None:
     """Refuse (ValueError) an adapter that was trained with other words or labels than it would be used with."""
     card = read_card(folder)
     trained, now = card["prompt"], {"name": prompt.name, "text": render(prompt, label_set), "grammar": prompt.grammar}
+    if card["labels"]["order"] != list(label_set.labels):  # which the prompt's words name
+        raise ValueError(f"{folder} was trained on other labels: set labels={card['labels']['name']}")
     if trained != now:
-        raise ValueError(f"{folder} was trained with prompt '{trained['name']}', not this '{now['name']}': set prompt=")
-    if card["labels"]["order"] != list(label_set.labels):
-        raise ValueError(f"{folder} was trained on labels '{card['labels']['name']}': set labels=")
+        other = trained["name"] != now["name"]
+        way_out = (
+            f"set prompt={trained['name']}" if other else "give it those words again, or train anew with restart=true"
+        )
+        raise ValueError(f"{folder} was trained with other words than prompt={now['name']} has: {way_out}")
 
 
 def quiet() -> None:

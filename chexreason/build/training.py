@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from hydra.utils import get_object
-from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from omegaconf import DictConfig, OmegaConf
 
-from chexreason.build.data import build_samples, check_training, load_studies, make, training_prevalence
+from chexreason.build.data import build_samples, check_training, load_studies, make, public_sets, training_prevalence
 from chexreason.build.model import chosen_on
 from chexreason.data.leakage import TRAIN
 from chexreason.data.sampling import hold_back, subset
@@ -27,15 +26,16 @@ from chexreason.rewards.base import Reward
 from chexreason.runs import CHECKPOINT, COLLAPSE
 from chexreason.signals import is_first_rank
 from chexreason.traces.answer_faults import check_answers
-from chexreason.training.callbacks.adapter_export import AdapterExport
+from chexreason.training.callbacks.adapter_export import AdapterExport, EarlyStopping
 from chexreason.training.callbacks.checkpoint import ResumePoint
 from chexreason.training.callbacks.collapse_watch import CollapseWatch
 from chexreason.training.callbacks.label_f1 import LabelF1Callback
 from chexreason.training.callbacks.run_files import RewardLog, SampleLog, csv_logger
 from chexreason.training.callbacks.run_progress import RunProgress
-from chexreason.training.callbacks.transfer_rules import TransferRules, monitor_mode
+from chexreason.training.callbacks.transfer_rules import CHOSEN_BY, TransferRules, monitor_mode
 from chexreason.training.callbacks.wandb_run import WandbRun, wandb_logger
 from chexreason.training.datamodule import StudyData
+from chexreason.training.gate import Gate
 from chexreason.training.policy_module import PolicyModule
 
 log = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ def build_trainer(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], la
         check_val_every_n_epoch=1 if every_epoch else None,
         enable_progress_bar=False,  # RunProgress shows the whole run
         callbacks=_callbacks(cfg, run_dir, card, label_set),
-        logger=_loggers(cfg, run_dir),
+        logger=_loggers(cfg, run_dir, label_set),
         default_root_dir=str((run_dir / CHECKPOINT).parent),  # Lightning prefers an hpc_ckpt_* that it finds there
         plugins=_plugins(),
         _convert_="object",
@@ -180,8 +180,7 @@ def _callbacks(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], label
     if cfg.phase.name == "grpo":
         callbacks += [RewardLog(run_dir), CollapseWatch(run_dir / COLLAPSE, **cfg.callbacks.collapse)]
     if (node := cfg.logger.wandb) is not None:
-        shown = {key: node[key] for key in ("media", "allow_export")}
-        callbacks.append(WandbRun(node.completions, **shown, credentialed=cfg.data.get("credentialed") or ()))
+        callbacks.append(WandbRun(node.completions, media=node.media))
     if cfg.phase.patience is not None:
         callbacks.append(EarlyStopping(monitor, mode=mode, patience=cfg.phase.patience))
     if cfg.callbacks.progress:
@@ -190,10 +189,30 @@ def _callbacks(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], label
     return callbacks
 
 
-def _loggers(cfg: DictConfig, run_dir: Path) -> list[Logger]:
-    if cfg.logger.wandb is None:
-        return [csv_logger(run_dir)]
-    node, name = cfg.logger.wandb, f"{cfg.name}/{cfg.arm}/seed{cfg.seed}"
-    config = OmegaConf.to_container(cfg, resolve=True)
-    chosen = {key: node[key] for key in ("project", "entity", "group", "offline")}
-    return [csv_logger(run_dir), wandb_logger(run_dir, **chosen, name=name, config=config)]
+def _loggers(cfg: DictConfig, run_dir: Path, label_set: LabelSet) -> list[Logger]:
+    """The csv of the run and, each behind a gate, W&B and the loggers that ``logger`` names by a ``_target_``."""
+    nodes = {key: node for key, node in cfg.logger.items() if OmegaConf.is_dict(node)}
+    public = public_sets(cfg) if nodes else frozenset()
+    small, gates = _small_groups(cfg, label_set, public) if nodes else [], []
+    if "wandb" in nodes:
+        node, name = nodes.pop("wandb"), f"{cfg.name}/{cfg.arm}/seed{cfg.seed}"
+        chosen = {key: node[key] for key in ("project", "entity", "group", "offline")}
+        logger = wandb_logger(run_dir, **chosen, name=name, config=OmegaConf.to_container(cfg, resolve=True))
+        gates = [Gate(logger, public, small, node.allow_export)]
+    return [csv_logger(run_dir), *gates, *(Gate(make(node), (), small) for node in nodes.values())]
+
+
+def _small_groups(cfg: DictConfig, label_set: LabelSet, public: Collection[str]) -> list[str]:
+    """How figures begin that are of fewer than ``logger.min_patients`` patients of sets that are not ``public``.
+
+    That is a validation set of so few, with what is computed over the sets, and the F1 of a label that so few have.
+    """
+    found, least = [], cfg.logger.get("min_patients", 10)
+    for name in (name for name in cfg.data.val if name not in public):
+        studies = load_studies(cfg, name, ("val",), label_set)
+        if len({study.patient_id for study in studies}) < least:
+            found += [f"val/{place}/" for place in (name, *CHOSEN_BY)]
+        for i, label in enumerate(label_set):
+            if len({study.patient_id for study in studies if study.mask[i] and study.target[i]}) < least:
+                found.append(f"val/{name}/f1/{label}")
+    return found

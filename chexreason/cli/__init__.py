@@ -3,19 +3,60 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import hydra
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 
 from chexreason.confdir import command_help, confdir
-from chexreason.errors import friendly, unknown_choices
+from chexreason.errors import PrintableRecord, friendly, printable, unknown_choices
+from chexreason.files import value_sha256, without_secrets
+from chexreason.renames import flat
 from chexreason.runs import ATTEMPT_OF
 from chexreason.signals import Stopped, is_first_rank, on_leave, requeue, watched
+
+# Settings that hold a list, a list of pairs, and a mapping; without a dot also those of a data set.
+LISTS = {"adapters", "arms", "attributions", "credentialed", "data.test", "data.val", "extra.evaluate", "extra.prepare"}
+LISTS |= {"extra.scores", "extra.train", "honest", "only", "parts", "pool_splits", "reviewers", "seeds", "splits"}
+LISTS |= {"views"}
+PAIRS, MAPPINGS = {"agreement", "allow_overlap"}, {"extra", "rewards", "runs", "sets"}
+
+
+def folder_name(overrides: str) -> str:
+    """The folder of a multirun's job: its overrides, or their start and a hash where they cannot name one folder."""
+    fits = "/" not in overrides and len(overrides.encode()) <= 255
+    return overrides if fits else re.sub(r"[^\w.+-]+", "-", overrides)[:80] + f"-{value_sha256(overrides)[:12]}"
+
+
+OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+
+
+def read_lists(cfg: DictConfig) -> None:
+    """Make one value where a list is meant a list of one, and two names where pairs are meant a pair.
+
+    Raises ValueError on one value where a mapping is meant.
+    """
+    for key, value in flat(OmegaConf.to_container(cfg)).items():
+        names, alone = {key, key.rpartition(".")[2]}, isinstance(value, (str, int, float))
+        if value == "???" or str(value).startswith("${"):
+            continue
+        if alone and names & MAPPINGS:
+            raise ValueError(f"{key}={value}: say of what, as in +{key}.NAME={value}")
+        two = isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
+        if (alone and names & LISTS) or (two and names & PAIRS):
+            OmegaConf.update(cfg, key, [value])
+
+
+def at_home(word: str) -> str:
+    """An argument in which ``~/`` at the start of a path is the home directory: no shell expands it after a dot."""
+    return re.sub(r"(?<=[=\[,'\"])~(?=/|$)", lambda _: str(Path.home()), word) if "=" in word else word
 
 
 def _ask_for_requeue(cfg: DictConfig, name: str) -> None:
@@ -39,6 +80,10 @@ def command(*kinds: type[BaseException]) -> Callable[[Callable[..., Any]], Calla
         @functools.wraps(body)
         def configured(cfg: DictConfig) -> Any:
             with friendly(ValueError, KeyError, OSError, *kinds):
+                logging.setLogRecordFactory(PrintableRecord)
+                if HydraConfig.get().job.chdir:
+                    raise ValueError("relative paths start where the command is given: set hydra.job.chdir=false")
+                read_lists(cfg)
                 ask = functools.partial(_ask_for_requeue, cfg)
                 try:
                     with watched(), on_leave(ask):  # a launcher's process begins here
@@ -52,8 +97,14 @@ def command(*kinds: type[BaseException]) -> Callable[[Callable[..., Any]], Calla
             if {"--help", "-h"} & set(sys.argv[1:]):
                 print(command_help(verb))
                 raise SystemExit(0)
-            if faults := unknown_choices(sys.argv[1:]):
-                print("error: " + "\n       ".join(faults), file=sys.stderr)
+            sys.argv[1:] = map(at_home, sys.argv[1:])
+            faults = [
+                f"{shown}: a run keeps its arguments; write ${{oc.env:VARIABLE}} in place of the password or key"
+                for word in sys.argv[1:]
+                if (shown := without_secrets(word)) != word
+            ]
+            if faults := faults or unknown_choices(sys.argv[1:]):
+                print("error: " + printable("\n       ".join(faults)), file=sys.stderr)
                 raise SystemExit(1)
             with watched():
                 return configured()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -47,7 +49,7 @@ def before_training(cfg: DictConfig, samples: Sequence[Sample], policy: Policy, 
     if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu":
         planned = plan(cfg)
         log.info("%s", planned.table())
-        planned.check()
+        check_fit(cfg, planned)
         home = policy.device
         for name, peak in measure_stages(policy.to("cuda"), worst_batch(cfg, policy)).items():
             log.info("measured %s: %.2f GiB", name, peak / GIB)
@@ -69,8 +71,11 @@ def measure_run(cfg: DictConfig) -> dict[str, int]:
     return measure_stages(policy, worst_batch(cfg, policy))
 
 
-def plan(cfg: DictConfig) -> MemoryPlan:
-    """Every stage of the run rehearsed without weights, against the memory of the device."""
+def plan(cfg: DictConfig, only: Collection[str] = ()) -> MemoryPlan:
+    """The stages of the run, or ``only`` those named, rehearsed without weights, against the memory of the device.
+
+    The largest batch that fits is not looked for where only some stages are asked for.
+    """
     chosen = {k: cfg.model[k] for k in ("source", "dtype", "attention", "gradient_checkpointing")}
     policy = _in_training(cfg, blank_policy(**chosen))
     device, memory = device_memory(cfg)
@@ -79,14 +84,55 @@ def plan(cfg: DictConfig) -> MemoryPlan:
         share -= cfg.rollout.gpu_memory_utilization
         device += f", less the {cfg.rollout.gpu_memory_utilization:.0%} of it that vLLM draws rollouts in"
     capacity = max(0, int(memory * share))
+    worst = worst_batch(cfg, policy)
+    asked = {name: stage for name, stage in worst.stages.items() if not only or name in only}
     stages = plan_stages(
         policy,
-        worst_batch(cfg, policy),
-        capacity=capacity,
+        replace(worst, stages=asked),
+        capacity=0 if only else capacity,
         state_bytes=STATE_BYTES_8BIT if cfg.optim.optimizer._target_.endswith("8bit") else STATE_BYTES,
         quantised=bool(cfg.model.get("quantise")),
     )
     return MemoryPlan(device, capacity, stages)
+
+
+def check_fit(cfg: DictConfig, planned: MemoryPlan) -> None:
+    """Raise ValueError where a stage does not fit, with settings that were planned together and fit, or the memory."""
+    over = planned.over()
+
+    def lack(changes: Mapping[str, object]) -> int:
+        changed = cfg.copy()
+        for key, value in changes.items():
+            OmegaConf.update(changed, key, value)
+        stages = plan(changed, [stage.name for stage in over]).stages
+        return sum(max(0, stage.total - planned.capacity) for stage in stages)
+
+    chosen: dict[str, object] = {s.setting: max(s.largest, 1) for s in over if s.studies > 1}
+    left = lack(chosen) if over else 0
+    for key, value in lesser(cfg):
+        if left and (now := lack({**chosen, key: value})) < left:
+            chosen, left = {**chosen, key: value}, now
+    if over:
+        memory = device_memory(cfg)[1] * max(stage.total for stage in over) / max(planned.capacity, 1)
+        larger = f"no setting that this run accepts is enough: it needs a device of {math.ceil(memory / GIB)} GiB"
+        way_out = larger if left else "planned, it fits with " + " ".join(f"{k}={v}" for k, v in chosen.items())
+        raise ValueError(f"{planned.shortage()}\n  {way_out}")
+
+
+def lesser(cfg: DictConfig) -> list[tuple[str, object]]:
+    """The changes of settings that this run accepts and that take less memory, the gentlest first."""
+    model, module, grpo = cfg.model, cfg.phase.module, cfg.phase.name == "grpo"
+    learned = [answer_tokens(adapter) for adapter in cfg.adapters if rank_of(adapter)]
+    fewer = max([model.max_new_tokens // 2, cfg.reward.get("min_length", 0), *learned])  # a cut answer earns nothing
+    rows = [
+        ("model.gradient_checkpointing", True, not grpo and not model.gradient_checkpointing),
+        ("model.dtype", "bfloat16", model.dtype == "float32"),
+        ("phase.module.group_size", 2, grpo and module.get("group_size", 0) > 2),
+        ("model.quantise", "nf4", not (cfg.adapters or model.quantise or _by_vllm(cfg))),  # adapters know their base
+        ("model.max_pixels", model.get("min_pixels"), model.get("min_pixels") != model.get("max_pixels")),
+        ("model.max_new_tokens", fewer, grpo and fewer < model.max_new_tokens),
+    ]
+    return [(key, value) for key, value, accepted in rows if accepted]
 
 
 def device_memory(cfg: DictConfig) -> tuple[str, int]:

@@ -35,7 +35,7 @@ def evaluate(cfg: DictConfig) -> list[Prediction]:
     Raises ValueError when an adapter was trained with another prompt or label set, and when the data changed since an
     attempt that was cut.
     """
-    from chexreason.build.data import build_labels, build_samples, load_studies
+    from chexreason.build.data import build_labels, build_samples, load_manifest, load_studies
     from chexreason.model.generate import predict_batch
     from chexreason.statistics import predictions
     from chexreason.statistics.partial import Partial, partial_path
@@ -49,6 +49,10 @@ def evaluate(cfg: DictConfig) -> list[Prediction]:
             return predictions.read_predictions(run_dir / runs.PREDICTIONS)
         origin = declared(cfg, cfg.data.test)
         partial = Partial(run_dir / runs.PREDICTIONS, made_with(cfg, data=origin))
+        if missing := [name for name in cfg.data.test if cfg.split not in load_manifest(cfg, name).split_counts()]:
+            others = ",".join(name for name in cfg.data.test if name not in missing)
+            way_out = f"evaluate the others with 'data.test=[{others}]'" if others else "choose another split="
+            raise ValueError(f"no study of {', '.join(missing)} is in split={cfg.split}: {way_out}")
         label_set = build_labels(cfg)
         studies = {name: load_studies(cfg, name, (cfg.split,), label_set, limit=cfg.limit) for name in cfg.data.test}
         policy, prompt, answer_format = ready(cfg)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from chexreason.cli import command
+from chexreason.errors import printable
 
 
 @command(ModuleNotFoundError)
 def main(cfg: DictConfig) -> None:
     """Print the plan; with ``settings=true`` check the settings, with ``measure=true`` run the worst batch as well."""
     from chexreason.build.model import quiet
-    from chexreason.cli.checks import check_data, measure_run, plan  # torch: not for --help
+    from chexreason.cli.checks import check_data, check_fit, measure_run, plan  # torch: not for --help
     from chexreason.preflight.memory import GIB
 
     quiet()
@@ -21,8 +22,8 @@ def main(cfg: DictConfig) -> None:
         warnings = check_data(cfg)
         print("settings:" if warnings else "settings: no fault found")
         for text in warnings:
-            print(f"  (warning) {text}")
-    planned.check()
+            print(f"  (warning) {printable(text)}")
+    check_fit(cfg, planned)
     if cfg.measure:
         for name, peak in measure_run(cfg).items():
             print(f"measured {name:<12}{peak / GIB:>8.2f} GiB")

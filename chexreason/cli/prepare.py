@@ -24,26 +24,25 @@ def prepare(cfg: DictConfig) -> dict[str, Manifest]:
     An overlap between two sets passes where ``data.allow_overlap`` names the pair.
     """
     from chexreason.build.data import build_manifests
-    from chexreason.data.leakage import LeakageError, check_leaks, find_leaks
+    from chexreason.data.leakage import SUSPECTED, check_leaks, find_leaks
 
     prepared = build_manifests(cfg, on_error=cfg.on_error, workers=cfg.workers, check=cfg.check)
     frames = {name: manifest.frame for name, manifest in prepared.items()}
     allowed = [list(pair) for pair in cfg.data.get("allow_overlap") or ()]
-    try:
-        leaks = check_leaks(frames, allowed)
-    except LeakageError:
-        audit(cfg, prepared, find_leaks(frames, allowed))
-        raise
-    for leak in leaks:
-        log.warning("allowed by data.allow_overlap: %s", leak)
+    vague = [name for name, manifest in prepared.items() if manifest.provenance.get("vendor", "") is None]
+    leaks = find_leaks(frames, allowed, vague)
+    for leak in (leak for leak in leaks if leak.allowed):
+        log.warning("%s: %s", SUSPECTED.get(leak.kind, "allowed by data.allow_overlap"), leak)
     audit(cfg, prepared, leaks)
+    check_leaks(leaks)
     return prepared
 
 
 def audit(cfg: DictConfig, prepared: Mapping[str, Manifest], leaks: Sequence[Leak]) -> None:
     """The audit page of the prepared sets under ``paths.out/name``, unless ``audit=false``."""
     from chexreason.audit.audit_page import PAGE_NAME, write_audit
-    from chexreason.build.data import declaration, set_policy
+    from chexreason.build.data import declaration, public_sets, set_policy
+    from chexreason.data.credentialed import named_agreement
     from chexreason.labels.catalog import label_set
 
     if not cfg.audit:
@@ -58,7 +57,7 @@ def audit(cfg: DictConfig, prepared: Mapping[str, Manifest], leaks: Sequence[Lea
         home=cfg.data.home,
         agreement=[(one, other) for one, other in cfg.data.get("agreement") or ()],
         leaks=leaks,
-        credentialed=list(cfg.data.get("credentialed") or ()),
+        credentialed=() if named_agreement(cfg.allow_export) else set(prepared) - public_sets(cfg),
         label_lists={name: label_set(nodes[name].label_list) for name in prepared if nodes[name].get("label_list")},
         declared={name: declaration(cfg, name, manifest)["text"] for name, manifest in prepared.items()},
         attributions=[Path(path) for path in cfg.data.attributions],

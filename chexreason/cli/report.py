@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from chexreason.build.data import build_labels, declaration, load_manifest, training_prevalence
+from chexreason.build.data import build_labels, declaration, load_manifest, public_sets, training_prevalence
 from chexreason.cli import command
 from chexreason.reports.report import build_report
 from chexreason.reports.study_tables import print_summary
@@ -29,9 +30,13 @@ def report_study(cfg: DictConfig) -> dict[str, Any]:
         read_done(folder)  # it vouches for the files that are read here
     for arm, path in arms.items():
         if not path.is_file():
+            words = [f"name={cfg.name}", f"arm={arm}", f"data={cfg.data.name}", f"paths.out={cfg.paths.out}"]
+            words += [f"adapters=[{cfg.runs[arm]}/adapter/best]" if arm in cfg.runs else "adapters=[...]"] * (
+                arm != "base"
+            )
+            evaluation = shlex.join(["python", "-m", "chexreason.cli.evaluate", *words])
             raise FileNotFoundError(
-                f"{path} is missing: run `python -m chexreason.cli.evaluate name={cfg.name} arm={arm}` first, "
-                f"or leave the arm out with arms=[...]"
+                f"{path} is missing: run `{evaluation}` first, or leave the arm out with arms=[...]"
             )
     label_set = build_labels(cfg)
     runs = {arm: Path(folder) for arm, folder in cfg.runs.items() if (Path(folder) / "metrics.csv").is_file()}
@@ -48,7 +53,7 @@ def report_study(cfg: DictConfig) -> dict[str, Any]:
         seed=cfg.seed,
         n_cases=cfg.n_cases,
         images=cfg.images,
-        credentialed=list(cfg.data.get("credentialed") or ()),
+        public=public_sets(cfg),
         allow_export=cfg.allow_export,
         notes=_notes(cfg, runs),
         declarations={name: declaration(cfg, name, load_manifest(cfg, name)) for name in cfg.data.test},
@@ -72,7 +77,7 @@ def _notes(cfg: DictConfig, runs: dict[str, Path]) -> dict[str, str]:
         if (signs := folder / COLLAPSE).is_file():
             notes[f"signs of collapse in {arm}"] = "; ".join(_told(signs))
     if cfg.allow_export is not None:
-        notes["credentialed data shown under"] = str(cfg.allow_export)
+        notes["pictures of sets not declared public, shown under"] = str(cfg.allow_export)
     return notes
 
 

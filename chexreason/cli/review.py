@@ -74,23 +74,17 @@ def _readers(cfg: DictConfig) -> list[str]:
 
 def _check_host(cfg: DictConfig, traces: Sequence[Trace]) -> None:
     """Refuses (ValueError) a host that the traces must not be shown to; warns of any but this machine."""
-    from chexreason.data.credentialed import held_sets, named_agreement
+    from chexreason.data.credentialed import agreement_for
     from chexreason.traces.endpoint import is_loopback_host
 
     if not cfg.serve or is_loopback_host(cfg.host):
         return
     if cfg.host in {"", "0.0.0.0", "::"}:
         raise ValueError(f"host={cfg.host!r} is every network at once: name the one address to serve on")
-    guarded, allowed = held_sets(traces, cfg.credentialed), named_agreement(cfg.allow_export)
-    if guarded and allowed is None:
-        raise ValueError(
-            f"the traces hold credentialed data ({', '.join(guarded)}), which host={cfg.host} would show to other "
-            f"machines. Keep host=127.0.0.1 and let the reader come through `ssh -L {cfg.port}:127.0.0.1:{cfg.port}`, "
-            f"or name the agreement that permits it: allow_export='...' (found "
-            f"{cfg.allow_export!r})"
-        )
-    log.warning("host=%s: radiographs and traces travel this network unencrypted, to anyone who has a link%s",
-                cfg.host, f"; allowed by: {allowed}" if guarded else "")  # fmt: skip
+    way = f"to readers at host={cfg.host}: let them come through `ssh -L {cfg.port}:127.0.0.1:{cfg.port}`"
+    allowed = agreement_for(traces, (), cfg.allow_export, way)  # a file of traces does not say what is public
+    log.warning("host=%s: radiographs and traces travel this network unencrypted, to anyone who has a link; allowed "
+                "by: %s", cfg.host, allowed)  # fmt: skip
 
 
 @command()

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from chexreason.cli import command
+from chexreason.errors import printable
 from chexreason.files import write_json, write_text
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def show_file(found: Mapping[str, Any], console: Console) -> None:
         value = "undefined" if row["rank_correlation"] is None else f"{row['rank_correlation']:.3f}{bounds}"
         of = f" of {row['n_studies']}" if row["n"] < row["n_studies"] else ""
         cells = (row["reward_name"], row["dataset"], f"{row['n']}{of}", f"{row['reward']:.4g}", parts, value)
-        view.add_row(*map(Text, cells))
+        view.add_row(*map(Text, map(printable, cells)))
     console.print(view)
 
 

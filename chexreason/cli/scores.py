@@ -78,7 +78,10 @@ def _studies(cfg: DictConfig, name: str, found: Sequence[Prediction], label_set:
 
     known = {study.study_id: study for study in load_studies(cfg, name, (cfg.split,), label_set)}
     if lost := [p.study_id for p in found if p.study_id not in known]:
-        raise KeyError(f"{len(lost)} predicted studies are not in {name}/{cfg.split}, e.g. {lost[0]}: evaluate again")
+        raise KeyError(
+            f"{len(lost)} predicted studies are not in {name}/{cfg.split}, e.g. {lost[0]}: "
+            "evaluate this arm anew with restart=true"
+        )
     return [known[p.study_id] for p in found]
 
 

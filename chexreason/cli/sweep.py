@@ -15,6 +15,7 @@ from rich.text import Text
 
 from chexreason.build.jobs import cells_of, jobs_of
 from chexreason.cli import command
+from chexreason.errors import printable
 from chexreason.runs import RunError, is_done, read_done
 from chexreason.signals import Stopped
 from chexreason.sweep.cells import PREPARE
@@ -64,7 +65,7 @@ def show_end(jobs: Sequence[Job], states: dict[str, str]) -> int:
             "blocked": f"BLOCKED {job.name}: needs {lacking}",
             "waiting": f"WAITING {job.name}: needs {lacking}",
         }[states[job.name]]
-        console.print(Text(line, style=_COLOURS.get(states[job.name], "")))
+        console.print(Text(printable(line), style=_COLOURS.get(states[job.name], "")))
     if failed:
         again = max(failures(job) for job in failed) + 1
         console.print(

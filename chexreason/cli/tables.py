@@ -234,7 +234,7 @@ def _seed_folders(folder: Path) -> dict[int, Path]:
 
 def _dataset(cfg: DictConfig, name: str) -> str:
     """Where a table is measured: ``cfg.sets``, else the sweep's set that the data config has."""
-    if name in cfg.sets:
+    if name in (cfg.sets or {}):
         return str(cfg.sets[name])
     choices = read_sweep(name)["dataset"]
     for dataset in choices.values():

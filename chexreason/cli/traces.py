@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from chexreason.cli import command
+from chexreason.errors import printable
 from chexreason.files import write_json, write_text
 from chexreason.traces.store import StoreError, TraceStore, open_store
 
@@ -27,7 +28,7 @@ def traces(cfg: DictConfig) -> dict[str, Any]:
 
     Whatever ends the run early, what has been accepted is exported; ``stopped`` in the report says why, and ``left``
     how many of the studies asked about have neither an accepted trace nor used up their attempts. Raises ExportError
-    before anything is sent where credentialed studies would leave the machine.
+    before anything is sent where studies that are not declared public would leave the machine.
     """
     from chexreason.build.data import build_labels
     from chexreason.traces.acceptance import acceptance, as_markdown
@@ -65,19 +66,18 @@ def _studies(cfg: DictConfig, label_set: LabelSet) -> tuple[list[Study], int]:
 
 
 def _task(cfg: DictConfig, label_set: LabelSet, studies: list[Study]) -> Task:
-    from chexreason.build.data import build_prompt, make
+    from chexreason.build.data import build_prompt, make, public_sets
     from chexreason.traces.endpoint import check_export
     from chexreason.traces.instruction import Instruction
     from chexreason.traces.task import Task
 
     teacher = make(cfg.teacher, _convert_="all")
-    credentialed = list(cfg.data.get("credentialed") or ())
     return Task(
         teacher=teacher,
         instruction=Instruction(**OmegaConf.to_container(cfg.teacher_instruction, resolve=True)),
         prompt=build_prompt(cfg),
         label_set=label_set,
-        agreement=check_export(studies, teacher.endpoint, credentialed, cfg.data.allow_export),
+        agreement=check_export(studies, teacher.endpoint, public_sets(cfg), cfg.data.allow_export),
         side=cfg.image_side,
         seed=cfg.seed,
     )
@@ -112,10 +112,8 @@ def main(cfg: DictConfig) -> None:
     from chexreason.traces.acceptance import as_markdown
     from chexreason.traces.export import JSONL_NAME
 
-    for library in ("httpx2", "openai"):  # a line a request each
-        logging.getLogger(library).setLevel(logging.WARNING)
     report = traces(cfg)
-    print(as_markdown(report))
+    print(printable(as_markdown(report)))
     log.info("%d traces: %s", report["accepted"], Path(cfg.folder) / JSONL_NAME)
     if report["stopped"] or report["left"]:
         why = report["stopped"] or "some studies got no answer (see above)"

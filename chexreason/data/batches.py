@@ -153,8 +153,8 @@ class EpochOrder(Sampler[tuple[int, float]]):
 
 
 def load_study(study: Study) -> Image.Image:
-    """The radiograph of ``study`` as its file has it."""
-    return load_image(study.image)
+    """The radiograph of ``study`` as its file has it; raises ImageError where that is not the one prepared."""
+    return load_image(study.image, study.image_sha256)
 
 
 class Collate:

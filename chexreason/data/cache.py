@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from chexreason.data.fingerprint import image_hash
+from chexreason.data.fingerprint import hashed
 from chexreason.data.image import load_image
 from chexreason.files import read_checked, write_checked
 from chexreason.owners import remove_leftovers
@@ -24,10 +24,10 @@ class ImageCache:
     """``resize(load_image(path))`` of each study, from ``folder`` where it was made before.
 
     The SHA-256 of the image file and ``key``, which stands for all that ``resize`` depends on, name an entry. The file
-    of a study without a hash is hashed each time. Entries are written whole, so workers and ranks may share a folder;
-    an entry that does not match its checksum is written again. An entry holds height x width bytes (three times
-    that for colour): 0.8 MB at 896 x 896. Nothing empties the folder: remove it to free the space. The hash is the
-    manifest's: an image that was changed after its set was prepared is still shown as it was.
+    of a study without a hash is hashed each time. An entry holds the pixels of the bytes that have its hash. Entries
+    are written whole, so workers and ranks may share a folder; one that does not match its checksum is written again.
+    It takes height x width bytes (three times that for colour): 0.8 MB at 896 x 896. Nothing empties the folder: remove
+    it to free the space. An image that was changed since its set was prepared is shown as it was, or refused.
     """
 
     def __init__(self, folder: Path, resize: Callable[[Image.Image], Image.Image], key: str) -> None:
@@ -37,11 +37,11 @@ class ImageCache:
 
     def load(self, study: Study) -> Image.Image:
         """The resized image as 8-bit RGB; raises ImageError where it must be read and cannot be."""
-        sha256 = image_hash(study)
+        sha256 = hashed(study).image_sha256
         path = self.folder / sha256[:2] / sha256
         if sha256 and (entry := read_checked(path)) is not None:
             return Image.fromarray(np.load(io.BytesIO(entry), allow_pickle=False)).convert("RGB")
-        image = self.resize(load_image(study.image))
+        image = self.resize(load_image(study.image, sha256))
         if sha256:
             self._write(path, image)
         return image

@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import TextIO
-
-from PIL import Image, UnidentifiedImageError
 
 from chexreason.data.fingerprint import VERSION, content_sha256, perceptual_hash
-from chexreason.data.image import ImageError, load_image
+from chexreason.data.image import ImageError, decode, read_film
 from chexreason.progress import Track, silent
 
-_RECORDED = ("width", "height", "mode", "sha256", "phash")
+_RECORDED = ("transparent", "sha256", "phash")
 
 
 @dataclass(frozen=True)
 class ImageFacts:
     """What the pass found out about one file: ``reason`` says why the file cannot be read, "" where it can.
 
-    ``width``, ``height`` (pixels) and ``mode`` (Pillow's, or "DICOM") are the file's own, before any conversion.
+    ``transparent`` is the file before any conversion; a ``phash`` of "" is a blank picture.
     """
 
     path: Path
-    width: int = 0
-    height: int = 0
-    mode: str = ""
+    transparent: bool = False
     sha256: str = ""
     phash: str = ""
     reason: str = ""
 
 
-_Key = tuple[str, int, int]  # path, size and time of change (ns): a recorded image with the same key is not read again
+_Key = tuple[str, int, int, int]  # path, size, times (ns) of content and status: such an image is not read again
 
 
 def inspect_images(
@@ -45,53 +40,43 @@ def inspect_images(
     """Facts of every image, in the order of ``paths``, from ``workers`` threads (decoding releases the GIL).
 
     ``record`` is a JSON-lines file to which each readable image is added as soon as it is known, keyed by path, size
-    and time of change: an interrupted or repeated pass reads only what is new or has changed. An image that could not
+    and times of change: an interrupted or repeated pass reads only what is new or has changed. An image that could not
     be read is not recorded: the next pass reads it again.
     """
     known = _read_record(record) if record else {}
-    with ThreadPool(max(1, workers)) as pool:  # on leaving, also by an interrupt, it drops what is queued
-        tracked = progress(pool.imap(partial(_look, known=known), paths), len(paths))
-        if record is None:
-            return [facts for facts, _ in tracked]
-        record.parent.mkdir(parents=True, exist_ok=True)
-        with record.open("a", encoding="utf-8", buffering=1) as file:  # line by line: a killed pass keeps its work
-            file.write("\n")  # closes a line that was cut short
-            return [_remember(file, facts, key) for facts, key in tracked]
+    found, file = [], None
+    with ExitStack() as closed, ThreadPool(max(1, workers)) as pool:  # the pool drops what is queued on an interrupt
+        for facts, key in progress(pool.imap(partial(_look, known=known), paths), len(paths)):
+            if record and key and file is None:
+                record.parent.mkdir(parents=True, exist_ok=True)
+                file = closed.enter_context(record.open("a", encoding="utf-8", buffering=1))
+                file.write("\n")  # closes a line that was cut short
+            if file and key:
+                file.write(_line(facts, key))  # line by line: a killed pass keeps its work
+            found.append(facts)
+    return found
 
 
 def _look(path: Path, known: dict[_Key, ImageFacts]) -> tuple[ImageFacts, _Key | None]:
     """Facts of one image, and the key to record them under; None where they are recorded already or unreadable."""
     try:
         status = path.stat()
-        key = (str(path), status.st_size, status.st_mtime_ns)
-        if key in known:
-            return replace(known[key], path=path), None
-        return _facts(path, path.read_bytes()), key
+        key = (str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    except OSError:
+        key = None  # reading it says why
+    if key in known:
+        return replace(known[key], path=path), None
+    try:
+        data = read_film(path)
+        image = decode(path, data)
+        return ImageFacts(path, "transparent" in image.info, content_sha256(data), perceptual_hash(image)), key
     except ImageError as error:
         return ImageFacts(path, reason=error.why), None
-    except FileNotFoundError:
-        return ImageFacts(path, reason="no such file"), None
-    except OSError as error:
-        return ImageFacts(path, reason=error.strerror or str(error)), None
 
 
-def _facts(path: Path, data: bytes) -> ImageFacts:
-    image = load_image(path)  # opens the file again; the system still has it in memory
-    try:
-        with Image.open(io.BytesIO(data)) as file:
-            mode, (width, height) = file.mode, file.size
-    except UnidentifiedImageError:  # what load_image reads and Pillow does not
-        mode, (width, height) = "DICOM", image.size
-    return ImageFacts(path, width, height, mode, content_sha256(data), perceptual_hash(image))
-
-
-def _remember(file: TextIO, facts: ImageFacts, key: _Key | None) -> ImageFacts:
-    if key is not None:
-        known = {name: getattr(facts, name) for name in _RECORDED}
-        path, size, mtime_ns = key
-        row = {"version": VERSION, "path": path, "size": size, "mtime_ns": mtime_ns, **known}
-        file.write(json.dumps(row) + "\n")
-    return facts
+def _line(facts: ImageFacts, key: _Key) -> str:
+    where = dict(zip(("path", "size", "mtime_ns", "ctime_ns"), key, strict=True))
+    return json.dumps({"version": VERSION, **where, **{name: getattr(facts, name) for name in _RECORDED}}) + "\n"
 
 
 def _read_record(record: Path) -> dict[_Key, ImageFacts]:
@@ -105,7 +90,7 @@ def _read_record(record: Path) -> dict[_Key, ImageFacts]:
                 row = json.loads(line)
                 if row["version"] == VERSION:
                     facts = ImageFacts(Path(row["path"]), **{name: row[name] for name in _RECORDED})
-                    known[row["path"], row["size"], row["mtime_ns"]] = facts
+                    known[row["path"], row["size"], row["mtime_ns"], row["ctime_ns"]] = facts
             except (ValueError, KeyError, TypeError):
                 continue
     return known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +10,29 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-BIT_DEPTHS = (8, 10, 12, 14, 16)  # of detectors; a 12-bit film is commonly stored in 16 bits
+OUTLIERS, MARGIN = 1.0, 0.25  # percent of the pixels at either end; of the distance between these two ends
+MAX_PIXELS = 89_000_000  # a film of 43 x 35 cm has 60 million at 0.05 mm; Pillow warns from 89,478,485 on
+DEFLATED = b"1.2.840.10008.1.2.1.99"
+TOO_MANY = f"pixels, more than the {MAX_PIXELS:,} of a film: damaged, or too large"
 Pixels = npt.NDArray[np.floating]
 
 
-def load_dicom(path: Path) -> Image.Image:
-    """The radiograph at ``path`` as 8-bit grey, white for dense also where it is stored as MONOCHROME1.
+def load_dicom(path: Path, data: bytes) -> Image.Image:
+    """The DICOM file ``data`` of name ``path`` as 8-bit grey, white for dense also where it is stored as MONOCHROME1.
 
-    Stored values go through the modality transform, then the first VOI look-up table or window; without one, the bit
-    depth is scaled to 0..255. Raises ValueError when pydicom is not installed, the file is no DICOM, has no pixels,
-    several frames, colours or more than 16 bits. Source: DICOM PS3.3, C.7.6.3.1.2, C.11.1 and C.11.2.
+    Stored values go through the modality transform, then the first VOI look-up table or window; without one they are
+    ``spread``, as those of any other file; 8 bits are shown as they are. Raises ValueError when pydicom is not
+    installed, the file is no DICOM, has no pixels, several frames, colours, too many pixels or more than 16 bits.
+    Source: DICOM PS3.3, C.7.6.3.1.2, C.11.1 and C.11.2.
     """
     try:
         import pydicom
     except ImportError:
         raise ValueError("this is a DICOM file, which needs pydicom: pip install 'chexreason[dicom]'") from None
     try:
-        dataset = pydicom.dcmread(path)  # without force=True: another format is refused
+        if DEFLATED in data[: 2**16]:  # its header names it; reading it would unpack it
+            raise ValueError("deflated DICOM, which unpacks to any size: write it anew, e.g. by dcmconv +te")
+        dataset = pydicom.dcmread(io.BytesIO(data))  # without force=True: another format is refused
     except pydicom.errors.InvalidDicomError:
         raise ValueError(f"named {path.suffix} but without DICOM's signature: another format, or damaged") from None
     _refuse(dataset)
@@ -53,15 +60,33 @@ def window(values: Pixels, center: float, width: float, function: str = "LINEAR"
     return np.clip((values - (center - 0.5)) / (width - 1.0) + 0.5, 0.0, 1.0)
 
 
-def white_level(high: int) -> int:
-    """The level shown as white: the end of the smallest usual bit depth that holds ``high``, or ``high`` itself."""
-    return next((2**bits - 1 for bits in BIT_DEPTHS if high < 2**bits), high)
+def spread(values: npt.NDArray[Any]) -> Pixels:
+    """``values`` [H, W] over 0..1: the darkest level is black and the brightest white, whatever the detector's bits.
+
+    Levels beyond the 1st or 99th percentile by more than a quarter of the distance between the two are outliers and are
+    clipped: a hot pixel makes no film dark. Whole numbers that span fewer than 255 levels stay grey levels of 8 bits.
+    Raises ValueError on NaN or infinity.
+    """
+    if not np.isfinite(values).all():
+        raise ValueError("its pixels hold NaN or infinity")
+    low = float(np.percentile(values, OUTLIERS, method="higher"))
+    high = float(np.percentile(values, 100.0 - OUTLIERS, method="lower"))
+    margin = MARGIN * max(high - low, 0.0)
+    black, white = max(float(values.min()), low - margin), min(float(values.max()), high + margin)
+    whole = np.array_equal(values, np.rint(values))
+    if whole and black >= 0.0 and white <= 255.0:
+        black = 0.0
+    width = max(white - black, 255.0 if whole else np.finfo(np.float64).tiny)
+    return np.clip((values.astype(np.float64) - black) / width, 0.0, 1.0)
 
 
 def _refuse(dataset: Any) -> None:
     """Raises ValueError where ``dataset`` is no greyscale radiograph of one frame."""
     if "PixelData" not in dataset:
         raise ValueError(f"DICOM without 8-16 bit pixels (SOP class {dataset.get('SOPClassUID', 'unknown')})")
+    width, height = int(dataset.get("Columns") or 0), int(dataset.get("Rows") or 0)
+    if width * height > MAX_PIXELS:  # memory is given for what a header claims
+        raise ValueError(f"{width} x {height} {TOO_MANY}")
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
         raise ValueError(f"DICOM with {frames} frames; a radiograph has one: export the frame to use")
@@ -86,17 +111,10 @@ def _shown(dataset: Any) -> Pixels:
         return window(values.astype(np.float64), _first(dataset.WindowCenter), _first(dataset.WindowWidth), function)
     if dataset.get("ModalityLUTSequence"):
         return values / (2.0 ** int(dataset.ModalityLUTSequence[0].LUTDescriptor[2]) - 1.0)
-    # Rescaling moves and stretches the whole range, so only the sign of its slope is seen.
-    whole = _full_range(stored, int(dataset.BitsStored), signed=dataset.PixelRepresentation == 1)
-    return whole if float(dataset.get("RescaleSlope") or 1.0) > 0.0 else 1.0 - whole
-
-
-def _full_range(stored: npt.NDArray[np.integer], bits: int, signed: bool) -> Pixels:
-    """``stored`` [H, W] over the range of its bits, as 0..1; a file of 16 bits often holds fewer."""
-    if signed:
-        return (stored.astype(np.float64) + 2.0 ** (bits - 1)) / (2.0**bits - 1.0)
-    white = white_level(int(stored.max())) if bits == 16 else 2**bits - 1
-    return np.minimum(stored / float(white), 1.0)
+    if dataset.BitsStored == 8 and dataset.PixelRepresentation == 0:
+        # Rescaling moves and stretches the whole range, so only the sign of its slope is seen.
+        return stored / 255.0 if float(dataset.get("RescaleSlope") or 1.0) > 0.0 else 1.0 - stored / 255.0
+    return spread(values)
 
 
 def _first(value: Any) -> float:

@@ -1,9 +1,14 @@
-"""The leakage guard: no patient and no picture on both sides of a boundary between training and evaluation."""
+"""The leakage guard: no patient and no picture on both sides of a boundary between training and evaluation.
+
+It also owns what makes two ids one patient's: the one form of a vendor's name and of its patients' ids.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 from typing import NamedTuple
 
@@ -11,24 +16,48 @@ import pandas as pd
 
 from chexreason.data.fingerprint import near_pairs
 from chexreason.data.manifest import ManifestError
+from chexreason.labels.schema import plain
 
 TRAIN = ("sft", "rl")
 EVALUATION = ("val", "test")
 _SIDES = {"train": TRAIN, "val": ("val",), "test": ("test",)}  # splits on each side; other splits are on none
-RADIUS = 16  # bits of 256 in which near-identical pictures may differ: see data/fingerprint.py for the measurement
-_SHOWN = 3  # examples kept of a leak
-LEAK_KINDS = {"patient": "the same patients", "image": "the same image files", "picture": "near-identical pictures"}
+RADIUS = 20  # bits of 256 in which near-identical pictures may differ: see data/fingerprint.py for the measurement
+WARNING_RADIUS = 32  # bits within which pictures are listed for a reader to judge
+_SHOWN, _PAIRS = 3, 12  # examples of a leak, and pairs of pictures, that are kept
+LEAK_KINDS = {
+    "patient": "the same patients",
+    "image": "the same image files",
+    "picture": "near-identical pictures",
+    "unlinked": "the same patient ids",
+    "alike": "similar pictures",
+}
+SUSPECTED = {  # kinds that stop nothing, and what to do about them
+    "unlinked": "no vendor is declared: set source.vendor of both sets, to one name for one hospital, to two for two",
+    "alike": "look at the pairs on the audit page, and leave one of two copies out (different phantoms may be as near)",
+}
+# Vendors whose ids are known, by their one name: other names; how files write an id (a bare number, with or without
+# zeros and "p", a file's name, a path: "00000013_002.png", "files/p10/p10000032/s50414267"); how manifests write it.
+_VENDORS = {
+    "nih14": ("nih(14|(chest)?(cxr|xray)(8|14)?)?|chestxray(8|14)", r"(?:.*/)?0*(\d{1,8})(?:_\d{3}.*)?", "{}"),
+    "mimic": ("mimic(cxr|cxrjpg|iv)?", r"(?:.*/)?p?(\d{8})(?:/.*)?", "{}"),
+    "chexpert": ("chexpert(v10)?(small|plus)?", r"(?:.*/)?(?:patient)?0*(\d{1,5})(?:/.*)?", "patient{:0>5}"),
+}
+_QUOTES = "'`"  # a spreadsheet puts one before a number that is text
+_FREE = re.compile(r"^p(at(ient)?)?[\W_]*(?=\d)|(?<!\d)0+(?=\d)")  # what one file writes before a number, another not
 
 
 class _Row(NamedTuple):
     dataset: str
     patient: str
+    key: str  # equal where patients may be the same
+    number: str  # of the key, without its vendor
     study: str
     sha256: str
     phash: str
 
 
-Twins = dict[tuple[str, str], dict[str, tuple[_Row, _Row]]]  # by sets, by what is shared: one row of each side
+Shared = dict[str, tuple[_Row, _Row]]  # by what is shared: one row of each side
+Twins = dict[tuple[str, str], Shared]  # by sets
 
 
 class LeakageError(ManifestError):
@@ -39,9 +68,10 @@ class LeakageError(ManifestError):
 class Leak:
     """What two sets, or two sides of one set, share across a boundary.
 
-    ``kind`` is "patient", "image" (equal bytes) or "picture" (near-identical). ``one`` and ``other`` are the sets,
+    ``kind`` is one of ``LEAK_KINDS``; those ``SUSPECTED`` may be no leak at all. ``one`` and ``other`` are the sets,
     ``sides`` the side each is on ("train", "val" or "test"). ``count`` patients, contents of files, or pictures of
-    ``other`` are concerned, the first of them in ``examples``. ``allowed`` says that the config names this pair.
+    ``other`` are concerned, the first of them in ``examples``; ``pairs`` are the study ids of the nearest pictures.
+    ``allowed`` says that the config names this pair, or that the kind is only suspected.
     """
 
     kind: str
@@ -51,6 +81,7 @@ class Leak:
     count: int
     examples: tuple[str, ...]
     allowed: bool
+    pairs: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
         shown = ", ".join(self.examples) + (", ..." if self.count > len(self.examples) else "")
@@ -58,33 +89,61 @@ class Leak:
         return f"{where}: {self.count} of {LEAK_KINDS[self.kind]}: {shown}"
 
 
+@cache
+def vendor_of(name: str) -> str:
+    """The one name of the vendor ``name``, whatever its case, spaces and marks: "MIMIC-CXR" is "mimic"."""
+    words = re.findall(r"[^\W_]+", plain(name).casefold())
+    known = (vendor for vendor, (names, *_) in _VENDORS.items() if re.fullmatch(names, "".join(words)))
+    return next(known, "_".join(words) or name)
+
+
+def patient_number(vendor: str, written: str) -> str:
+    """The id of a patient of ``vendor`` as manifests write it; "" where that vendor has no such id.
+
+    Of a vendor whose ids are not known, it is what was ``written`` in plain characters, without quotes and outer
+    spaces: whether zeros and capitals count there, nobody can tell (``same_patient``).
+    """
+    bare = plain(written).strip().lstrip(_QUOTES).strip()
+    _, pattern, form = _VENDORS.get(vendor, ("", "(.*)", "{}"))
+    found = re.fullmatch(pattern, bare, re.IGNORECASE)
+    return form.format(found[1]) if found else ""
+
+
+def same_patient(patient_id: str) -> str:
+    """A key "vendor:number", equal for ids that may mean one patient: leading zeros, case and a "p" do not count."""
+    vendor, colon, number = patient_id.partition(":")
+    vendor, number = (vendor_of(vendor), number) if colon else ("", patient_id)
+    return f"{vendor}:{_FREE.sub('', (patient_number(vendor, number) or number).casefold())}"
+
+
 def find_leaks(
-    frames: Mapping[str, pd.DataFrame], allowed: Collection[Sequence[str]] = (), radius: int = RADIUS
+    frames: Mapping[str, pd.DataFrame], allowed: Collection[Sequence[str]] = (), vague: Collection[str] | None = None
 ) -> list[Leak]:
     """Every leak between the training, validation and test rows of ``frames`` (manifest rows by set), allowed or not.
 
-    Rows without hashes are compared by patient alone. ``allowed`` are pairs of names of sets, in either order; raises
-    ValueError on what is no pair of two of ``frames``.
+    Rows without hashes are compared by patient alone. ``allowed`` are pairs of names of sets, in either order. The
+    kinds ``SUSPECTED`` are looked for where ``vague`` is given: the sets that declare no vendor. Raises ValueError on
+    what is no pair of two of ``frames``.
     """
     named = _pairs(allowed, frames)
     rows = {side: [row for name in frames for row in _rows(name, frames[name], side)] for side in _SIDES}
     leaks = []
     for sides in combinations(_SIDES, 2):
         left, right = rows[sides[0]], rows[sides[1]]
-        found = {
-            "patient": _equal(left, right, "patient"),
-            "image": _equal(left, right, "sha256"),
-            "picture": _near(left, right, radius),
-        }
-        leaks += [_leak(kind, sets, sides, twins, named) for kind in found for sets, twins in found[kind].items()]
+        found = {"patient": _equal(left, right, "key"), "image": _equal(left, right, "sha256")}
+        found |= _near(left, right, RADIUS if vague is None else WARNING_RADIUS)
+        bare = _equal(left, right, "number") if vague else {}
+        found["unlinked"] = {s: bare[s] for s in bare if s not in found["patient"] and set(s) & set(vague or ())}
+        leaks += [
+            _leak(kind, sets, sides, twins, kind in SUSPECTED or frozenset(sets) in named)
+            for kind in found
+            for sets, twins in found[kind].items()
+        ]
     return leaks
 
 
-def check_leaks(
-    frames: Mapping[str, pd.DataFrame], allowed: Collection[Sequence[str]] = (), radius: int = RADIUS
-) -> list[Leak]:
-    """The leaks that ``allowed`` accepts; raises LeakageError listing all the others, with counts and examples."""
-    leaks = find_leaks(frames, allowed, radius)
+def check_leaks(leaks: Sequence[Leak]) -> None:
+    """Raises LeakageError listing all of ``leaks`` that are not allowed, with counts, examples and the way out."""
     refused = [leak for leak in leaks if not leak.allowed]
     if refused:
         pairs = sorted({tuple(sorted((leak.one, leak.other))) for leak in refused})
@@ -94,7 +153,6 @@ def check_leaks(
             f"training, validation and test data overlap:\n{listed}\n"
             f"take a set out of the data config, or accept the overlap by naming it: data.allow_overlap=[{named}]"
         )
-    return leaks
 
 
 def _pairs(allowed: Collection[Sequence[str]], frames: Mapping[str, pd.DataFrame]) -> set[frozenset[str]]:
@@ -109,7 +167,9 @@ def _rows(name: str, frame: pd.DataFrame, side: str) -> list[_Row]:
     rows = frame[frame["split"].isin(_SIDES[side])]
     empty = [""] * len(rows)
     hashes = [rows.get(column, empty) for column in ("sha256", "phash")]
-    return [_Row(name, *values) for values in zip(rows["patient_id"], rows["study_id"], *hashes, strict=True)]
+    keys = [same_patient(patient) for patient in rows["patient_id"]]
+    patients = (rows["patient_id"], keys, [key.partition(":")[2] for key in keys])
+    return [_Row(name, *values) for values in zip(*patients, rows["study_id"], *hashes, strict=True)]
 
 
 def _equal(left: list[_Row], right: list[_Row], field: str) -> Twins:
@@ -126,23 +186,21 @@ def _equal(left: list[_Row], right: list[_Row], field: str) -> Twins:
     return twins
 
 
-def _near(left: list[_Row], right: list[_Row], radius: int) -> Twins:
-    """Rows with near hashes but other bytes, one pair a row on the right."""
-    twins: Twins = {}
-    for i, j in near_pairs([row.phash for row in left], [row.phash for row in right], radius).tolist():
+def _near(left: list[_Row], right: list[_Row], radius: int) -> dict[str, Twins]:
+    """Rows with near hashes but other bytes, nearest first, one pair a row on the right; by kind of leak."""
+    kinds: dict[str, Twins] = {"picture": {}, "alike": {}}
+    found = near_pairs([row.phash for row in left], [row.phash for row in right], radius)
+    for i, j, bits in found[found[:, 2].argsort(kind="stable")].tolist():
         row, twin = left[i], right[j]
-        if row.sha256 != twin.sha256:
-            twins.setdefault((row.dataset, twin.dataset), {}).setdefault(twin.study, (row, twin))
-    return twins
+        kind = "picture" if bits <= RADIUS else "alike"
+        if row.sha256 != twin.sha256 and (kind == "picture" or row.key != twin.key):
+            kinds[kind].setdefault((row.dataset, twin.dataset), {}).setdefault(twin.study, (row, twin))
+    return kinds
 
 
-def _leak(
-    kind: str,
-    sets: tuple[str, str],
-    sides: tuple[str, str],
-    twins: Mapping[str, tuple[_Row, _Row]],
-    named: set[frozenset[str]],
-) -> Leak:
-    first = list(twins.values())[:_SHOWN]
-    examples = tuple(row.patient if kind == "patient" else f"{row.study} = {twin.study}" for row, twin in first)
-    return Leak(kind, *sets, sides, len(twins), examples, frozenset(sets) in named)
+def _leak(kind: str, sets: tuple[str, str], sides: tuple[str, str], twins: Shared, allowed: bool) -> Leak:
+    of_patients, of_pictures = kind in ("patient", "unlinked"), kind in ("picture", "alike")
+    first = [[(row.patient if of_patients else row.study) for row in pair] for pair in list(twins.values())[:_PAIRS]]
+    examples = tuple(one if one == other else f"{one} = {other}" for one, other in first[:_SHOWN])
+    pairs = tuple((one, other) for one, other in first if of_pictures)
+    return Leak(kind, *sets, sides, len(twins), examples, allowed, pairs)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
-import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -18,12 +16,12 @@ import pandas as pd
 
 from chexreason.data import manifest as manifests
 from chexreason.data.check import ImageFacts, inspect_images
-from chexreason.data.leakage import TRAIN
-from chexreason.data.manifest import Manifest, ManifestError
+from chexreason.data.leakage import EVALUATION, TRAIN
+from chexreason.data.manifest import READERS, Manifest, ManifestError
 from chexreason.data.prevalence import pool_marks, prevalence_png
 from chexreason.data.selection import PaperSelection
 from chexreason.data.sources.columns import first_of
-from chexreason.files import write_bytes, write_json, write_text
+from chexreason.files import write_bytes, write_json, write_text, written
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.uncertainty import LabelPolicy
 from chexreason.owners import remove_leftovers
@@ -68,48 +66,45 @@ def prepare_set(
     select: PaperSelection | None = None,
     policy: LabelPolicy | None = None,
     check: bool = True,
+    public: bool = False,
+    public_names: str | None = None,
 ) -> Manifest:
     """Writes ``folder/manifest.parquet`` and returns it; returns the one already there when it is up to date.
 
     ``select`` chooses rows and splits before any image is read. An unreadable image stops the preparation with a list
     of what is wrong (``on_error="stop"``), or its row moves to ``quarantine.csv`` (``"quarantine"``); ``check=False``
-    opens no image, and then there are no hashes to find copies by. ``policy`` is recorded, not applied: the manifest
-    holds raw marks. Its provenance holds the marks of the pool too (``pool_marks``): of the rows that ``select`` draws
-    from, else of the training splits. The folder also gets ``ids/<split>.csv`` and, for a selection, ``selection.json``
-    and ``prevalence.png``. An interrupted run leaves no manifest, and the next one reads no image again that has not
-    changed. Raises ManifestError on bad rows or images and OSError on a full disk.
+    opens no image, and then there are no hashes to find copies by. ``policy``, and whether the set is declared
+    ``public``, are recorded, not applied: the manifest holds raw marks. Its provenance holds the marks of the pool too
+    (``pool_marks``): of the rows that ``select`` draws from, else of the training splits. The folder also gets
+    ``ids/<split>.csv`` and, for a selection, ``selection.json`` and ``prevalence.png``. An interrupted run leaves no
+    manifest, and the next one reads no image again that has not changed; a manifest
+    of which an image has changed is not up to date. Raises ManifestError on bad rows or images and
+    OSError on a full disk.
     """
     if on_error not in ON_ERROR:
         raise ValueError(f"on_error='{on_error}'; choose one of: {', '.join(ON_ERROR)}")
     request = _request(source, select, on_error, check)
-    declared = {"policy": asdict(policy) if policy else None}
+    declared = {"policy": asdict(policy) if policy else None, "public": public is True, "public_names": public_names}
     path = folder / MANIFEST_NAME
-    existing = _up_to_date(path, request)
+    existing = _up_to_date(path, request, workers, progress)
     if existing is not None:
-        if existing.provenance.get("policy") != declared["policy"]:  # the policy changes no row
+        if any(existing.provenance.get(key) != value for key, value in declared.items()):  # it changes no row
             manifests.write_manifest(Manifest(existing.frame, {**existing.provenance, **declared}, existing.root), path)
             return manifests.read_manifest(path)
         return existing
-    try:
+    with written(folder):
         remove_leftovers(folder, folder / IDS_NAME, folder / "images")
         _clear(folder)
         frame, report, pool = _rows(source, folder, select, progress)
         root = source.image_root or folder
-        built = _looked_at(frame, root, folder, source.name, on_error, workers, progress) if check else frame
+        told = (folder, source.name, on_error, workers, progress)
+        built, transparent = _looked_at(frame, root, *told) if check else (frame, 0)
         _write_beside(folder, built, report)
         counts = {"studies": len(built), "quarantined": len(frame) - len(built), "images_checked": check}
         chosen = {"selection": select.provenance if select else None}
-        recorded = {**counts, POOL: pool_marks(pool), "request_sha256": request}
+        recorded = {**counts, "transparent": transparent, POOL: pool_marks(pool), "request_sha256": request}
         provenance = {**source.provenance, **chosen, **declared, **recorded}
         manifests.write_manifest(Manifest(built, provenance, root), path)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        free = shutil.disk_usage(folder).free / 1e6 if folder.exists() else 0.0
-        message = (
-            f"disk full while preparing '{source.name}' in {folder} ({free:.0f} MB free); free space and run again"
-        )
-        raise OSError(error.errno, message) from error
     return manifests.read_manifest(path)
 
 
@@ -123,6 +118,9 @@ def _rows(
     if select is None:
         if frame.empty:
             raise ManifestError(f"'{source.name}' has no rows; look at its csv and its filters")
+        if idle := sorted(set(frame["split"]) - {*TRAIN, *EVALUATION, READERS}):
+            how = "nothing trains or is scored on it; draw sft, rl, val and test with select"
+            log.warning("%s: split %s: %s", source.name, ", ".join(idle), how)
         return frame, None, frame[frame["split"].isin(TRAIN)]
     selected = select.apply(frame, source.name)
     for warning in selected.report.get("warnings", ()):
@@ -132,8 +130,11 @@ def _rows(
 
 def _looked_at(
     frame: pd.DataFrame, root: Path, folder: Path, name: str, on_error: str, workers: int, progress: Track
-) -> pd.DataFrame:
-    """``frame`` with the hashes of its images, without the rows whose image cannot be read."""
+) -> tuple[pd.DataFrame, int]:
+    """``frame`` with the hashes of its images, without the rows whose image cannot be read; how many are transparent.
+
+    Blank and transparent films are named in the log: the audit page counts them.
+    """
     facts = inspect_images([root / path for path in frame["path"]], folder / RECORD_NAME, workers, progress)
     bad = [fact for fact in facts if fact.reason]
     if bad and on_error == "stop":
@@ -147,15 +148,20 @@ def _looked_at(
         table = pd.DataFrame({"path": [str(fact.path) for fact in bad], "reason": [fact.reason for fact in bad]})
         write_text(folder / QUARANTINE_NAME, table.to_csv(index=False))
         log.warning("%s: %d of %d images moved to %s", name, len(bad), len(frame), folder / QUARANTINE_NAME)
+    blank = [fact.path for fact in facts if not fact.reason and not fact.phash]
+    clear = [fact.path for fact in facts if fact.transparent]
+    for what, paths in (("blank", blank), ("transparent, which is left out", clear)):
+        if paths:
+            log.warning("%s: %d of %d films are %s: %s", name, len(paths), len(frame), what, first_of(map(str, paths)))
     hashed = frame.assign(sha256=[fact.sha256 for fact in facts], phash=[fact.phash for fact in facts])
-    return hashed[[not fact.reason for fact in facts]].reset_index(drop=True)
+    return hashed[[not fact.reason for fact in facts]].reset_index(drop=True), len(clear)
 
 
 def _faults(bad: Sequence[ImageFacts]) -> str:
     """One line a reason, the commonest first, with its count and first files."""
     files: dict[str, list[Path]] = defaultdict(list)
-    for fact in bad:  # Pillow names the file in some reasons: without it, like faults are counted together
-        files[fact.reason.replace(f" {str(fact.path)!r}", "")].append(fact.path)
+    for fact in bad:
+        files[fact.reason].append(fact.path)
     commonest = sorted(files.items(), key=lambda item: -len(item[1]))
     lines = [f"  {len(paths)} x {reason}: {first_of(map(str, paths))}" for reason, paths in commonest[:_KINDS]]
     rest = sum(len(paths) for _, paths in commonest[_KINDS:])
@@ -181,7 +187,7 @@ def _clear(folder: Path) -> None:
         stale.unlink(missing_ok=True)
 
 
-def _up_to_date(path: Path, request: str) -> Manifest | None:
+def _up_to_date(path: Path, request: str, workers: int, progress: Track) -> Manifest | None:
     if not path.exists():
         return None
     try:
@@ -189,8 +195,22 @@ def _up_to_date(path: Path, request: str) -> Manifest | None:
     except ManifestError as error:
         log.warning("preparing anew: %s", error)
         return None
-    wanted = existing.provenance.get("request_sha256") == request and POOL in existing.provenance
-    return existing if wanted else None  # an earlier version counted no pool
+    if existing.provenance.get("request_sha256") != request or POOL not in existing.provenance:
+        return None  # an earlier version counted no pool
+    if "sha256" in existing.frame and (changed := _changed(existing, path.parent, workers, progress)):
+        log.warning("preparing anew: %d images have changed since: %s", len(changed), first_of(changed))
+        return None
+    return existing
+
+
+def _changed(existing: Manifest, folder: Path, workers: int, progress: Track) -> list[str]:
+    """The images that are not what ``existing`` says, and those set aside that can be read now."""
+    frame, aside = existing.frame, folder / QUARANTINE_NAME
+    paths = [existing.root / path for path in frame["path"]]
+    paths += [Path(path) for path in pd.read_csv(aside)["path"]] if aside.is_file() else []
+    recorded = [*zip(frame["sha256"], frame["phash"], strict=True), *[("", "")] * (len(paths) - len(frame))]
+    facts = inspect_images(paths, folder / RECORD_NAME, workers, progress)
+    return [str(f.path) for f, own in zip(facts, recorded, strict=True) if (f.sha256, f.phash) != own]
 
 
 def _request(source: Source, select: PaperSelection | None, on_error: str, check: bool) -> str:

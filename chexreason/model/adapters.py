@@ -28,6 +28,7 @@ TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|d
 # The dtype that adapters are kept and computed in, whatever the weights are in. PEFT computes float32 factors so, which
 # makes a folder read by bare PEFT the same policy; bfloat16 weights would round away half of a small adapter's effect.
 ADAPTER_DTYPE = torch.float32
+NARROWED = ("exclude_modules", "layers_to_transform", "layers_pattern")  # what picks among the listed modules
 VARIANTS = ("use_dora", "use_rslora", "lora_bias", "rank_pattern", "alpha_pattern", "modules_to_save")  # none is read
 
 
@@ -121,12 +122,17 @@ def keep_adapter(model: Any, folder: str | Path, name: str) -> PeftModel:
     """
     folder = Path(folder)
     if not (folder / ADAPTER_CONFIG).is_file():
-        raise FileNotFoundError(f"no adapter in {folder} ({ADAPTER_CONFIG} is missing): give a run's adapter/best")
+        raise FileNotFoundError(
+            f"no adapter in {folder} ({ADAPTER_CONFIG} is missing): train it first, or give a run's adapter/best"
+        )
     check_sound(folder)
     made_for = _check_fit(model.get_base_model() if isinstance(model, PeftModel) else model, folder)
-    config, weights = LoraConfig.from_pretrained(str(folder)), load_file(folder / WEIGHTS)
-    config.lora_dropout, config.base_model_name_or_path = 0.0, None  # its own training's; checked above
-    wrapped = _beside(model, name, config)
+    config, weights = _config(folder), load_file(folder / WEIGHTS)
+    modules = config.get("target_modules")  # a pattern is not run: on the name of a module it may take for ever
+    if not isinstance(modules, list) or any(config.get(key) for key in NARROWED):
+        modules = sorted({n.removeprefix("base_model.model.").partition(".lora_")[0] for n in weights})
+    scale = {"r": config["r"], "lora_alpha": config["lora_alpha"]}
+    wrapped = _beside(model, name, LoraConfig(target_modules=modules, task_type="CAUSAL_LM", **scale))
     wrapped.base_model.set_adapter(list(wrapped.peft_config), inference_mode=True)
     wanted = {n.replace(f".{name}.", "."): p.shape for n, p in wrapped.state_dict().items() if f".{name}." in n}
     names = sorted(set(weights) ^ set(wanted))
@@ -134,7 +140,7 @@ def keep_adapter(model: Any, folder: str | Path, name: str) -> PeftModel:
     faults = [f"{len(names)} names differ, e.g. {names[0]}"] if names else []
     if sizes:
         shapes = f"{list(weights[sizes[0]].shape)} for {list(wanted[sizes[0]])}"
-        faults.append(f"{len(sizes)} weights have another size (rank {config.r}), e.g. {sizes[0]}: {shapes}")
+        faults.append(f"{len(sizes)} weights have another size (rank {config['r']}), e.g. {sizes[0]}: {shapes}")
     if faults:
         raise ValueError(f"adapter {folder} does not fit the model: {'; '.join(faults)}. {made_for}")
     set_peft_model_state_dict(wrapped, weights, name)
@@ -169,7 +175,8 @@ def save_adapter(policy: Policy, folder: str | Path, card: Mapping[str, object])
     """
     with whole_folder(Path(folder)) as staging:
         policy.model.save_pretrained(str(staging), selected_adapters=[NEW])
-        config = _config(staging) | {"base_model_name_or_path": policy.source}
+        named = {"base_model_name_or_path": policy.source, "target_modules": sorted(n for n, _ in _adapted(policy))}
+        config = _config(staging) | named
         if policy.frozen_adapters():
             factors = {
                 f"base_model.model.{name}.lora_{side}.weight": factor.detach().cpu().contiguous()
@@ -252,17 +259,19 @@ def _check_fit(base: Any, folder: Path) -> str:
     config, card = _config(folder), read_card(folder) if (folder / CARD).is_file() else {}
     if odd := ", ".join(name for name in VARIANTS if config.get(name)):
         raise ValueError(f"adapter {folder} is no plain LoRA ({odd} in {ADAPTER_CONFIG}): train one without")
+    made_for = f"It was made for {config.get('base_model_name_or_path') or 'another model'}: choose its model="
     here = {"model_type": base.config.model_type, "quantise": precision_of(base)}
     trained = here | ({"quantise": None} | card if card else {})
     if trained["model_type"] != here["model_type"]:
-        raise ValueError(f"adapter {folder} belongs to a {trained['model_type']} model, this is {here['model_type']}")
+        raise ValueError(
+            f"adapter {folder} belongs to a {trained['model_type']} model, this is {here['model_type']}. {made_for}"
+        )
     if trained["quantise"] != here["quantise"]:
         then, now = (facts["quantise"] or "in full precision" for facts in (trained, here))
         raise ValueError(
             f"adapter {folder} was trained on a base {then}, this one is {now}: set "
             f"model.quantise={trained['quantise'] or 'null'}"
         )
-    made_for = f"It was made for {config.get('base_model_name_or_path') or 'another model'}: set model="
     if (known := card.get("base_fingerprint")) and known != (found := base_fingerprint(base)):
         what = f"it was trained on other weights (fingerprint {known}, this model's is {found})"
         raise ValueError(f"adapter {folder} does not fit the model: {what}. {made_for}")

@@ -6,8 +6,9 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +20,9 @@ from torch import Tensor
 
 from chexreason.data.batches import EncodedPrompts
 from chexreason.data.cache import ImageCache
-from chexreason.data.fingerprint import image_hash
+from chexreason.data.fingerprint import hashed
 from chexreason.files import read_checked, write_checked
-from chexreason.model.policy import FilmReader, Policy, cuts_images
+from chexreason.model.policy import FilmReader, Policy
 from chexreason.owners import remove_leftovers
 from chexreason.types import Study
 
@@ -37,12 +38,10 @@ class ImageTokens(NamedTuple):
     grid: Tensor | None
 
 
-@dataclass(frozen=True)
-class Film:
-    """A study's radiograph on its way to ``encode``: the hash of its file, its image tokens where they are known."""
+class Film(NamedTuple):
+    """A study, with the hash of its radiograph, on its way to ``encode``; its image tokens where they are known."""
 
     study: Study
-    sha256: str
     tokens: ImageTokens | None
 
 
@@ -60,7 +59,7 @@ class FeatureCache:
     """
 
     def __init__(self, folder: Path, policy: Policy) -> None:
-        self.policy, self.without = policy, policy.film_reader()
+        self.encoder, (self._load, self._encode, _) = policy.encoder, policy.film_reader()
         self.folder = folder / features_key(policy)
         self._texts: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}
         self._open = self._silent = True
@@ -68,31 +67,31 @@ class FeatureCache:
 
     def load(self, study: Study) -> Film:
         """The film with its image tokens, where they are kept; no image is read."""
-        sha256 = image_hash(study)
-        return Film(study, sha256, _read(self._path(sha256)) if sha256 else None)
+        study = hashed(study)  # the hash goes along: what is decoded is what it names
+        return Film(study, _read(self._path(study.image_sha256)) if study.image_sha256 else None)
 
     def encode(self, films: Sequence[Film], texts: Sequence[str]) -> EncodedPrompts:
         """Encode ``films`` as ``Policy.encode`` does their images: equal ids, and the features in place of pixels."""
         known = [film.tokens for film in films if film.tokens is not None]
         if len(known) < len(films):
-            prompts = self.without.encode([self.without.load(film.study) for film in films], texts)
-            return replace(prompts, images=tuple(film.sha256 for film in films))
+            prompts = self._encode([self._load(film.study) for film in films], texts)
+            return replace(prompts, images=tuple(film.study.image_sha256 for film in films))
         rows = [self._tokenise(text, tokens.grid) for tokens, text in zip(known, texts, strict=True)]
         grids = [tokens.grid for tokens in known if tokens.grid is not None]
         return EncodedPrompts(
-            input_ids=_pad_left([ids for ids, _ in rows], self.policy.pad_id),
+            input_ids=_pad_left([ids for ids, _ in rows], self.encoder.pad_id),
             attention_mask=_pad_left([torch.ones_like(ids) for ids, _ in rows], 0),
             type_ids=_pad_left([types for _, types in rows], 0),
             grid=torch.stack(grids) if grids else None,
             features=tuple(tokens.features for tokens in known),
         )
 
-    def compute(self, prompts: EncodedPrompts) -> tuple[Tensor, ...]:
-        """The features of each study, one image at a time; those of known files (``prompts.images``) are kept."""
+    def compute(self, tower: Callable[..., tuple[Tensor, ...]], prompts: EncodedPrompts) -> tuple[Tensor, ...]:
+        """The ``tower``'s features of each study, an image at a time; those of known files (``images``) are kept."""
         found = []
         for row, sha256 in enumerate(prompts.images or [""] * len(prompts)):
             one = prompts.select([row])
-            (features,) = self.without.compute(one)
+            (features,) = tower(one)
             found.append(features)
             if sha256:
                 self._keep(self._path(sha256), ImageTokens(features, None if one.grid is None else one.grid[0]))
@@ -107,13 +106,13 @@ class FeatureCache:
         if key not in self._texts:
             if len(self._texts) >= TEXTS:
                 self._texts.clear()
-            prompts = self.policy.encode([Image.new("RGB", self._size(grid))], [text], resized=True)
+            prompts = self.encoder.encode([Image.new("RGB", self._size(grid))], [text], resized=True)
             self._texts[key] = prompts.input_ids[0], prompts.type_ids[0]
         return self._texts[key]
 
     def _size(self, grid: Tensor | None) -> tuple[int, int]:
         """Width and height of an image, resized, of this patch grid."""
-        processor = self.policy.processor.image_processor
+        processor = self.encoder.processor.image_processor
         if grid is None:
             return processor.size["width"], processor.size["height"]
         _, height, width = (int(n) * processor.patch_size for n in grid)
@@ -147,14 +146,17 @@ def cache_films(policy: Policy, image_cache: str | None, feature_cache: str | No
     processor that cuts images up keeps none: how many pieces a film gives is not known without its pixels.
     """
     policy.films = None
+    for folder in filter(None, (image_cache, feature_cache)):
+        with suppress(OSError):  # it makes a slower run, and is said
+            Path(folder).mkdir(0o700, parents=True, exist_ok=True)  # who shares films makes the folder
     if image_cache is not None:
-        load = ImageCache(Path(image_cache), policy.resize, policy.resize_key).load
+        load = ImageCache(Path(image_cache), policy.resize, policy.encoder.resize_key).load
         policy.films = FilmReader(load, partial(policy.encode, resized=True), policy.image_features)
-    if feature_cache is not None and cuts_images(policy.processor.image_processor):
+    if feature_cache is not None and getattr(policy.processor.image_processor, "do_image_splitting", False):
         log.info("no feature cache: this processor cuts images up")
     elif feature_cache is not None:
         kept = FeatureCache(Path(feature_cache), policy)
-        policy.films = FilmReader(kept.load, kept.encode, kept.compute)
+        policy.films = FilmReader(kept.load, kept.encode, partial(kept.compute, policy.film_reader().compute))
     return policy
 
 
@@ -163,7 +165,7 @@ def features_key(policy: Policy) -> str:
 
     Raises ValueError where weights that make them are under training.
     """
-    digest = hashlib.sha256(policy.resize_key.encode())
+    digest = hashlib.sha256(policy.encoder.resize_key.encode())
     config: Any = policy.base.config.vision_config
     digest.update(json.dumps([torch.__version__, config.to_dict()], sort_keys=True, default=str).encode())
     for name, weight in policy.base.state_dict(keep_vars=True).items():

@@ -98,10 +98,13 @@ def draw_ids(logp: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor,
     """Draw one id a row from log-probabilities ``logp`` [N, V] by inverting the cumulative distribution at ``uniform``.
 
     ``logp`` need not sum to 1 (banned ids hold -inf); ``uniform`` is [N] in [0, 1). Returns the ids [N] and their
-    log-probability [N] under the truncated, renormalised distribution.
+    log-probability [N] under the truncated, renormalised distribution. The draw is made where ``uniform`` lies.
     """
     if sampling.temperature == 0:
         return logp.argmax(-1), torch.zeros(len(logp), device=logp.device)
+    if uniform.device != logp.device:
+        ids, drawn = draw_ids(logp.to(uniform.device), uniform, sampling)
+        return ids.to(logp.device), drawn.to(logp.device)
     weights = logp.exp()
     probs = weights / weights.sum(-1, keepdim=True)
     if sampling.top_k:  # ids as likely as the last one stay, and top-p cuts what is left, as in transformers and vLLM
@@ -160,7 +163,8 @@ def sample(
         raise ValueError(f"sampling needs one key for each of the {n} rows, got {None if keys is None else len(keys)}")
     uniforms = row_uniforms(keys, sampling.max_new_tokens) if keys and sampling.temperature > 0 else torch.zeros(n, 1)
     with sampling_mode(policy), unchanging(policy):
-        return _decode(policy, prompts, sampling, group_size, uniforms.to(policy.device))
+        place = "cpu" if policy.device.type == "mps" else policy.device  # MPS has no float64
+        return _decode(policy, prompts, sampling, group_size, uniforms.to(place))
 
 
 def _decode(policy: Policy, prompts: EncodedPrompts, sampling: Sampling, group_size: int, uniforms: Tensor) -> Sampled:
@@ -179,7 +183,7 @@ def _decode(policy: Policy, prompts: EncodedPrompts, sampling: Sampling, group_s
     for t in range(sampling.max_new_tokens):
         full = (logits.float() / (sampling.temperature or 1.0)).log_softmax(-1)  # [N, V]
         allowed = full.index_fill(-1, banned, float("-inf"))
-        token, drawn = draw_ids(allowed, uniforms[rows, min(t, uniforms.shape[1] - 1)], sampling)
+        token, drawn = draw_ids(allowed, uniforms[rows.to(uniforms.device), min(t, uniforms.shape[1] - 1)], sampling)
         ids[rows, t], mask[rows, t] = token, 1
         logp[rows, t], sampled_logp[rows, t] = full.gather(-1, token[:, None])[:, 0], drawn
         going = ~torch.isin(token, stop)

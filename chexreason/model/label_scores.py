@@ -33,8 +33,8 @@ def label_log_odds(
     with torch.no_grad():
         scores = completion_scores(
             policy, prompts, ids.to(policy.device), mask.to(policy.device), group_size=width
-        ).logp.double()
-    totals = scores.sum(1).reshape(len(answers), width).tolist()  # [B, width]
+        ).logp.cpu()
+    totals = scores.double().sum(1).reshape(len(answers), width).tolist()  # [B, width]
     rows = []
     for both, places, logp in zip(pairs, texts, totals, strict=True):
         found = {labels: logp[place] for place, labels in enumerate(places.values())}

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
 from chexreason.data.batches import Collate, EncodedPrompts, EncodePrompts, LoadImage, load_study
-from chexreason.model.family import family_of
+from chexreason.data.image import PIXELS
+from chexreason.model.family import Family, family_of
 
 NEW = "default"  # the adapter under training, by PEFT's own name for the first one
 # What the chat templates write by themselves, of all architectures.
@@ -35,59 +36,15 @@ class FilmReader(NamedTuple):
     compute: Callable[[EncodedPrompts], tuple[Tensor, ...]]
 
 
-class Policy(nn.Module):
-    """The model, its processor and its family.
+class Encoder:
+    """The half of a policy that is pickled into a loader's workers: it encodes prompts and answers, without weights."""
 
-    ``source`` is the hub id or folder the base weights came from; ``films`` says how films are read, None from their
-    files each time. Raises ValueError for an unsupported architecture, a model without a stop token, or an image token
-    that the tokenizer does not know.
-    """
-
-    def __init__(self, model: nn.Module, processor: Any, source: str) -> None:
-        super().__init__()
-        self.model = model
-        self.processor = processor
-        self.source = source
-        self.films: FilmReader | None = None
-        self.family = family_of(self.base.config.model_type)
-        if getattr(self.base.config.get_text_config(), "final_logit_softcapping", None):
-            raise ValueError(f"{source} caps its logits (final_logit_softcapping), which log-probabilities here do not")
-        vocab = self.tokenizer.get_vocab()
+    def __init__(self, processor: Any, config: Any, family: Family, stop_id: int) -> None:
+        self.processor, self.tokenizer, self.config, self.family = processor, processor.tokenizer, config, family
+        self.stop_id, vocab = stop_id, self.tokenizer.get_vocab()
         self.markers = tuple(marker for marker in (*_TURNS, *_MARKERS) if marker in vocab)
-        self.stop_ids = _stop_ids(self.base, vocab)
-        self.banned_ids = _banned_ids(self.base, self.tokenizer, vocab, self.stop_ids)
-
-    @property
-    def base(self) -> Any:
-        """The transformers model, without the adapter wrapper."""
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-
-    @property
-    def tokenizer(self) -> Any:
-        return self.processor.tokenizer
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
-
-    @property
-    def context(self) -> int:
-        """The longest sequence, prompt and answer together, that the model has positions for."""
-        return int(self.base.config.get_text_config().max_position_embeddings)
-
-    @property
-    def pad_id(self) -> int:
-        pad = self.tokenizer.pad_token_id
-        return int(pad if pad is not None else self.stop_ids[0])
-
-    def collate(self) -> Collate:
-        """What makes batches for this policy: films fetched and encoded as it reads them."""
-        reader = self.film_reader()
-        return Collate(reader.encode, self.encode_answers, reader.load)
-
-    def film_reader(self) -> FilmReader:
-        """``films``, or the plain way; not kept, since a policy that refers to itself would stay in memory."""
-        return self.films or FilmReader(load_study, self.encode, self.image_features)
+        self.pad_id = int(stop_id if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id)
+        self.context = int(config.get_text_config().max_position_embeddings)  # longest prompt and answer together
 
     def encode(self, images: Sequence[Image.Image], texts: Sequence[str], *, resized: bool = False) -> EncodedPrompts:
         """Encode one image and one user text a study, up to where the assistant starts; padded on the left.
@@ -130,7 +87,7 @@ class Policy(nn.Module):
         """
         self._check_size(image)
         processor = self.processor.image_processor
-        if cuts_images(processor):
+        if getattr(processor, "do_image_splitting", False):
             raise ValueError(
                 "this processor (do_image_splitting) shrinks crops, not images: set paths.image_cache=null"
             )
@@ -140,8 +97,8 @@ class Policy(nn.Module):
 
     @property
     def resize_key(self) -> str:
-        """16 hex digits that stand for what ``resize`` does: the processor's settings and the libraries' versions."""
-        settings = [self.processor.image_processor.to_dict(), transformers.__version__, torchvision.__version__]
+        """16 hex digits that stand for ``resize`` of a file: decoder, processor's settings, libraries' versions."""
+        settings = [PIXELS, self.processor.image_processor.to_dict(), transformers.__version__, torchvision.__version__]
         return sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def encode_answers(self, answers: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -150,11 +107,76 @@ class Policy(nn.Module):
         Raises ValueError for an answer that holds a marker of the chat template, or exceeds the model's context.
         """
         self._check_texts(answers, "answer")
-        stop = [self.stop_ids[0]]
-        rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] + stop for text in answers]
+        rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] + [self.stop_id] for text in answers]
         ids, mask = pad_right(rows, self.pad_id)
         self._check_length(mask, "without the prompt", "the teacher's length")
         return ids, mask
+
+    def _check_texts(self, texts: Sequence[str], kind: str) -> None:
+        for text in texts:
+            if found := [marker for marker in self.markers if marker in text]:
+                raise ValueError(
+                    f"the {kind} holds {', '.join(found)}, which the model would read as an image or a turn's end: "
+                    f"take it out of {text[:80]!r}"
+                )
+
+    def _check_size(self, image: Image.Image) -> None:
+        patch = int(self.config.vision_config.patch_size)
+        if min(image.size) < patch:
+            width, height = image.size
+            raise ValueError(
+                f"an image of {width} x {height} pixels is smaller than one patch ({patch} x {patch}): "
+                "enlarging it would show nothing; leave the study out, or give its full-size file"
+            )
+
+    def _check_length(self, mask: Tensor, what: str, setting: str) -> None:
+        longest = int(mask.sum(1).max()) if len(mask) else 0
+        if longest > self.context:
+            raise ValueError(
+                f"{longest} tokens ({what}) do not fit the model's context of {self.context}, and nothing is cut off: "
+                f"that could take image tokens or the answer away. Choose a shorter prompt=, or lower {setting}"
+            )
+
+
+class Policy(nn.Module):
+    """The model, its processor and its family.
+
+    ``source`` is the hub id or folder the base weights came from; ``films`` says how films are read, None from their
+    files each time. Raises ValueError for an unsupported architecture, a model without a stop token, or an image token
+    that the tokenizer does not know.
+    """
+
+    def __init__(self, model: nn.Module, processor: Any, source: str) -> None:
+        super().__init__()
+        self.model, self.processor, self.tokenizer, self.source = model, processor, processor.tokenizer, source
+        self.films: FilmReader | None = None
+        self.family = family_of(self.base.config.model_type)
+        if getattr(self.base.config.get_text_config(), "final_logit_softcapping", None):
+            raise ValueError(f"{source} caps its logits (final_logit_softcapping), which log-probabilities here do not")
+        vocab = self.tokenizer.get_vocab()
+        self.stop_ids = _stop_ids(self.base, vocab)
+        self.encoder = encoder = Encoder(processor, self.base.config, self.family, self.stop_ids[0])
+        self.encode, self.encode_answers, self.resize = encoder.encode, encoder.encode_answers, encoder.resize
+        self.pad_id = encoder.pad_id
+        self.banned_ids = _banned_ids(self.base, self.tokenizer, vocab, self.stop_ids)
+
+    @property
+    def base(self) -> Any:
+        """The transformers model, without the adapter wrapper."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def collate(self) -> Collate:
+        """What makes batches for this policy: films fetched and encoded as it reads them."""
+        reader = self.film_reader()
+        return Collate(reader.encode, self.encode_answers, reader.load)
+
+    def film_reader(self) -> FilmReader:
+        """``films``, or the plain way; not kept, since a policy that refers to itself would stay in memory."""
+        return self.films or FilmReader(load_study, self.encode, self.image_features)
 
     def decode(self, ids: Tensor, mask: Tensor) -> list[str]:
         """Texts of completions [N, T], without the stop token and padding."""
@@ -196,36 +218,6 @@ class Policy(nn.Module):
     def image_features(self, prompts: EncodedPrompts) -> tuple[Tensor, ...]:
         """Projected image tokens of each study, [n_i, hidden], from the pixels."""
         return self.family.image_features(self.base, prompts)
-
-    def _check_texts(self, texts: Sequence[str], kind: str) -> None:
-        for text in texts:
-            if found := [marker for marker in self.markers if marker in text]:
-                raise ValueError(
-                    f"the {kind} holds {', '.join(found)}, which the model would read as an image or a turn's end: "
-                    f"take it out of {text[:80]!r}"
-                )
-
-    def _check_size(self, image: Image.Image) -> None:
-        patch = int(self.base.config.vision_config.patch_size)
-        if min(image.size) < patch:
-            width, height = image.size
-            raise ValueError(
-                f"an image of {width} x {height} pixels is smaller than one patch ({patch} x {patch}): "
-                "enlarging it would show nothing; leave the study out, or give its full-size file"
-            )
-
-    def _check_length(self, mask: Tensor, what: str, setting: str) -> None:
-        longest = int(mask.sum(1).max()) if len(mask) else 0
-        if longest > self.context:
-            raise ValueError(
-                f"{longest} tokens ({what}) do not fit the model's context of {self.context}, and nothing is cut off: "
-                f"that could take image tokens or the answer away. Choose a shorter prompt=, or lower {setting}"
-            )
-
-
-def cuts_images(image_processor: Any) -> bool:
-    """Whether the processor makes several pictures of one, by its shape; pan and scan is refused at loading."""
-    return bool(getattr(image_processor, "do_image_splitting", False))
 
 
 def pad_right(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:

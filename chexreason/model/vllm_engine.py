@@ -137,7 +137,7 @@ class VllmEngine:
             self._llm = LLM(
                 model=resolve_source(policy.source),
                 dtype=str(policy.base.dtype).removeprefix("torch."),
-                max_model_len=min(self.max_model_len, policy.context),
+                max_model_len=min(self.max_model_len, policy.encoder.context),
                 enable_lora=True,
                 max_loras=1,
                 max_lora_rank=_room_for(self._rank),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from chexreason.model.kv import next_logits, prefill
 from chexreason.model.load import KEPT
 from chexreason.model.logprobs import completion_scores
 from chexreason.model.policy import Policy
+from chexreason.owners import peak_rss
 from chexreason.preflight.meta_model import blank_prompts
 from chexreason.preflight.rehearsal import MEMORY_KINDS, Rehearsal
 
@@ -25,6 +26,7 @@ GIB = 2**30
 NF4_BITS = 4.127  # a weight: 4 bits, an 8-bit scale a block of 64, a fp32 scale of 256 scales
 # What AdamW keeps of a trainable parameter: two fp32 numbers; in 8 bits two bytes, and two fp32 maxima a block of 256.
 STATE_BYTES, STATE_BYTES_8BIT = 8.0, 2.03
+_REHEARSED = 64  # studies at most: masks are real numbers
 Bytes = dict[str, int]
 
 
@@ -54,19 +56,17 @@ class MemoryPlan:
     capacity: int
     stages: tuple[Stage, ...]
 
-    def check(self) -> None:
-        """Raise ValueError listing every stage that does not fit, each with the setting to change."""
-        if over := [stage for stage in self.stages if stage.total > self.capacity]:
-            raise ValueError(f"the run does not fit {self.device}:\n" + "\n".join(map(self._remedy, over)))
+    def over(self) -> list[Stage]:
+        """The stages that do not fit."""
+        return [stage for stage in self.stages if stage.total > self.capacity]
 
-    def _remedy(self, stage: Stage) -> str:
-        need = f"{stage.name} needs {stage.total / GIB:.2f} of {self.capacity / GIB:.2f} GiB with {stage.setting}="
-        if stage.largest:
-            return f"  {need}{stage.studies}: set {stage.setting}={stage.largest}"
-        lesser = "shorten the prompt or model.max_new_tokens, set model.dtype=bfloat16, or take a larger device"
-        if stage.name == "update":
-            lesser = "model.gradient_checkpointing=true (SFT) needs least; else " + lesser
-        return f"  {need}{stage.studies}, and one study does not fit either: {lesser}"
+    def shortage(self) -> str:
+        """A line for each stage that does not fit: what it needs, and of what."""
+        said = f"the run does not fit {self.device}:"
+        for stage in self.over():
+            said += f"\n  {stage.name} needs {stage.total / GIB:.2f} of {self.capacity / GIB:.2f} GiB with "
+            said += f"{stage.setting}={stage.studies}"
+        return said
 
     def table(self) -> str:
         """The plan as text: a row a stage, a column a kind, in GiB (in MiB where all of it is small)."""
@@ -135,9 +135,9 @@ def plan_stages(
 
     stages = []
     for name, (setting, studies) in worst.stages.items():
-        peaks = {n: peak(name, n) for n in sorted({1, studies if studies > 1 else 2})}  # a line needs two points
-        most = largest_of(list(peaks), [sum(found.values()) for found in peaks.values()], capacity)
-        stages.append(Stage(name, setting, studies, peaks[studies], most))
+        peaks = cache(partial(peak, name))
+        most = largest_of(lambda n, of=peaks: sum(of(n).values()), studies, capacity)  # type: ignore[misc]
+        stages.append(Stage(name, setting, studies, peaks(studies), most))
     return tuple(stages)
 
 
@@ -188,7 +188,7 @@ def last_token(policy: Policy, prompts: EncodedPrompts, sampling: Sampling, grou
         logits = next_logits(policy, prefix, torch.full((n,), policy.pad_id), prefix.visible(filled + 1))
         logp = (logits.float() / (sampling.temperature or 1.0)).log_softmax(-1)
         allowed = logp.index_fill(-1, torch.tensor(policy.banned_ids), float("-inf"))
-        draw_ids(allowed, torch.zeros(n, dtype=torch.float64), sampling)
+        draw_ids(allowed, torch.zeros(n, dtype=torch.float64, device=logp.device), sampling)
 
 
 def rehearse(policy: Policy, stage: Callable[[Rehearsal], None], optimiser_bytes: float) -> Bytes:
@@ -218,23 +218,47 @@ def rehearse(policy: Policy, stage: Callable[[Rehearsal], None], optimiser_bytes
 
 
 def in_four_bits(policy: Policy, peak: Bytes) -> Bytes:
-    """``peak`` of a rehearsal in 16 bits, for a base in NF4: smaller weights, and one of them unpacked at a time."""
+    """``peak`` of a rehearsal, for a base in NF4: smaller weights, one of them unpacked at a time, and no copy of any.
+
+    In float32 sampling adds the adapters to a copy of the weights; in 4 bits it prepares their factors alone.
+    """
+    own = [p for name, p in policy.model.named_parameters() if "lora_" not in name]
+    resident = sum(w.numel() * w.element_size() for w in (*own, *policy.model.buffers()))
+    prepared = min(peak["weights"] - resident, peak["adapters"])
     layers = {name: m for name, m in policy.base.named_modules() if isinstance(m, nn.Linear)}
     frozen = [m.weight for name, m in layers.items() if not name.startswith(KEPT) and "lora_" not in name]
     full = sum(w.numel() * w.element_size() for w in frozen)
     packed = int(sum(w.numel() for w in frozen) * NF4_BITS / 8)
     unpacked = max(w.numel() for w in frozen) * 2
-    return peak | {"weights": peak["weights"] - full + packed, "activations": peak["activations"] + unpacked}
+    return peak | {"weights": resident - full + packed + prepared, "activations": peak["activations"] + unpacked}
 
 
-def largest_of(sizes: Sequence[int], totals: Sequence[int], capacity: int) -> int:
-    """The largest batch within ``capacity``, by the straight line through two rehearsals of ``sizes`` studies.
+def largest_of(total: Callable[[int], int], studies: int, capacity: int) -> int:
+    """The largest batch whose ``total`` bytes are within ``capacity``: it fits, and one study more does not.
 
-    >>> largest_of([1, 4], [110, 140], 155)
+    Straight lines say what to rehearse next; above ``_REHEARSED`` studies, the line is the answer.
+
+    >>> largest_of(lambda n: 100 + 10 * n, 4, 155)
     5
     """
-    slope = max((totals[1] - totals[0]) / (sizes[1] - sizes[0]), 1.0)
-    return max(int(sizes[0] + (capacity - totals[0]) // slope), 0)
+    known = {1: total(1)}
+    if known[1] > capacity:
+        return 0
+    guess = max(studies, 2)
+    while guess not in known:
+        known[guess] = total(guess)
+        low = max(n for n in known if known[n] <= capacity)
+        high = min((n for n in known if known[n] > capacity), default=None)
+        left, right = (low, high) if high else sorted(known)[-2:]
+        slope = max((known[right] - known[left]) / (right - left), 1.0)
+        guess = max(int(left + (capacity - known[left]) // slope), low + 1)
+        if high:
+            guess = min(guess, high - 1)  # which is known where nothing lies between
+        elif guess > _REHEARSED and max(known) >= _REHEARSED:
+            return guess
+        else:
+            guess = min(guess, max(_REHEARSED, low + 1))
+    return low
 
 
 @contextmanager
@@ -250,11 +274,15 @@ def endless(policy: Policy) -> Iterator[None]:
 def peak_on(device: torch.device, work: Callable[[], object], setting: str) -> int:
     """Peak bytes of ``work``: the allocator's on a GPU, the process's largest resident size (libraries included) else.
 
+    Linux begins that size anew where it is asked to; elsewhere it is the largest of all that the process has done.
+
     Raises ValueError naming the ``setting`` (``name=value``) to lower where the device runs out of memory.
     """
     if device.type != "cuda":
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
         work()
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return peak_rss()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     try:

@@ -255,7 +255,7 @@ def policy_facts(policy: Policy, longest_prompt: str) -> dict[str, Any]:
         "known_ids": set(policy.tokenizer.get_vocab().values()),
         "image_id": policy.base.config.image_token_id,
         "banned_ids": policy.banned_ids,
-        "context": policy.context,
+        "context": policy.encoder.context,
         "logits": logits,
     }
 

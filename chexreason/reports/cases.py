@@ -101,7 +101,7 @@ def build_cases(
         shown = next(iter(answers.values()))
         hidden = shown.dataset in withheld
         if hidden:
-            image, note = b"", "credentialed: image left out"
+            image, note = b"", "set not declared public: image left out"
         else:
             image, note = thumbnail(shown.image) if images else (b"", "images left out of this report")
         cases.append(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from chexreason.data.credentialed import held_sets, named_agreement
+from chexreason.data.credentialed import agreement_for, held_sets
 from chexreason.data.image import ImageError, grey_file
 from chexreason.types import Prediction
 
@@ -46,18 +46,20 @@ def forget_pictures(out: Path, shown: Iterable[bytes]) -> None:
 
 
 def withheld(
-    arms: Mapping[str, Sequence[Prediction]], credentialed: Collection[str], agreement: str | None
+    predictions: Collection[Prediction],
+    public: Collection[str],
+    agreement: str | None,
+    declarations: Mapping[str, Mapping[str, str]],
 ) -> frozenset[str]:
-    """The data sets of which neither picture nor identifier is shown: the credentialed ones, none under an agreement.
+    """The sets of which neither picture nor identifier is shown: those not ``public``, none under an agreement.
 
-    Raises ValueError where ``agreement`` is given and names none.
+    A set is not that of the predictions where its ``declarations`` give another ``data_sha256``. Raises ExportError
+    where ``agreement`` is given and names none.
     """
-    held = held_sets((row for predictions in arms.values() for row in predictions), credentialed)
-    if agreement is None or not held:
-        return frozenset(held)
-    if named_agreement(agreement) is None:
-        raise ValueError(
-            f"images of {', '.join(held)} are credentialed: name the agreement that lets this page show them, "
-            f"allow_export='...' (found {agreement!r}), or leave it null to leave them out"
-        )
+    known = {name: ("", told["data_sha256"]) for name, told in declarations.items()}  # "": none was recorded
+    other = {row.dataset for row in predictions if row.data_sha256 not in known.get(row.dataset, (row.data_sha256,))}
+    if agreement is None:
+        return frozenset(held_sets(predictions, set(public) - other))
+    way = "onto the page: leave allow_export null to leave out their pictures"
+    agreement_for(predictions, set(public) - other, agreement, way)
     return frozenset()

@@ -37,7 +37,7 @@ def build_report(
     seed: int = 0,
     n_cases: int = 24,
     images: str = "embedded",
-    credentialed: Collection[str] = (),
+    public: Collection[str] = (),
     allow_export: str | None = None,
     notes: Mapping[str, str] | None = None,
     declarations: Mapping[str, Mapping[str, str]] | None = None,
@@ -47,9 +47,9 @@ def build_report(
     ``arms`` maps each arm, in the order of training, to its predictions.jsonl; ``curves`` maps runs to the metrics.csv
     in their folder; ``stages`` hold name, seconds and peak_rss_bytes; ``attributions`` are the licence texts of the
     images shown, which are "embedded" in the page, lie beside it ("folder") or are left out ("none"), as ``images``
-    says; those of ``credentialed`` sets only under the agreement named in ``allow_export``. ``declarations`` say in
-    words what the labels of each prepared set mean (``policy``, ``data_sha256``, ``text``). Changes on
-    the other data sets are compared with those on the first one.
+    says; those of sets that are not ``public`` only under the agreement named in ``allow_export``. ``declarations`` say
+    in words what the labels of each prepared set mean (``policy``, ``data_sha256``, ``text``). Changes on the other
+    data sets are compared with those on the first one.
     Raises ValueError or FileNotFoundError naming file, line and way out.
     """
     if not arms:
@@ -57,7 +57,7 @@ def build_report(
     if images not in _IMAGES:
         raise ValueError(f"unknown images '{images}'; known: {', '.join(_IMAGES)}")
     predictions = {arm: read_predictions(path) for arm, path in arms.items()}
-    hidden = withheld(predictions, credentialed, allow_export)
+    hidden = withheld([row for rows in predictions.values() for row in rows], public, allow_export, declarations or {})
     runs = {run: read_history(path) for run, path in (curves or {}).items()}
     rewards = [reward_figures(read_rewards(path.parent), n_resamples, seed) for path in (curves or {}).values()]
     figures: StudyFigures = finite({

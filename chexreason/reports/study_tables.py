@@ -29,6 +29,12 @@ def arm_title(arm: str) -> str:
     return ARM_TITLES.get(arm, arm)
 
 
+def pair_of(key: str, figures: Mapping[str, Any]) -> tuple[str, str]:
+    """The two rows that are paired under ``before__after``; a name may hold ``__`` too."""
+    rows = (*figures["trivial"], *figures["arms"])
+    return next((a, b) for b in figures["arms"] for a in rows if key == f"{a}__{b}")
+
+
 def best_trivial(figures: Mapping[str, Any], name: str) -> tuple[float, str]:
     """The highest macro-F1 of a trivial answer on the data set ``name``, and which answer that is."""
     return max((by_set[name]["macro_f1"], row) for row, by_set in figures["trivial"].items() if name in by_set)
@@ -69,7 +75,7 @@ def _change_table(figures: Mapping[str, Any], over: str = "") -> Table:
     same = all(len(facts["labels"]) == n for facts in figures["sets"].values())
     paired = figures["paired"] if not over else {} if same else figures["common"]["paired"]
     for key, by_set in paired.items():
-        step = " → ".join(map(arm_title, key.split("__")))
+        step = " → ".join(map(arm_title, pair_of(key, figures)))
         rows.append((ScoreCell(step), *(_change_cell(by_set.get(name, {}).get("macro_f1")) for name in sets)))
     caption = f"Paired difference in {STATISTIC_TITLES['macro_f1']}"
     caption += f" over the {n} labels that all sets judge" if over else ""

@@ -11,6 +11,7 @@ import pandas as pd
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from chexreason.errors import printable
 from chexreason.statistics.bootstrap import Interval
 
 MISSING = "—"
@@ -102,7 +103,7 @@ class Table:
         for i, title in enumerate(self.header):
             view.add_column(title, justify="right" if i else "left")
         for row in self.rows:
-            view.add_row(*(Text(str(cell)) for cell in row))  # Text: an interval's bracket is no markup
+            view.add_row(*(Text(printable(cell)) for cell in row))  # Text: an interval's bracket is no markup
         return view
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from chexreason.reports.own_words import vocabulary_sentence
-from chexreason.reports.study_tables import arm_title, best_trivial, data_sets
+from chexreason.reports.study_tables import arm_title, best_trivial, data_sets, pair_of
 from chexreason.statistics.bootstrap import Interval
 
 _EQUAL = 1e-9  # scores that differ by rounding alone
@@ -27,7 +27,7 @@ def verdict(figures: Mapping[str, Any]) -> list[str]:
     paired = figures["common"]["paired"]
     steps = [key for a, b in pairwise(figures["arms"]) if paired.get(key := f"{a}__{b}")]
     on = compared_on(figures["common"]["labels"], figures["sets"]) if len(figures["arms"]) > 1 else []
-    sentences = [*_below_trivial(figures), *on, *(_change(key, paired[key]) for key in steps)]
+    sentences = [*_below_trivial(figures), *on, *(_change(pair_of(key, figures), paired[key]) for key in steps)]
     if steps:
         sentences += _transfer(steps[-1], figures)
     return [*sentences, *_vocabulary(figures), *_unreadable(figures), *_reward(figures)]
@@ -73,9 +73,9 @@ def _moved(change: Interval, place: str) -> str:
     return f"shows no clear difference ({change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]) {place}"
 
 
-def _change(key: str, sets: Mapping[str, Any]) -> str:
-    """One sentence on the step ``key`` ("before__after"), data sets with the same outcome under one verb."""
-    before, after = map(arm_title, key.split("__"))
+def _change(arms: tuple[str, str], sets: Mapping[str, Any]) -> str:
+    """One sentence on a step between ``arms``, data sets with the same outcome under one verb."""
+    before, after = map(arm_title, arms)
     outcomes: dict[str, list[str]] = {}
     for name, statistics in sets.items():
         change = statistics["macro_f1"]
@@ -102,7 +102,7 @@ def _transfer(key: str, figures: Mapping[str, Any]) -> list[str]:
     Nothing of the kind is said of an arm that an answer without an image beats on one of these sets, and where a change
     comes with a change of vocabulary, that is said too.
     """
-    sets, after = figures["common"]["paired"][key], key.split("__")[1]
+    sets, after = figures["common"]["paired"][key], pair_of(key, figures)[1]
     (place, *away), arm = list(sets), arm_title(after)
     if not away:
         return []
@@ -154,7 +154,7 @@ def _vocabulary(figures: Mapping[str, Any]) -> list[str]:
     """Changes that come with answers in words that are no labels, one sentence a step and data set."""
     return [
         vocabulary_sentence(arm_title(before), arm_title(after), name, change["vocabulary"])
-        for before, _, after, sets in ((*key.partition("__"), sets) for key, sets in figures["paired"].items())
+        for (before, after), sets in ((pair_of(key, figures), sets) for key, sets in figures["paired"].items())
         for name, change in sets.items()
         if "vocabulary" in change
     ]

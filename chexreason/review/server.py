@@ -8,6 +8,7 @@ import json
 import logging
 import re
 import socket
+import traceback
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -133,7 +134,7 @@ class ReviewHandler(BaseHTTPRequestHandler):
             log.error("%s", error)
             return _refusal(503, f"not saved: {error}")
         except Exception:  # a reader's tab must hear of it, and the server must live on
-            log.exception("a request failed")
+            log.error("a request failed:\n%s", traceback.format_exc())
             return _refusal(500, "the server failed; its terminal says why")
 
     def _same_site(self) -> bool:

@@ -11,10 +11,7 @@ from chexreason.statistics.predictions import datasets, evaluated_labels, on_jud
 from chexreason.types import Prediction
 
 UNRECORDED = "not recorded"
-_WAY_OUT = (
-    "evaluate these arms again on one data config (remove their folders under <study>/eval first), or leave arms out "
-    "with arms=[...]"
-)
+_WAY_OUT = "evaluate these arms anew on one data config, with restart=true, or leave arms out with arms=[...]"
 _SHOWN = 3  # studies named in an error message
 _SHORT = 8  # hex digits shown of a data hash
 
@@ -89,7 +86,7 @@ def check_studies(dataset: str, named: Mapping[str, Sequence[Prediction]]) -> No
         raise ValueError(
             f"{dataset}: these runs answered different studies and cannot stand in one table:\n  "
             + "\n  ".join(faults)
-            + "\nevaluate them again on one data config, with one limit and one seed of it"
+            + "\nevaluate them anew with restart=true on one data config, with one limit and one seed of it"
         )
 
 

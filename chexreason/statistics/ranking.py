@@ -88,7 +88,7 @@ def judged_scores(
         row, column = bad[0].tolist()
         raise ValueError(
             f"{len(bad)} scores are not finite: the first is {float(scores[row, column])} of '{labels[column]}' in "
-            f"study '{predictions[row].study_id}'; score this arm again"
+            f"study '{predictions[row].study_id}'; score this arm anew with restart=true"
         )
     return scores[counts(predictions, labels)[2].any(axis=1)], on_judged(predictions, labels)
 

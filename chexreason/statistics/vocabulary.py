@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from chexreason.labels.schema import folded
 from chexreason.statistics.bootstrap import Replicates, difference, replicates, seed_mean
 from chexreason.statistics.predictions import VOCABULARY, on_judged, vocabulary, vocabulary_rates
 from chexreason.types import Prediction
@@ -25,13 +26,13 @@ def mean_rates(seeds: Seeds, labels: Sequence[str]) -> dict[str, float]:
 def frequent_unknown(predictions: Sequence[Prediction], n: int = 5) -> list[tuple[str, int]] | None:
     """The ``n`` most frequent items that are no labels, as first written, with their counts; None where not recorded.
 
-    Upper and lower case, and different spaces, are one item.
+    Upper and lower case, and different spaces, dashes or invisible characters, are one item.
     """
     if any(p.unknown is None for p in predictions):
         return None
     items = [" ".join(item.split()) for p in predictions for item in p.unknown or ()]
-    written = {item.casefold(): item for item in reversed(items)}
-    return [(written[folded], count) for folded, count in Counter(map(str.casefold, items)).most_common(n)]
+    written = {folded(item): item for item in reversed(items)}
+    return [(written[name], count) for name, count in Counter(map(folded, items)).most_common(n)]
 
 
 def vocabulary_shift(a: Seeds, b: Seeds, labels: Sequence[str], n_resamples: int, seed: int) -> dict[str, Any]:

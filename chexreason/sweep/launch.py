@@ -149,7 +149,7 @@ class _Process:
     def __init__(self, job: Job, threads: int) -> None:
         self.job, self.start = job, time.monotonic()
         self.record("running")
-        job.log.parent.mkdir(parents=True, exist_ok=True)
+        job.log.parent.mkdir(0o700, parents=True, exist_ok=True)  # a log names studies
         with job.log.open("ab") as log:
             self.popen = subprocess.Popen(
                 job.command,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from chexreason.labels.schema import plain
 from chexreason.parsing import BLOCKS, AnswerFormat
 from chexreason.types import Sample
 
@@ -44,7 +45,7 @@ def answer_faults(answer: str, truth: Collection[str], answer_format: AnswerForm
     said = ", ".join(parsed.labels) or "nothing"
     meant = ", ".join(label for label in answer_format.label_set if label in truth) or "nothing"
     rules = (
-        (EMPTY, "think" in BLOCKS[answer_format.grammar] and not parsed.think, ""),
+        (EMPTY, "think" in BLOCKS[answer_format.grammar] and not plain(parsed.think).strip(), ""),
         (STRAY, parsed.stray_blocks > 0, ""),
         (ODD, bool(odd), f"{odd[:_SHOWN]}"),
         (DISAGREE, set(parsed.labels) != set(truth), f"says {said} where the study has {meant}"),

@@ -184,7 +184,7 @@ class _Run:
         image = None
         if task.teacher.sees_image:
             shown = study.image, side, "JPEG", Image.Resampling.LANCZOS
-            image = await asyncio.to_thread(grey_file, *shown, quality=_QUALITY)
+            image = await asyncio.to_thread(grey_file, *shown, study.image_sha256, quality=_QUALITY)
         text = compose(task.instruction, study, task.prompt, task.label_set, faults)
         return Question(study, task.prompt, task.label_set, text, image, attempt)
 

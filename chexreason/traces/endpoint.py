@@ -1,4 +1,4 @@
-"""Rules about endpoints: credentialed data stays on loopback, remote endpoints need a key, what a status code means."""
+"""Rules about endpoints: what is not public stays on loopback, an address holds no key, what a status code means."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import os
 import time
 from collections.abc import Collection, Mapping
 from email.utils import parsedate_to_datetime
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
-from chexreason.data.credentialed import ExportError, held_sets, is_held, named_agreement
+from chexreason.data.credentialed import agreement_for
+from chexreason.files import without_secrets
 from chexreason.traces.ask import Then, Unanswered
 from chexreason.types import Study
 
@@ -28,30 +29,30 @@ def is_loopback_host(host: str) -> bool:
 
 
 def is_loopback(endpoint: str) -> bool:
-    """True for an address that cannot leave this machine."""
-    return is_loopback_host(urlsplit(endpoint).hostname or "")
+    """True for a web address that cannot leave this machine; libraries read one with odd characters differently."""
+    plain = endpoint.startswith(("http://", "https://")) and endpoint.isprintable() and not set(endpoint) & set("\\ ")
+    return plain and is_loopback_host(urlsplit(endpoint).hostname or "")
 
 
-def check_export(
-    studies: Collection[Study], endpoint: str, credentialed: Collection[str], agreement: object
-) -> str | None:
+def bare(endpoint: str) -> tuple[str, tuple[str, str] | None, dict[str, str]]:
+    """The address as it may be written down; the user and password, and the query, that stood in it."""
+    parts = urlsplit(endpoint)
+    login, at, place = parts.netloc.rpartition("@")
+    user, _, password = login.partition(":")
+    address = urlunsplit((parts.scheme, place, parts.path, "", ""))
+    return address, (unquote(user), unquote(password)) if at else None, dict(parse_qsl(parts.query))
+
+
+def check_export(studies: Collection[Study], endpoint: str, public: Collection[str], agreement: object) -> str | None:
     """The agreement under which ``studies`` go to ``endpoint``, None where none is needed.
 
-    Raises ExportError where credentialed studies would be sent past loopback and ``agreement`` does not name what
-    allows it.
+    Raises ExportError where studies that are not of ``public`` sets would be sent past loopback and ``agreement`` does
+    not name what allows it.
     """
-    held = held_sets(studies, credentialed)
-    if not endpoint or is_loopback(endpoint) or not held:
+    if not endpoint or is_loopback(endpoint):
         return None
-    named = named_agreement(agreement)
-    if named is None:
-        n_held = sum(is_held(study, credentialed) for study in studies)
-        raise ExportError(
-            f"{n_held} studies of {', '.join(held)} are credentialed and may not go to {endpoint}: serve a model on "
-            f"this machine (teacher.endpoint=http://127.0.0.1:8000/v1), or name the agreement that allows it: "
-            f"data.allow_export='...' (found {agreement!r})"
-        )
-    return named
+    way = f"to {endpoint}: serve a model on this machine (teacher.endpoint=http://127.0.0.1:8000/v1)"
+    return agreement_for(studies, public, agreement, way)
 
 
 def api_key(variable: str, endpoint: str) -> str:
@@ -71,7 +72,9 @@ def failure(status: int, body: str, headers: Mapping[str, str]) -> Unanswered:
         then = Then.AGAIN
     elif status == 413 or ("image" in said and any(word in said for word in ("large", "size", "exceed", "dimension"))):
         then = Then.SMALLER
-    return Unanswered(f"HTTP {status}", then, wait=_retry_after(headers), detail=" ".join(body.split())[:_SHOWN])
+    return Unanswered(
+        f"HTTP {status}", then, wait=_retry_after(headers), detail=without_secrets(" ".join(body.split()))[:_SHOWN]
+    )
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

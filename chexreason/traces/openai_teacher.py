@@ -6,18 +6,21 @@ import base64
 import importlib
 import inspect
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any
 
+from chexreason.files import MASK
 from chexreason.traces.ask import Question, Reply, Tariff, Then, Unanswered
-from chexreason.traces.endpoint import api_key, failure, is_loopback
+from chexreason.traces.endpoint import api_key, bare, failure, is_loopback
 
 
 class OpenAITeacher:
     """Asks ``model`` at ``endpoint`` (".../v1") through the official client.
 
     ``options`` go into the request as they are (temperature, max_tokens, reasoning_effort, extra_body, ...). The key is
-    read from the environment's ``key_variable``; an endpoint on loopback needs none. Raises ModuleNotFoundError without
+    read from the environment's ``key_variable``; an endpoint on loopback needs none. Neither the key nor a login or
+    query in the address is in ``endpoint``, or in what ``ask`` returns and raises. Raises ModuleNotFoundError without
     the extra ``teacher`` and ValueError on an option that a request does not have.
     """
 
@@ -30,15 +33,18 @@ class OpenAITeacher:
         key_variable: str = "OPENAI_API_KEY",
         sees_image: bool = True,
     ) -> None:
+        endpoint, login, query = bare(endpoint)
         self.model, self.endpoint, self.tariff, self.sees_image = model, endpoint, tariff, sees_image
         self._options = dict(options or {})
         self._openai, self._httpx = _client("openai"), _client("httpx2")
         # A request goes to the endpoint and nowhere else: it follows no redirect, and uses no proxy for loopback. The
         # caller counts retries, pauses and time, so the client has none of its own.
-        http = self._httpx.AsyncClient(follow_redirects=False, trust_env=not is_loopback(endpoint), timeout=None)
-        key = api_key(key_variable, endpoint)
+        inside = is_loopback(endpoint)
+        http = self._httpx.AsyncClient(follow_redirects=False, trust_env=not inside, timeout=None, auth=login)
+        key = "none" if login else api_key(key_variable, endpoint)
+        self._secrets = [key, *(login or ())[1:], *query.values()]
         self._client = self._openai.AsyncOpenAI(
-            base_url=endpoint, api_key=key, max_retries=0, timeout=None, http_client=http
+            base_url=endpoint, api_key=key, default_query=query, max_retries=0, timeout=None, http_client=http
         )
         known = inspect.signature(self._client.chat.completions.create).parameters
         if unknown := [name for name in self._options if name not in known]:
@@ -59,16 +65,22 @@ class OpenAITeacher:
         try:
             response = await completions.create(model=self.model, messages=asked, **self._options)
         except self._openai.APIStatusError as error:
-            body: str = error.response.text
+            body = self._hidden(error.response.text)
             if error.status_code == 400 and _is_refusal(body):
                 return body
             raise failure(error.status_code, body, error.response.headers) from None
         except self._openai.APIConnectionError as error:
             cause = error.__cause__ or error
             # Without a connection nothing was done; once it was open, the work may have been paid for.
-            billed, detail = not isinstance(cause, self._httpx.ConnectError), str(cause) or type(cause).__name__
-            raise Unanswered("no connection", Then.AGAIN, detail=detail, billed=billed) from None
-        return str(response.http_response.text)
+            billed, said = not isinstance(cause, self._httpx.ConnectError), str(cause) or type(cause).__name__
+            raise Unanswered("no connection", Then.AGAIN, detail=self._hidden(said), billed=billed) from None
+        return self._hidden(response.http_response.text)
+
+    def _hidden(self, text: str) -> str:
+        """What a server said, without the keys that it repeats."""
+        for secret in self._secrets:
+            text = text.replace(secret, MASK) if len(secret) > len("none") else text
+        return text
 
     def read(self, body: str) -> Reply:
         """What a completion says, or a body in Gemini's own form; raises ValueError where it is neither."""
@@ -93,6 +105,7 @@ class OpenAITeacher:
 
 
 def _client(package: str) -> Any:
+    logging.getLogger(package).setLevel(logging.WARNING)  # it logs the address of each request
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError:

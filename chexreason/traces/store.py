@@ -218,6 +218,7 @@ def open_store(path: Path, patience: float = 30.0) -> Iterator[TraceStore]:
     refusal = StoreError(f"{path} is in use by another run: wait for it, or choose another name=")
     with locked(path.with_suffix(".lock"), refusal):
         remove_leftovers(path.parent)
+        path.touch()  # with the mode of the umask, which SQLite does not ask
         connection = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
         try:
             connection.execute("PRAGMA journal_mode = WAL")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 
+from chexreason.labels.schema import plain
 from chexreason.parsing import BLOCKS, AnswerFormat
 from chexreason.traces import lexicon
 from chexreason.traces.answer_faults import DISAGREE, answer_faults
@@ -15,6 +18,8 @@ from chexreason.types import Study
 
 _ENGLISH_SHARE = 0.05  # of the words; below it, or where another language's function words are more, it is no English
 _QUOTED = 60  # characters of the text that are quoted back
+# Patterns know one space; a line that goes on in small letters is one sentence with the line before.
+_BROKEN_LINE = re.compile(r"(?<=[\w,])[ \t]*\n[ \t]*(?=[a-z])|[ \t]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +60,7 @@ def verify(reply: Reply, study: Study, answer_format: AnswerFormat, words: tuple
     ``words`` bounds the words of the reasoning, both included. An answer that is refused, empty, cut off or out of form
     is not looked into further.
     """
-    for rule, broken in (("refused", reply.refused), ("empty", not reply.text.strip()), ("cut off", reply.cut)):
+    for rule, broken in (("refused", reply.refused), ("empty", not plain(reply.text).strip()), ("cut off", reply.cut)):
         if broken:
             return [Fault(rule, reply.text.strip()[:_QUOTED])]
     positive = answer_format.label_set.decode(study.target)
@@ -63,26 +68,28 @@ def verify(reply: Reply, study: Study, answer_format: AnswerFormat, words: tuple
     wrong_form = "; ".join(f"{kind} {detail}".rstrip() for kind, detail in found if kind != DISAGREE)
     form = [Fault("form", wrong_form)] if wrong_form else []
     labels = [Fault("labels", detail) for kind, detail in found if kind == DISAGREE]
-    think = answer_format.parse(reply.text).think.replace("\u2019", "'")  # the patterns know one apostrophe
+    written = answer_format.parse(reply.text).think
+    think = _BROKEN_LINE.sub(" ", plain(written))
     if form or "think" not in BLOCKS[answer_format.grammar]:
         return form + labels
-    return [*labels, *_forbidden(think), *_language(think), *_length(think, words), *_signs(think, positive)]
+    said = [*_forbidden(think, written), *_language(think, written)]
+    return [*labels, *said, *_length(think, words), *_signs(think, positive)]
 
 
-def _forbidden(think: str) -> list[Fault]:
-    faults = []
+def _forbidden(think: str, written: str) -> list[Fault]:
+    faults, blank = [], lambda denied: re.sub(r"\S", "\0", denied[0])
     for rule, patterns in _FORBIDDEN.items():
         # Only here: a sentence that denies a prior film may still give the answer away.
-        told = _any((lexicon.NO_PRIOR,)).sub("", think) if patterns is lexicon.PRIORS else think
+        told = _any((lexicon.NO_PRIOR,)).sub(blank, think) if patterns is lexicon.PRIORS else think
         if match := _any(patterns).search(told):
-            faults.append(Fault(rule, _around(told, match)))
+            faults.append(Fault(rule, _around(written, told, match)))
     return faults
 
 
-def _language(think: str) -> list[Fault]:
+def _language(think: str, written: str) -> list[Fault]:
     english, foreign = (len(_any((words,)).findall(think)) for words in (lexicon.ENGLISH, lexicon.FOREIGN))
     wrong = foreign > english or english < _ENGLISH_SHARE * len(think.split())
-    return [Fault("language", think[:_QUOTED])] if wrong else []
+    return [Fault("language", written[:_QUOTED])] if wrong else []
 
 
 def _length(think: str, words: tuple[int, int]) -> list[Fault]:
@@ -116,7 +123,9 @@ def _any(patterns: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(f"(?:{pattern})" for pattern in patterns), re.IGNORECASE)
 
 
-def _around(text: str, match: re.Match[str]) -> str:
-    """The match with a few words on each side."""
+def _around(written: str, form: str, match: re.Match[str]) -> str:
+    """The match with a few words on each side, as written: found again by the characters of its form but spaces."""
     start, end = max(0, match.start() - 20), match.end() + 20
-    return f"'{' '.join(text[start:end].split())}'"
+    before, upto = (len("".join(form[:place].split())) for place in (start, end))
+    ends = list(accumulate(len("".join(plain(character).split())) for character in written))  # of each character
+    return f"'{' '.join(written[bisect_right(ends, before) : bisect_left(ends, upto) + 1].split())}'"

@@ -12,6 +12,7 @@ import lightning as L
 from torch.utils.data import DataLoader
 
 from chexreason.data.batches import Batch, Collate, EpochOrder, SampleDataset
+from chexreason.signals import leave_to_parent
 from chexreason.types import Sample
 
 
@@ -49,7 +50,7 @@ class StudyData(L.LightningDataModule):
                 "to them is right or wrong; leave them out"
             )
         self.val_names = tuple(val)
-        self._train, self._val = list(train), {name: list(samples) for name, samples in val.items()}
+        self.train_samples, self._val = list(train), {name: list(samples) for name, samples in val.items()}
         self._held = {"held back by phase.holdout": list(held)} if held else {}
         self._collate = collate
         self.batch_size, self.eval_batch_size, self.accumulate = batch_size, eval_batch_size, accumulate
@@ -57,16 +58,11 @@ class StudyData(L.LightningDataModule):
         self._order: EpochOrder | None = None
         self._resume: tuple[int | None, int] = 0, 0  # epoch, and batches of it that are behind us
 
-    @property
-    def train_samples(self) -> list[Sample]:
-        """The training samples, in the order of the manifest."""
-        return list(self._train)
-
     def train_dataloader(self) -> DataLoader[Batch]:
         rank, world = self._rank()
-        if len(self._train) // world < self.batch_size:
+        if len(self.train_samples) // world < self.batch_size:
             raise ValueError(
-                f"{len(self._train)} training samples for {world} ranks are fewer than phase.batch_size="
+                f"{len(self.train_samples)} training samples for {world} ranks are fewer than phase.batch_size="
                 f"{self.batch_size} each: lower it, or trainer.devices"
             )
         order = EpochOrder(
@@ -75,7 +71,7 @@ class StudyData(L.LightningDataModule):
         epoch, batches = self._resume
         order.resume_at(epoch, batches * self.batch_size)
         self._order = order
-        return self._loader(self._train, self.batch_size, sampler=order, drop_last=self.drop_last)
+        return self._loader(self.train_samples, self.batch_size, sampler=order, drop_last=self.drop_last)
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         shares = {
@@ -103,7 +99,7 @@ class StudyData(L.LightningDataModule):
                 f"the run was begun with other training samples (their hash was {state_dict['samples']}, is now "
                 f"{self._identity}): undo what changed in the data or their answers, or begin it anew with restart=true"
             )
-        share = len(self._train) // now
+        share = len(self.train_samples) // now
         per_epoch = share // self.batch_size if self.drop_last else -(-share // self.batch_size)
         more, batches = divmod(int(state_dict["batches_done"]), max(1, per_epoch))
         self._resume = (int(state_dict["epoch"]) + more, batches) if "epoch" in state_dict else (None, batches)
@@ -119,16 +115,16 @@ class StudyData(L.LightningDataModule):
         """Hash of the training samples: studies, images, labels, prompts and answers."""
         facts = [
             (s.study.study_id, s.study.image_sha256, s.study.target, s.study.mask, s.prompt, s.answer)
-            for s in self._train
+            for s in self.train_samples
         ]
         return sha256(repr(facts).encode()).hexdigest()[:16]
 
     @cached_property
     def answer_lengths(self) -> list[int]:
         """Tokens of each training answer, stop token included; zeros where there is nothing to learn from."""
-        if any(sample.answer is None for sample in self._train):
-            return [0] * len(self._train)
-        return [int(n) for n in self._collate.encode_answers([s.answer or "" for s in self._train])[1].sum(1)]
+        if any(sample.answer is None for sample in self.train_samples):
+            return [0] * len(self.train_samples)
+        return [int(n) for n in self._collate.encode_answers([s.answer or "" for s in self.train_samples])[1].sum(1)]
 
     def _loader(self, samples: Sequence[Sample], batch_size: int, **kwargs: Any) -> DataLoader[Batch]:
         return DataLoader(
@@ -136,6 +132,7 @@ class StudyData(L.LightningDataModule):
             batch_size=batch_size,
             collate_fn=self._collate,
             num_workers=self.num_workers,
+            worker_init_fn=leave_to_parent,  # a forked one does so by itself
             persistent_workers=False,
             **kwargs,
         )

@@ -16,6 +16,9 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
+from chexreason.labels.catalog import CHEXPERT14
+from chexreason.parsing import Grammar, parse
+
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.slow
 SETS = (
@@ -110,6 +113,15 @@ def test_the_report_of_a_demo_is_rebuilt(archive: Path, tmp_path: Path) -> None:
     for frame in (found, known):
         frame.loc[moved, ["low", "high"]] = 0.0
     pd.testing.assert_frame_equal(found, known, rtol=0, atol=1e-12)
+
+
+def test_every_answer_reads_as_it_did(archive: Path) -> None:
+    lines = [line for path in archive.rglob("predictions.jsonl") for line in path.read_text().splitlines()]
+    for row in map(json.loads, lines):
+        read = [parse(row["text"], CHEXPERT14, grammar) for grammar in Grammar]
+        judged = [([label for label in one.labels if label in row["labelled"]], one.broken) for one in read]
+        assert (row["predicted"], row["broken"]) in judged
+    assert len(lines) > 2000
 
 
 @pytest.mark.parametrize(

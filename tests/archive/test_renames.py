@@ -35,6 +35,11 @@ def test_stored_settings_are_read_in_todays_names(monkeypatch) -> None:
     ]
 
 
+def test_where_the_data_may_go_is_no_other_run() -> None:
+    before, now = ({"data": {"sets": {"a": {"policy": "ignore", **said}}}} for said in ({}, {"public": True}))
+    assert renames.settings(before) == renames.settings(now)
+
+
 def test_a_config_that_names_what_moved_is_refused_with_the_new_name() -> None:
     with pytest.raises(ValueError, match=rf"{OLD} is now {NEW}: write that after _target_"):
         make({"_target_": OLD, "max_new_tokens": 3})

@@ -17,6 +17,8 @@ from chexreason.audit.sheet import drawn_rows
 from chexreason.audit.warnings import far_apart, worries
 from chexreason.data.leakage import Leak
 from chexreason.data.manifest import Manifest, conform
+from chexreason.data.prepare import prepare_set
+from chexreason.data.sources.table import TableSource
 from chexreason.labels.catalog import CHEXPERT14, NIH9
 from chexreason.labels.uncertainty import IGNORE, POSITIVES_ONLY
 
@@ -199,14 +201,21 @@ def test_the_page_is_well_formed_self_contained_and_escapes_what_data_say(root, 
 
 def test_credentialed_sets_show_neither_picture_nor_identifier(root, tmp_path):
     sets = {"a": manifest("a", root), "secret": manifest("secret", root)}
-    leak = Leak("patient", "secret", "a", ("train", "test"), 1, ("secret:p3",), True)
+    leak = Leak("alike", "secret", "a", ("train", "test"), 1, ("secret:3",), True, (("secret:3", "a:4"),))
     write_audit(sets, dict.fromkeys(sets, IGNORE), tmp_path, credentialed=["secret"], leaks=[leak])
     written = (tmp_path / "audit.html").read_text() + (tmp_path / "audit.json").read_text()
     assert "a:1" in written
     assert not re.search(r"secret:p?\d", written)
     assert "No picture and no identifier of secret" in written
-    write_audit(sets, dict.fromkeys(sets, IGNORE), tmp_path, leaks=[leak])
-    assert re.search(r"secret:p?\d", (tmp_path / "audit.html").read_text())
+    assert "near pictures</h3>" not in written
+    figures = write_audit(sets, dict.fromkeys(sets, IGNORE), tmp_path, leaks=[leak], n_images=2)
+    page = (tmp_path / "audit.html").read_text()
+    assert re.search(r"secret:p?\d", page)
+    pair = page[page.index("1 pairs of near pictures") : page.index('id="images"')]
+    assert re.findall(r'<img src="data:image/jpeg[^>]*of (\w+:\d)', pair) == ["secret:3", "a:4"]
+    assert "none found" in page  # for certain
+    assert "<td>not certain</td>" in page
+    assert figures["worries"][0]["text"].startswith("Perhaps a leak: secret (train) and a (test) share 1 of similar")
     sets["secret"].frame["patient_id"] = "mimic:" + sets["secret"].frame["patient_id"]  # of a credentialed vendor
     assert write_audit(sets, dict.fromkeys(sets, IGNORE), tmp_path)["withheld"] == ["secret"]
 
@@ -246,3 +255,22 @@ def test_an_unknown_set_is_refused_before_anything_is_written(root, tmp_path):
     with pytest.raises(ValueError, match="no set called b; it has: a"):
         write_audit({"a": manifest("a", root)}, {"a": IGNORE}, tmp_path / "out", agreement=[("a", "b")])
     assert not (tmp_path / "out").exists()
+
+
+def test_blank_and_transparent_films_are_counted_and_named(tmp_path):
+    film = Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16), dtype=np.uint8)).resize((64, 64))
+    made = {name: Image.new("L", film.size, level) for name, level in (("zero", 0), ("white", 255), ("marked", 0))}
+    made["marked"].paste(255, (0, 0, 6, 6))  # an exposure that failed, with its marker
+    made |= {"deep": Image.new("I;16", film.size, 30_000), "clear": film.convert("RGBA"), "film": film}
+    made["clear"].putalpha(0)
+    for name, image in made.items():
+        image.save(tmp_path / f"{name}.png")
+    rows = [f"{name}.png,{i},1" for i, name in enumerate(made)]
+    (tmp_path / "t.csv").write_text("\n".join(["path,patient_id,Edema", *rows]))
+    sets = {name: prepare_set(TableSource(name, tmp_path / "t.csv"), tmp_path / name) for name in ("a", "secret")}
+    figures = write_audit(sets, dict.fromkeys(sets, IGNORE), tmp_path, credentialed=["secret"])
+    for name, shown in (("a", "a:zero, a:white, a:marked"), ("secret", "identifiers withheld")):
+        said = [worry["text"] for worry in figures["worries"] if worry["text"].startswith(f"{name}: ")]
+        assert f"{name}: 4 films are blank, black or of one grey ({shown}): they show nothing." in said
+        assert f"{name}: 1 image files have transparency, which is left out: look at them." in said
+    assert "secret:zero" not in (tmp_path / "audit.html").read_text() + (tmp_path / "audit.json").read_text()

@@ -9,30 +9,23 @@ import pytest
 
 from chexreason.cli import command
 from chexreason.confdir import choices, command_help
-from chexreason.errors import RENAMED_CHOICES, RENAMED_GROUPS, unknown_choices
+from chexreason.errors import RENAMED_ARGUMENTS, unknown_choices
 
 COMMANDS = ["prepare", "preflight", "train", "evaluate", "scores", "report", "rewards", "tables", "traces"]
 
 
-def test_a_renamed_group_is_answered_with_its_new_name():
-    for old, new in RENAMED_GROUPS.items():
-        assert choices(new)
-        assert not choices(old)
-        assert unknown_choices([f"{old}=x"]) == [f"{old}= is now {new}=: say {new}=x"]
-    said = "answers= is now sft_answers=: say sft_answers@phase.teacher=traces"
-    key = "traces.min_words is now teacher_instruction.min_words: say teacher_instruction.min_words=3"
+def test_an_old_name_is_answered_with_words_that_compose():
+    for old, new in RENAMED_ARGUMENTS.items():
+        old, new = (words if "=" in words else f"{words}=x" for words in (old, new))
+        assert [fault.rpartition("say ")[2] for fault in unknown_choices([old])] == [new]
+        assert not choices(old.partition("=")[0]) or unknown_choices(new.split()) == []
+    said = "answers is now sft_answers: say sft_answers@phase.teacher=traces"
+    key = "traces is now teacher_instruction: say teacher_instruction.min_words=3"
     assert unknown_choices(["answers@phase.teacher=traces", "+traces.min_words=3", "name=traces"]) == [said, key]
     assert unknown_choices(["sft_answers@phase.teacher=traces", "+reward@rewards.mine=mix"]) == []
     assert unknown_choices(["sft_answers@phase.teacher=trace"]) == [
         "there is no sft_answers=trace: did you mean traces?"
     ]
-
-
-def test_a_choice_that_is_said_otherwise_now_is_answered_with_words_that_compose():
-    assert RENAMED_CHOICES["phase=tiny/grpo"] == "phase=grpo size=tiny_grpo"
-    for old, new in RENAMED_CHOICES.items():
-        assert unknown_choices([old]) == [f"there is no {old} any more: say {new}"]
-        assert unknown_choices(new.split()) == []
 
 
 @pytest.mark.parametrize("verb", [*COMMANDS, "sweep", "review", "dashboard"])
@@ -63,7 +56,7 @@ def test_an_unknown_name_gets_the_closest_one(monkeypatch, capsys):
         "scale=enormous": "; choose one of: paper, tiny",
     }.items():
         assert said in unknown_choices([given])[0]
-    fine = ["reward=hard,nuanced", "debug=null", "name=x", "phase.lr=1", "-m", "+scale=tiny", "prompt=${x}", "seed=0"]
+    fine = ["reward=hard,nuanced", "~debug", "name=x", "phase.lr=1", "-m", "+scale=tiny", "prompt=${x}", "seed=0"]
     assert unknown_choices(fine) == []
     assert unknown_choices(["--config-dir=mine", "experiment=mine"]) == []
     monkeypatch.setattr(sys, "argv", ["train", "experiment=demo_sfd", "phase=grpoo"])

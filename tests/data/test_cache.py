@@ -16,7 +16,6 @@ from PIL import Image
 from chexreason.data.batches import Collate, load_study
 from chexreason.data.cache import ImageCache
 from chexreason.data.image import ImageError, load_image
-from chexreason.training.datamodule import StudyData
 from chexreason.types import Sample
 
 pytestmark = pytest.mark.slow  # each test runs a processor
@@ -51,7 +50,7 @@ def entries(tmp_path):
 
 
 def test_tensors_are_equal_bit_by_bit(policy, films, tmp_path):
-    cache = ImageCache(tmp_path / "cache", policy.resize, policy.resize_key)
+    cache = ImageCache(tmp_path / "cache", policy.resize, policy.encoder.resize_key)
     items = [(Sample(study, "Describe."), 0.0) for study in films]
     plain = policy.collate()(items).prompts
     cached = Collate(partial(policy.encode, resized=True), policy.encode_answers, cache.load)
@@ -84,6 +83,17 @@ def test_without_a_known_hash_the_file_is_hashed(films, cache, tmp_path):
     study.image.unlink()
     with pytest.raises(ImageError, match="no such file"):
         cache.load(study)
+
+
+def test_a_file_that_changed_after_prepare_is_refused_and_never_kept(films, cache, tmp_path):
+    kept = cache.load(films[0])
+    for study in films[:2]:
+        Image.new("L", (20, 20), 9).save(study.image)
+    assert cache.load(films[0]) == kept  # the picture of its hash
+    for load in (cache.load, load_study):
+        with pytest.raises(ImageError, match="not those that were prepared: prepare its data set again"):
+            load(films[1])
+    assert [path.name for path in entries(tmp_path)] == [films[0].image_sha256]
 
 
 @pytest.mark.parametrize(
@@ -121,14 +131,3 @@ def test_a_folder_that_cannot_be_written_slows_and_does_not_stop(films, cache, t
             np.testing.assert_array_equal(np.asarray(cache.load(study)), np.asarray(shrink(load_study(study))))
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "takes no more" in caplog.text
-
-
-def test_loader_workers_give_the_same_batches(gemma, films, tmp_path):
-    cache = ImageCache(tmp_path / "cache", gemma.resize, gemma.resize_key)
-    samples = [Sample(study, "x", "a b") for study in films]
-    collate = Collate(partial(gemma.encode, resized=True), gemma.encode_answers, cache.load)
-    sizes = {"batch_size": 2, "eval_batch_size": 2}
-    loaders = [StudyData(collate, samples, {}, num_workers=n, **sizes) for n in (0, 2)]
-    alone, shared = (data.train_dataloader() for data in loaders)
-    for one, other in zip(alone, shared, strict=True):
-        assert torch.equal(one.prompts.pixel_values, other.prompts.pixel_values)

@@ -109,7 +109,7 @@ def test_wrong_folders_and_arguments_say_so(chexpert_tree):
     chexpert_tree("CheXpert-v1.0-small")
     with pytest.raises(ValueError, match=r"train\.csv lies in .*CheXpert-v1\.0 and .*-small; set root to one of them"):
         frame(root.parent, parts=["train"])
-    with pytest.raises(FileNotFoundError, match=r"no valid\.csv in .*set root to them"):
+    with pytest.raises(FileNotFoundError, match=r"no valid\.csv in .*it lies in .*: set root to that"):
         frame(root / "train", parts=["valid"])
     shutil.rmtree(root / "valid")
     with pytest.raises(FileNotFoundError, match="no folder valid/ in"):

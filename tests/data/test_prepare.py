@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ import chexreason
 from chexreason.data.manifest import ManifestError, read_manifest
 from chexreason.data.prepare import prepare_set
 from chexreason.data.selection import Selected
+from chexreason.files import file_sha256
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.uncertainty import ONES, ZEROS
 from tests.support.manifests import manifest_rows
@@ -98,17 +100,21 @@ def test_quarantine_moves_the_bad_rows_aside_and_counts_them(tmp_path):
         prepare_set(Films(), tmp_path, on_error="skip")
 
 
+@dataclass(frozen=True)
+class Vendor(Films):
+    """``n`` of six films, which lie under ``image_root`` once they are written."""
+
+    n: int = 6
+
+    def prepare(self, folder, progress):
+        rows = manifest_rows("films", 6) if self.calls else super().prepare(self.image_root, progress)
+        self.calls.append(1)
+        return rows[: self.n]
+
+
 def test_images_of_a_vendor_stay_where_they_are_and_no_rows_write_nothing(tmp_path):
     vendor, out = tmp_path / "vendor", tmp_path / "out"
     vendor.mkdir()
-
-    @dataclass(frozen=True)
-    class Vendor(Films):
-        n: int = 6
-
-        def prepare(self, folder, progress):
-            return super().prepare(vendor, progress)[: self.n]
-
     with pytest.raises(ManifestError, match="'films' has no rows"):
         prepare_set(Vendor(image_root=vendor, n=0), out)
     assert not out.exists()
@@ -116,6 +122,26 @@ def test_images_of_a_vendor_stay_where_they_are_and_no_rows_write_nothing(tmp_pa
     assert {p.name for p in out.iterdir()} == {"manifest.parquet", "images.jsonl", "ids"}
     back = read_manifest(out / "manifest.parquet")
     assert all((back.root / path).is_file() for path in back.frame["path"])
+
+
+def test_a_changed_image_is_noticed_and_its_row_renewed(tmp_path, caplog):
+    source, out, film = Vendor(image_root=tmp_path), tmp_path / "out", tmp_path / "images/2.png"
+    first, before = prepare_set(source, out), film.stat()
+    film.write_bytes(film.read_bytes()[:-1] + b"!")  # the same size
+    os.utime(film, ns=(before.st_atime_ns, before.st_mtime_ns))  # and, as rsync -t leaves it, the same time
+    second = prepare_set(source, out)
+    assert "preparing anew: 1 images have changed since" in caplog.text
+    assert (first.frame["sha256"] != second.frame["sha256"]).tolist() == [i == 2 for i in range(6)]
+    assert read_manifest(out / "manifest.parquet").frame["sha256"][2] == file_sha256(film)
+    whole, record = film.read_bytes(), (out / "images.jsonl").read_text()
+    film.unlink()
+    with pytest.raises(ManifestError, match="no such file"):
+        prepare_set(source, out)
+    for _ in range(2):
+        assert len(prepare_set(source, out, on_error="quarantine").frame) == 5
+    assert (len(source.calls), (out / "images.jsonl").read_text()) == (5, record)  # nothing changed the second time
+    film.write_bytes(whole)  # the film that was set aside is back
+    assert len(prepare_set(source, out, on_error="quarantine").frame) == 6
 
 
 def test_an_interrupted_run_leaves_no_manifest(tmp_path):
@@ -128,7 +154,7 @@ def test_an_interrupted_run_leaves_no_manifest(tmp_path):
 
 def test_a_full_disk_is_named_and_other_errors_pass(tmp_path):
     full = OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(OSError, match=r"disk full while preparing 'films'.*MB free") as caught:
+    with pytest.raises(OSError, match=rf"make room there; the same command then continues: '{tmp_path}'") as caught:
         prepare_set(Films(error=full), tmp_path)
     assert caught.value.errno == errno.ENOSPC
     with pytest.raises(PermissionError):

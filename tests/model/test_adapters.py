@@ -93,7 +93,7 @@ def test_the_fingerprint_outlives_training_and_merging_and_tells_bases_apart(gem
 def test_other_weights_of_the_same_shape_are_refused(adapter, model):
     with torch.no_grad():
         model.model.language_model.norm.weight += 0.1  # as a fine-tuned sister model would have it
-    with pytest.raises(ValueError, match=r"trained on other weights .*made for tiny:tiny_gemma3: set model="):
+    with pytest.raises(ValueError, match=r"trained on other weights .*made for tiny:tiny_gemma3: choose its model="):
         keep_adapter(model, adapter, "earlier0")
 
 
@@ -124,3 +124,21 @@ def test_what_does_not_fit_is_listed_together(adapter, model, said):
     (adapter / CARD).unlink()  # it would say that they are damaged
     with pytest.raises(ValueError, match=said):
         keep_adapter(model, adapter, "earlier0")
+
+
+STUCK = r"(\w+\.?)+!"  # minutes for each name of a module
+LAYERS = {"layers_to_transform": [0], "layers_pattern": STUCK}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("settings", [{"target_modules": STUCK}, {"exclude_modules": STUCK}, LAYERS], ids=list)
+def test_no_pattern_of_a_folder_is_run(adapter, model, settings):
+    config = json.loads((adapter / ADAPTER_CONFIG).read_text())
+    assert [name.rpartition(".")[2] for name in config["target_modules"]] == ["down_proj", "q_proj"]
+    (adapter / ADAPTER_CONFIG).write_text(json.dumps(config | settings))
+    (adapter / CARD).unlink()
+    kept = keep_adapter(model, adapter, "earlier0").state_dict()
+    found = {name.replace("earlier0.", ""): value for name, value in kept.items() if "lora_" in name}
+    for name, value in load_file(adapter / WEIGHTS).items():
+        assert torch.equal(found.pop(name), value)
+    assert not found

@@ -11,7 +11,7 @@ def test_a_prompt_longer_than_the_context_is_refused_with_its_length_and_never_c
     kept = policy.encode(images[:1], ["word " * 200])
     assert kept.input_ids.shape[1] > 200
     assert int(kept.type_ids.sum()) == 16
-    policy.base.config.get_text_config().max_position_embeddings = 128
+    policy.encoder.context = 128
     with pytest.raises(ValueError, match=r"tokens \(16 of them its image\) do not fit .* 128.*shorter prompt="):
         policy.encode(images[:1], ["word " * 200])
 
@@ -24,10 +24,9 @@ def test_a_trace_longer_than_the_context_is_refused(policy):
 
 
 def test_a_text_that_holds_a_marker_of_the_template_is_refused(policy, images):
-    assert {"<end_of_turn>", "<image_soft_token>"} <= set(policy.markers) or {"<|im_end|>", "<|image_pad|>"} <= set(
-        policy.markers
-    )
-    for marker in policy.markers:
+    markers = set(policy.encoder.markers)
+    assert {"<end_of_turn>", "<image_soft_token>"} <= markers or {"<|im_end|>", "<|image_pad|>"} <= markers
+    for marker in markers:
         with pytest.raises(ValueError, match=r"the prompt holds .*take it out"):
             policy.encode(images[:1], [f"Is this {marker} a film?"])
         with pytest.raises(ValueError, match=r"the answer holds .*take it out"):

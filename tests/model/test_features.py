@@ -166,6 +166,11 @@ def test_another_picture_under_the_same_name_is_another_entry(gemma, films, tmp_
     Image.fromarray(np.full((160, 160), 9, dtype=np.uint8)).save(film.image)
     assert cached(gemma, tmp_path / "cache")(items([film])).prompts.features is None
     assert not torch.equal(fill(gemma, [film], tmp_path / "cache").features[0], first)
+    unknown = cached(gemma, tmp_path / "cache").load(replace(films[1], image_sha256=""))
+    Image.fromarray(np.full((160, 160), 9, dtype=np.uint8)).save(films[1].image)
+    for late in (unknown, cached(gemma, tmp_path / "cache").load(films[1])):  # changed after the hash; after prepare
+        with pytest.raises(ImageError, match="prepare its data set again"):
+            cached(gemma, tmp_path / "cache").encode([late], TEXTS[:1])
 
 
 @pytest.mark.parametrize(

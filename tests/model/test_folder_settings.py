@@ -64,7 +64,7 @@ def test_what_is_encoded_is_what_resize_the_caches_and_the_plan_take_it_to_be(na
         after = policy.encode([film], ["Hi"])
         assert torch.equal(policy.encode([policy.resize(film)], ["Hi"], resized=True).pixel_values, after.pixel_values)
         if not torch.equal(before.pixel_values, after.pixel_values):
-            assert policy.resize_key != plain.resize_key, settings  # no cache gives the old ones
+            assert policy.encoder.resize_key != plain.encoder.resize_key, settings  # no cache gives the old ones
         (features,) = policy.image_features(after)
         assert len(features) == int((after.input_ids == policy.base.config.image_token_id).sum())
         size = dict(policy.processor.image_processor.size)

@@ -17,12 +17,15 @@ SHORT = ("model.max_new_tokens=12", "text_tokens=20", "model.eval_batch_size=2")
 
 @pytest.mark.slow
 def test_a_plan_lists_the_stages_of_its_phase_and_refuses_a_device_too_small():
-    sft = checks.plan(composed("preflight", "phase=sft", *SHORT))
+    cfg = composed("preflight", "phase=sft", *SHORT)
+    sft = checks.plan(cfg)
     assert [stage.name for stage in sft.stages] == ["update", "validation"]
     assert min(stage.largest for stage in sft.stages) > 8
-    sft.check()
-    with pytest.raises(ValueError, match=r"a device of 0\.01 GiB:\n  update needs .* phase\.batch_size=1"):
-        replace(sft, device="a device of 0.01 GiB", capacity=2**30 // 100).check()
+    checks.check_fit(cfg, sft)
+    with pytest.raises(
+        ValueError, match=r"a device of 0\.01 GiB:\n  update needs .* phase\.batch_size=1\n.*\n  no set"
+    ):
+        checks.check_fit(cfg, replace(sft, device="a device of 0.01 GiB", capacity=2**30 // 100))
 
 
 def test_a_gpu_that_is_absent_is_planned_for_as_the_papers(monkeypatch):

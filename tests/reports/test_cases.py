@@ -71,4 +71,4 @@ def test_of_a_withheld_set_neither_image_nor_identifier_is_in_a_case(tmp_path: P
     rows = [replace(ONE, study_id=f"mimic:{i}", image=str(tmp_path / "film.png")) for i in (57, 58)]
     cases = build_cases({"base": rows, "sft": rows[::-1]}, 2, withheld={"set"})
     assert sorted(case.name for case in cases) == ["set-1", "set-2"]
-    assert {(case.image, case.image_note) for case in cases} == {(b"", "credentialed: image left out")}
+    assert {(case.image, case.image_note) for case in cases} == {(b"", "set not declared public: image left out")}

@@ -47,7 +47,7 @@ def right(i: int, truth: tuple[str, ...]) -> str:
 
 
 def base(i: int, truth: tuple[str, ...]) -> str:
-    return ("Fluid", "fluid ", "heart\tenlarged")[i % 5] if i % 5 < 3 else right(i, truth)
+    return ("Fluid", "flu\u00adid\u202f", "heart\tenlarged")[i % 5] if i % 5 < 3 else right(i, truth)
 
 
 ARMS = {"base": arm(base), "sft": arm(right)}

@@ -20,7 +20,7 @@ HELD = replace(ONE, study_id="mimic:s8", patient_id="mimic:8", dataset="mimic")
 
 @pytest.fixture
 def arms(tmp_path: Path) -> dict[str, Path]:
-    """Two studies, one of them credentialed, each with its image."""
+    """Two studies, one of them of a set that is not public, each with its image."""
     rows = []
     for i, row in enumerate((ONE, HELD)):
         Image.new("L", (40, 30), 60 + 100 * i).save(tmp_path / f"{i}.png")
@@ -30,17 +30,17 @@ def arms(tmp_path: Path) -> dict[str, Path]:
 
 
 def built(arms: dict[str, Path], out: Path, **options: object) -> str:
-    build_report(arms, out, title="t", n_resamples=10, **options)
+    build_report(arms, out, title="t", n_resamples=10, public=["nih"], **options)
     return (out / "report.html").read_text()
 
 
 @pytest.mark.slow
-def test_credentialed_images_and_identifiers_are_shown_only_under_a_named_agreement(arms, tmp_path) -> None:
+def test_images_and_identifiers_that_are_not_public_are_shown_only_under_a_named_agreement(arms, tmp_path) -> None:
     page = built(arms, tmp_path / "out")
     assert page.count("<img") == 1
     assert "nih:s7" in page
     assert "mimic:s8" not in page
-    assert "credentialed: image left out" in page
+    assert "set not declared public: image left out" in page
     page = built(arms, tmp_path / "out", allow_export="DUA 1.5.0, our own server")
     assert page.count("<img") == 2
     assert "mimic:s8" in page
@@ -51,16 +51,17 @@ def test_credentialed_images_and_identifiers_are_shown_only_under_a_named_agreem
 
 @pytest.mark.parametrize("agreement", ["", "yes", "null", True])
 def test_an_agreement_that_names_none_is_refused_and_nothing_is_written(arms, tmp_path, agreement) -> None:
-    with pytest.raises(ValueError, match=r"images of mimic are credentialed: name the agreement .*leave it null"):
+    with pytest.raises(ValueError, match=r"studies of mimic are not declared public .* leave allow_export null"):
         built(arms, tmp_path / "out", allow_export=agreement)
     assert not (tmp_path / "out").exists()
 
 
-def test_credentialed_is_a_set_named_so_or_a_vendor_whatever_the_set_is_called() -> None:
-    odd = replace(HELD, dataset="table", patient_id="chexpert:9")
-    assert withheld({"a": [ONE, odd]}, (), None) == {"table"}
-    assert withheld({"a": [ONE]}, ("nih",), None) == {"nih"}
-    assert withheld({"a": [ONE]}, (), "yes") == frozenset()  # nothing to agree on
+def test_a_set_prepared_anew_since_the_predictions_is_another_one() -> None:
+    row, now = replace(ONE, data_sha256="then"), {"nih": {"data_sha256": "now"}}
+    assert withheld([row], ["nih"], None, now) == {"nih"}
+    assert withheld([row], ["nih"], None, {"nih": {"data_sha256": "then"}}) == frozenset()
+    assert withheld([ONE], ["nih"], None, now) == frozenset()  # none was recorded then
+    assert withheld([ONE], ["nih"], "yes", now) == frozenset()  # nothing to agree on
 
 
 @pytest.mark.slow

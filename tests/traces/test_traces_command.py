@@ -12,7 +12,6 @@ import pytest
 
 from chexreason.build.data import build_labels, build_manifests, build_prompt, build_samples, load_studies, make
 from chexreason.cli.traces import traces
-from chexreason.data.credentialed import ExportError
 from chexreason.traces.answer_faults import check_answers
 from tests.support import scripted_server as server
 from tests.support.configs import composed
@@ -50,15 +49,6 @@ def test_traces_are_made_once_and_train_the_arm(arm, out) -> None:
     samples = build_samples(studies, prompt, label_set, make(train.phase.teacher))
     assert len(samples) == report["accepted"]
     check_answers(samples, prompt.answer_format(label_set))
-
-
-def test_credentialed_studies_are_refused_before_anything_is_written(out, monkeypatch) -> None:
-    remote = ["teacher=openai", "teacher.model=m", "+data.credentialed=[phantom_a]", "name=held"]
-    monkeypatch.setenv("OPENAI_API_KEY", "k")
-    cfg = composed("traces", f"paths.out={out}", *remote, *SMALL)
-    with pytest.raises(ExportError, match="phantom_a are credentialed"):
-        traces(cfg)
-    assert not Path(cfg.folder).exists()
 
 
 def test_studies_without_an_answer_are_an_error_that_says_why(out) -> None:

@@ -21,6 +21,7 @@ from chexreason.types import Sample, Study
 FOLDER = Path(__file__).parents[2] / "conf" / "prompt"
 DISEASES = [label for label in CHEXPERT14 if label != "No Finding"]
 SENTENCES = yaml.safe_load(Path(__file__).with_name("sentences.yaml").read_text(encoding="utf-8"))
+FORMAT = AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION)
 FILLER = "The trachea is in the midline and the hila are of the usual size. "
 
 
@@ -30,10 +31,7 @@ def study(*positive: str) -> Study:
 
 def broken(think: str, *positive: str, words: tuple[int, int] = (1, 400)) -> list[str]:
     answer = format_answer(think, [label for label in CHEXPERT14 if label in positive])
-    return [
-        fault.rule
-        for fault in verify(Reply(answer), study(*positive), AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION), words)
-    ]
+    return [fault.rule for fault in verify(Reply(answer), study(*positive), FORMAT, words)]
 
 
 @pytest.mark.parametrize(
@@ -60,6 +58,47 @@ def test_honest_radiology_passes(said: str) -> None:
 def test_every_finding_needs_a_sign_that_is_affirmed(kind: str, label: str, said: str) -> None:
     found = broken(f"The trachea is in the midline. {said}", label)
     assert found == (["sign missing"] if kind == "denied" else [])
+
+
+DRESSES = {
+    "narrow spaces, unbroken hyphens": {" ": "\u202f", "-": "\u2011", "'": "\u2019"},
+    "two spaces, dashes": {" ": "\u00a0\u2009", "-": "\u2013"},
+    "invisible characters": {"e": "e\u200b", "a": "\u00ada", " ": "\u2060 ", "5": "5\ufeff"},
+    "full width": {chr(c): chr(c + 0xFEE0) for c in range(0x21, 0x7F) if chr(c) not in "<>"} | {" ": "\u3000"},
+}
+
+
+@pytest.mark.parametrize("dress", DRESSES)
+def test_no_rule_depends_on_the_characters_that_a_text_is_dressed_in(dress: str) -> None:
+    said = [s for kind in ("affirmed", "denied") for label, group in SENTENCES[kind].items() for s in group]
+    said += [s for group in SENTENCES["broken"].values() for s in group] + SENTENCES["honest"]
+    for one in said:
+        text = f"{FILLER}{one}"
+        assert broken(text.translate(str.maketrans(DRESSES[dress])), *DISEASES) == broken(text, *DISEASES), one
+
+
+@pytest.mark.parametrize(
+    ("think", "label", "rules"),
+    [
+        ("This 65\u2011year\u2011old has edema.", "Edema", ["invents a person"]),
+        ("There is a ground\u2011glass haze.", "Lung Opacity", []),
+        ("There is no\nedema in the lungs.", "Edema", ["sign missing"]),  # a line that is only broken
+        ("The history\nof the lungs shows edema.", "Edema", ["invents a person"]),
+        ("1. Quality: normal for age\n2. Edema of the lungs.", "Edema", []),
+        ("\u200b\ufeff", "Edema", ["form"]),
+    ],
+)
+def test_a_text_is_read_as_it_is_seen(think: str, label: str, rules: list[str]) -> None:
+    assert broken(think, label) == rules
+
+
+def test_a_fault_quotes_the_text_as_it_was_written() -> None:
+    old = "65\u2011year\u2011old\u200b \u201cpatient\u201d"
+    think = f"No prior film is there. The o\ufb03ce says: a {old} \u2009with edema today."
+    found = verify(Reply(format_answer(think, ["Edema"])), study("Edema"), FORMAT, (1, 99))
+    quoted = {fault.rule: fault.detail for fault in found}
+    assert quoted["invents a person"] == f"'The o\ufb03ce says: a {old} with edem'"
+    assert all(" ".join(think.split()).find(detail.strip("'")) > 0 for detail in quoted.values())
 
 
 @pytest.mark.parametrize(
@@ -92,9 +131,9 @@ def test_the_template_teacher_passes_every_rule(positive: set[str], seed: int, a
 @settings(max_examples=25, deadline=None)
 @given(st.text(max_size=300), st.sampled_from(DISEASES))
 def test_no_text_breaks_it(text: str, label: str) -> None:
-    verify(Reply(text), study(label), AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION), (1, 9))
+    verify(Reply(text), study(label), FORMAT, (1, 9))
     answer = Reply(f"<think>{text}</think><solution>{label}</solution>")
-    verify(answer, study(label), AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION), (1, 9))
+    verify(answer, study(label), FORMAT, (1, 9))
 
 
 def sample(number: int, positive: list[str], answer: str | None) -> Sample:
@@ -118,7 +157,7 @@ def sample(number: int, positive: list[str], answer: str | None) -> Sample:
 )
 def test_a_fault_is_told_with_its_study(answer: str, fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
-        check_answers([sample(0, ["Edema"], answer)], AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION))
+        check_answers([sample(0, ["Edema"], answer)], FORMAT)
 
 
 def test_all_kinds_of_fault_are_listed_once_with_counts_and_first_examples() -> None:
@@ -127,7 +166,7 @@ def test_all_kinds_of_fault_are_listed_once_with_counts_and_first_examples() -> 
     samples += [sample(n, ["Edema"], format_answer("a", ["Edema"])) for n in range(60, 70)]
     samples.append(sample(70, ["Edema"], None))  # has no answer: is not looked at
     with pytest.raises(ValueError, match="70 looked at") as caught:
-        check_answers(samples, AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION))
+        check_answers(samples, FORMAT)
     message = str(caught.value)
     assert "labels that disagree with the study: 50, e.g. x/0 " in message
     assert "broken form (no_think): 10, e.g. x/50 " in message

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from types import SimpleNamespace
 
 import pytest
@@ -24,17 +23,6 @@ def test_a_run_that_never_validated_says_that_it_wrote_no_best_adapter(tmp_path,
     export.on_validation_end(trainer, None)
     export.on_train_end(trainer, None)
     assert (saved, caplog.text) == (["last", "best", "last"], "")
-
-
-def test_the_best_is_of_a_score_and_of_a_trained_adapter(tmp_path, monkeypatch):
-    export = AdapterExport(str(tmp_path), "val/f1", "max", {})
-    saved = []
-    monkeypatch.setattr(export, "_save", lambda module, which, step, value: saved.append(value))
-    for before, value in ((True, 0.9), (False, math.nan), (False, 0.3), (False, math.nan), (False, 0.4)):
-        metrics = {"val/f1": value}
-        trainer = SimpleNamespace(is_global_zero=True, sanity_checking=before, callback_metrics=metrics, global_step=1)
-        export.on_validation_end(trainer, None)
-    assert saved == [0.3, 0.4]
 
 
 def test_an_adapter_that_is_not_there_is_told_from_one_of_others_and_its_neighbours_are_named(tmp_path):

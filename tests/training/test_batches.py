@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import multiprocessing
+import os
+import pickle
+import signal
 from dataclasses import replace
 
 import pytest
@@ -12,6 +17,7 @@ from torch import Tensor
 
 from chexreason.data.batches import Collate, EpochOrder, SampleDataset, length_grouped
 from chexreason.data.image import ImageError
+from chexreason.model.features import cache_films
 from chexreason.training.datamodule import StudyData
 from chexreason.types import Sample
 
@@ -107,6 +113,35 @@ def test_an_error_of_the_batch_alone_is_its_own(gemma, studies):
 
     with pytest.raises(ValueError, match=r"^too many$"):
         Collate(encode, gemma.encode_answers)([(Sample(study, "x"), 0.0) for study in studies[:2]])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["fork", "forkserver", pytest.param("spawn", marks=pytest.mark.deep)])
+def test_workers_however_started_get_no_weights_and_make_equal_batches(gemma, studies, tmp_path, start):
+    """Python 3.14 starts them by forkserver, macOS by spawn. The features of two of three films are known."""
+    films = [replace(s, image_sha256=hashlib.sha256(s.image.read_bytes()).hexdigest()) for s in studies]
+    cache_films(gemma, str(tmp_path / "films"), str(tmp_path / "features"))
+    gemma.with_features(gemma.collate()([(Sample(s, "Describe."), 0.0) for s in films[:2]]).prompts)
+    samples = [Sample(s, "Describe.", "a b") for s in films]
+    assert len(pickle.dumps(gemma.collate())) < sum(p.nbytes for p in gemma.parameters()) / 20
+
+    def batches(workers: int) -> list[Tensor]:
+        sizes, found = {"batch_size": 2, "eval_batch_size": 2, "num_workers": workers}, []
+        for batch in StudyData(gemma.collate(), samples, {"set": samples}, **sizes).val_dataloader()[0]:
+            seen = batch.prompts
+            found += [seen.input_ids, seen.attention_mask, seen.type_ids, batch.answer_ids]
+            found += seen.features or [seen.pixel_values]
+            for worker in multiprocessing.active_children() if len(found) > 5 else ():  # all have begun
+                os.kill(worker.pid, signal.SIGUSR1)  # as SLURM sends it to every process of a job
+        return found
+
+    expected, before = batches(0), multiprocessing.get_start_method()
+    multiprocessing.set_start_method(start, force=True)
+    try:
+        assert all(torch.equal(one, other) for one, other in zip(batches(2), expected, strict=True))
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    assert len(expected) == 3 * 4 + 2 + 1 + 1
 
 
 def padded_share(order: Tensor, lengths: Tensor, batch_size: int, window: int) -> float:

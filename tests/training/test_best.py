@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from types import SimpleNamespace
 
 import lightning as L
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from omegaconf import OmegaConf
 
-from chexreason.build.training import build_trainer
+from chexreason.build import training as build
 from chexreason.confdir import confdir
 from chexreason.labels.catalog import CHEXPERT14
+from chexreason.training.callbacks import adapter_export
 from chexreason.training.callbacks.adapter_export import AdapterExport
 from chexreason.training.callbacks.transfer_rules import CHOSEN_BY, TransferRules, monitor_mode, transfer_rules
 
@@ -113,6 +115,19 @@ def test_early_stopping_reads_it_in_the_same_validation():
     stop = EarlyStopping("val/worst/macro_f1", mode="max", patience=1)
     trainer = run([SCORES[1], SCORES[0], SCORES[0], SCORES[0]], TransferRules("a"), stop)
     assert trainer.global_step == 2
+
+
+@pytest.mark.parametrize("none", [math.nan, math.inf])
+def test_a_validation_without_a_score_chooses_no_adapter_and_stops_no_run(none, monkeypatch):
+    saved, monitor = [], "val/a/macro_f1"
+    monkeypatch.setattr(adapter_export, "save_adapter", lambda *given: saved.append((given[1].name, given[2]["value"])))
+    monkeypatch.setattr(Line, "policy", None, raising=False)
+    watching = build.EarlyStopping(monitor, mode="max", patience=2), AdapterExport("adapter", monitor, "max", {})
+    scores = [{"a": value, "b": 0.5} for value in (0.75, none, 0.25, 0.125, none, 0.5, none)]
+    trainer = run(scores, TransferRules("a"), *watching, steps=6, num_sanity_val_steps=1)
+    assert (trainer.global_step, watching[0].wait_count) == (6, 0)
+    assert saved == [("best", 0.25), ("best", 0.5), ("last", None)]
+    assert watching[0].state_key == EarlyStopping(monitor, mode="max").state_key  # in checkpoints of earlier versions
 
 
 def test_a_given_baseline_is_what_counts():
@@ -219,7 +234,7 @@ def test_a_monitor_alone_says_how_a_run_chooses_and_stops(rule, tmp_path):
     def trainer(*overrides):
         with initialize_config_dir(confdir(), version_base="1.3"):
             cfg = compose("train", ["phase=sft", *overrides])
-        return build_trainer(cfg, tmp_path, {}, CHEXPERT14)
+        return build.build_trainer(cfg, tmp_path, {}, CHEXPERT14)
 
     monitor = f"phase.monitor=val/{rule}/macro_f1"
     for overrides, mode in ((), "min"), ((monitor,), "max"):

@@ -18,9 +18,9 @@ from wandb.proto import wandb_internal_pb2 as proto
 
 from chexreason.data.credentialed import ExportError
 from chexreason.training.callbacks.wandb_run import TABLE_COLUMNS, WandbRun, wandb_logger
+from chexreason.training.gate import Gate, shareable
 from chexreason.types import Prediction
 
-MIMIC = {"mimic", "chexpert"}
 AGREEMENT = "data use agreement 17"
 
 
@@ -103,10 +103,11 @@ def run(folder: Path, rows: dict[str, list[Prediction]], **kwargs) -> WandbRun:
     }
     folder.mkdir(exist_ok=True)
     logger = wandb_logger(folder, **settings, config={"arm": "sft"})
+    gate = Gate(logger, ["a", "b"], (), kwargs.pop("allow_export", None))
     board = WandbRun(**{"n": 2, **kwargs})
     quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     length = {"max_epochs": 2, "num_sanity_val_steps": 0, "log_every_n_steps": 1}
-    trainer = L.Trainer(accelerator="cpu", logger=logger, callbacks=[board], **length, **quiet)
+    trainer = L.Trainer(accelerator="cpu", logger=gate, callbacks=[board], **length, **quiet)
     trainer.fit(Module(rows), Data(rows))
     return board
 
@@ -157,34 +158,46 @@ def test_the_id_is_that_of_the_directory_and_a_resumed_run_goes_on(tmp_path):
 
 
 @pytest.mark.slow
-def test_credentialed_answers_stay_here_and_pictures_need_the_agreement(tmp_path):
+def test_answers_that_are_not_public_stay_here_and_pictures_need_the_agreement(tmp_path):
     Image.new("L", (900, 300)).save(tmp_path / "x.png")
-    rows = {"a": [answer("a0", "a")], "mimic": [answer("m0", "mimic", image=str(tmp_path / "x.png"))]}
+    rows = {"a": [answer("a0", "a")], "mine": [answer("m0", "mine", image=str(tmp_path / "x.png"))]}
     rows["a"] = [replace(rows["a"][0], image=str(tmp_path / "x.png"))]
-    assert run(tmp_path / "held", rows, credentialed=MIMIC).withheld
+    assert run(tmp_path / "held", rows).withheld
     assert tables(tmp_path / "held") == []
-    with pytest.raises(ExportError, match=r"media=true would show credentialed .*allow_export='...' \(found None\)"):
-        run(tmp_path / "asked", rows, credentialed=MIMIC, media=True)
+    with pytest.raises(ExportError, match=r"Biases with logger.wandb.media=true: .*allow_export='...' \(found None\)"):
+        run(tmp_path / "asked", rows, media=True)
     assert wandb.run is None  # the failed run is over: the next job of this process begins its own
-    run(tmp_path / "allowed", rows, credentialed=MIMIC, media=True, allow_export=AGREEMENT)
+    run(tmp_path / "allowed", rows, media=True, allow_export=AGREEMENT)
     table = tables(tmp_path / "allowed")[0]
     assert table["columns"] == [*TABLE_COLUMNS, "image"]
     kept = [entry.path for r in records(tmp_path / "allowed") for entry in r.artifact.manifest.contents]
     assert any(path.startswith("media/images/") for path in kept), kept  # the table itself only names them
     assert not [r for r in records(tmp_path / "held") if r.artifact.manifest.contents]
+    staged = [path.read_bytes() for path in (tmp_path / "allowed/wandb/staging").rglob("*") if path.is_file()]
+    assert any(data.startswith(b"\x89PNG") for data in staged)  # until it is synchronised, and nowhere else
+    assert not list((tmp_path / "staging").rglob("*"))
 
 
-def board(studies: list, **kwargs) -> WandbRun:
-    found = WandbRun(2, **kwargs)
-    found._check(studies)
-    return found
+def test_the_gate_passes_named_figures_of_enough_patients():
+    seen = []
+    recorder = SimpleNamespace(log_metrics=lambda found, step: seen.append(found))
+    gate = Gate(recorder, (), ["val/b/", "val/a/f1/Edema"])
+    gate.log_metrics({"val/a/macro_f1": 0.5, "epoch": 1, "val/b/macro_f1": 0.5, "val/a/f1/Edema": 0.5}, 3)
+    for name, value in {"val/a/text": "Jane", "patient 7": 0.5, "val/a/scores": [0.5]}.items():
+        with pytest.raises(ExportError, match=f"'{name}' is no figure"):
+            gate.log_metrics({name: value}, 3)
+    assert seen == [{"val/a/macro_f1": 0.5, "epoch": 1}]
+    assert not hasattr(gate, "experiment")
 
 
-def test_a_vendor_counts_whatever_its_set_is_called():
-    assert board([answer("s", "mine", patient="mimic")]).withheld
-    assert board([answer("s", "mine")], credentialed=["mine"]).withheld
-    assert not board([answer("s", "mine")], credentialed=["other"]).withheld
-    assert not board([answer("s", "mine", patient="mimic")], allow_export=AGREEMENT).withheld
-    assert board([answer("s", "mine", patient="mimic")], allow_export="none").withheld
+def test_a_config_leaves_without_places_and_keys():
+    config = {"a": "/data/my films/Jane/x", "b": ["~jane/x", "from C:\\Jane", {"token": "k"}], "e": Path("/data")}
+    config |= {"c": "</think> and/or a/b", "d": 1.5, "f": None, "g": "https://a:b@host/x", "h": "csv=/mnt/Jane"}
+    shown = shareable(config)
+    assert (shown["c"], shown["d"], shown["f"]) == ("</think> and/or a/b", 1.5, None)
+    assert not [word for word in ("Jane", "jane", "/data", "'k'", "a:b", "/mnt") if word in str(shown)]
+
+
+def test_a_number_of_answers_is_none_or_some():
     with pytest.raises(ValueError, match=r"completions=-1: use 0"):
         WandbRun(-1)

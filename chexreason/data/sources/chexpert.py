@@ -8,6 +8,7 @@ the images (one row an image).
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from pathlib import Path
 import pandas as pd
 
 from chexreason.data.manifest import parameters
-from chexreason.data.sources.columns import Faults, VendorCsv, header_of, sha256_by_name
+from chexreason.data.sources.columns import Faults, VendorCsv, sha256_by_name, years
+from chexreason.data.sources.tree import elsewhere
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import Track
 
@@ -24,7 +26,8 @@ log = logging.getLogger(__name__)
 _CSV_NAMES = {"train": ("train.csv",), "valid": ("valid.csv",), "test": ("groundtruth.csv", "test_labels.csv")}
 _SPLITS = {"train": "train", "valid": "val", "test": "test"}  # valid is 200 studies read by three radiologists
 _FACTS = ("Sex", "Age", "Frontal/Lateral", "AP/PA")  # of train.csv and valid.csv
-_RELEASES = "CheXpert*"  # folder names: CheXpert-v1.0, CheXpert-v1.0-small, CheXpert
+# CheXpert-v1.0, CheXpert-v1.0-small, CheXpert; in chexpertchestxrays-u20210408, "CheXpert-v1.0 batch 2 (train 1)"
+_RELEASES = "[Cc]he[Xx]pert*"
 _VIEW = r"view\d+_(?:frontal|lateral)\.(?:jpg|jpeg|png)"
 _STUDY_PATH = r"(?:.*/)?(?P<part>train|valid|test)/(?P<patient>patient\d+)/(?P<study>study\d+)"
 _OUTSIDE = r"(?:^|.*/)\.\.(?:/.*|$)|^/.*|.*[\\:].*"  # "..", an absolute path, a Windows path
@@ -35,8 +38,9 @@ class CheXpertSource:
     """The images of the ``parts`` (train, valid, test) of CheXpert, one row an image.
 
     ``root`` is the release's folder or its parent: the csv's paths begin with the release's name, whatever the folder
-    is called now. ``frontal_only`` leaves the lateral images out: 518 of the test set remain. ``test_csv`` names the
-    test set's labels where they are in another folder. The splits are train, val (the vendor's valid) and test.
+    is called now, and whether one folder holds the patients of train or batches do. ``frontal_only`` leaves the lateral
+    images out: 518 of the test set remain. ``test_csv`` names the test set's labels where they are in another folder.
+    The splits are train, val (the vendor's valid) and test.
     """
 
     name: str
@@ -61,7 +65,7 @@ class CheXpertSource:
         return {
             "source": "chexpert",
             **parameters(self, "root", "test_csv"),
-            "release": sorted({self._images(part).name for part in self.parts}),
+            "release": sorted({f.parent.name if f.name == p else f.name for p in self.parts for f in self._images(p)}),
             "sha256": sha256_by_name(self._csv(part) for part in self.parts),
         }
 
@@ -82,27 +86,41 @@ class CheXpertSource:
         return chosen.reset_index(drop=True)
 
     def _read(self, part: str, file: Path, faults: Faults) -> pd.DataFrame:
-        by_study = part == "test" and "study" in {name.strip().casefold() for name in header_of(file)}
-        key = "Study" if by_study else "Path"
-        table = VendorCsv(file, (key, *(_FACTS if part != "test" else ()), *CHEXPERT14.labels), faults)
-        where = _located(table, key, part, rf"{_STUDY_PATH}/?" if by_study else rf"{_STUDY_PATH}/(?P<view>{_VIEW})")
-        facts = table.rows.reindex(columns=list(_FACTS), fill_value="")
-        rows = pd.concat([facts, where, table.marks(CHEXPERT14.labels)], axis=1)
+        facts, renamed = (_FACTS, {}) if part != "test" else ((), {"Study": "Path"})
+        table = VendorCsv(file, ("Path", *facts, *CHEXPERT14.labels), faults, renamed)
+        by_study = part == "test" and "study" in map(str.casefold, table.header)
+        for root in (self.image_root, Path(self.root).absolute()):
+            table.rows["Path"] = table.rows["Path"].str.removeprefix(f"{root}/")
+        where = _located(table, "Study" if by_study else "Path", part)
+        known = table.rows.reindex(columns=list(_FACTS), fill_value="")
+        rows = pd.concat([known, where, table.marks(CHEXPERT14.labels)], axis=1)
         if by_study:
             rows = self._with_views(rows, table)
-        return self._frame(rows, part)
+        return self._frame(rows, part, self._folder_of(rows["patient"], part, table))
 
     def _with_views(self, rows: pd.DataFrame, table: VendorCsv) -> pd.DataFrame:
         """One row for each image found in the folder of each study: groundtruth.csv lists studies only."""
         folders = rows["patient"] + "/" + rows["study"]
-        images = folders.map(lambda folder: _views(self._images("test") / "test" / folder))
+        bases = self._images("test")
+        images = folders.map(lambda folder: next(filter(None, (_views(base / folder) for base in bases)), []))
         bad = (images.str.len() == 0) & (rows["patient"] != "")  # a path that did not fit is a fault already
-        table.faults.add_rows(table.file, f"without an image under {self._images('test') / 'test'}", bad, folders)
+        table.faults.add_rows(table.file, f"without an image under {bases[0]}", bad, folders)
         return rows.assign(view=images).explode("view", ignore_index=True).dropna(subset="view")
 
-    def _frame(self, rows: pd.DataFrame, part: str) -> pd.DataFrame:
+    def _folder_of(self, patient: pd.Series, part: str, table: VendorCsv) -> pd.Series:
+        """The folder under the root with each patient's images [N]; a patient in two folders is a fault."""
+        held: dict[str, list[str]] = {}
+        inside = [folder.relative_to(self.image_root).as_posix() for folder in self._images(part)]
+        for folder in inside:
+            for name in os.listdir(self.image_root / folder):
+                held.setdefault(name, []).append(folder)
+        where = patient.map(lambda p: held.get(p, inside[:1]))
+        several = where.str.len() > 1
+        table.faults.add_rows(table.file, "whose patient is in two folders", several, patient + where.str.join(", "))
+        return where.str[0]
+
+    def _frame(self, rows: pd.DataFrame, part: str, inside: pd.Series) -> pd.DataFrame:
         exam = rows["patient"] + "/" + rows["study"]
-        inside = (self._images(part) / part).relative_to(self.image_root).as_posix()
         turned = rows["view"].str.extract(r"_(frontal|lateral)\.", expand=False).str.upper()
         return pd.DataFrame(
             {
@@ -112,7 +130,7 @@ class CheXpertSource:
                 "split": _SPLITS[part],
                 "path": inside + "/" + exam + "/" + rows["view"],
                 "view": rows["AP/PA"].str.upper().where(rows["AP/PA"] != "", turned),
-                "age": pd.to_numeric(rows["Age"], errors="coerce"),
+                "age": years(rows["Age"]),
                 "sex": rows["Sex"].map({"Male": "M", "Female": "F"}).fillna(""),  # one is "Unknown"
                 "exam_id": "chexpert:" + exam,
                 **rows[list(CHEXPERT14.labels)],
@@ -120,8 +138,9 @@ class CheXpertSource:
         )
 
     def _folders(self) -> list[Path]:
-        """The root and the releases in it."""
-        return [self.image_root, *sorted(path for path in self.image_root.glob(_RELEASES) if path.is_dir())]
+        """The root and the releases in it; their batches."""
+        found = [self.image_root, *self.image_root.glob(_RELEASES), *self.image_root.glob(f"{_RELEASES}/{_RELEASES}")]
+        return sorted(path for path in found if path.is_dir())
 
     def _csv(self, part: str) -> Path:
         """The csv of ``part``; of the test set's two, groundtruth.csv is the published truth and comes first."""
@@ -139,20 +158,25 @@ class CheXpertSource:
                 return found[0]
         names = " or ".join(_CSV_NAMES[part])
         hint = "; or name it in test_csv" if part == "test" else ""
-        raise FileNotFoundError(f"no {names} in {self.image_root} or its {_RELEASES} folders; set root to them{hint}")
+        hint = elsewhere(self.image_root, _CSV_NAMES[part], "; set root to them") + hint
+        raise FileNotFoundError(f"no {names} in {self.image_root} or its CheXpert* folders{hint}")
 
-    def _images(self, part: str) -> Path:
-        """The release's folder that holds the images of ``part``."""
-        beside = [folder for folder in (self._csv(part).parent, *self._folders()) if (folder / part).is_dir()]
-        inside = [folder for folder in beside if folder.is_relative_to(self.image_root)]
-        if not inside:
-            raise FileNotFoundError(f"no folder {part}/ in {self.image_root} or its {_RELEASES} folders")
-        return inside[0]
+    def _images(self, part: str) -> list[Path]:
+        """The folders that hold the patients of ``part``: the one beside the csv, or the others, and the batches."""
+        own, folders = self._csv(part).parent, self._folders()
+        beside = [own] if own in folders and (own / part).is_dir() else folders
+        found = [folder / part for folder in beside if (folder / part).is_dir()]
+        found += [folder for folder in folders if f" ({part}" in folder.name and not (folder / part).is_dir()]
+        if not found:
+            hint = f"; unpack {part} beside {own} and set root to {own.parent}" if " batch " in own.name else ""
+            raise FileNotFoundError(f"no folder {part}/ in {self.image_root} or its CheXpert* folders{hint}")
+        return found
 
 
-def _located(table: VendorCsv, key: str, part: str, pattern: str) -> pd.DataFrame:
+def _located(table: VendorCsv, key: str, part: str) -> pd.DataFrame:
     """Patient, study and (of an image) view of each path; one that does not fit or leads out of the root is a fault."""
-    path = table.rows[key]
+    path = table.rows["Path"].rename(key)
+    pattern = rf"{_STUDY_PATH}/?" if key == "Study" else rf"{_STUDY_PATH}/(?P<view>{_VIEW})"
     outside = path.str.fullmatch(_OUTSIDE)
     found = path.str.extract(rf"^{pattern}$")
     table.faults.add_rows(table.file, f"with a {key} that leads out of the root", outside, path)

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
 import difflib
-import gzip
-import io
 import logging
-import zlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute
-import pyarrow.csv
 
 from chexreason.data.fingerprint import content_sha256
+from chexreason.data.sources.csv_text import Unreadable, dialect, letters, read_lines, records, refuse_swallowed
 
 log = logging.getLogger(__name__)
 _SHOWN = 3  # examples of each kind of fault
-_OTHER_DELIMITERS = (";", "\t", "|")
+# What spreadsheets, databases and pandas write where there is no name, and what they make of a long number
+_NO_NAME = re.compile(
+    r"[\W_]*|nan|none|nil|null|nat|<na>|n\.?/?a\.?|unknown|=.*|#(?:N/?A|REF|VALUE|NAME|NUM|NULL|DIV/0)[!?]?"
+    r"|\d+(?:[.,]\d*)?E\+\d+",
+    re.IGNORECASE,
+)
+_AGE = r"(?i)^(\d+(?:\.\d*)?)\s*(?:([YMWD])[A-Z]*\.?)?$"  # "57", "058Y", "18 months"
+_A_YEAR = {"Y": 1, "M": 12, "W": 52, "D": 365}
+Renamed = Mapping[str, str] | None  # the vendor's spelling of a column: ours
 Flags = pd.Series | npt.NDArray[np.bool_]  # one a row of a csv, in its order
 
 
@@ -35,6 +36,7 @@ class Faults:
     def __init__(self, place: str) -> None:
         self.place = place
         self.lines: list[str] = []
+        self.begins: dict[Path, Sequence[int]] = {}  # the line that each row of a file begins in
 
     def add(self, file: Path, fault: str) -> None:
         """Notes a fault of a whole file."""
@@ -44,7 +46,8 @@ class Faults:
         """Notes the rows [N] that are ``bad``, if any, and the first of their ``shown`` values with line numbers."""
         where = np.flatnonzero(bad)
         if len(where):
-            examples = first_of(f"line {i + 2} '{shown.iloc[i]}'" for i in where)  # the header is line 1
+            begins = self.begins.get(file)
+            examples = first_of(f"line {begins[i] if begins else i + 2} '{shown.iloc[i]}'" for i in where)
             self.add(file, f"{len(where)} rows {fault}: {examples}")
 
     def stop(self) -> None:
@@ -55,22 +58,39 @@ class Faults:
 
 
 class VendorCsv:
-    """The ``columns`` of one csv (plain or gzip, with or without BOM) as stripped text in ``rows``.
+    """The ``columns`` of one csv (plain or gzip) as stripped text in ``rows``: every record of the file is a row.
 
-    Column names are matched exactly, else without regard to case (logged); ``renamed`` maps the vendor's spelling to
-    ours. A file that cannot be read at all has no rows and its fault is in ``faults``.
+    Column names are matched exactly, else by their letters and digits without regard to case (logged, as is another
+    delimiter than the comma); ``renamed`` maps the vendor's spelling to ours, and ``optional`` columns may be absent.
+    A file that cannot be read at all has no rows and no ``header``, and its fault is in ``faults``.
     """
 
     def __init__(
-        self, file: Path, columns: Sequence[str], faults: Faults, renamed: Mapping[str, str] | None = None
+        self, file: Path, columns: Sequence[str], faults: Faults, renamed: Renamed = None, optional: Sequence[str] = ()
     ) -> None:
-        self.file, self.faults = file, faults
+        self.file, self.faults, self.header = file, faults, list[str]()
         self.rows = pd.DataFrame({column: pd.Series(dtype="str") for column in columns})
+        self._names = {column: [column] for column in (*columns, *optional)}  # each column's, in the csv
+        for theirs, ours in (renamed or {}).items():
+            self._names[ours].append(theirs)
         try:
-            data = _unpacked(file)
-            self.rows = self._parse(data, self._match(columns, _header(data), renamed or {}))
-        except _Unreadable as error:
+            self.rows = self._parse(read_lines(file), columns)
+        except Unreadable as error:
             faults.add(file, str(error))
+
+    def named(self, column: str) -> pd.Series:
+        """The values of ``column``; what programs write for none, or a spreadsheet broke, is a fault."""
+        text = self.rows[column]
+        nothing = pd.Series([_NO_NAME.fullmatch(value) is not None for value in text.tolist()], dtype=bool)
+        what = "names nothing (blank, nan, #N/A, a formula, a rounded number; export the column again, as text)"
+        self.faults.add_rows(self.file, f"whose {column} {what}", nothing, text)
+        return text
+
+    def words(self, column: str, known: Sequence[str]) -> pd.Series:
+        """The values of ``column`` in lower case; one that is not ``known`` is a fault."""
+        text = self.rows[column].str.lower()
+        self.faults.add_rows(self.file, f"with a {column} other than {', '.join(known)}", ~text.isin(known), text)
+        return text
 
     def whole_numbers(self, column: str) -> pd.Series:
         """The identifiers in ``column`` as ``identifiers`` gives them; anything but a whole number is a fault."""
@@ -83,22 +103,24 @@ class VendorCsv:
         """The values of ``column``; a whole number that passed through floating point ("10000032.0") is one again."""
         text = self.rows[column]
         dotted = text.str.fullmatch(r"\d+\.0+")
-        if dotted.any():
-            log.warning("%s: %d values of %s end in '.0'; taken as whole numbers", self.file, dotted.sum(), column)
+        if not dotted.any():
+            return text
+        log.warning("%s: %d values of %s end in '.0'; taken as whole numbers", self.file, dotted.sum(), column)
         return text.mask(dotted, text.str.split(".").str[0])
 
-    def marks(self, labels: Sequence[str]) -> pd.DataFrame:
-        """Raw marks of ``labels`` [N, L]: 1, 0, -1, NaN where blank; another value is a fault."""
+    def marks(self, labels: Sequence[str], words: Mapping[str, float] | None = None) -> pd.DataFrame:
+        """Raw marks of ``labels`` [N, L]: 1, 0, -1 (``words`` stand for these), NaN where blank; others are a fault."""
         text = self.rows[list(labels)].to_numpy(dtype=object)  # [N, L]
         codes, spelled = pd.factorize(text.ravel())  # a handful of spellings: "1.0", "-1.0", ""
-        parsed = pd.to_numeric(pd.Series(spelled, dtype="str"), errors="coerce").to_numpy(dtype=np.float64)
+        numbers = pd.Series([(words or {}).get(cell.upper(), cell) for cell in spelled], dtype=object)
+        parsed = pd.to_numeric(numbers, errors="coerce").to_numpy(dtype=np.float64)
         known = np.isin(parsed, (1.0, 0.0, -1.0)) | (np.asarray(spelled) == "")
         bad = ~known[codes].reshape(text.shape)  # [N, L]
-        first = bad.argmax(axis=1)
         shown = pd.Series("", index=range(len(text)))
         for i in np.flatnonzero(bad.any(axis=1))[:_SHOWN]:
-            shown[i] = f"{labels[first[i]]}={text[i, first[i]]}"
-        self.faults.add_rows(self.file, "with a mark other than 1, 0, -1 or blank", bad.any(axis=1), shown)
+            shown[i] = f"{labels[bad[i].argmax()]}={text[i, bad[i].argmax()]}"
+        fault = f"with a mark other than {', '.join([*(words or ()), '1', '0', '-1'])} or blank"
+        self.faults.add_rows(self.file, fault, bad.any(axis=1), shown)
         return pd.DataFrame(parsed[codes].reshape(text.shape), columns=list(labels))
 
     def no_repeats(self, identifiers: pd.Series) -> None:
@@ -107,55 +129,49 @@ class VendorCsv:
         fault = f"that repeat {article} {identifiers.name}"
         self.faults.add_rows(self.file, fault, identifiers.duplicated(), identifiers)
 
-    def _match(self, columns: Sequence[str], header: Sequence[str], renamed: Mapping[str, str]) -> dict[str, str]:
-        """Their spelling of each of our ``columns``, as ours by theirs."""
-        found: dict[str, str] = {}
-        missing = []
-        for column in columns:
-            names = [column, *(theirs for theirs, ours in renamed.items() if ours == column)]
-            folded = {name.casefold() for name in names}
-            candidates = [name for name in header if name.strip().casefold() in folded]
-            if len(candidates) > 1:
-                raise _Unreadable(f"has several columns for '{column}': {', '.join(candidates)}; keep one")
-            if not candidates:
-                missing.append(f"'{column}'{closest(column, header)}")
-                continue
-            found[candidates[0]] = column
-            if candidates[0] not in names:
-                log.warning("%s: column '%s' taken for '%s'", self.file, candidates[0], column)
+    def _match(self, columns: Sequence[str]) -> dict[str, int]:
+        """The place in the header of each of our columns; only ``columns`` have to be there."""
+        found, missing = {}, []
+        for column, names in self._names.items():
+            alike = [name for name in self.header if letters(name) in map(letters, names)]
+            alike = [name for name in self.header if name in names] or alike
+            if len(alike) > 1:
+                raise Unreadable(f"has several columns for '{column}': {', '.join(alike)}; keep one")
+            if alike:
+                found[column] = self.header.index(alike[0])
+            elif column in columns:
+                missing.append(f"'{column}'{closest(column, self.header)}")
+            if alike and alike[0] not in names:
+                log.warning("%s: column '%s' taken for '%s'", self.file, alike[0], column)
         if missing:
-            _refuse_header(missing, header, columns)
+            have = ", ".join(self.header[:20]) + (", ..." if len(self.header) > 20 else "")
+            raise Unreadable(f"lacks the columns {', '.join(missing)}; its columns: {have}")
         return found
 
-    def _parse(self, data: bytes, ours: Mapping[str, str]) -> pd.DataFrame:
-        shifted: list[tuple[int, str]] = []  # an unquoted comma moves every later value into the wrong column
-
-        def skip(row: pa.csv.InvalidRow) -> str:
-            shifted.append((row.number, f"{row.actual_columns} values for {row.expected_columns} columns"))
-            return "skip"
-
-        try:
-            table = pa.csv.read_csv(
-                io.BytesIO(data),
-                read_options=pa.csv.ReadOptions(use_threads=False),  # rows are numbered only then
-                parse_options=pa.csv.ParseOptions(invalid_row_handler=skip),
-                convert_options=pa.csv.ConvertOptions(
-                    include_columns=list(ours), column_types=dict.fromkeys(ours, pa.string()), strings_can_be_null=False
-                ),
-            )
-        except pa.ArrowException as error:
-            if not data.partition(b"\n")[2].strip():
-                raise _Unreadable("has a header and no rows") from error
-            raise _Unreadable(f"is not a table of UTF-8 text ({error})") from error
+    def _parse(self, lines: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+        skip, mark = dialect(lines, columns)
+        if (skip, mark) != (0, ","):
+            log.warning("%s: taken as separated by %r, with its header in line %d", self.file, mark, skip + 1)
+        reading = records(lines, skip, mark)
+        *span, names = next(reading)
+        self.header, n = [name.strip() for name in names], len(names)
+        at = self._match(columns)
+        spans, rows = [tuple(span)], []
+        shifted = []  # an unquoted comma moves every later value into the wrong column
+        for first, last, cells in reading:
+            if len(cells) == n:
+                spans.append((first, last))
+                rows.append([cells[i] for i in at.values()])
+            else:
+                shifted.append(f"line {first} {len(cells)} values for {n} columns")
         if shifted:
-            examples = ", ".join(f"line {number} {why}" for number, why in shifted[:_SHOWN])
-            raise _Unreadable(f"has {len(shifted)} rows of another length than the header: {examples}")
-        trimmed = [pa.compute.utf8_trim_whitespace(column) for column in table.columns]
-        return pa.table(trimmed, names=[ours[theirs] for theirs in table.column_names]).to_pandas()
-
-
-class _Unreadable(Exception):
-    """Why a file cannot be read at all."""
+            raise Unreadable(f"has {len(shifted)} rows of another length than the header: {first_of(shifted)}")
+        if not rows:
+            raise Unreadable("has a header and no rows")
+        read = list(zip(*rows, strict=True))
+        refuse_swallowed(lines, mark, n, spans, dict(zip(at.values(), read, strict=True)))
+        self.faults.begins[self.file] = [first for first, _ in spans[1:]]
+        return pd.DataFrame({name: map(str.strip, cells) for name, cells in zip(at, read, strict=True)}, dtype="str")
 
 
 def first_of(names: Iterable[str]) -> str:
@@ -171,12 +187,19 @@ def closest(name: str, known: Sequence[str]) -> str:
     return f" (closest: '{by_case[match[0]]}')" if match else ""
 
 
-def header_of(file: Path) -> list[str]:
-    """The column names of ``file``; none where it cannot be read."""
+def years(age: pd.Series) -> pd.Series:
+    """Whole years of ages such as "57", "058Y", "018M", "003D"; NaN where there is none."""
+    parts = age.astype(object).str.extract(_AGE)  # [N, 2]: number, unit
+    return np.floor(pd.to_numeric(parts[0]) / parts[1].str.upper().map(_A_YEAR).fillna(1))
+
+
+def listed_in(file: Path, faults: Faults) -> set[str]:
+    """The words of a list; none where it cannot be read, which is a fault."""
     try:
-        return _header(_unpacked(file))
-    except _Unreadable:
-        return []
+        return set(" ".join(read_lines(file)).split())
+    except Unreadable as error:
+        faults.add(file, str(error))
+        return set()
 
 
 def any_mark(marks: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -190,29 +213,3 @@ def any_mark(marks: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def sha256_by_name(files: Iterable[Path]) -> dict[str, str]:
     """SHA-256 of the bytes of each file, by its name."""
     return {file.name: content_sha256(file.read_bytes()) for file in files}
-
-
-def _unpacked(file: Path) -> bytes:
-    """The bytes of the csv without BOM; its first bytes tell gzip, for users rename files."""
-    data = file.read_bytes()
-    try:
-        return (gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data).removeprefix(codecs.BOM_UTF8)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise _Unreadable(f"is damaged gzip ({error}); download it again") from error
-
-
-def _header(data: bytes) -> list[str]:
-    line = data.split(b"\n", 1)[0].decode("utf-8", errors="replace").rstrip("\r")
-    if not line.strip():
-        raise _Unreadable("has no header line")
-    return next(csv.reader([line]))
-
-
-def _refuse_header(missing: Sequence[str], header: Sequence[str], columns: Sequence[str]) -> NoReturn:
-    line = ",".join(header)
-    wanted = {column.casefold() for column in columns}
-    for delimiter in _OTHER_DELIMITERS:
-        if wanted & {name.strip().strip('"').casefold() for name in line.split(delimiter)}:
-            raise _Unreadable(f"is separated by {delimiter!r}, not by commas; save it as the vendor ships it")
-    have = ", ".join(header[:20]) + (", ..." if len(header) > 20 else "")
-    raise _Unreadable(f"lacks the columns {', '.join(missing)}; its columns: {have}")

@@ -14,6 +14,7 @@ import pandas as pd
 
 from chexreason.data.manifest import READERS, parameters
 from chexreason.data.sources.columns import Faults, VendorCsv, sha256_by_name
+from chexreason.data.sources.tree import elsewhere
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import Track
 
@@ -81,6 +82,9 @@ class MIMICCXRSource:
         marks = _read_marks(labels, self.labeler, faults)
         faults.stop()
         at = splits.reindex(images["dicom_id"]).set_axis(images.index)
+        dicom = pd.Series(splits.index, dtype=object)  # isin of text is slow
+        lost = ~dicom.isin(images["dicom_id"].tolist())
+        faults.add_rows(split, "with a dicom_id that the metadata lacks", lost, dicom)
         _check_joins(images, at, marks, metadata, labels, faults)
         faults.stop()
         images = images.assign(split=READERS if self.readers else at["split"])
@@ -129,6 +133,7 @@ class MIMICCXRSource:
         absent = [name for name, file in zip(names, files, strict=True) if file is None]
         if absent:
             hint = "; the labelled test set comes with release 2.1.0" if RADIOLOGIST in absent else ""
+            hint += elsewhere(self.image_root, [*absent, *(f"{name}.gz" for name in absent)], "")
             raise FileNotFoundError(
                 f"no {', '.join(absent)} (nor .gz) in {self.image_root}; root must be the folder of MIMIC-CXR-JPG "
                 f"that holds them beside files/{hint}"
@@ -139,7 +144,7 @@ class MIMICCXRSource:
 def _read_images(file: Path, faults: Faults) -> pd.DataFrame:
     """Identifiers and view of every image of the release."""
     table = VendorCsv(file, ("dicom_id", "subject_id", "study_id", "ViewPosition"), faults)
-    dicom = table.rows["dicom_id"]
+    dicom = table.named("dicom_id")
     faults.add_rows(file, "with a dicom_id that is no file name", ~dicom.str.fullmatch(DICOM_ID), dicom)
     table.no_repeats(dicom)
     numbers = {column: table.whole_numbers(column) for column in ("subject_id", "study_id")}
@@ -150,8 +155,7 @@ def _read_splits(file: Path, faults: Faults) -> pd.DataFrame:
     """Subject, study and split by dicom_id."""
     table = VendorCsv(file, ("dicom_id", "study_id", "subject_id", "split"), faults)
     table.no_repeats(table.rows["dicom_id"])
-    split = table.rows["split"].str.lower()
-    faults.add_rows(file, f"with a split other than {', '.join(_SPLITS)}", ~split.isin(_SPLITS), split)
+    split = table.words("split", _SPLITS)
     numbers = {column: table.whole_numbers(column) for column in ("subject_id", "study_id")}
     return pd.DataFrame({**numbers, "split": split}).set_axis(table.rows["dicom_id"])
 
@@ -174,10 +178,9 @@ def _check_joins(
     faults.add_rows(metadata, "with a dicom_id that the split file lacks", lost, images["dicom_id"])
     other = ~lost & ((at["subject_id"] != images["subject_id"]) | (at["study_id"] != images["study_id"]))
     faults.add_rows(metadata, "with another subject or study than in the split file", other, images["dicom_id"])
-    study = pd.Series(marks.index)
+    study = pd.Series(marks.index, dtype=object)
     if "subject_id" in marks:
         subject = images.drop_duplicates("study_id").set_index("study_id")["subject_id"].reindex(study)
         other = subject.notna() & (subject.to_numpy() != marks["subject_id"]).to_numpy()
         faults.add_rows(labels, "with another subject than in the metadata", other.reset_index(drop=True), study)
-    else:
-        faults.add_rows(labels, "with a study_id that the metadata lacks", ~study.isin(images["study_id"]), study)
+    faults.add_rows(labels, "with a study_id that the metadata lacks", ~study.isin(images["study_id"].tolist()), study)

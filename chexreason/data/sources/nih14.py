@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from chexreason.data.leakage import patient_number
 from chexreason.data.manifest import parameters
-from chexreason.data.sources.columns import Faults, VendorCsv, closest, first_of, sha256_by_name
+from chexreason.data.sources.columns import Faults, VendorCsv, closest, first_of, listed_in, sha256_by_name, years
+from chexreason.data.sources.tree import Where, elsewhere, films, located, without_suffix
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.crosswalk import NIH_TO_CHEXPERT, nih_to_chexpert
 from chexreason.progress import Track
@@ -20,8 +21,8 @@ from chexreason.progress import Track
 log = logging.getLogger(__name__)
 _CSV_NAMES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 _CSV_COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patient Gender", "View Position")
-_LIST_NAMES = {"train": "train_val_list.txt", "test": "test_list.txt"}
-_SUFFIXES = ("png", "jpg", "jpeg", "dcm")
+_LIST_NAMES = {"train": "train_val_list", "test": "test_list"}  # .txt, or _NIH.txt in Kaggle's resized copy
+IMAGES = "images*"  # the vendor's folders: images, images_001, images-224, and folders of these names in them
 _SPLITS = ("official", "patient_hash")
 
 
@@ -63,7 +64,7 @@ class NIH14Source:
             "source": "nih14",
             **parameters(self, "root"),
             "sha256": sha256_by_name(files),
-            "images_found": len(image_index(self.image_root)),
+            "images_found": len(films(self.image_root, IMAGES)),
         }
 
     def prepare(self, folder: Path, progress: Track) -> pd.DataFrame:
@@ -75,9 +76,9 @@ class NIH14Source:
         file = self._csv()
         table = _read_entries(file, faults)
         in_test = self._in_test(table, faults) if self.split == "official" else None
-        image = stem(table["Image Index"])
-        path = by_value(image, image_index(self.image_root).get)  # the csv says .png whatever the files are
-        present = note_missing(file, table["Image Index"], path, self.allow_missing, faults)
+        image = by_value(table["Image Index"], without_suffix)
+        where = located(self.image_root, image, IMAGES)  # the csv says .png whatever the files are
+        present = note_missing(file, table["Image Index"], where, self.allow_missing, faults)
         faults.stop()
         marks = nih_to_chexpert(table["Finding Labels"], self.include_opacity)  # [N, 14]
         rows = pd.DataFrame(
@@ -86,9 +87,9 @@ class NIH14Source:
                 "patient_id": "nih14:" + table["Patient ID"],  # by vendor: resized copies of the set share patients
                 "dataset": self.name,
                 "split": self._split(table["Patient ID"], in_test),
-                "path": path,
+                "path": where[0],
                 "view": table["View Position"],
-                "age": by_value(table["Patient Age"], _years),
+                "age": years(table["Patient Age"]),
                 "sex": table["Patient Gender"].where(table["Patient Gender"].isin(["M", "F"]), ""),
                 **{label: marks[:, i] for i, label in enumerate(CHEXPERT14.labels)},
             }
@@ -96,29 +97,34 @@ class NIH14Source:
         return self._drawn(rows[present])
 
     def _csv(self) -> Path:
-        for name in _CSV_NAMES:
-            if (self.image_root / name).is_file():
-                return self.image_root / name
-        raise FileNotFoundError(f"no {' or '.join(_CSV_NAMES)} in {self.image_root}; download it beside the images")
+        return self._file(_CSV_NAMES, elsewhere(self.image_root, _CSV_NAMES, "; download it beside the images"))
 
     def _lists(self) -> dict[str, Path]:
-        lists = {part: self.image_root / name for part, name in _LIST_NAMES.items()}
-        for path in lists.values():
-            if not path.is_file():
-                raise FileNotFoundError(f"no {path}; download the official list, or set split=patient_hash")
-        return lists
+        way_out = "; download the official list, or set split=patient_hash"
+        return {part: self._file((f"{n}.txt", f"{n}_NIH.txt"), way_out) for part, n in _LIST_NAMES.items()}
+
+    def _file(self, names: Sequence[str], way_out: str) -> Path:
+        for name in names:
+            if (self.image_root / name).is_file():
+                return self.image_root / name
+        raise FileNotFoundError(f"no {' or '.join(names)} in {self.image_root}{way_out}")
 
     def _in_test(self, table: pd.DataFrame, faults: Faults) -> pd.Series:
         """Which rows [N] the vendor's test list names; an image in both lists or in none is a fault."""
         files, image, patient = self._lists(), table["Image Index"], table["Patient ID"]
-        listed = {part: set(path.read_text(encoding="utf-8-sig").split()) for part, path in files.items()}
+        listed = {part: listed_in(path, faults) for part, path in files.items()}
         in_train, in_test = by_value(image, listed["train"].__contains__), by_value(image, listed["test"].__contains__)
         both = sorted(listed["train"] & listed["test"])
         if both:
-            faults.add(files["test"], f"{len(both)} images are in {_LIST_NAMES['train']} too: {first_of(both)}")
+            faults.add(files["test"], f"{len(both)} images are in {files['train'].name} too: {first_of(both)}")
         crossing = sorted(set(patient[in_train & ~in_test].tolist()) & set(patient[in_test].tolist()))
         if crossing:
             faults.add(files["test"], f"{len(crossing)} patients have images in both lists: {first_of(crossing)}")
+        if lost := sorted((listed["train"] | listed["test"]).difference(image)):
+            what = f"{len(lost)} images of the official lists have no row: {first_of(lost)}"
+            if not self.allow_missing:
+                faults.add(self._csv(), f"{what}; complete the csv, or set allow_missing=true")
+            log.warning("%s: %s", self._csv(), what)
         nowhere = ~(in_train | in_test)
         faults.add_rows(self._csv(), "whose image is in neither official list", nowhere, image)
         return in_test
@@ -148,7 +154,7 @@ class NIH14Source:
 def _read_entries(file: Path, faults: Faults) -> pd.DataFrame:
     """The vendor's table as text, one row an image, ``Patient ID`` without leading zeros; its faults are noted."""
     csv = VendorCsv(file, _CSV_COLUMNS, faults)
-    patient = csv.whole_numbers("Patient ID").str.lstrip("0")
+    patient = by_value(csv.whole_numbers("Patient ID"), lambda number: patient_number("nih14", number))
     csv.no_repeats(csv.rows["Image Index"])
     check_image_names(file, csv.rows["Image Index"], patient, faults)
     _check_findings(file, csv.rows["Finding Labels"], faults)
@@ -158,19 +164,22 @@ def _read_entries(file: Path, faults: Faults) -> pd.DataFrame:
 def check_image_names(file: Path, image: pd.Series, patient: pd.Series, faults: Faults) -> None:
     """Notes rows without an image, and those whose image is named after another patient ("00000001_000" is of 1)."""
     faults.add_rows(file, "without an image", image == "", patient)
-    named = image.str.extract(r"^(\d{8})_\d{3}\.", expand=False).str.lstrip("0")
-    other = named.notna() & (named != patient)
+    named = by_value(image, lambda name: patient_number("nih14", name))
+    other = (named != "") & (named != patient)
     faults.add_rows(file, "whose Patient ID is not the one in the image's name", other, image)
 
 
-def note_missing(file: Path, image: pd.Series, path: pd.Series, allow_missing: bool, faults: Faults) -> pd.Series:
-    """Which rows [N] have a ``path``; those without are a fault, or a warning where ``allow_missing`` leaves some."""
+def note_missing(file: Path, image: pd.Series, where: Where, allow_missing: bool, faults: Faults) -> pd.Series:
+    """Which rows [N] have a path; those without are a fault, or a warning where ``allow_missing`` leaves some."""
+    path, twice = where
+    faults.add_rows(file, "whose image lies in two places (move one of them out of the root)", twice != "", twice)
     missing = path.isna()
     what = f"{missing.sum()} of {len(path)} images"
     if missing.any() and allow_missing and not missing.all():
         log.warning("%s: %s are missing; their rows are left out", file, what)
     elif missing.any():
-        way_out = "complete the download" if allow_missing else "complete the download, or set allow_missing=true"
+        way_out = "complete the download (there or in images* below it)"
+        way_out += "" if allow_missing else ", or set allow_missing=true"
         faults.add(file, f"{what} are not in the folder: {first_of(image[missing])}; {way_out}")
     return ~missing
 
@@ -186,26 +195,6 @@ def _check_findings(file: Path, findings: pd.Series, faults: Faults) -> None:
     faults.add_rows(file, "with 'No Finding' beside another finding", findings.isin(torn), findings)
 
 
-def image_index(root: Path) -> dict[str, str]:
-    """Stem -> posix path relative to ``root`` of each image in images/, images_*/, images_*/images/ and the root."""
-    folders = [root, root / "images", *sorted(root.glob("images_*")), *sorted(root.glob("images_*/images"))]
-    index: dict[str, str] = {}
-    for folder in filter(Path.is_dir, folders):
-        prefix = folder.relative_to(root).as_posix()
-        prefix = "" if prefix == "." else f"{prefix}/"
-        with os.scandir(folder) as entries:
-            for name in sorted(entry.name for entry in entries):
-                start, _, suffix = name.rpartition(".")
-                if suffix.lower() in _SUFFIXES:
-                    index.setdefault(start, prefix + name)
-    return index
-
-
-def stem(image: pd.Series) -> pd.Series:
-    """Names of files without their last suffix."""
-    return image.str.replace(r"\.[^.]*$", "", regex=True)
-
-
 def by_value(column: pd.Series, function: Callable[[str], object]) -> pd.Series:
     """``function`` of each value, called once a distinct one: 112,120 images have 30,805 patients and 100 ages."""
     values = column.tolist()  # not map: reading a text column one by one costs more than the functions
@@ -216,11 +205,3 @@ def by_value(column: pd.Series, function: Callable[[str], object]) -> pd.Series:
 def _fraction(key: str) -> float:
     """A number in [0, 1) that depends on ``key`` alone."""
     return int.from_bytes(hashlib.sha1(key.encode()).digest()[:6], "big") / 2**48
-
-
-def _years(age: str) -> float:
-    """Age in years of "57" or, as in the 2017 file, "058Y", "011M", "003D"; NaN where it is none."""
-    number, unit = (age[:-1], age[-1:]) if age[-1:] in "YMD" else (age, "Y")
-    if not number.isdigit():
-        return float("nan")
-    return float(int(number) // {"Y": 1, "M": 12, "D": 365}[unit])

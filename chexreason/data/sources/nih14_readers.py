@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from chexreason.data.leakage import patient_number
 from chexreason.data.manifest import READERS, parameters
-from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, header_of, sha256_by_name
-from chexreason.data.sources.nih14 import by_value, check_image_names, image_index, note_missing, stem
+from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, sha256_by_name
+from chexreason.data.sources.nih14 import IMAGES, by_value, check_image_names, note_missing
+from chexreason.data.sources.tree import films, located, without_suffix
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import Track
 
@@ -54,7 +56,7 @@ READERS_TO_CHEXPERT = {
 }
 IMAGE_COLUMN = {"four_findings": "Image Index", "all_findings": "Image ID"}
 READER_COLUMN = "Reader ID"  # of the files that hold each reader's marks, several rows an image
-MARKS = {"YES": 1.0, "1": 1.0, "NO": 0.0, "0": 0.0, "HEDGE": -1.0, "": np.nan}
+MARKS = {"YES": 1.0, "NO": 0.0, "HEDGE": -1.0}
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class NIH14ReadersSource:
             **parameters(self, "root", "csv"),
             "crosswalk": {k: v for k, v in READERS_TO_CHEXPERT.items() if k.startswith(f"{self.study}: ")},
             "sha256": sha256_by_name(self._files()),
-            "images_found": len(image_index(self.image_root)),
+            "images_found": len(films(self.image_root, IMAGES)),
         }
 
     def prepare(self, folder: Path, progress: Track) -> pd.DataFrame:
@@ -98,11 +100,13 @@ class NIH14ReadersSource:
         """
         faults = Faults(f"data set '{self.name}'")
         rows = pd.concat([self._rows(file, faults) for file in self._files()], ignore_index=True)
-        again = rows["study_id"].duplicated()
-        faults.add_rows(self._files()[-1], "that repeat an image (of another file, too)", again, rows["study_id"])
-        present = note_missing(self._files()[0], rows["study_id"], rows["path"], self.allow_missing, faults)
+        again = "', '".join(rows["study_id"][rows["study_id"].duplicated()][:3])
+        if again:
+            faults.add(self._files()[-1], f"images that an earlier row has (of another file, too): '{again}'")
+        where = located(self.image_root, rows["study_id"].str.removeprefix(f"{self.name}:"), IMAGES)
+        present = note_missing(self._files()[0], rows["study_id"], where, self.allow_missing, faults)
         faults.stop()
-        return rows[present].reset_index(drop=True)
+        return rows.assign(path=where[0])[present].reset_index(drop=True)
 
     def _files(self) -> list[Path]:
         files = [self.image_root / name for name in ([self.csv] if isinstance(self.csv, str) else self.csv)]
@@ -113,30 +117,26 @@ class NIH14ReadersSource:
 
     def _rows(self, file: Path, faults: Faults) -> pd.DataFrame:
         findings, image_column = STUDIES[self.study], IMAGE_COLUMN[self.study]
-        if READER_COLUMN in header_of(file):
-            faults.add(file, "holds the marks of single readers; take test_labels.csv or validation_labels.csv")
         csv = VendorCsv(file, [image_column, "Patient ID", *findings], faults)
-        image, patient = csv.rows[image_column], csv.whole_numbers("Patient ID").str.lstrip("0")
+        if READER_COLUMN in csv.header:
+            faults.add(file, "holds the marks of single readers; take test_labels.csv or validation_labels.csv")
+        image, number = csv.rows[image_column], csv.whole_numbers("Patient ID")
+        patient = by_value(number, lambda written: patient_number("nih14", written))
         check_image_names(file, image, patient, faults)
-        marks = pd.DataFrame({column: self._marks(file, csv.rows[column], faults) for column in findings})
+        image = by_value(image, without_suffix)
+        marks = csv.marks(list(findings), MARKS)
+        if OPPOSITE in marks:
+            marks[OPPOSITE] = marks[OPPOSITE].map({1.0: 0.0, 0.0: 1.0, -1.0: -1.0})
         about = {label: [column for column, ours in findings.items() if ours == label] for label in CHEXPERT14.labels}
         return pd.DataFrame(
             {
-                "study_id": self.name + ":" + stem(image),
+                "study_id": self.name + ":" + image,
                 "patient_id": "nih14:" + patient,
                 "dataset": self.name,
                 "split": READERS,
-                "path": by_value(stem(image), image_index(self.image_root).get),
                 "view": "",
                 "age": np.nan,
                 "sex": "",
                 **{label: any_mark(marks[columns].to_numpy()) for label, columns in about.items()},
             }
         )
-
-    def _marks(self, file: Path, column: pd.Series, faults: Faults) -> pd.Series:
-        """YES, NO and HEDGE, or 1 and 0, as raw marks."""
-        written = column.str.upper()
-        faults.add_rows(file, f"with a mark of {column.name} other than YES or NO", ~written.isin(list(MARKS)), column)
-        marks = written.map(MARKS).astype("float64")
-        return marks.mask(marks >= 0.0, 1.0 - marks) if column.name == OPPOSITE else marks

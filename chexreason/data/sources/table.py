@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import pandas as pd
 
 from chexreason.data.fingerprint import content_sha256
-from chexreason.data.manifest import parameters
-from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, closest, header_of
+from chexreason.data.leakage import EVALUATION, TRAIN, patient_number, same_patient, vendor_of
+from chexreason.data.manifest import READERS, parameters
+from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, closest, years
+from chexreason.data.sources.csv_text import letters
+from chexreason.data.sources.tree import located, without_suffix
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import Track
 
-_ROUNDED = r"\d\.\d+[eE]\+\d+"  # "1.00000E+07": a spreadsheet has rounded the number
+SPLITS = (*TRAIN, *EVALUATION, READERS, "train", "validate")  # the last two are the vendors', to select from
+_SYNONYMS = {"mass": "Lung Lesion", "nodule": "Lung Lesion", "normal": "No Finding"}
+_COMMON = {"finding", "lung", "other", "support"}  # words of labels that do not tell which
 
 
 @dataclass(frozen=True)
 class TableSource:
-    """The rows of ``csv``, whose ``path_column`` is relative to ``root`` (default: the folder of the csv).
+    """The rows of ``csv``, whose ``path_column`` is relative to ``root`` (default: the folder of the csv) or inside it.
 
-    Every row is in ``split``, or in the one its ``split_column`` names. ``label_columns`` maps our labels to the csv's
-    columns (default: the columns spelled like CheXpert's labels), one or several each (``any_mark``); labels without a
-    column are blank, and ``labelled_only`` leaves out rows that have no mark at all. A patient is named by
-    ``patient_column`` and ``vendor`` (default: ``name``), which copies of one vendor's images share.
+    A path may lack its suffix, and a file's name its folder, where one file alone fits (``located``).
+    Every row is in ``split``, or in the one its ``split_column`` names: one of ``SPLITS``. ``label_columns`` maps our
+    labels to the csv's columns, one or several each (``any_mark``); labels without a column are blank. Its default is
+    the columns spelled like CheXpert's labels; a column that is nearly so is a fault, for its marks would be lost.
+    ``labelled_only`` leaves out rows that have no mark at all. ``vendor`` is the hospital that gave the ids of
+    ``patient_column``: patients are the same in sets that share it, and only suspected without.
     """
 
     name: str
@@ -44,6 +55,8 @@ class TableSource:
     sex_column: str | None = None
 
     def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ValueError(f"split='{self.split}'; choose one of: {', '.join(SPLITS)}")
         for label in self.label_columns or ():
             if label not in CHEXPERT14.labels:
                 hint = closest(label, CHEXPERT14.labels)
@@ -59,7 +72,8 @@ class TableSource:
         """Parameters and the hash of the csv."""
         columns = {label: _listed(names) for label, names in (self.label_columns or {}).items()}
         csv = {"csv": Path(self.csv).name, "csv_sha256": content_sha256(self._csv().read_bytes())}
-        return {"source": "table", **parameters(self, "root"), **csv, "label_columns": columns or None}
+        named = {"label_columns": columns or None, "vendor": vendor_of(self.vendor) if self.vendor else None}
+        return {"source": "table", **parameters(self, "root"), **csv, **named, "patient_ids": "normal form"}
 
     def prepare(self, folder: Path, progress: Track) -> pd.DataFrame:
         """The manifest's rows; nothing is written.
@@ -67,31 +81,34 @@ class TableSource:
         Raises FileNotFoundError on a missing csv and ValueError that lists all its faults.
         """
         faults = Faults(f"data set '{self.name}'")
-        labels = self._label_columns()
+        asked = {label: _listed(names) for label, names in (self.label_columns or {}).items()}
         optional = (self.split_column, self.view_column, self.age_column, self.sex_column)
-        findings = list(dict.fromkeys(chain.from_iterable(labels.values())))
-        named = dict.fromkeys((self.path_column, self.patient_column, *filter(None, optional), *findings))
-        table = VendorCsv(self._csv(), list(named), faults)
-        marks = table.marks(findings)
-        study = self._paths(table.rows, faults)
-        self._filled(table.rows, self.patient_column, faults)
-        rounded = table.rows[self.patient_column].str.fullmatch(_ROUNDED)
-        fault = f"with a {self.patient_column} rounded by a spreadsheet"
-        faults.add_rows(table.file, fault, rounded, table.rows[self.patient_column])
-        patient = table.identifiers(self.patient_column)
-        split = self._filled(table.rows, self.split_column, faults) if self.split_column else self.split
+        named = (self.path_column, self.patient_column, *filter(None, optional), *chain.from_iterable(asked.values()))
+        spelled = CHEXPERT14.labels if self.label_columns is None else ()
+        table = VendorCsv(self._csv(), list(dict.fromkeys(named)), faults, optional=spelled)
+        if table.rows.empty:
+            faults.stop()
+        labels = asked or {label: [label] for label in spelled if label in table.rows}
+        if self.label_columns is None:
+            self._check_spelling(table, list(labels))
+        marks = table.marks(list(dict.fromkeys(chain.from_iterable(labels.values()))))
+        table.named(self.path_column)
+        study, path = self._paths(table.rows, faults)
+        table.named(self.patient_column)
+        patient = self._patients(table)
+        split = table.words(self.split_column, SPLITS) if self.split_column else self.split
         faults.stop()
         blank = pd.Series("", index=study.index, dtype="str")
         view, age, sex = (table.rows[column] if column else blank for column in optional[1:])
         rows = pd.DataFrame(
             {
                 "study_id": self.name + ":" + study,
-                "patient_id": (self.vendor or self.name) + ":" + patient,
+                "patient_id": patient,
                 "dataset": self.name,
                 "split": split,
-                "path": table.rows[self.path_column],
+                "path": path,
                 "view": view,
-                "age": pd.to_numeric(age, errors="coerce"),
+                "age": years(age),
                 "sex": sex.str.upper().str.extract("^([MF])", expand=False).fillna(""),
                 **{label: any_mark(marks[labels.get(label, [])].to_numpy()) for label in CHEXPERT14.labels},
             }
@@ -104,39 +121,77 @@ class TableSource:
             raise FileNotFoundError(f"no csv at {path} for data set '{self.name}'")
         return path
 
-    def _label_columns(self) -> dict[str, list[str]]:
-        """The columns of each label; raises ValueError where the csv has none."""
-        if self.label_columns is not None:
-            return {label: _listed(names) for label, names in self.label_columns.items()}
-        header = header_of(self._csv())
-        spelled = {name.strip().casefold() for name in header}
-        found = {label: [label] for label in CHEXPERT14.labels if label.casefold() in spelled}
+    def _check_spelling(self, table: VendorCsv, found: Sequence[str]) -> None:
+        """Notes columns whose marks would be lost; raises ValueError where the csv has no label's column."""
+        spelled, used, faults = [letters(name) for name in table.header], set(map(letters, table.rows)), table.faults
+        if twice := [label for label in found if spelled.count(letters(label)) > 1]:
+            faults.add(table.file, f"several columns for {', '.join(twice)}; keep one, or name it in label_columns")
+        near = {name: label for name in table.header if letters(name) not in used for label in _nearest(name, found)}
+        if near:
+            asked = {label: [name for name in near if near[name] == label] for label in near.values()}
+            known = {label: label for label in found}
+            every, some = (json.dumps(names, ensure_ascii=False) for names in ({**known, **asked}, known))
+            listed = ", ".join(f"'{name}' ({label}?)" for name, label in near.items())
+            ways = f"label_columns: {every} reads them, label_columns: {some} does not"
+            faults.add(table.file, f"columns that are nearly spelled like a label: {listed}; {ways}")
         if not found:
-            raise ValueError(
-                f"{self.csv} has no column spelled like a CheXpert label; name them in label_columns (ours: theirs); "
-                f"its columns: {', '.join(header)}"
-            )
-        return found
+            fault = "no column spelled like a CheXpert label; name them in label_columns (ours: theirs)"
+            faults.add(table.file, f"{fault}; its columns: {', '.join(table.header)}")
+            faults.stop()
 
-    def _paths(self, table: pd.DataFrame, faults: Faults) -> pd.Series:
-        """The path of each row without its suffix, which names the study."""
-        path = self._filled(table, self.path_column, faults)
-        outside = path.map(lambda p: os.path.isabs(p) or os.path.normpath(p).split(os.sep)[0] == os.pardir)
-        faults.add_rows(self._csv(), f"whose {self.path_column} leads out of {self.image_root}", outside, path)
-        study = path.map(lambda p: os.path.splitext(os.path.normpath(p))[0]).astype("str")
-        again = study.duplicated() & (path != "")
-        faults.add_rows(self._csv(), f"that repeat a {self.path_column} (suffix aside)", again, path)
-        return study
+    def _paths(self, table: pd.DataFrame, faults: Faults) -> tuple[pd.Series, pd.Series]:
+        """The path of each row without its suffix, which names the study, and the file of each row."""
+        written = table[self.path_column]
+        path = written.map(self._inside).astype("str")
+        outside = path.map(lambda p: os.path.isabs(p) or p.split(os.sep)[0] == os.pardir)
+        faults.add_rows(self._csv(), f"whose {self.path_column} leads out of {self.image_root}", outside, written)
+        study = path.map(without_suffix)
+        file, two = located(self.image_root, path)
+        fault = f"whose {self.path_column} fits several files (write which)"
+        faults.add_rows(self._csv(), fault, two != "", written + " = " + two)
+        again = (study.duplicated() | file.duplicated()) & (written != "")
+        faults.add_rows(self._csv(), f"that repeat a {self.path_column} (suffix aside)", again, written)
+        return study, file
 
-    def _filled(self, table: pd.DataFrame, column: str, faults: Faults) -> pd.Series:
-        faults.add_rows(self._csv(), f"with an empty {column}", table[column] == "", table[self.path_column])
-        return table[column]
+    def _inside(self, path: str) -> str:
+        """``path`` from the root on, also where it is absolute and names the root by a link."""
+        path = os.path.normpath(path)
+        roots = (self.image_root, Path(self.root if self.root is not None else Path(self.csv).parent).absolute())
+        return next((os.path.relpath(path, root) for root in roots if path.startswith(f"{root}{os.sep}")), path)
+
+    def _patients(self, table: VendorCsv) -> pd.Series:
+        """The patient of each row; ids the vendor does not have, and two that may be one patient's, are faults."""
+        written, vendor = table.identifiers(self.patient_column), vendor_of(self.vendor or self.name)
+        number = written.map(partial(patient_number, vendor)).astype("str")
+        fault = f"with a {self.patient_column} unlike those of {vendor} (whose else? set vendor)"
+        table.faults.add_rows(table.file, fault, (number == "") & (written != ""), written)
+        patient = vendor + ":" + number
+        first = pd.Series(number.index, number.index).groupby(patient.map(same_patient)).transform("first")
+        twin = number.loc[first].set_axis(number.index)
+        fault = f"with a {self.patient_column} that may be another's (if it is, write it alike; if not, add a letter)"
+        shown = (
+            number + "' and line " + first.map(table.faults.begins[table.file].__getitem__).astype("str") + " '" + twin
+        )
+        table.faults.add_rows(table.file, fault, number != twin, shown)
+        return patient
 
     def _labelled(self, rows: pd.DataFrame) -> pd.DataFrame:
         marked = rows[list(CHEXPERT14.labels)].notna().any(axis=1)
         if not marked.any():
             raise ValueError(f"{self.csv} has no mark in any of its {len(rows)} rows: see label_columns")
         return rows[marked].reset_index(drop=True)
+
+
+def _nearest(column: str, found: Sequence[str]) -> list[str]:
+    """The label that ``column`` most likely means, by a word or the whole name: none of ``found``, or no label."""
+    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", column)]
+    likely = {}
+    for label in (label for label in CHEXPERT14.labels if label not in found):
+        telling = set(label.lower().split()) - _COMMON
+        shared = any(_SYNONYMS.get(word) == label or get_close_matches(word, telling, cutoff=0.72) for word in words)
+        if shared or get_close_matches(letters(column), [letters(label)], cutoff=0.85):
+            likely[letters(label)] = label
+    return [likely[name] for name in get_close_matches(letters(column), likely, n=1, cutoff=0.0)]
 
 
 def _listed(names: str | Sequence[str]) -> list[str]:

@@ -47,7 +47,7 @@ def of_predictions(found: Sequence[Prediction], answer_format: AnswerFormat) -> 
         raise ValueError(
             f"{len(changed)} of {len(found)} answers, e.g. of {', '.join(changed[:_SHOWN])}, read differently than "
             f"when they were predicted (grammar '{answer_format.grammar}', labels '{answer_format.label_set.name}'): "
-            "set prompt= and labels= as then"
+            "set prompt= and labels= as then, or evaluate again (restart=true) what an earlier version read"
         )
     studies = (
         study_of(p.study_id, p.patient_id, p.dataset, p.truth, p.labelled, answer_format.label_set) for p in found

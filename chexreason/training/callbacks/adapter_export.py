@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import lightning as L
 
@@ -14,6 +14,20 @@ from chexreason.model.adapters import check_sound, save_adapter
 from chexreason.model.policy import Policy
 
 log = logging.getLogger(__name__)
+
+
+def score_of(trainer: L.Trainer, monitor: str) -> float | None:
+    """The monitored value; None where it is not finite, e.g. macro_f1_supported without a positive mark: no score."""
+    value = float(trainer.callback_metrics.get(monitor, math.nan))
+    return value if math.isfinite(value) else None
+
+
+class EarlyStopping(L.pytorch.callbacks.EarlyStopping):
+    """Lightning's, by its name in checkpoints: a validation without a score neither ends a run nor counts."""
+
+    def _run_early_stopping_check(self, trainer: L.Trainer) -> None:
+        if score_of(trainer, self.monitor) is not None:
+            super()._run_early_stopping_check(trainer)
 
 
 class AdapterExport(L.Callback):
@@ -33,9 +47,8 @@ class AdapterExport(L.Callback):
         if self.monitor not in trainer.callback_metrics:
             known = ", ".join(sorted(k for k in trainer.callback_metrics if "f1/" not in k))
             raise KeyError(f"phase.monitor={self.monitor} is not logged; logged: {known}")
-        value = float(trainer.callback_metrics[self.monitor])
-        if math.isnan(value):
-            return  # no score, e.g. macro_f1_supported of a set without a positive mark: nothing compares with it
+        if (value := score_of(trainer, self.monitor)) is None:
+            return
         better = self.best is None or (value < self.best if self.mode == "min" else value > self.best)
         if better and trainer.is_global_zero:
             self._save(pl_module, "best", trainer.global_step, value)
@@ -48,15 +61,11 @@ class AdapterExport(L.Callback):
                 log.warning(
                     "no validation scored %s before the end: %s is not written, take last", self.monitor, folder
                 )
-            value = trainer.callback_metrics.get(self.monitor)
-            self._save(pl_module, "last", trainer.global_step, None if value is None else float(value))
+            self._save(pl_module, "last", trainer.global_step, score_of(trainer, self.monitor))
 
     def _save(self, pl_module: L.LightningModule, which: str, step: int, value: float | None) -> None:
-        policy = pl_module.policy
-        if not isinstance(policy, Policy):
-            raise TypeError(f"{type(pl_module).__name__}.policy is {type(policy).__name__}, not a Policy")
         card = {**self.card, "step": step, "monitor": self.monitor, "value": value}
-        save_adapter(policy, self.folder / which, card)
+        save_adapter(cast(Policy, pl_module.policy), self.folder / which, card)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}

@@ -31,8 +31,6 @@ class LabelF1(Metric):
     Use one object a data set.
     """
 
-    is_differentiable = False
-    higher_is_better = True
     full_state_update = False
     keys: list[Tensor]
     rows: list[Tensor]
@@ -89,7 +87,7 @@ class LabelF1(Metric):
         values, said = label_f1(hits[:, :3], judged, failed, self.labels), rows[judged.any(axis=1), -2:]
         if len(said) and (said != _NOT_KNOWN).all():
             values |= vocabulary_rates(said.astype(np.float64))
-        return {name: torch.tensor(value, dtype=torch.float64, device=self.device) for name, value in values.items()}
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
 
 
 class LabelF1Callback(L.Callback):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
@@ -13,11 +16,12 @@ import lightning as L
 import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from chexreason.data.credentialed import ExportError, held_sets, named_agreement
+from chexreason.data.credentialed import ExportError, agreement_for
 from chexreason.data.image import load_image
 from chexreason.files import write_text
 from chexreason.signals import is_first_rank
 from chexreason.training.callbacks.transfer_rules import CHOSEN_BY
+from chexreason.training.gate import Gate, shareable
 from chexreason.types import Prediction, Study
 
 log = logging.getLogger(__name__)
@@ -34,6 +38,10 @@ SUMMARIES = {
 SET_SUMMARIES = {"macro_f1": "last,max", "micro_f1": "last,max", "fail_rate": "last,min", "no_label_rate": "last,min"}
 TABLE_COLUMNS = ("step", "dataset", "study_id", "truth", "predicted", "broken", "text")
 _SIDE = 512  # pixels of the longer side of a picture in the table
+# W&B's own record of a run has none of what tells of the machine, its user and the command, nor what the run prints.
+_SILENT = {"console": "off", "disable_git": True, "disable_code": True, "host": "-"}
+_SILENT |= {"x_disable_meta": True, "x_disable_machine_info": True, "x_save_requirements": False}
+_COPIES = ("WANDB_DATA_DIR", "WANDB_CACHE_DIR")  # where it copies what it uploads: by default in the home folder
 
 
 def wandb_logger(
@@ -49,7 +57,8 @@ def wandb_logger(
         resume="allow",
         save_dir=str(run_dir),
         name=name,
-        config=dict(config),
+        config=shareable({key: value for key, value in config.items() if key not in ("paths", "run_dir")}),
+        settings=wandb.Settings(**_SILENT),
     )
 
 
@@ -65,27 +74,23 @@ def _identity(run_dir: Path) -> str | None:
 class WandbRun(L.Callback):
     """Defines the metrics of the run, and logs ``completions``: the first ``n`` answers of each set a validation.
 
-    The studies are the same each time. Text and labels of credentialed studies (sets in ``credentialed``, or by their
-    vendor) stay here unless ``allow_export`` names the agreement under which they may leave; pictures go along where
-    ``media`` is set. An offline run is held to the same rule: it is synchronised later. Raises ExportError where
-    ``media`` is asked for and the agreement is missing. Ends the W&B run with the training, so that the next job of
-    the same process begins its own.
+    The studies are the same each time. Text and labels stay here where the gate holds back any study of the run, and an
+    offline run is held to the same rule: it is synchronised later. Pictures go along where ``media`` is set; they are
+    staged in the run directory until they are sent. Raises ExportError where ``media`` is asked for and the gate holds
+    back. Ends the W&B run with the training, so that the next job of the same process begins its own.
     """
 
-    def __init__(
-        self, n: int, *, media: bool = False, allow_export: str | None = None, credentialed: Collection[str] = ()
-    ) -> None:
+    def __init__(self, n: int, *, media: bool = False) -> None:
         if n < 0:
             raise ValueError(f"logger.wandb.completions={n}: use 0 for none, or how many studies of each set")
-        self.n, self.media, self.allow_export = n, media, allow_export
-        self.credentialed = tuple(credentialed)
-        self.withheld = False
+        self.n, self.media, self.withheld = n, media, False
         self._rows: dict[int, list[Prediction]] = {}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        self._check([sample.study for sample in data.train_samples])  # a model repeats what it was trained on
-        run = _logger(trainer).experiment
+        gate = self._check(trainer, [sample.study for sample in data.train_samples])  # a model repeats what it learnt
+        os.environ |= dict.fromkeys(_COPIES, str(_staging(gate)))
+        run = gate.logger.experiment  # type: ignore[attr-defined]
         for name, summary in SUMMARIES.items():
             run.define_metric(name, step_metric=STEP, summary=summary)
         for place in (*data.val_names, *CHOSEN_BY):
@@ -109,34 +114,44 @@ class WandbRun(L.Callback):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         rows = [row for loader in self._rows.values() for row in loader]
-        self._check(rows)
+        gate = self._check(trainer, rows)
         if self.withheld or not rows or not trainer.is_global_zero or trainer.sanity_checking:
             return
         step = trainer.fit_loop.epoch_loop._batches_that_stepped  # where Lightning puts the validation's figures
         columns = [*TABLE_COLUMNS, "image"] if self.media else list(TABLE_COLUMNS)
-        _logger(trainer).log_table("completions", columns, [self._cells(step, row) for row in rows], step=step)
+        elsewhere, tempfile.tempdir = tempfile.tempdir, str(_staging(gate))
+        try:
+            gate.log_table("completions", columns, [self._cells(step, row) for row in rows], rows, step)
+        finally:
+            tempfile.tempdir = elsewhere
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if trainer.is_global_zero:
-            wandb.finish()
+        self._end(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        if trainer.is_global_zero:
-            wandb.finish(exit_code=1)
+        self._end(trainer, exit_code=1)
 
-    def _check(self, studies: Sequence[Study] | Sequence[Prediction]) -> None:
-        """Withhold the answers from now on where a study is credentialed and no agreement lets it leave."""
-        if self.withheld or self.n == 0:
+    def _end(self, trainer: L.Trainer, exit_code: int = 0) -> None:
+        if not trainer.is_global_zero:
             return
-        if not held_sets(studies, self.credentialed) or named_agreement(self.allow_export) is not None:
-            return
-        if self.media:
-            raise ExportError(
-                "logger.wandb.media=true would show credentialed studies to Weights & Biases: leave it out, or name "
-                f"the agreement that allows it: logger.wandb.allow_export='...' (found {self.allow_export!r})"
-            )
-        self.withheld = True
-        log.info("answers stay out of Weights & Biases: this run holds credentialed studies")
+        sent = wandb.run is not None and not wandb.run.offline
+        wandb.finish(exit_code)
+        wandb.teardown()  # its service keeps the folders of the run that it began with
+        if sent:  # an offline run is synchronised later, from its copies
+            shutil.rmtree(_staging(_gate(trainer)))
+
+    def _check(self, trainer: L.Trainer, studies: Sequence[Study] | Sequence[Prediction]) -> Gate:
+        """Withhold the answers from now on where a study may not leave; returns the gate."""
+        gate = _gate(trainer)
+        try:
+            way = "to Weights & Biases with logger.wandb.media=true: leave that out"
+            agreement_for(studies if self.n else (), gate.public, gate.allow_export, way)
+        except ExportError:
+            if self.media:
+                raise
+            log.info("answers stay out of Weights & Biases: this run holds studies that are not declared public")
+            self.withheld = True
+        return gate
 
     def _cells(self, step: int, row: Prediction) -> list[Any]:
         labels = (", ".join(row.truth), ", ".join(row.predicted))
@@ -144,9 +159,17 @@ class WandbRun(L.Callback):
         if self.media:
             picture = load_image(Path(row.image))
             picture.thumbnail((_SIDE, _SIDE))
-            cells.append(wandb.Image(picture))
+            with tempfile.NamedTemporaryFile(suffix=".png", delete=False) as file:  # else W&B writes it where all do
+                picture.save(file)
+            cells.append(wandb.Image(file.name))
         return cells
 
 
-def _logger(trainer: L.Trainer) -> WandbLogger:
-    return next(logger for logger in trainer.loggers if isinstance(logger, WandbLogger))
+def _gate(trainer: L.Trainer) -> Gate:
+    return next(g for g in trainer.loggers if isinstance(g, Gate) and isinstance(g.logger, WandbLogger))
+
+
+def _staging(gate: Gate) -> Path:
+    folder = Path(gate.save_dir, "wandb", "staging").resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
