@@ -22,14 +22,6 @@ def choices(group: str) -> list[str]:
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
 
-def first_words() -> set[str]:
-    """The first words of all settings of all commands: the groups of ``conf/``, and the keys of its top files."""
-    folder = Path(confdir())
-    texts = [path.read_text(encoding="utf-8") for path in folder.glob("*.yaml")]
-    keys = re.findall(r"^(\w+):", "\n".join(texts), re.MULTILINE)
-    return {"hydra", *keys, *(path.name for path in folder.iterdir() if path.is_dir())}
-
-
 def command_help(command: str) -> str:
     """What ``--help`` prints: a command's config as it is written, those it extends, and the choices of its groups.
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from unicodedata import category
 
-from chexreason.confdir import choices, confdir, first_words
+from chexreason.confdir import choices, confdir
 from chexreason.files import without_secrets
 from chexreason.signals import PREEMPTED, Stopped, continues
 
@@ -71,11 +71,31 @@ def did_you_mean(word: object, choices: Iterable[str]) -> str:
     return f": did you mean {ends[close[0]]}?" if close else ""
 
 
+def unknown_key(key: str, known: Sequence[str]) -> str:
+    """That there is no setting ``key``, with the closest of the ``known`` ones.
+
+    That is one of the same name elsewhere (``trainer.max_epochs``: ``phase.max_epochs``), one beside it of which it is
+    the long form (``phase.learning_rate``: ``phase.lr``), or one that is spelled nearly so.
+    """
+    place, _, name = key.rpartition(".")
+    beside = [other for other in known if other.rpartition(".")[0] == place]
+    short = [
+        other for other in beside if other.rpartition(".")[2] == "".join(word[0] for word in name.split("_") if word)
+    ]
+    same = sorted((other for other in known if other.rpartition(".")[2] == name), key=len)
+    meant = (
+        f": did you mean {[*short, *same][0]}?"
+        if short or same
+        else did_you_mean(key, beside) or did_you_mean(key, known)
+    )
+    return f"there is no setting {key}{meant or f'; +{key}= adds one that a library takes'}"
+
+
 def unknown_choices(arguments: Sequence[str]) -> list[str]:
     """A line for each argument of a command that Hydra could not read as it was meant, with what to write instead.
 
     That is ``group=choice`` or ``group@package=choice`` that names no file under ``conf/`` (``null`` never does), a
-    setting whose first word is close to a known one, a value with ``=`` outside quotes, and what has another name now.
+    value with ``=`` outside quotes, and what has another name now.
     """
     if any(word.startswith(("--config", "-c", "hydra.searchpath", "+hydra.searchpath")) for word in arguments):
         return []  # configs of the user's own are looked for elsewhere too
@@ -91,13 +111,10 @@ def _misread(word: str) -> Iterator[str]:
     group = name.partition("@")[0]
     if not group or group.startswith("-") or set(value) & set("[]{}()$'\""):
         return
-    head = group.partition(".")[0]
-    if head not in first_words() and word[0] != "+" and (meant := did_you_mean(head, first_words())):
-        yield f"there is no setting {head}{meant}"
     if "=" in value:
         yield f"{name}={value}: a value with = stands in quotes, as in '{name}=\"{value}\"'"
-    if not value or not (Path(confdir()) / group).is_dir():
-        return
+    if not value or group.startswith("hydra/") or not (Path(confdir()) / group).is_dir():
+        return  # Hydra has choices of its own
     known = choices(group)
     for choice in value.split(","):
         if choice == "null":

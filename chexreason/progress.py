@@ -76,11 +76,11 @@ class Meter:
         seconds, new = time.perf_counter() - self._start, self._done - self._before
         left = seconds * (self._total - self._done) / new if new > 0 else 0.0
         note = self._note or f"{new / max(seconds, 1e-9):.1f}/s"
-        took = f"in {in_words(seconds)}" if self._done >= self._total else f"about {in_words(left)} left"
+        took = f"in {duration(seconds)}" if self._done >= self._total else f"about {duration(left)} left"
         return f"{self._description}: {self._done} of {self._total}, {note}, {took}"
 
 
-def in_words(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """``8.4 s``, ``3 min`` or ``2.5 h``."""
     if seconds < 60:
         return f"{seconds:.1f} s"

@@ -7,16 +7,20 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from chexreason.confdir import command_help, confdir
-from chexreason.errors import PrintableRecord, friendly, printable, unknown_choices
+from chexreason.errors import PrintableRecord, friendly, printable, unknown_choices, unknown_key
 from chexreason.files import value_sha256, without_secrets
 from chexreason.renames import flat
 from chexreason.runs import ATTEMPT_OF
@@ -26,6 +30,9 @@ from chexreason.signals import Stopped, is_first_rank, on_leave, requeue, watche
 LISTS = {"adapters", "arms", "attributions", "credentialed", "data.test", "data.val", "extra.evaluate", "extra.prepare"}
 LISTS |= {"extra.scores", "extra.train", "honest", "only", "parts", "pool_splits", "reviewers", "seeds", "splits"}
 LISTS |= {"views"}
+# Options of Lightning's Trainer that no config sets, and that some people set by hand.
+LIGHTNING = ("benchmark", "detect_anomaly", "fast_dev_run", "limit_train_batches", "limit_val_batches", "num_nodes")
+LIGHTNING += ("overfit_batches", "profiler", "sync_batchnorm")
 PAIRS, MAPPINGS = {"agreement", "allow_overlap"}, {"extra", "rewards", "runs", "sets"}
 
 
@@ -54,8 +61,43 @@ def read_lists(cfg: DictConfig) -> None:
             OmegaConf.update(cfg, key, [value])
 
 
-def at_home(word: str) -> str:
-    """An argument in which ``~/`` at the start of a path is the home directory: no shell expands it after a dot."""
+def composed(verb: str, words: Sequence[str]) -> dict[str, Any]:
+    """The settings of a command under those of the ``words`` that choose a file of ``conf/``, by dotted key."""
+    groups = [word for word in words if (Path(confdir()) / word.partition("=")[0].partition("@")[0]).is_dir()]
+    begun = GlobalHydra.instance().is_initialized()  # in a command: with the folders of configs that it was given
+    with nullcontext() if begun else hydra.initialize_config_dir(confdir(), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        return flat(OmegaConf.to_container(loader.load_configuration(verb, groups, run_mode=RunMode.RUN)))
+
+
+def check_types(cfg: DictConfig, verb: str) -> None:
+    """Raises ValueError on a number or a switch that the command line gives another kind of value."""
+    words = [str(word) for word in HydraConfig.get().overrides.task]
+    given = {key: OmegaConf.select(cfg, key) for key in (word.lstrip("+").partition("=")[0] for word in words)}
+    odd = {key: now for key, now in given.items() if isinstance(now, (str, bool)) and not key.startswith("paths.")}
+    before = composed(verb, words) if odd.keys() - {"name", "arm"} else {}
+    for key, now in odd.items():
+        was = before.get(key)
+        if isinstance(was, (bool, int, float)) and type(now) is not type(was):
+            kind = "true or false is" if isinstance(was, bool) else "a number is"
+            raise ValueError(f"{key}={str(now).lower()}: {kind} meant, as in {key}={str(was).lower()}")
+
+
+def misread(error: HydraException, verb: str) -> str:
+    """What Hydra could not do with the command line, in one line, and what was probably meant."""
+    text = str(error)
+    if found := re.search(r"Could not override '([\w.]+)'", text):
+        known = composed(verb, [])
+        with suppress(HydraException):  # several choices of a multirun, or files of the user's own
+            known = composed(verb, sys.argv[1:])
+        return unknown_key(found[1], list(known))
+    return " ".join(text.split())
+
+
+def as_meant(word: str) -> str:
+    """An argument in which ``~/`` begins a path at home, and an option of Lightning's Trainer is added by its name."""
+    if word.partition("=")[0] in {f"trainer.{name}" for name in LIGHTNING}:
+        word = f"++{word}"
     return re.sub(r"(?<=[=\[,'\"])~(?=/|$)", lambda _: str(Path.home()), word) if "=" in word else word
 
 
@@ -84,6 +126,7 @@ def command(*kinds: type[BaseException]) -> Callable[[Callable[..., Any]], Calla
                 if HydraConfig.get().job.chdir:
                     raise ValueError("relative paths start where the command is given: set hydra.job.chdir=false")
                 read_lists(cfg)
+                check_types(cfg, verb)
                 ask = functools.partial(_ask_for_requeue, cfg)
                 try:
                     with watched(), on_leave(ask):  # a launcher's process begins here
@@ -97,7 +140,7 @@ def command(*kinds: type[BaseException]) -> Callable[[Callable[..., Any]], Calla
             if {"--help", "-h"} & set(sys.argv[1:]):
                 print(command_help(verb))
                 raise SystemExit(0)
-            sys.argv[1:] = map(at_home, sys.argv[1:])
+            sys.argv[1:] = map(as_meant, sys.argv[1:])
             faults = [
                 f"{shown}: a run keeps its arguments; write ${{oc.env:VARIABLE}} in place of the password or key"
                 for word in sys.argv[1:]
@@ -106,8 +149,13 @@ def command(*kinds: type[BaseException]) -> Callable[[Callable[..., Any]], Calla
             if faults := faults or unknown_choices(sys.argv[1:]):
                 print("error: " + printable("\n       ".join(faults)), file=sys.stderr)
                 raise SystemExit(1)
-            with watched():
-                return configured()
+            os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that Hydra's own errors are raised and not printed
+            try:
+                with watched():
+                    return configured()
+            except HydraException as error:
+                print(f"error: {printable(without_secrets(misread(error, verb)))}", file=sys.stderr)
+                raise SystemExit(1) from None
 
         return run
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 
+import lightning
 import pytest
+from hydra import compose, initialize_config_dir
 
-from chexreason.cli import command
-from chexreason.confdir import choices, command_help
+from chexreason.cli import LIGHTNING, as_meant, command
+from chexreason.confdir import choices, command_help, confdir
 from chexreason.errors import RENAMED_ARGUMENTS, unknown_choices
 
 COMMANDS = ["prepare", "preflight", "train", "evaluate", "scores", "report", "rewards", "tables", "traces"]
@@ -73,3 +76,44 @@ def test_every_command_names_the_closest_choice(command, monkeypatch, capsys):
         importlib.import_module(f"chexreason.cli.{command}").main()
     assert stopped.value.code == 1
     assert capsys.readouterr().err == "error: there is no data=phantm: did you mean phantom?\n"
+
+
+def refused(monkeypatch, capsys, *words: str) -> str:
+    """What ``preflight`` prints for these arguments."""
+    monkeypatch.setattr(sys, "argv", ["preflight", *words])
+    with pytest.raises(SystemExit) as stopped:
+        importlib.import_module("chexreason.cli.preflight").main()
+    assert stopped.value.code == 1
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("phase.learning_rate=1", "there is no setting phase.learning_rate: did you mean phase.lr?"),
+        ("trainer.max_epochs=3", "there is no setting trainer.max_epochs: did you mean phase.max_epochs?"),
+        ("model.dtyp=bfloat16", "there is no setting model.dtyp: did you mean model.dtype?"),
+        ("nmae=x", "there is no setting nmae: did you mean name?"),
+        ("foo.bar=1", "there is no setting foo.bar; +foo.bar= adds one that a library takes"),
+        ("phase.lr=abc", "phase.lr=abc: a number is meant, as in phase.lr=5e-05"),
+        ("phase.lr=true", "phase.lr=true: a number is meant, as in phase.lr=5e-05"),
+        ("seed=", "seed=: a number is meant, as in seed=0"),
+        ("preflight=maybe", "preflight=maybe: true or false is meant, as in preflight=true"),
+        ("~phase.lrr", "Could not delete from config. 'phase.lrr' does not exist."),
+        ("phase.lr=[", "no viable alternative at input '['"),
+    ],
+)
+def test_a_wrong_setting_is_a_line_with_what_was_meant(monkeypatch, capsys, word, said):
+    assert refused(monkeypatch, capsys, word).startswith(f"error: {said}")
+
+
+def test_the_options_of_lightnings_trainer_need_no_plus():
+    parameters = inspect.signature(lightning.Trainer).parameters
+    assert set(LIGHTNING) <= set(parameters)
+    assert [as_meant(word) for word in ("trainer.profiler=simple", "trainer.devices=2", "+trainer.benchmark=true")] == [
+        "++trainer.profiler=simple",
+        "trainer.devices=2",
+        "+trainer.benchmark=true",
+    ]
+    with initialize_config_dir(confdir(), version_base="1.3"):
+        assert compose("train", [as_meant("trainer.limit_train_batches=2")]).trainer.limit_train_batches == 2

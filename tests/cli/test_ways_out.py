@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from chexreason.cli import LISTS, PAIRS, at_home, folder_name, read_lists
+from chexreason.cli import LISTS, PAIRS, as_meant, folder_name, read_lists
 from chexreason.confdir import confdir
 from chexreason.renames import flat
 from tests.support.configs import composed
@@ -233,10 +233,10 @@ def test_a_multirun_has_a_folder_for_any_overrides():
 
 def test_home_is_written_with_a_tilde_in_any_path(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    assert at_home("paths.out=~/out") == "paths.out=/home/me/out"
-    assert at_home("adapters=[~/a,'~/b']") == "adapters=[/home/me/a,'/home/me/b']"
-    assert at_home("name=a~b") == "name=a~b"
-    assert at_home("~scale") == "~scale"
+    assert as_meant("paths.out=~/out") == "paths.out=/home/me/out"
+    assert as_meant("adapters=[~/a,'~/b']") == "adapters=[/home/me/a,'/home/me/b']"
+    assert as_meant("name=a~b") == "name=a~b"
+    assert as_meant("~scale") == "~scale"
 
 
 @pytest.mark.slow

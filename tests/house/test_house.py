@@ -23,7 +23,7 @@ LEVELS = (
     {"training", "reports"},
     {"grpo"},
     {"build", "runs", "sweep"},
-    {"cli"},
+    {"cli", "__main__"},
 )
 LEVEL = {room: i for i, rooms in enumerate(LEVELS) for room in rooms}
 PURE = ("labels/", "parsing.py", "rewards/", "grpo/advantages.py", "grpo/objective.py", "statistics/")
