@@ -57,14 +57,25 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PY) -m pip --disable-pip-version-check check
 	echo $(or $(LATEST),0) > $@
 
+# $(call STEP,number,percent of the time that the steps before it took when measured,what)
+STEP = @[ $(1) -gt 1 ] || { mkdir -p $(OUT); date +%s > $(OUT)/.begun; }; \
+  spent=$$(( $$(date +%s) - $$(cat $(OUT)/.begun) )); \
+  echo "[$(1)/7] $(3)$$([ $(2) -eq 0 ] || echo ", about $$(( spent * (100 - $(2)) / $(2) / 60 + 1 )) min left")"
 demo: $(STAMP) ## the whole study, small: base, SFT, GRPO, two hospitals, report (DATA=nih: real radiographs)
-	$(PY) -m chexreason.cli.prepare $(COMMON)
-	$(PY) -m chexreason.cli.evaluate $(COMMON) arm=base
-	$(PY) -m chexreason.cli.train experiment=demo_sft $(COMMON)
-	$(PY) -m chexreason.cli.evaluate $(COMMON) arm=sft 'adapters=[$(call ARM,sft)]'
-	$(PY) -m chexreason.cli.train experiment=demo_grpo $(COMMON)
-	$(PY) -m chexreason.cli.evaluate $(COMMON) arm=grpo 'adapters=[$(call ARM,grpo)]'
-	$(PY) -m chexreason.cli.report $(COMMON)
+	$(call STEP,1,0,Prepare two hospitals)
+	$(PY) -m chexreason prepare $(COMMON)
+	$(call STEP,2,6,Base model: answers before training)
+	$(PY) -m chexreason evaluate $(COMMON) arm=base
+	$(call STEP,3,13,SFT: train on reasoning traces)
+	$(PY) -m chexreason train experiment=demo_sft $(COMMON)
+	$(call STEP,4,60,SFT: answers)
+	$(PY) -m chexreason evaluate $(COMMON) arm=sft 'adapters=[$(call ARM,sft)]'
+	$(call STEP,5,66,GRPO: train on rewards)
+	$(PY) -m chexreason train experiment=demo_grpo $(COMMON)
+	$(call STEP,6,95,GRPO: answers)
+	$(PY) -m chexreason evaluate $(COMMON) arm=grpo 'adapters=[$(call ARM,grpo)]'
+	$(call STEP,7,97,Report)
+	$(PY) -m chexreason report $(COMMON)
 
 prepare: $(STAMP) ## manifests, leakage guard and audit page of DATA=phantom|nih|paper (MIMIC_ROOT= CHEXPERT_ROOT= NIH_ROOT=)
 	$(PY) -m chexreason.cli.prepare paths.out=$(OUT) $(CHOOSE)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from chexreason.build.data import build_labels, build_prompt, training_prevalence
@@ -45,7 +47,7 @@ def before_training(cfg: DictConfig, samples: Sequence[Sample], policy: Policy, 
     if not cfg.preflight:
         return
     for warning in check_settings(cfg, samples, policy, label_set):
-        log.warning("%s", warning)
+        log.log(logging.INFO if _as_shipped(warning) else logging.WARNING, "%s", warning)
     if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu":
         planned = plan(cfg)
         log.info("%s", planned.table())
@@ -54,6 +56,13 @@ def before_training(cfg: DictConfig, samples: Sequence[Sample], policy: Policy, 
         for name, peak in measure_stages(policy.to("cuda"), worst_batch(cfg, policy)).items():
             log.info("measured %s: %.2f GiB", name, peak / GIB)
         policy.to(home)
+
+
+def _as_shipped(warning: str) -> bool:
+    """True of a setting that the command line leaves as its config has it: people cannot be warned of our choices."""
+    asked = HydraConfig.get().overrides.task if HydraConfig.initialized() else [warning]
+    named = re.findall(r"\bset ([\w.]+)=", warning)
+    return bool(named) and not any(key in word for key in named for word in asked)
 
 
 def check_data(cfg: DictConfig) -> list[str]:
