@@ -1,4 +1,4 @@
-"""The supported versions: the tested set twice, the newest one, the oldest one; each in a fresh environment (by network)."""
+"""The supported versions: the tested set twice, the newest, the oldest; each in a fresh environment, by network."""
 
 from __future__ import annotations
 
