@@ -31,7 +31,7 @@ REMOVED: dict[str, str] = {"rollout.adapters": "the policy hands its earlier ada
 # Settings that may change between a run and its continuation: they do not change what is computed.
 FREE = ("paths", "logger", "callbacks.progress", "run_dir", "num_workers", "restart", "requeue")
 # Nor does what says where the data of a set may go.
-_DECLARED = re.compile(r"data\.sets\.[^.]+\.public(_names)?")
+_DECLARED = re.compile(r"allow_export|data\.sets\.[^.]+\.public(_names)?")
 # Settings, with all below them, that a phase of training or a command never looks at.
 _TRAINING = ("data.test", "data.attributions")
 _SCORING = ("data.val", "data.home", "data.attributions", "data.allow_overlap", "data.credentialed")

@@ -169,7 +169,7 @@ UNITS += ("1. ", "Edema: yes / ", "{", "|", "```json\n", "\u200b", "\uff0c", "\"
 def test_hostile_text_is_parsed_in_linear_time(text: str) -> None:
     start = time.process_time()
     parse(text, CHEXPERT14)
-    assert time.process_time() - start < 1.0
+    assert time.process_time() - start < 10.0  # quadratic time would be minutes; a loaded machine needs 2 s
 
 
 def test_an_unknown_grammar_is_named_with_the_known_ones() -> None:

@@ -89,7 +89,7 @@ def test_an_evaluation_ends_and_goes_on(data, tmp_path):
 
 def test_a_preparation_ends_with_nothing_half_written(data, tmp_path):
     arguments = ("prepare", "audit=false", *SETS)
-    run = Command(tmp_path, *arguments, plant=("chexreason.data.check", "load_image", 5, "c"))
+    run = Command(tmp_path, *arguments, plant=("chexreason.data.check", "decode", 5, "c"))
     run.stuck()
     left(run, USR2)
     assert not list(tmp_path.rglob("manifest.parquet"))

@@ -60,7 +60,7 @@ def test_every_difference_is_listed_once_with_both_values_and_the_way_out(make_a
         "  phantom_b: manifest content differs: 'aa11' in base, sft | 'bb22' in grpo",
     ]
     assert len(lines) == 4
-    assert lines[3].startswith("evaluate these arms again on one data config")
+    assert lines[3].startswith("evaluate these arms anew on one data config")
 
 
 def test_one_arm_made_of_two_policies_is_refused(make_arm) -> None:

@@ -41,7 +41,7 @@ def seen(monkeypatch) -> list[str]:
     """The films that were decoded."""
     found: list[str] = []
     decode = batches.load_image
-    monkeypatch.setattr(batches, "load_image", lambda path: found.append(path.name) or decode(path))
+    monkeypatch.setattr(batches, "load_image", lambda path, *sha256: found.append(path.name) or decode(path, *sha256))
     return found
 
 
