@@ -114,7 +114,8 @@ def _shown(dataset: Any) -> Pixels:
     if dataset.BitsStored == 8 and dataset.PixelRepresentation == 0:
         # Rescaling moves and stretches the whole range, so only the sign of its slope is seen.
         return stored / 255.0 if float(dataset.get("RescaleSlope") or 1.0) > 0.0 else 1.0 - stored / 255.0
-    return spread(values)
+    film = stored != dataset.get("PixelPaddingValue")  # what was no film is no darker and no brighter than the film
+    return spread(np.clip(values, values[film].min(), values[film].max()) if film.any() else values)
 
 
 def _first(value: Any) -> float:
