@@ -190,7 +190,16 @@ def closest(name: str, known: Sequence[str]) -> str:
 def years(age: pd.Series) -> pd.Series:
     """Whole years of ages such as "57", "058Y", "018M", "003D"; NaN where there is none."""
     parts = age.astype(object).str.extract(_AGE)  # [N, 2]: number, unit
-    return np.floor(pd.to_numeric(parts[0]) / parts[1].str.upper().map(_A_YEAR).fillna(1))
+    read = np.floor(pd.to_numeric(parts[0]) / parts[1].str.upper().map(_A_YEAR).fillna(1))
+    return or_unknown(read, age)
+
+
+def or_unknown(read: pd.Series, written: pd.Series) -> pd.Series:
+    """``read``, what a person's data say; what was ``written`` and is not read is logged: it is unknown."""
+    lost = written[read.isna() & (written != "")].unique()
+    if len(lost):
+        log.warning("%d values of %s are not read, so unknown: %s", len(lost), written.name, first_of(lost))
+    return read
 
 
 def listed_in(file: Path, faults: Faults) -> set[str]:

@@ -17,7 +17,7 @@ import pandas as pd
 from chexreason.data.fingerprint import content_sha256
 from chexreason.data.leakage import EVALUATION, TRAIN, patient_number, same_patient, vendor_of
 from chexreason.data.manifest import READERS, parameters
-from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, closest, years
+from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, closest, or_unknown, years
 from chexreason.data.sources.csv_text import letters
 from chexreason.data.sources.tree import located, without_suffix
 from chexreason.labels.catalog import CHEXPERT14
@@ -25,6 +25,7 @@ from chexreason.progress import Track
 
 SPLITS = (*TRAIN, *EVALUATION, READERS, "train", "validate")  # the last two are the vendors', to select from
 _SYNONYMS = {"mass": "Lung Lesion", "nodule": "Lung Lesion", "normal": "No Finding"}
+_SEX = {"M": "M", "MALE": "M", "F": "F", "FEMALE": "F"}
 _COMMON = {"finding", "lung", "other", "support"}  # words of labels that do not tell which
 
 
@@ -48,7 +49,7 @@ class TableSource:
     vendor: str | None = None
     split: str = "test"
     split_column: str | None = None
-    label_columns: Mapping[str, str | Sequence[str]] | None = None
+    label_columns: Mapping[str, str | Sequence[str] | None] | None = None
     labelled_only: bool = False
     view_column: str | None = None
     age_column: str | None = None
@@ -109,7 +110,7 @@ class TableSource:
                 "path": path,
                 "view": view,
                 "age": years(age),
-                "sex": sex.str.upper().str.extract("^([MF])", expand=False).fillna(""),
+                "sex": or_unknown(sex.str.upper().map(_SEX), sex).fillna(""),
                 **{label: any_mark(marks[labels.get(label, [])].to_numpy()) for label in CHEXPERT14.labels},
             }
         )
@@ -123,7 +124,8 @@ class TableSource:
 
     def _check_spelling(self, table: VendorCsv, found: Sequence[str]) -> None:
         """Notes columns whose marks would be lost; raises ValueError where the csv has no label's column."""
-        spelled, used, faults = [letters(name) for name in table.header], set(map(letters, table.rows)), table.faults
+        spelled = [letters(re.sub(r"\.\d+$", "", name)) for name in table.header]  # pandas writes a second one as "X.1"
+        used, faults = set(map(letters, table.rows)), table.faults
         if twice := [label for label in found if spelled.count(letters(label)) > 1]:
             faults.add(table.file, f"several columns for {', '.join(twice)}; keep one, or name it in label_columns")
         near = {name: label for name in table.header if letters(name) not in used for label in _nearest(name, found)}
@@ -132,7 +134,7 @@ class TableSource:
             known = {label: label for label in found}
             every, some = (json.dumps(names, ensure_ascii=False) for names in ({**known, **asked}, known))
             listed = ", ".join(f"'{name}' ({label}?)" for name, label in near.items())
-            ways = f"label_columns: {every} reads them, label_columns: {some} does not"
+            ways = f"label_columns: {every} reads them" + (f", label_columns: {some} does not" if found else "")
             faults.add(table.file, f"columns that are nearly spelled like a label: {listed}; {ways}")
         if not found:
             fault = "no column spelled like a CheXpert label; name them in label_columns (ours: theirs)"
@@ -155,7 +157,7 @@ class TableSource:
 
     def _inside(self, path: str) -> str:
         """``path`` from the root on, also where it is absolute and names the root by a link."""
-        path = os.path.normpath(path)
+        path = os.path.normpath(path.replace("\\", "/"))  # a csv of Windows
         roots = (self.image_root, Path(self.root if self.root is not None else Path(self.csv).parent).absolute())
         return next((os.path.relpath(path, root) for root in roots if path.startswith(f"{root}{os.sep}")), path)
 
@@ -194,5 +196,5 @@ def _nearest(column: str, found: Sequence[str]) -> list[str]:
     return [likely[name] for name in get_close_matches(letters(column), likely, n=1, cutoff=0.0)]
 
 
-def _listed(names: str | Sequence[str]) -> list[str]:
-    return [names] if isinstance(names, str) else list(names)
+def _listed(names: str | Sequence[str] | None) -> list[str]:
+    return [names] if isinstance(names, str) else list(names or ())
