@@ -76,9 +76,8 @@ def decode(path: Path, data: bytes) -> Image.Image:
             wide = file.mode in WIDE_MODES
         if bits > 8 and not wide and np.percentile(image, 98) < 128:
             raise ValueError("16 bits a channel, of which 8 are read, and dark: save it as 16-bit grey")
-        if wide and tags.get(PHOTOMETRIC) == 0:  # white is zero, which Pillow looks at for 8 bits alone
-            return ImageOps.invert(image)
-        return image
+        # Where white is zero, Pillow turns 8 bits alone.
+        return ImageOps.invert(image) if wide and tags.get(PHOTOMETRIC) == 0 else image
     except Exception as error:  # decoders raise many types on damaged bytes: SyntaxError, struct.error, zlib.error
         raise ImageError(path, str(error) or type(error).__name__) from error
 

@@ -32,7 +32,7 @@ LEAK_KINDS = {
     "alike": "similar pictures",
 }
 SUSPECTED = {  # kinds that stop nothing, and what to do about them
-    "unlinked": "no vendor is declared: set source.vendor of both sets, to one name for one hospital, to two for two",
+    "unlinked": "no vendor is declared: set ++data.sets.SET.source.vendor, one name for one hospital, else two",
     "alike": "look at the pairs on the audit page, and leave one of two copies out (different phantoms may be as near)",
 }
 # Vendors whose ids are known, by their one name: other names; how files write an id (a bare number, with or without
@@ -42,7 +42,6 @@ _VENDORS = {
     "mimic": ("mimic(cxr|cxrjpg|iv)?", r"(?:.*/)?p?(\d{8})(?:/.*)?", "{}"),
     "chexpert": ("chexpert(v10)?(small|plus)?", r"(?:.*/)?(?:patient)?0*(\d{1,5})(?:/.*)?", "patient{:0>5}"),
 }
-_QUOTES = "'`\""  # a spreadsheet puts one before a number that is text
 _FREE = re.compile(r"^p(at(ient)?)?[\W_]*(?=\d)|(?<!\d)0+(?=\d)")  # what one file writes before a number, another not
 
 
@@ -103,7 +102,7 @@ def patient_number(vendor: str, written: str) -> str:
     Of a vendor whose ids are not known, it is what was ``written`` in plain characters, without quotes and outer
     spaces: whether zeros and capitals count there, nobody can tell (``same_patient``).
     """
-    bare = plain(written).strip(f"{_QUOTES} ")
+    bare = plain(written).strip("'`\" ")  # a spreadsheet puts a quotation mark before a number that is text
     _, pattern, form = _VENDORS.get(vendor, ("", "(.*)", "{}"))
     found = re.fullmatch(pattern, bare, re.IGNORECASE)
     return form.format(found[1]) if found else ""
@@ -113,7 +112,7 @@ def same_patient(patient_id: str) -> str:
     """A key "vendor:number", equal for ids that may mean one patient: leading zeros, case and a "p" do not count."""
     vendor, colon, number = patient_id.partition(":")
     vendor, number = (vendor_of(vendor), number) if colon else ("", patient_id)
-    return f"{vendor}:{_FREE.sub('', (patient_number(vendor, number) or number).casefold())}"
+    return f"{vendor.replace('_', '')}:{_FREE.sub('', (patient_number(vendor, number) or number).casefold())}"
 
 
 def find_leaks(

@@ -69,6 +69,7 @@ ONE_PATIENT = [
     ("ward:0007", "ward:7"),
     ("ward:\uff17", "Ward: 7 "),
     ("ward:P-007", "ward:p-7"),
+    ("St_Mary:7", "stmary:7"),
 ]
 TWO_PATIENTS = [("a:7", "b:7"), ("ward:70", "ward:7"), ("ward:1-11", "ward:11-1"), ("nih14:13", "chexpert:13")]
 
@@ -177,7 +178,7 @@ def test_two_csv_of_one_hospital_are_linked_by_their_vendor_and_suspected_withou
     assert {leak["kind"] for leak in audit["leaks"]} == kinds
     warned = [worry["text"] for worry in audit["worries"] if worry["text"].startswith("Perhaps a leak: one (train)")]
     assert len(warned) == ("unlinked" in kinds)
-    assert ("set source.vendor of both sets" in caplog.text) == ("unlinked" in kinds)
+    assert ("set ++data.sets.SET.source.vendor, one name" in caplog.text) == ("unlinked" in kinds)
 
 
 @pytest.mark.parametrize("pair", ["home", ["home"], ["home", "elsewhere"]])

@@ -45,7 +45,7 @@ def test_optional_columns(tmp_path, caplog):
     assert rows["view"].tolist() == ["PA", "AP", ""]
     assert rows["sex"].tolist() == ["F", "M", ""]
     assert rows["age"].isna().tolist() == [False, True, True]
-    for lost in ("1 values of years are not read, so unknown: x", "1 values of gender are not read, so unknown: Mujer"):
+    for lost in ("values of years are not read, so unknown: x", "values of gender are not read, so unknown: Mujer"):
         assert lost in caplog.text
     assert rows["split"].tolist() == ["sft", "sft", "test"]
 
@@ -95,7 +95,7 @@ A/../a.png,1,-1.0
         frame(tmp_path, text)
     for fault in (
         f"2 rows whose path leads out of {tmp_path}: line 3 'b/../../c.jpg', line 4 '/etc/d.jpg'",
-        "1 rows that repeat a path (suffix aside): line 5 'A/../a.png'",
+        "1 rows that repeat the path (suffix aside): line 5 'A/../a.png'",
         "2 rows whose patient_id names nothing (blank, nan, #N/A, a formula, a rounded number; export the column "
         "again, as text): line 2 '1.00001E+07', line 4 ''",
         "1 rows with a mark other than 1, 0, -1 or blank: line 3 'Edema=2'",

@@ -108,8 +108,7 @@ def refuse_swallowed(
 def dialect(lines: Sequence[str], columns: Sequence[str]) -> tuple[int, str]:
     """How many lines precede the header, and its delimiter: the first way that finds the most of the ``columns``."""
     wanted = {letters(column) for column in columns}
-    top = lines[:20]
-    ways = {(i, mark): next(csv.reader(top[i:], delimiter=mark), []) for i in range(len(top)) for mark in ",;\t|"}
+    ways = {(i, mark): next(csv.reader(lines[i:20], delimiter=mark), []) for i in range(20) for mark in ",;\t|"}
     return max(ways, key=lambda way: len(wanted & set(map(letters, ways[way]))))
 
 

@@ -25,7 +25,6 @@ from chexreason.progress import Track
 
 SPLITS = (*TRAIN, *EVALUATION, READERS, "train", "validate")  # the last two are the vendors', to select from
 _SYNONYMS = {"mass": "Lung Lesion", "nodule": "Lung Lesion", "normal": "No Finding"}
-_SEX = {"M": "M", "MALE": "M", "F": "F", "FEMALE": "F"}
 _COMMON = {"finding", "lung", "other", "support"}  # words of labels that do not tell which
 
 
@@ -110,11 +109,14 @@ class TableSource:
                 "path": path,
                 "view": view,
                 "age": years(age),
-                "sex": or_unknown(sex.str.upper().map(_SEX), sex).fillna(""),
+                "sex": or_unknown(sex.str.upper().str.extract("^(M|F)(?:ALE|EMALE)?$")[0], sex).fillna(""),
                 **{label: any_mark(marks[labels.get(label, [])].to_numpy()) for label in CHEXPERT14.labels},
             }
         )
-        return self._labelled(rows) if self.labelled_only else rows
+        kept = rows[list(CHEXPERT14.labels)].notna().any(axis=1) | (not self.labelled_only)
+        if not kept.any():
+            raise ValueError(f"{self.csv} has no mark in any of its {len(rows)} rows: see label_columns")
+        return rows[kept].reset_index(drop=True)
 
     def _csv(self) -> Path:
         path = Path(self.csv)
@@ -152,7 +154,7 @@ class TableSource:
         fault = f"whose {self.path_column} fits several files (write which)"
         faults.add_rows(self._csv(), fault, two != "", written + " = " + two)
         again = (study.duplicated() | file.duplicated()) & (written != "")
-        faults.add_rows(self._csv(), f"that repeat a {self.path_column} (suffix aside)", again, written)
+        faults.add_rows(self._csv(), f"that repeat the {self.path_column} (suffix aside)", again, written)
         return study, file
 
     def _inside(self, path: str) -> str:
@@ -177,12 +179,6 @@ class TableSource:
         table.faults.add_rows(table.file, fault, number != twin, shown)
         return patient
 
-    def _labelled(self, rows: pd.DataFrame) -> pd.DataFrame:
-        marked = rows[list(CHEXPERT14.labels)].notna().any(axis=1)
-        if not marked.any():
-            raise ValueError(f"{self.csv} has no mark in any of its {len(rows)} rows: see label_columns")
-        return rows[marked].reset_index(drop=True)
-
 
 def _nearest(column: str, found: Sequence[str]) -> list[str]:
     """The label that ``column`` most likely means, by a word or the whole name: none of ``found``, or no label."""
@@ -197,4 +193,4 @@ def _nearest(column: str, found: Sequence[str]) -> list[str]:
 
 
 def _listed(names: str | Sequence[str] | None) -> list[str]:
-    return [names] if isinstance(names, str) else list(names or ())
+    return [str(names)] if isinstance(names, str | int) else list(map(str, names or ()))
