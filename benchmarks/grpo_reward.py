@@ -52,7 +52,7 @@ SPEC = ObjectiveSpec("bench", "constant", "none", 0.15, 0.22, 0.04, "k3", "token
 REWARD = HardReward(min_length=30)
 SAMPLING = Sampling(TOKENS, TEMPERATURE, TOP_P)
 PROMPT = load_prompt("free_reasoning", Path(confdir()) / "prompt")
-ANSWER_FORMAT = AnswerFormat(CHEXPERT14, Grammar.of(PROMPT.grammar))
+ANSWER_FORMAT = AnswerFormat(CHEXPERT14, Grammar(PROMPT.grammar))
 TEXT = render(PROMPT, CHEXPERT14)
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,10 +33,10 @@ def printable(text: object) -> str:
 
 
 class PrintableRecord(logging.LogRecord):
-    """A record of the log whose message is ``printable``."""
+    """A record of the log whose message is ``printable`` and names no key."""
 
     def getMessage(self) -> str:
-        return printable(super().getMessage())
+        return printable(without_secrets(super().getMessage()))
 
 
 @contextmanager
@@ -55,7 +56,7 @@ def friendly(*kinds: type[BaseException]) -> Iterator[None]:
         raise SystemExit(PREEMPTED) from None
     except kinds as error:
         if os.environ.get("CHEXREASON_TRACEBACK"):
-            raise
+            print(printable(without_secrets(traceback.format_exc())), file=sys.stderr)
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"error: {printable(without_secrets(str(text)))}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -24,14 +24,18 @@ TEMPORARY = ".tmp~"  # begins the name of a temporary file or folder; host, pid 
 PUT_BACK = "old"  # in the name of a folder that is being replaced
 _SEAL = "sha256"  # in a sealed JSON file: the hash of all else in it
 MASK = "<masked>"  # in place of a password or key
-_NAME = r"(?i:(?:[\w.-]*[_.-])?(?:api[_-]?key|access[_-]?token|auth[_-]?token|secret|passw(?:or)?d|authorization))"
-_UNSAID = r"""(?!["']?(?:(?i:bearer|basic)\s+)?(?:\$\{|null\b|none\b))"""  # to be read elsewhere, or none
-_VALUE = rf"""{_UNSAID}(?:(?i:bearer|basic)\s+)?(?:"[^"]+"|'[^']+'|[^\s&#,;{{}}\])]+)"""
+# How a setting, a header or a variable of the environment is called whose value is one.
+_NAME = r"(?i:(?<![\w.-])[\w.-]*(?:(?:api|access|secret|private|subscription)[_-]?key|secret|passw(?:or)?d|credentials?"
+_NAME += r"|(?:access|api|auth|hf|hub|refresh|session|tracking)[_-]?token|authorization))"
+_SCHEME = r"(?i:bearer|basic|token)\s+"
+_UNSAID = rf"""(?!["']?(?:{_SCHEME})?(?:\$\{{|null\b|none\b))"""  # to be read elsewhere, or none
+_VALUE = rf"""{_UNSAID}(?:{_SCHEME})?(?:"(?:[^"\\]|\\.)+"|'[^']+'|[^\s&#,;{{}}\])]+)"""
 # A login in an address, a key behind its name, one behind its scheme, one that is known by its form.
 _SECRETS = re.compile(
     r"(?<=://)(?:(?!\$\{)[^/?#\s])*(?=@)"
-    rf"""|({_NAME}["']?\s*[=:]\s*|(?<![\w-])token=|[?&]key=){_VALUE}"""
+    rf"""|({_NAME}["']?\s*[=:]\s*|(?<![\w-])token=|[?&](?:key|sig|code)=){_VALUE}"""
     r"|\b(?i:bearer|basic)\s+[\w.~+/=-]{8,}|\b(?:sk|hf|ghp|xox[bp])[-_][\w-]{12,}|\bAIza[\w-]{20,}"
+    r"|\beyJ[\w-]{10,}\.eyJ[\w-]+\.[\w-]*"
 )
 
 
@@ -253,10 +257,15 @@ def _is_number(cell: str) -> bool:
 
 
 def without_secrets(value: Any) -> Any:
-    """A text, or the texts of a config, with the passwords and keys in them masked."""
+    """A text, or the texts of a config, with the passwords and keys in them masked: also those of the environment."""
     if isinstance(value, dict):
-        named = {k for k in value if isinstance(value[k], str) and re.fullmatch(f"{_NAME}|token", str(k))}
+        named = {k for k in value if isinstance(value[k], str | int) and re.fullmatch(f"{_NAME}|token", str(k))}
         return {k: MASK if k in named else without_secrets(value[k]) for k in value}
     if isinstance(value, list):
         return [without_secrets(item) for item in value]
-    return _SECRETS.sub(rf"\1{MASK}", value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    for name, known in os.environ.items():  # ${oc.env:NAME} may stand under any setting
+        if len(known) >= 8 and known in value and re.fullmatch(rf"{_NAME}|(?i:(?:.*_)?(?:key|token))", name):
+            value = value.replace(known, MASK)
+    return _SECRETS.sub(rf"\1{MASK}", value)

@@ -13,7 +13,7 @@ broken rules, "solution" is the block that holds the list. Our readings of what 
 
 A list is read in the forms that models write: commas, lines, "and"; headings, JSON, task lists, tables, "label: yes".
 An item names a label only where nothing but names, a value and punctuation is in it. What is marked absent is no item;
-what is denied in words ("no A, B or C", one item) or hedged is an unknown one.
+what is denied in words ("no A, B or C", one item), hedged or listed under an odd heading is an unknown one.
 """
 
 from __future__ import annotations
@@ -35,12 +35,8 @@ class Grammar(StrEnum):
     THINK_ANSWER = "think_answer"
 
     @classmethod
-    def of(cls, name: str) -> Grammar:
-        """The grammar called ``name``; raises ValueError listing the known ones."""
-        try:
-            return cls(name)
-        except ValueError:
-            raise ValueError(f"unknown answer grammar '{name}'; known: {', '.join(cls)}") from None
+    def _missing_(cls, value: object) -> None:
+        raise ValueError(f"unknown answer grammar '{value}'; known: {', '.join(cls)}")
 
 
 # The blocks of an answer in their order; the last one holds the list of labels.
@@ -70,13 +66,13 @@ def parse(text: str, label_set: LabelSet, grammar: str | Grammar = Grammar.THINK
     no_solution, two_solutions, unclosed_solution, no_think, two_thinks, unclosed_think, unexpected_think,
     solution_before_think, misplaced_tag, empty_solution. Only an unknown ``grammar`` raises (ValueError).
     """
-    blocks = BLOCKS[Grammar.of(grammar)]
+    blocks = BLOCKS[Grammar(grammar)]
     if broken := _broken_rule(text, blocks):
         return Parsed(labels=(), broken=broken)
-    outside, inside = _cut(text, blocks)
-    stray = sum(1 for piece in outside if piece.strip() and plain(piece).strip())
-    think = inside[0].strip() if "think" in blocks else ""
-    items = _items(inside[-1], label_set.by_name)
+    pieces = re.split(rf"</?(?:{'|'.join(blocks)})>", text)
+    stray = sum(1 for piece in pieces[::2] if piece.strip() and plain(piece).strip())
+    think = pieces[1].strip() if "think" in blocks else ""
+    items = _List(pieces[-2], label_set.by_name).items()
     if not items:
         return Parsed(labels=(), stray_blocks=stray, broken="empty_solution", think=think)
     named = [(label, written) for written, labels in items for label in labels]
@@ -92,10 +88,10 @@ def format_answer(think: str, labels: Sequence[str], grammar: str | Grammar = Gr
     Raises ValueError on no labels, on a label or reasoning the format cannot carry, and on reasoning in a grammar
     that has no place for it.
     """
-    blocks = BLOCKS[Grammar.of(grammar)]
+    blocks = BLOCKS[Grammar(grammar)]
     listed = ", ".join(labels)
     tags = _tags(blocks)
-    are_plain = all(_items(label, {folded(label): label}) == [(label, (label,))] for label in labels)
+    are_plain = all(_List(label, {folded(label): label}).items() == [(label, (label,))] for label in labels)
     if not labels or not are_plain or any(tag in listed for tag in tags):
         raise ValueError(f"the answer format cannot carry the labels {list(labels)}: need one or more plain names")
     if any(tag in think for tag in tags):
@@ -128,54 +124,40 @@ def _broken_rule(text: str, blocks: Sequence[str]) -> str | None:
         ("unclosed_solution", end_listing == 0),
         ("two_solutions", listing + end_listing > 2),
         ("solution_before_think", found == [*tags[2:], *tags[:2]]),
-        ("misplaced_tag", found != _expected(blocks)),
+        ("misplaced_tag", found != [tag for block in blocks for tag in (f"<{block}>", f"</{block}>")]),
     )
     return next((name for name, is_broken in rules if is_broken), None)
 
 
-def _expected(blocks: Sequence[str]) -> list[str]:
-    return [tag for block in blocks for tag in (f"<{block}>", f"</{block}>")]
-
-
-def _cut(text: str, blocks: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The stretches outside and inside the blocks of a text whose tags are in order, once each."""
-    pieces = []
-    for tag in _expected(blocks):
-        piece, _, text = text.partition(tag)
-        pieces.append(piece)
-    return [*pieces[::2], text], pieces[1::2]
-
-
-# Quotes, brackets, bullets, markdown emphasis, the final period.
 _WRAPPING = " \t\f\v\u00a0\"'`“”\u2018\u2019[](){}.*_-\u2013"
-_NUMBERING = re.compile(r"\d+[.):]\s*")
-_LINE, _CLAUSE, _PIECE = re.compile(r"[^\n\r]+"), re.compile(r"[^;•]+"), re.compile(r"[^,]+")
+_NUMBERING, _BULLET = re.compile(r"\d+[.):]\s*"), re.compile(r"\s*[-*•+\d]")
+_LINE, _CLAUSE, _PIECE = re.compile(r"[^\n\r]+"), re.compile(r"[^;•]+"), re.compile(r"(?:[^,/]|(?<! )/|/(?! ))+")
 # The language of a code block and the outer lines of a table: they say nothing.
 _FENCE, _EDGE = re.compile(r"```([^\s`\[{]*)(?=\s*[\n\r\[{])"), re.compile(r"(?m)^[ \t]*\||\|[ \t]*$")
 # Before the names of an item, and between them.
-_START = re.compile(r"[\s\"'`\[\](){}.*_-]*(?:\d+[.):])?[\s\"'`\[\](){}.*_-]*(?:(?:and|but|plus|also|&) )?")
-_JOIN = re.compile(r"[\"'`*_ ]*(?:\b(?:and|plus|with|as well as)\b|[&+/]|\. |\(?\d+[.)])[\"'`*_ ]*")
+_START = re.compile(r"[\s\"'`\[\](){}.*_-]*(?:\d+[.)]|[1-9]\d*:)?[\s\"'`\[\](){}.*_-]*(?:(?:and|but|plus|also|&) )?")
+_JOIN = re.compile(r"[\"'`*_ ]*(?:\b(?:and|plus|with|as well as)\b|[&+/]|\. |\(?[1-9]\d*[.)])[\"'`*_ ]*")
 # The marks and words by which a form says that a label is present, or absent.
 _MARK = re.compile(r"[\[(] ?([^\w\s)]|[xyn]|yes|no|) ?[\])]|([✓✔☑✅☐✗✘✖✕❌⬜])")
 _BOX = re.compile(rf"[\s\"'`*_.-]*(?:\d+[.):] ?)?({_MARK.pattern})")
 _PRESENT = re.compile(r"[✓✔☑✅+1y]|1\.0|yes|true|present|positive|detected|identified|confirmed|seen|found")
-_ABSENT = re.compile(
-    rf"[☐✗✘✖✕❌⬜0n-]|0\.0|no|false|none|absent|negative|excluded|ruled out|not (?:{_PRESENT.pattern})"
-)
+_ABSENT = re.compile(rf"[☐✗✘✖✕❌⬜0n-]|0\.0|non?e?|false|absent|negative|excluded|ruled out|not (?:{_PRESENT.pattern})")
 _DENIAL = re.compile(
-    r"\b(?:no|not|without|absent|absence|neither|nor|none|never|cannot|negative|clear of|free of|rule[sd]? out"
-    r"|exclud\w+|den(?:y|ies|ied)|lack\w*|unlikely|rather than|instead of)\b|n't\b"
+    r"\b(?:no|not|without|w/o|absen\w+|neither|nor|none|nothing|never|cannot|neg|negatives?|(?:clear|free|devoid) (?:of"
+    r"|from)|except|all but|minus|rule[sd]?[ -]out|r/o|exclud\w+|reject\w+|discard\w+|den(?:y|ies|ied)|lack\w*|unlikely"
+    r"|little|rather than|instead of|either|one of|sin|sans|pas|ohne|nicht|keine?|нет|не|без)\b|n't\b|[无無未没沒不否]"
 )
-# Headings; under one of these words, what is listed is not said to be present.
+# What is said of a whole list after it; headings of what is not said to be present, and of what is.
+_VERDICT = re.compile(r"(?:all|both|none|neither|not|are|is)\b(?! (?:of the )?(?:other|remain|rest)).*")
 _UNMEANT = re.compile(
-    r"\b(?:absent|absence|negatives?|no|not|none|excluded|ruled out|normal|un\w+|possible|probable|likely|suspected"
-    r"|potential|differential|alternative|prior|previous|past)\b"
+    rf"{_DENIAL.pattern}|\b(?:normal|un\w+|possible|probable|likely|suspected|potential|differential|alternative"
+    r"|considered|prior|previous|past|resolved)\b"
 )
+_ONE = "label|finding|diagnosis|condition|answer|impression|conclusion|solution"
+_LISTED = rf"(?:(?:{_ONE}|positive)s?|diagnoses|abnormalities|present|detected|observed|definite|primary|secondary|yes)"
 _HEADING = re.compile(
-    r"(?:(?:the|my|all|list|of|final|key|main|pertinent|abnormal|chexpert|radiographic|positive|present|predicted"
-    rf"|detected|identified|selected|{_UNMEANT.pattern}) )*(?:(?P<one>label|finding|diagnosis|condition|answer"
-    r"|impression|conclusion|solution)|(?:label|finding|condition|answer)s|diagnoses|abnormalities|present|positives?"
-    rf"|detected|yes|{_UNMEANT.pattern})(?: (?:present|absent|are))?"
+    rf"(?=.*\b{_LISTED}\b)(?:(?:{_LISTED}|the|my|all|list|of|here|are|is|following|final|key|main|pertinent|abnormal"
+    r"|chexpert|chest|x-ray|image|radiographic|predicted|identified|selected)(?: |$))+"
 )
 
 
@@ -188,6 +170,11 @@ def _bare(piece: str) -> str:
 
 def _means(word: str) -> bool | None:
     return True if _PRESENT.fullmatch(word) else False if _ABSENT.fullmatch(word) else None
+
+
+def _lists(head: str) -> bool | None:
+    """Whether a heading lists what is present; None where its words do not say."""
+    return False if _UNMEANT.search(head) else True if _HEADING.fullmatch(head) else None
 
 
 def _value(rest: str) -> bool | None:
@@ -221,51 +208,45 @@ def _said(key: str, names: Mapping[str, str]) -> tuple[tuple[str, ...], bool | N
         at = join.end() if (join := _JOIN.match(text, end)) else len(text)
     has_two_marks = _MARK.search(key[start : len(key) - len(text)])
     present = None if has_two_marks or not labels else _value(text[end:])
-    if present is None and labels and " / " in key:  # a form on one line
-        parts = [_said(part, names) for part in key.split(" / ")]
-        if all(said is not None for _, said, _ in parts):
-            return tuple(label for some, said, _ in parts if said for label in some), True, False
     bare = bool(present) and ticked is None and not text[end:].strip(_WRAPPING)
     return tuple(labels), present and ticked is not False, bare
-
-
-def _items(text: str, names: Mapping[str, str]) -> list[tuple[str, tuple[str, ...]]]:
-    """Every item in order, as written, with the labels that it names; without labels it is an unknown one."""
-    pieces = [piece.strip() for piece in text.split(",")]
-    if all(piece.casefold() in names for piece in pieces):  # the form that is asked for
-        return [(piece, (names[piece.casefold()],)) for piece in pieces]
-    return _List(text, names).items()
 
 
 class _List:
     """One list as it is read: the items so far, each a stretch of the text with the labels that it names.
 
-    ``meant`` is False under a heading such as "Absent:". It holds to the end of its line (``in_line``); where a bracket
-    or nothing follows the colon, to the next heading.
+    ``meant`` is False under a heading such as "Absent:", None under one of other words. It holds to the end of its line
+    (``in_line``); where a bracket or nothing follows the colon, to the next heading.
     """
 
     def __init__(self, text: str, names: Mapping[str, str]) -> None:
         self.text, self.names = text, names
         # Plain where that moves no character: separators and brackets are found at their place in the text.
         marked = text if text.isascii() else "".join(c if len(form := plain(c)) != 1 else form for c in text)
-        self.marked = _FENCE.sub(lambda x: x[0] if folded(x[1]) in names else " " * len(x[0]), marked)
+        marked = _FENCE.sub(lambda x: x[0] if folded(x[1]) in names else " " * len(x[0]), marked)
+        self.marked = marked.replace("= [", ": [").replace("=[", ":[")
         self.found: list[tuple[int, int, tuple[str, ...]]] = []
-        self.meant, self.in_line, self.is_form = True, False, self.marked.count(":") > 1
+        self.meant: bool | None = True
+        self.in_line, self.is_headed, self.is_form = False, False, self.marked.count(":") > 1
 
     def items(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Every item in order, as written, with the labels that it names; without labels it is an unknown one."""
+        pieces = [piece.strip() for piece in self.text.split(",")]
+        if all(piece.casefold() in self.names for piece in pieces):  # the form that is asked for
+            return [(piece, (self.names[piece.casefold()],)) for piece in pieces]
         lines = list(_LINE.finditer(self.marked))
         rules = ["|" in line[0] and not folded(line[0]).strip(" |:+-") for line in lines] + [False]
         self.marked = _EDGE.sub(lambda edge: " " * len(edge[0]), self.marked).replace("|", "=")  # a row: "name = value"
         for number, line in enumerate(lines):
-            self.meant, self.in_line = self.meant or self.in_line, False
+            self.meant, self.in_line = self.in_line or self.meant, False
             row = _said(folded(self.marked[slice(*line.span())]), self.names) if rules[number + 1] else None
             if row and (row[1] is None or row[2]):
                 self.meant = not _UNMEANT.search(folded(line[0]))
             elif not rules[number]:
                 for clause in _CLAUSE.finditer(self.marked, *line.span()):
                     self._clause(*clause.span())
-        written = ((_bare(self.text[start:end]), labels) for start, end, labels in self.found)
-        return [(item, labels) for item, labels in written if item]
+                self._title(line, lines[number + 1 : number + 2])
+        return [(item, labels) for start, end, labels in self.found if (item := _bare(self.text[start:end]))]
 
     def _clause(self, start: int, end: int) -> None:
         """Reads what stands between semicolons: "no A, B or C" is one unknown item, and "A, B and C are absent"."""
@@ -275,26 +256,45 @@ class _List:
             key = folded(self.marked[begin : piece.end()])
             if denied and begin == piece.start():
                 self.found[-1] = (self.found[-1][0], piece.end(), ())
-            elif _bare(key):
+            elif item := _bare(key):
                 labels, present, bare = _said(key, self.names)
-                if present is None or (present and self.meant):
-                    self.found.append((begin, piece.end(), labels if present else ()))
+                if present is None or (present and self.meant is not False):
+                    self.found.append((begin, piece.end(), labels if present and (self.meant or not bare) else ()))
                 denial = None if bare else _DENIAL.search(key, key.rfind(". ") + 1)
                 denied = bool(present is None and denial and any(x in key[denial.end() :] for x in self.names))
-                ends_denied = present is False or (denial is not None and not denied) or _means(key) is False
+                of_all = denial and ((labels and "other" not in key[denial.start() :]) or _VERDICT.fullmatch(item))
+                is_absent = present is False or _means(item) is False
+                if is_absent and not labels and len(self.found) > 1 + self.is_headed * first:
+                    self.found[-2:] = [(self.found[-2][0], piece.end(), ())]  # "Edema, 0"; "absent" below "Edema"
+                ends_denied = is_absent or bool(of_all and not denied) or item.startswith("or ")
                 bares.append(bare and begin == piece.start())
         if ends_denied and len(bares) > 1 and all(bares[:-1]):
             self.found[first:] = [(start, end, ())]
 
+    def _title(self, line: re.Match[str], after: list[re.Match[str]]) -> None:
+        """Takes a line without names for a heading of the lines after it, or for a verdict on the list before it."""
+        key = folded(self.marked[slice(*line.span())])
+        head = _bare(key.strip(f"#:{_WRAPPING}"))
+        if not head or any(name in key for name in self.names):
+            return
+        is_title = key[0] == "#" or key[:2] == key[-2:] == "**" or key.strip("*_").endswith((":", " of", " for", " -"))
+        is_above = bool(after and _BULLET.match(after[0][0])) and not _BULLET.match(line[0])
+        if is_title or _lists(head) or _ABSENT.fullmatch(head) or (is_above and _lists(head) is False):
+            self.meant, self.in_line, self.is_headed = _lists(head), False, True
+        elif _VERDICT.fullmatch(head) and _DENIAL.search(head) and self.found and not self.is_headed:
+            self.found = [(self.found[0][0], line.end(), ())]
+
     def _after_headings(self, start: int, end: int) -> int:
         """Where a piece goes on after its headings: ``{"labels": ["Edema"`` at the bracket."""
         while (colon := self.marked.find(":", start, min(start + 60, end))) >= 0:
-            head = _bare(folded(self.marked[start:colon]).lstrip("# "))
+            head = _bare(folded(self.marked[start:colon].replace("_", " ")).lstrip("# "))
             after = folded(self.marked[colon + 1 : min(colon + 40, end)]).lstrip(" \"'*_`")[:1]
-            heading = None if head.startswith(tuple(self.names)) else _HEADING.fullmatch(head)
-            # One "label: Edema" of many may be followed by "present: no".
-            if not heading or (heading["one"] and after not in "[{" and self.is_form):
+            # A number, a row of a form; one "label: Edema" of many may be followed by "present: no".
+            is_record = _lists(head) and head.endswith(tuple(_ONE.split("|"))) and after not in "[{" and self.is_form
+            if is_record or head.startswith(tuple(self.names)) or (head.isdigit() and head.strip("0")):
                 break
-            self.meant, self.in_line = not _UNMEANT.search(head), after not in "[{"
+            self.meant, self.in_line, self.is_headed = _lists(head), after not in "[{", True
+            if self.meant is None:
+                break
             start = colon + 1
         return start

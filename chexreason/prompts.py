@@ -31,11 +31,11 @@ class Prompt:
     names_labels: bool = True
 
     def __post_init__(self) -> None:
-        Grammar.of(self.grammar)
+        Grammar(self.grammar)
 
     def answer_format(self, label_set: LabelSet) -> AnswerFormat:
         """How the answers to this prompt are read, with the labels of ``label_set``."""
-        return AnswerFormat(label_set, Grammar.of(self.grammar))
+        return AnswerFormat(label_set, Grammar(self.grammar))
 
 
 def load_prompt(name_or_path: str | Path, folder: Path) -> Prompt:

@@ -73,6 +73,8 @@ FORMS: dict[str, Writer] = {
     "slash": lambda x: "/".join(x),
     "sentences": lambda x: ". ".join(x) + ".",
     "numbers": lambda x: " ".join(f"{n}. {label}" for n, label in enumerate(x, 1)),
+    "key of JSON": lambda x: json.dumps({"predicted_labels": x, "absent_labels": rest(x)}),
+    "python names": lambda x: f"present = {list(x)}\nabsent = {rest(x)}",
     "denied": lambda x: f"{', '.join(x)}, no {rest(x)[0]}, {rest(x)[1]} or {rest(x)[2]}",
 }
 # Of any labels: says of none that it is present.
@@ -97,6 +99,22 @@ DENIALS: dict[str, Writer] = {
     "columns": lambda x: f"| {' | '.join(x)} | other |\n|---|---|\n| {' | '.join('no' for _ in x)} | yes |",
     "csv": lambda x: "\n".join(f"{label},no" for label in x),
     "both boxes": lambda x: "\n".join(f"{label}: [ ] present [x] absent" for label in x),
+    "another heading": lambda x: f"DDx: {', '.join(x)}",
+    "another key": lambda x: json.dumps({"considered_and_left_out": x}),
+    "another heading of its own line": lambda x: "Not seen on this film:\n- " + "\n- ".join(x),
+    "markdown heading": lambda x: "## Absent\n- " + "\n- ".join(x),
+    "bold heading": lambda x: "**Ruled out**\n" + "\n".join(x),
+    "plain heading": lambda x: "Findings not present\n- " + "\n- ".join(x),
+    "open sentence": lambda x: "There is no evidence of\n- " + "\n- ".join(x),
+    "verdict": lambda x: "\n".join(x) + "\nNone of these are present.",
+    "pairs": lambda x: json.dumps([[label, False] for label in x]),
+    "value below": lambda x: "\n".join(f"**{label}**\nAbsent" for label in x),
+    "brackets": lambda x: " ".join(f"{label}(0)" for label in x),
+    "or at the end": lambda x: f"{', '.join(x[:-1])}, or {x[-1]}",
+    "devoid": lambda x: f"lungs free from {', '.join(x)}",
+    "abbreviated": lambda x: f"w/o {', '.join(x)}",
+    "Spanish": lambda x: f"sin {', '.join(x)}",
+    "Chinese": lambda x: "\u672a\u89c1" + "\u3001".join(x),
     "questions": lambda x: ", ".join(f"{label}?" for label in x),
 } | {f"all absent, {name}": (lambda _, form=form: form([])) for name, form in FORMS.items() if form.__name__ == "write"}
 

@@ -230,7 +230,8 @@ def test_what_is_published_has_the_mode_of_the_umask(tmp_path, umask):
 
 @pytest.mark.parametrize("public", [True, False])
 def test_a_run_of_sets_that_are_not_declared_public_is_its_owners_alone(tmp_path, caplog, umask, public):
-    cfg = OmegaConf.create({"data": {"folder": str(tmp_path), "sets": {"a": {}, "b": {}}}, "restart": False})
+    sets = {name: {"public": True} for name in "ab"}
+    cfg = OmegaConf.create({"data": {"folder": str(tmp_path), "sets": sets}, "restart": False})
 
     def mode_after(name: str, mode: int | None = None, restart: bool = False) -> int:
         (folder := tmp_path / name).mkdir(exist_ok=True)  # as Hydra makes it

@@ -65,6 +65,13 @@ def test_every_truncated_answer_is_broken(grammar: Grammar) -> None:
         ("Edema is not seen, Fracture", ("Fracture",), ("Edema is not seen",), ()),
         ("Edema: 0.9, Fracture: -1, Pneumonia: mild", (), ("Edema: 0.9", "Fracture: -1", "Pneumonia: mild"), ()),
         ("Labels: none", (), ("none",), ()),
+        ("Edema, Fracture, no effusion", ("Edema", "Fracture"), ("no effusion",), ()),
+        ("Edema\nAll other labels are absent.", ("Edema",), ("All other labels are absent",), ()),
+        ("## Absent\n- Fracture\n## Present\n- Edema", ("Edema",), ("## Absent", "## Present"), ()),
+        ("Lungs: Edema, Fracture", (), ("Lungs: Edema", "Fracture"), ()),
+        ("Edema\nReasons: haze, Fracture", ("Edema",), ("Reasons: haze", "Fracture"), ()),
+        ("Edema, 0, Fracture, 1", ("Fracture",), ("Edema, 0", "1"), ()),
+        ("Edema / no Fracture", ("Edema",), ("no Fracture",), ()),
         ("no Edema\uff0cFracture", (), ("no Edema\uff0cFracture",), ()),  # as written
     ],
 )

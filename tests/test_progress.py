@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from chexreason import errors, progress
+from chexreason import errors, files, progress
 from chexreason.progress import Meter, silent, track
 
 
@@ -64,6 +64,12 @@ def test_what_a_terminal_would_obey_is_shown_as_its_escape(monkeypatch, capsys):
     with pytest.raises(SystemExit), errors.friendly(ValueError):
         raise ValueError(HOSTILE)
     assert capsys.readouterr().err == f"error: {SHOWN}\n"
+    monkeypatch.setenv("CHEXREASON_TRACEBACK", "1")
+    with pytest.raises(SystemExit), errors.friendly(ValueError):
+        raise ValueError(HOSTILE + "api_key=s3cr3t")
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback")
+    assert not [word for word in ("\x1b", "\x9b", "s3cr3t") if word in said]
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     monkeypatch.setattr(progress, "BAR_AFTER", -1.0)
     with Meter(2, HOSTILE) as meter:
@@ -71,3 +77,34 @@ def test_what_a_terminal_would_obey_is_shown_as_its_escape(monkeypatch, capsys):
     said = capsys.readouterr().err
     assert r"\x1b]0;t\x07" in said.partition("[bold]")[2]
     assert not set("\x07\x9b\u202e\ud800") & set(said)
+
+
+@pytest.mark.parametrize(
+    ("value", "masked"),
+    [
+        ("see wandb of s3cr3t-of-env", True),  # whatever setting it stands under
+        ({"note": ["of s3cr3t-of-env"]}, True),
+        ({"aws_secret_access_key": "s3cr3t"}, True),
+        ({"hub-token": "s3cr3t", "password": 1234}, True),
+        ("AWS_SECRET_ACCESS_KEY=s3cr3t", True),
+        ("Authorization: Token s3cr3t", True),
+        ('{"api_key": "a\\"s3cr3t"}', True),
+        ("https://h/v1?code=s3cr3t&sig=s3cr3t&subscription-key=s3cr3t", True),
+        ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.s3cr3t", True),
+        ({"max_new_tokens": 5, "eos_token": "</s>", "key_variable": "THE_KEY"}, False),
+        ("a key of many tokens: https://host/x?limit=3", False),
+        ("password=${oc.env:PW}", False),
+    ],
+)
+def test_keys_are_masked_wherever_they_stand(value, masked, monkeypatch) -> None:
+    monkeypatch.setenv("THE_KEY", "s3cr3t-of-env")
+    shown = files.without_secrets(value)
+    assert "s3cr3t" not in str(shown)
+    assert "1234" not in str(shown)
+    assert (shown != value) == masked
+
+
+@pytest.mark.timeout(20)
+def test_no_answer_of_a_server_keeps_the_search_for_keys_busy() -> None:
+    for part in ("a_", "://", "Bearer ", "api_key=", "eyJaaaaaaaaaaa."):
+        files.without_secrets(part * 100_000)

@@ -152,11 +152,11 @@ def _reading() -> list[str]:
 full-width letters and ideographic punctuation, no invisible characters. (Tags count only as spelled above.) The list is
 split at commas, semicolons, bullets, line ends and, between names, at `and`, `&`, `/`, `with`. Numbering, quotes,
 brackets, emphasis, code fences and the final period are taken off. Names are compared without regard to case.
-Headings (`Findings:`, keys of JSON) are no items. A mark or value (`[x]`, `☑`, `✓`, `(+)`, `: yes`, `= 1`,
+Headings (`Findings:`, `"labels": [`) are no items. A mark or value (`[x]`, `☑`, `✓`, `(+)`, `: yes`, `= 1`,
 `| present |`, `: true`) says that a label is present. What is marked absent (`[ ]`, `☐`, `✗`, `(-)`, `: no`, `: 0`) or
-stands under `Absent:`, `Possible:` and the like is no item. What then is no label of the set is unknown and predicts
-nothing: another value, markup, a number or a comment beside a name, `A or B`, and a denial in words (`no A, B or C`
-and `A, B and C are absent` are one item each). Text outside the blocks is counted. Under `think_solution`:"""
+stands under `Absent:`, `## Ruled out`, `Possible:` is no item. What then is no label of the set is unknown: another
+value, markup, a number or a comment beside a name, a name alone under another heading (`Lungs: A, B`), `A or B`, and
+denials in words (`no A, B or C`). Text outside the blocks is counted. Under `think_solution`:"""
     return [
         f"## Reading an answer\n\n{broken}",
         markdown(("rule", "broken by"), [(f"`{rule}`", words) for rule, words in RULES.items()]),

@@ -64,7 +64,7 @@ def build_manifests(
         source = make(node.source, _convert_="all")
         if source.name != name:  # rows, prefixes and the page would carry another name than the config
             raise ValueError(f"set '{name}' of data={cfg.data.name} has a source called '{source.name}': name it alike")
-        folder, mode = Path(cfg.data.folder) / name, 0o777 if node.get("public") else 0o700
+        folder, mode = Path(cfg.data.folder) / name, 0o777 if node.get("public") is True else 0o700
         folder.mkdir(mode, parents=True, exist_ok=True)
         prepared[name] = prepare_set(
             source,
@@ -81,15 +81,6 @@ def build_manifests(
     for name, fault in declared_public(prepared)[1].items():
         raise ExportError(f"set '{name}' is declared public, but {fault}: say data.sets.{name}.public=false")
     return prepared
-
-
-def is_private(cfg: DictConfig) -> bool:
-    """True unless every set of the data config is prepared and declared public."""
-    try:
-        found = [load_manifest(cfg, name).provenance.get("public") for name in cfg.data.sets]
-    except (AttributeError, ValueError):
-        return True
-    return not found or any(public is not True for public in found)
 
 
 def set_policy(cfg: DictConfig, name: str) -> LabelPolicy:
@@ -112,6 +103,15 @@ def public_sets(cfg: DictConfig) -> frozenset[str]:
     public, _ = declared_public({name: load_manifest(cfg, name) for name in here})
     declared = {name for name in here if cfg.data.sets[name].get("public") is True}
     return (public & declared) - set(cfg.data.get("credentialed") or ())
+
+
+def is_private(cfg: DictConfig) -> bool:
+    """True unless every set of the data config is prepared and may leave this machine."""
+    sets = OmegaConf.select(cfg, "data.sets") or {}
+    try:
+        return not sets or public_sets(cfg) != {*sets}
+    except ValueError:  # a damaged manifest
+        return True
 
 
 @lru_cache(maxsize=16)

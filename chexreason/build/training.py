@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from inspect import signature
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from chexreason.training.callbacks.wandb_run import WandbRun, wandb_logger
 from chexreason.training.datamodule import StudyData
 from chexreason.training.gate import Gate
 from chexreason.training.policy_module import PolicyModule
+from chexreason.types import Sample
 
 log = logging.getLogger(__name__)
 
@@ -132,8 +134,10 @@ def _with_prevalence(node: Any, prevalence: Callable[[], Mapping[str, float]]) -
     return {"prevalence": dict(prevalence()), **filled} if "prevalence" in takes.keys() - node.keys() else filled
 
 
-def build_trainer(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], label_set: LabelSet) -> L.Trainer:
-    """Lightning's Trainer with this run's length, callbacks and loggers."""
+def build_trainer(
+    cfg: DictConfig, run_dir: Path, card: Mapping[str, object], label_set: LabelSet, data: StudyData
+) -> L.Trainer:
+    """Lightning's Trainer with this run's length, callbacks and loggers, whose figures are of ``data``."""
     phase = cfg.phase
     every_epoch = phase.val_check_interval is None
     return make(
@@ -146,7 +150,7 @@ def build_trainer(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], la
         check_val_every_n_epoch=1 if every_epoch else None,
         enable_progress_bar=False,  # RunProgress shows the whole run
         callbacks=_callbacks(cfg, run_dir, card, label_set),
-        logger=_loggers(cfg, run_dir, label_set),
+        logger=_loggers(cfg, run_dir, label_set, data),
         default_root_dir=str((run_dir / CHECKPOINT).parent),  # Lightning prefers an hpc_ckpt_* that it finds there
         plugins=_plugins(),
         _convert_="object",
@@ -189,11 +193,11 @@ def _callbacks(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], label
     return callbacks
 
 
-def _loggers(cfg: DictConfig, run_dir: Path, label_set: LabelSet) -> list[Logger]:
+def _loggers(cfg: DictConfig, run_dir: Path, label_set: LabelSet, data: StudyData) -> list[Logger]:
     """The csv of the run and, each behind a gate, W&B and the loggers that ``logger`` names by a ``_target_``."""
     nodes = {key: node for key, node in cfg.logger.items() if OmegaConf.is_dict(node)}
     public = public_sets(cfg) if nodes else frozenset()
-    small, gates = _small_groups(cfg, label_set, public) if nodes else [], []
+    small, gates = _small_groups(cfg, label_set, data, public) if nodes else [], []
     if "wandb" in nodes:
         node, name = nodes.pop("wandb"), f"{cfg.name}/{cfg.arm}/seed{cfg.seed}"
         chosen = {key: node[key] for key in ("project", "entity", "group", "offline")}
@@ -202,17 +206,26 @@ def _loggers(cfg: DictConfig, run_dir: Path, label_set: LabelSet) -> list[Logger
     return [csv_logger(run_dir), *gates, *(Gate(make(node), (), small) for node in nodes.values())]
 
 
-def _small_groups(cfg: DictConfig, label_set: LabelSet, public: Collection[str]) -> list[str]:
+def _small_groups(cfg: DictConfig, label_set: LabelSet, data: StudyData, public: Collection[str]) -> list[str]:
     """How figures begin that are of fewer than ``logger.min_patients`` patients of sets that are not ``public``.
 
-    That is a validation set of so few, with what is computed over the sets, and the F1 of a label that so few have.
+    That is a validation set of so few, with what is computed over the sets; the loss on studies of so few; the F1 of a
+    label that so few have, and of one more label where it would be the only one: the mean of all would tell it.
     """
-    found, least = [], cfg.logger.get("min_patients", 10)
-    for name in (name for name in cfg.data.val if name not in public):
-        studies = load_studies(cfg, name, ("val",), label_set)
-        if len({study.patient_id for study in studies}) < least:
+    home, least = cfg.data.home, cfg.logger.get("min_patients", 10)
+    answered = [*chain(*data.held.values())] or data.val_samples.get(home, [])
+    found = ["val/loss", "val/token_accuracy"] if home not in public and _patients(answered) < least else []
+    for name, samples in data.val_samples.items():
+        if name in public:
+            continue
+        if _patients(samples) < least:
             found += [f"val/{place}/" for place in (name, *CHOSEN_BY)]
-        for i, label in enumerate(label_set):
-            if len({study.patient_id for study in studies if study.mask[i] and study.target[i]}) < least:
-                found.append(f"val/{name}/f1/{label}")
+        having = {label: _patients(s for s in samples if s.study.target[i]) for i, label in enumerate(label_set)}
+        rare = sorted(filter(having.get, having), key=having.__getitem__)
+        few = sum(having[label] < least for label in rare)
+        found += [f"val/{name}/f1/{label}" for label in label_set if label not in rare[few + (few == 1) :]]
     return found
+
+
+def _patients(samples: Iterable[Sample]) -> int:
+    return len({sample.study.patient_id for sample in samples})

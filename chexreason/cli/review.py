@@ -40,7 +40,7 @@ def review(cfg: DictConfig) -> dict[str, Any]:
     store = ReviewStore(folder / _STORE)
     sample = store.sample(traces, cfg.n, cfg.seed)
     prompts = Path(confdir()) / "prompt"
-    grammars = {trace.prompt: Grammar.of(load_prompt(trace.prompt, prompts).grammar) for trace in sample}
+    grammars = {trace.prompt: Grammar(load_prompt(trace.prompt, prompts).grammar) for trace in sample}
     desk = Desk(sample, store, label_set(cfg.labels.name), grammars)
     if absent := [trace.image_path for trace in sample if not Path(trace.image_path).is_file()]:
         log.warning("%d of %d images are missing, e.g. %s: such traces cannot be accepted", len(absent), len(sample),

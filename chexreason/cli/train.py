@@ -61,7 +61,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float | None], dict[str, Any]]:
         module = build_module(cfg, policy, prompt, label_set)
         learned = {"answer_tokens": max([*data.answer_lengths, *map(answer_tokens, cfg.adapters)])}
         card = adapter_card(cfg, prompt, label_set) | learned
-        trainer = build_trainer(cfg, run_dir, card, label_set)
+        trainer = build_trainer(cfg, run_dir, card, label_set, data)
         if first:
             before_training(cfg, data.train_samples, policy, label_set)
         if checkpoint := resume_from(run_dir, cfg):

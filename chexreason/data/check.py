@@ -52,7 +52,9 @@ def inspect_images(
                 file = closed.enter_context(record.open("a", encoding="utf-8", buffering=1))
                 file.write("\n")  # closes a line that was cut short
             if file and key:
-                file.write(_line(facts, key))  # line by line: a killed pass keeps its work
+                where = dict(zip(("path", "size", "mtime_ns", "ctime_ns"), key, strict=True))
+                own = {name: getattr(facts, name) for name in _RECORDED}
+                file.write(json.dumps({"version": VERSION, **where, **own}) + "\n")  # a killed pass keeps its work
             found.append(facts)
     return found
 
@@ -72,11 +74,6 @@ def _look(path: Path, known: dict[_Key, ImageFacts]) -> tuple[ImageFacts, _Key |
         return ImageFacts(path, "transparent" in image.info, content_sha256(data), perceptual_hash(image)), key
     except ImageError as error:
         return ImageFacts(path, reason=error.why), None
-
-
-def _line(facts: ImageFacts, key: _Key) -> str:
-    where = dict(zip(("path", "size", "mtime_ns", "ctime_ns"), key, strict=True))
-    return json.dumps({"version": VERSION, **where, **{name: getattr(facts, name) for name in _RECORDED}}) + "\n"
 
 
 def _read_record(record: Path) -> dict[_Key, ImageFacts]:

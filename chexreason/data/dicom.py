@@ -107,16 +107,12 @@ def _shown(dataset: Any) -> Pixels:
         bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
         return np.clip(apply_voi(values, dataset) / (2.0**bits - 1.0), 0.0, 1.0)
     if dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None:
-        function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
-        return window(values.astype(np.float64), _first(dataset.WindowCenter), _first(dataset.WindowWidth), function)
+        center, width = (float(np.ravel(given)[0]) for given in (dataset.WindowCenter, dataset.WindowWidth))
+        return window(values.astype(np.float64), center, width, str(dataset.get("VOILUTFunction") or "LINEAR").upper())
     if dataset.get("ModalityLUTSequence"):
         return values / (2.0 ** int(dataset.ModalityLUTSequence[0].LUTDescriptor[2]) - 1.0)
     if dataset.BitsStored == 8 and dataset.PixelRepresentation == 0:
         # Rescaling moves and stretches the whole range, so only the sign of its slope is seen.
         return stored / 255.0 if float(dataset.get("RescaleSlope") or 1.0) > 0.0 else 1.0 - stored / 255.0
-    return spread(values)
-
-
-def _first(value: Any) -> float:
-    """The first of several alternative windows, or the only one."""
-    return float(value[0] if hasattr(value, "__getitem__") and not isinstance(value, str) else value)
+    film = stored != dataset.get("PixelPaddingValue")  # what was no film is no darker and no brighter than the film
+    return spread(np.clip(values, values[film].min(), values[film].max()) if film.any() else values)

@@ -16,6 +16,7 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # Pillow goes by the content: an EPS n
 BICUBIC = Image.Resampling.BICUBIC
 PIXELS = 2  # raise it whenever a file gives other pixels: what caches hold was made under another
 WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF
 DICOM_SUFFIXES = (".dcm", ".dicom")
 DICOM_SIGNATURE, DICOM_SIGNATURE_AT = b"DICM", 128  # PS3.10, 7.1: a preamble of 128 bytes, then the prefix
 
@@ -66,11 +67,17 @@ def decode(path: Path, data: bytes) -> Image.Image:
         if data[DICOM_SIGNATURE_AT:132] == DICOM_SIGNATURE or path.suffix.lower() in DICOM_SUFFIXES:
             return load_dicom(path, data).convert("RGB")
         with opened(io.BytesIO(data)) as file:
+            if (frames := getattr(file, "n_frames", 1)) > 1:
+                raise ValueError(f"{file.format} with {frames} pages; a radiograph has one: export the page to use")
+            tags = getattr(file, "tag_v2", {})
+            bits = data[24] if file.format == "PNG" else max(tags.get(BITS_PER_SAMPLE, (8,)))
             file.load()
             image = _rgb(ImageOps.exif_transpose(file))
-        if data[:4] == b"\x89PNG" and data[24] == 16 and data[25] in (2, 4, 6) and np.asarray(image).max() < 128:
+            wide = file.mode in WIDE_MODES
+        if bits > 8 and not wide and np.percentile(image, 98) < 128:
             raise ValueError("16 bits a channel, of which 8 are read, and dark: save it as 16-bit grey")
-        return image
+        # Where white is zero, Pillow turns 8 bits alone.
+        return ImageOps.invert(image) if wide and tags.get(PHOTOMETRIC) == 0 else image
     except Exception as error:  # decoders raise many types on damaged bytes: SyntaxError, struct.error, zlib.error
         raise ImageError(path, str(error) or type(error).__name__) from error
 

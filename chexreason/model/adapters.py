@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,8 +29,9 @@ TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|d
 # The dtype that adapters are kept and computed in, whatever the weights are in. PEFT computes float32 factors so, which
 # makes a folder read by bare PEFT the same policy; bfloat16 weights would round away half of a small adapter's effect.
 ADAPTER_DTYPE = torch.float32
-NARROWED = ("exclude_modules", "layers_to_transform", "layers_pattern")  # what picks among the listed modules
 VARIANTS = ("use_dora", "use_rslora", "lora_bias", "rank_pattern", "alpha_pattern", "modules_to_save")  # none is read
+VARIANTS += ("use_qalora", "use_bdlora", "alora_invocation_tokens", "layer_replication", "trainable_token_indices")
+VARIANTS += ("target_parameters", "arrow_config", "kasa_config", "monteclora_config")
 
 
 class AdaptedLinear(Linear):
@@ -126,23 +128,28 @@ def keep_adapter(model: Any, folder: str | Path, name: str) -> PeftModel:
             f"no adapter in {folder} ({ADAPTER_CONFIG} is missing): train it first, or give a run's adapter/best"
         )
     check_sound(folder)
-    made_for = _check_fit(model.get_base_model() if isinstance(model, PeftModel) else model, folder)
-    config, weights = _config(folder), load_file(folder / WEIGHTS)
-    modules = config.get("target_modules")  # a pattern is not run: on the name of a module it may take for ever
-    if not isinstance(modules, list) or any(config.get(key) for key in NARROWED):
-        modules = sorted({n.removeprefix("base_model.model.").partition(".lora_")[0] for n in weights})
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    made_for, config, weights = _check_fit(base, folder), _config(folder), load_file(folder / WEIGHTS)
     scale = {"r": config["r"], "lora_alpha": config["lora_alpha"]}
-    wrapped = _beside(model, name, LoraConfig(target_modules=modules, task_type="CAUSAL_LM", **scale))
-    wrapped.base_model.set_adapter(list(wrapped.peft_config), inference_mode=True)
-    wanted = {n.replace(f".{name}.", "."): p.shape for n, p in wrapped.state_dict().items() if f".{name}." in n}
+    # Weights and whole names say which modules: PEFT may look for a pattern or a long list for ever.
+    wanted, layers, listed = {}, dict(base.named_modules()), config.get("target_modules")
+    named = {n.removeprefix("base_model.model.").rpartition(".lora_")[0] for n in weights}
+    named |= {n for n in listed if isinstance(n, str)} if isinstance(listed, list) else set()
+    for module in named & layers.keys():
+        wide, high = (getattr(layers[module], f"{side}_features", 0) for side in ("in", "out"))
+        wanted |= {f"base_model.model.{module}.lora_A.weight": [scale["r"], wide]}
+        wanted |= {f"base_model.model.{module}.lora_B.weight": [high, scale["r"]]}
     names = sorted(set(weights) ^ set(wanted))
-    sizes = [n for n in sorted(set(weights) & set(wanted)) if weights[n].shape != wanted[n]]
+    sizes = [n for n in sorted(set(weights) & set(wanted)) if list(weights[n].shape) != wanted[n]]
     faults = [f"{len(names)} names differ, e.g. {names[0]}"] if names else []
     if sizes:
-        shapes = f"{list(weights[sizes[0]].shape)} for {list(wanted[sizes[0]])}"
+        shapes = f"{list(weights[sizes[0]].shape)} for {wanted[sizes[0]]}"
         faults.append(f"{len(sizes)} weights have another size (rank {config['r']}), e.g. {sizes[0]}: {shapes}")
-    if faults:
-        raise ValueError(f"adapter {folder} does not fit the model: {'; '.join(faults)}. {made_for}")
+    if faults or not wanted:
+        raise ValueError(f"adapter {folder} does not fit the model: {'; '.join(faults) or 'no weight'}. {made_for}")
+    modules = sorted({n.split(".", 2)[2].rpartition(".lora_")[0] for n in wanted})
+    wrapped = _beside(model, name, LoraConfig(target_modules=modules, task_type="CAUSAL_LM", **scale))
+    wrapped.base_model.set_adapter(list(wrapped.peft_config), inference_mode=True)
     set_peft_model_state_dict(wrapped, weights, name)
     return wrapped
 
@@ -215,8 +222,9 @@ def check_sound(folder: Path) -> None:
             if path.name == WEIGHTS and not damaged:
                 damaged = not all(bool(weight.isfinite().all()) for weight in load_file(path).values())
             elif not damaged:
-                damaged = not {"r", "lora_alpha"} <= json.loads(path.read_bytes()).keys()
-        except (OSError, ValueError, AttributeError, SafetensorError):
+                rank, alpha = map(json.loads(path.read_bytes()).get, ("r", "lora_alpha"))
+                damaged = type(rank) is not int or rank < 1 or not math.isfinite(alpha)
+        except (OSError, ValueError, TypeError, AttributeError, SafetensorError, OverflowError, RecursionError):
             damaged = True
         if damaged:
             raise ValueError(f"{path} is damaged or missing, or not finite: {_AGAIN}")
@@ -257,7 +265,8 @@ def base_fingerprint(model: nn.Module) -> str:
 def _check_fit(base: Any, folder: Path) -> str:
     """Refuse (ValueError) an adapter of another architecture, precision or base; returns which base it was made for."""
     config, card = _config(folder), read_card(folder) if (folder / CARD).is_file() else {}
-    if odd := ", ".join(name for name in VARIANTS if config.get(name)):
+    odd = ", ".join(n for n in ("peft_type", *VARIANTS) if config.get(n) not in (None, "LORA", False, [], {}))
+    if odd:
         raise ValueError(f"adapter {folder} is no plain LoRA ({odd} in {ADAPTER_CONFIG}): train one without")
     made_for = f"It was made for {config.get('base_model_name_or_path') or 'another model'}: choose its model="
     here = {"model_type": base.config.model_type, "quantise": precision_of(base)}

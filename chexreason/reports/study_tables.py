@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from chexreason.errors import printable
 from chexreason.reports.own_words import unknown_table
 from chexreason.reports.tables import BELOW, STATISTIC_TITLES, ScoreCell, Table, csv_text
 from chexreason.statistics.bootstrap import STATISTICS
@@ -124,7 +125,7 @@ def print_summary(figures: Mapping[str, Any], console: Console | None = None) ->
     for table in (score_table(figures, "macro_f1"), _change_table(figures), _change_table(figures, over="common")):
         if table.rows:
             console.print(table.terminal())
-    console.print(" ".join(figures["verdict"]), markup=False, highlight=False)
+    console.print(printable(" ".join(figures["verdict"])), markup=False, highlight=False)
 
 
 def _arm_cell(figures: Mapping[str, Any], scores: Mapping[str, Any] | None, dataset: str, statistic: str) -> ScoreCell:

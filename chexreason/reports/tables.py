@@ -99,9 +99,9 @@ class Table:
 
     def terminal(self) -> RichTable:
         """The table for the terminal, its notes below."""
-        view = RichTable(title=self.caption, caption=Text("\n".join(self.notes)))
+        view = RichTable(title=Text(printable(self.caption)), caption=Text(printable("\n".join(self.notes))))
         for i, title in enumerate(self.header):
-            view.add_column(title, justify="right" if i else "left")
+            view.add_column(Text(printable(title)), justify="right" if i else "left")
         for row in self.rows:
             view.add_row(*(Text(printable(cell)) for cell in row))  # Text: an interval's bracket is no markup
         return view

@@ -42,7 +42,8 @@ class OpenAITeacher:
         inside = is_loopback(endpoint)
         http = self._httpx.AsyncClient(follow_redirects=False, trust_env=not inside, timeout=None, auth=login)
         key = "none" if login else api_key(key_variable, endpoint)
-        self._secrets = [key, *(login or ())[1:], *query.values()]
+        basic = base64.b64encode(":".join(login).encode()).decode() if login else ""
+        self._secrets = [key, *(login or ())[1:], basic, *query.values()]
         self._client = self._openai.AsyncOpenAI(
             base_url=endpoint, api_key=key, default_query=query, max_retries=0, timeout=None, http_client=http
         )

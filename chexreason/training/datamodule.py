@@ -50,8 +50,8 @@ class StudyData(L.LightningDataModule):
                 "to them is right or wrong; leave them out"
             )
         self.val_names = tuple(val)
-        self.train_samples, self._val = list(train), {name: list(samples) for name, samples in val.items()}
-        self._held = {"held back by phase.holdout": list(held)} if held else {}
+        self.train_samples, self.val_samples = list(train), {name: list(samples) for name, samples in val.items()}
+        self.held = {"held back by phase.holdout": list(held)} if held else {}
         self._collate = collate
         self.batch_size, self.eval_batch_size, self.accumulate = batch_size, eval_batch_size, accumulate
         self.num_workers, self.seed, self.drop_last = num_workers, seed, drop_last
@@ -76,7 +76,7 @@ class StudyData(L.LightningDataModule):
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         shares = {
             name: rank_share(name, samples, self.eval_batch_size, *self._rank())
-            for name, samples in (self._val | self._held).items()
+            for name, samples in (self.val_samples | self.held).items()
         }
         return [self._loader(share, self.eval_batch_size) for share in shares.values()]
 

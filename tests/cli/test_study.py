@@ -93,5 +93,5 @@ def test_an_adapter_with_other_words_is_refused(out):
 
 
 def test_a_missing_arm_is_named_with_the_way_out(out):
-    with pytest.raises(FileNotFoundError, match=r"run `python -m chexreason.cli.evaluate name=nowhere arm=base data=phantom paths.out=.*`"):
+    with pytest.raises(FileNotFoundError, match=r"run `.*evaluate name=nowhere arm=base data=phantom paths.out=.*`"):
         report_study(configured("report", out, "name=nowhere"))

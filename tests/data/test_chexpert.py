@@ -75,7 +75,7 @@ FAULTS = [
     ("train", lambda t: t.replace("CheXpert-v1.0/train", "C:\\\\train"), "3 rows with a Path that leads out"),
     ("train", lambda t: t.replace("train/patient00001", "valid/patient00001"), "unlike train/patient00001/.*: line 2"),
     ("train", lambda t: t.replace("view1_frontal.jpg", "report.pdf"), "2 rows with a Path unlike train/"),
-    ("train", lambda t: t + t.split("\n")[2] + "\n", "1 rows that repeat a Path: line 5"),
+    ("train", lambda t: t + t.split("\n")[2] + "\n", "1 rows that repeat the Path: line 5"),
     ("groundtruth", lambda t: t.replace("64742", "99999"), "1 rows without an image under .*: line 3 'patient99999"),
 ]
 
@@ -99,7 +99,7 @@ def test_one_message_lists_the_faults_of_all_files(chexpert_tree, tmp_path):
     told = str(caught.value)
     assert "train.csv: 1 rows with a Path that leads out of the root: line 3" in told
     assert "train.csv: 3 rows with a mark other than" in told
-    assert "groundtruth.csv: 1 rows that repeat a Study: line 4" in told
+    assert "groundtruth.csv: 1 rows that repeat the Study: line 4" in told
     assert not list((tmp_path / "out").glob("*"))
 
 

@@ -63,6 +63,9 @@ def swap(text: str) -> str:
         lambda text: text.encode("utf-16-be"),
         lambda text: gzip.compress(text.encode("utf-16-le")),
         lambda text: text.replace(",", ";").replace("\n7", "\n\n7"),
+        lambda text: text.replace("id,Edema", '"i\nd",Edema'),
+        lambda text: text.replace(",a,", ', "a, b",').replace("\n7,", '\n"7", '),
+        lambda text: text.replace(",a,", f",{'a' * 200_000},"),
         lambda text: ("sep=\t\n" + text.replace(",", "\t")).encode("utf-16"),
         lambda text: "A title, and more\n\n" + text.replace(",", "|").replace("|a|", '|"a|\nb"|'),
     ],
@@ -143,7 +146,7 @@ def test_rows_are_faulted_by_kind_with_their_first_lines(tmp_path):
     assert faults.lines == [
         "t.csv: 5 rows with a id that is no whole number: line 3 'p7.0', line 5 '1.5', line 6 '1.5', ...",
         "t.csv: 1 rows with a mark other than 1, 0, -1 or blank: line 3 'Edema=maybe'",
-        "t.csv: 3 rows that repeat a id: line 6 '1.5', line 7 '1.5', line 8 '1.5'",
+        "t.csv: 3 rows that repeat the id: line 6 '1.5', line 7 '1.5', line 8 '1.5'",
     ]
 
 

@@ -51,6 +51,10 @@ def test_only_a_declaration_makes_a_set_public(provenance, public, tmp_path) -> 
         ({"patients": ("own:10000032", "own:2")}, ""),  # such a number is in any large hospital
         ({"paths": ("p10/p10000032/s50414267/x.jpg", "b.png")}, "patients or files"),
         ({"paths": ("train/patient00001/study1/view1_frontal.jpg", "b.png")}, "patients or files"),
+        ({"paths": ("02aa804e-bde0afdd-112c0b34-7bc16630-4e384014.png", "b.png")}, "patients or files"),
+        ({"paths": ("P10000032_S50414267.png", "b.png")}, "patients or files"),
+        ({"paths": ("patient00001_study1_view1.png", "b.png")}, "patients or files"),
+        ({"paths": ("550e8400-e29b-41d4-a716-446655440000.png", "b.png")}, ""),
         ({"sha": "same"}, "images of set 'held'"),
         ({"paths": ("../held/films/c.png", "b.png")}, "images of set 'held'"),
         ({"paths": ("link/c.png", "b.png")}, "images of set 'held'"),

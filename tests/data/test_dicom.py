@@ -61,6 +61,7 @@ def test_bit_depths_fill_the_greys(tmp_path, bits):
 
 
 SIGNED = (RAMP * 4095 - 2048).astype(np.int16)
+PADDED = np.where(RAMP < 0.2, 0, (RAMP - 13 / 63) * 255 / (50 / 63))
 DARK = (RAMP * 4095).astype(np.uint16)
 
 
@@ -73,6 +74,7 @@ DARK = (RAMP * 4095).astype(np.uint16)
         ((RAMP * 200).astype(np.uint8), 8, {"RescaleSlope": "-1"}, 255 - GREY * 200 / 255),
         (SIGNED, 16, {}, GREY),  # twelve bits in a file that claims sixteen
         (SIGNED, 12, {}, GREY),
+        (np.where(RAMP < 0.2, -32_768, SIGNED).astype(np.int16), 16, {"PixelPaddingValue": -32_768}, PADDED),
         (SIGNED, 12, {"RescaleSlope": "2", "RescaleIntercept": "5000"}, GREY),
         (SIGNED, 12, {"RescaleSlope": "-1", "RescaleIntercept": "0"}, 255 - GREY),
     ],

@@ -64,8 +64,14 @@ def test_pixels_that_are_no_number_and_halves_of_16_bits_are_refused(tmp_path):
     Image.fromarray(np.where(RAMP == 1, np.nan, RAMP).astype(np.float32)).save(tmp_path / "f.tiff")
     with pytest.raises(ImageError, match="NaN or infinity"):
         load_image(tmp_path / "f.tiff")
+    page = Image.fromarray(RAMP.astype(np.float32))
+    page.save(tmp_path / "f.tiff", save_all=True, append_images=[page])
+    with pytest.raises(ImageError, match="TIFF with 2 pages; a radiograph has one"):
+        load_image(tmp_path / "f.tiff")
     for colours, kind, top in ((2, 4, 4095), (3, 2, 4095), (4, 6, 4095), (2, 4, 65_535)):  # Pillow reads the upper byte
-        rows = np.repeat((RAMP * top).astype(">u2")[..., None], colours, -1).reshape(8, -1)
+        values = (RAMP * top).astype(">u2")
+        values[4, 4] = 65_535 if colours == 3 else values[4, 4]  # a hot pixel makes no film bright
+        rows = np.repeat(values[..., None], colours, -1).reshape(8, -1)
         header = struct.pack(">IIBBBBB", 8, 8, 16, kind, 0, 0, 0)
         parts = {b"IHDR": header, b"IDAT": zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)), b"IEND": b""}
         png = [struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts.items()]
@@ -74,6 +80,25 @@ def test_pixels_that_are_no_number_and_halves_of_16_bits_are_refused(tmp_path):
             with pytest.raises(ImageError, match="save it as 16-bit grey"):
                 load_image(tmp_path / "16.png")
     np.testing.assert_allclose(pixels(tmp_path / "16.png")[..., 0], RAMP * 255, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("photometric", "colours", "top", "expected"),
+    [(0, 1, 4095, 255 - RAMP * 255), (1, 1, 4095, RAMP * 255), (2, 3, 65_535, RAMP * 255), (2, 3, 4095, None)],
+)
+def test_16_bits_of_tiff_are_read_by_what_its_tags_say(tmp_path, photometric, colours, top, expected):
+    values = np.repeat((RAMP * top).astype("<u2")[..., None], colours, -1).tobytes()
+    tags = {256: 8, 257: 8, 258: 16, 259: 1, 262: photometric, 273: 130, 277: colours, 278: 8, 279: len(values)}
+    entries = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in tags.items())
+    if colours == 3:
+        entries = entries.replace(struct.pack("<HHII", 258, 3, 1, 16), struct.pack("<HHII", 258, 3, 3, 124))
+    head = b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries
+    (tmp_path / "x.tiff").write_bytes(head.ljust(124, b"\0") + struct.pack("<3H", 16, 16, 16) + values)
+    if expected is None:
+        with pytest.raises(ImageError, match="save it as 16-bit grey"):
+            load_image(tmp_path / "x.tiff")
+    else:
+        np.testing.assert_allclose(pixels(tmp_path / "x.tiff")[..., 0], expected, atol=1)
 
 
 def test_transparency_is_left_out_and_the_guard_pairs_a_film_with_its_copies(tmp_path):

@@ -107,10 +107,10 @@ def test_the_labelings_are_told_apart(mimic_tree):
 
 FAULTS = [
     ("metadata", lambda t: t.replace("ViewPosition", "Position"), r"lacks the columns 'ViewPosition' \(closest: 'Posi"),
-    ("chexpert", lambda t: t + t.split("\n")[1] + "\n", "1 rows that repeat a study_id: line 7 '50414267'"),
+    ("chexpert", lambda t: t + t.split("\n")[1] + "\n", "1 rows that repeat the study_id: line 7 '50414267'"),
     ("chexpert", line(2, lambda row: row.replace("032", "764")), "another subject than in the metadata: line 2"),
     ("metadata", line(3, lambda row: "../../" + row), r"with a dicom_id that is no file name: line 3 '\.\./\.\./"),
-    ("metadata", lambda t: t + t.split("\n")[1] + "\n", "1 rows that repeat a dicom_id: line 10"),
+    ("metadata", lambda t: t + t.split("\n")[1] + "\n", "1 rows that repeat the dicom_id: line 10"),
     ("metadata", lambda t: t[: t.rindex("\n", 0, -1) + 1], "1 rows with a dicom_id that the metadata lacks: line 9"),
     ("split", line(9, lambda row: "00000099" + row[8:]), "1 rows with a dicom_id that the split file lacks: line 9"),
     ("split", line(2, lambda row: row.replace("10000032", "1")), "another subject or study than in the split .*line 2"),

@@ -162,7 +162,7 @@ def test_all_faults_come_in_one_message(tmp_path):
         frame(tmp_path)
     for fault in (
         "3 images of the official lists have no row: 00000001_001.png, 00000004_000.png, 00000099_000.png; ",
-        "1 rows that repeat an Image Index: line 3 '00000001_000.png'",
+        "1 rows that repeat the Image Index: line 3 '00000001_000.png'",
         "2 rows with a finding NIH does not have ('effusion' (closest: 'Effusion'), '')",
         "1 rows with 'No Finding' beside another finding: line 5 'No Finding|Mass'",
         "1 rows with a Patient ID that is no whole number: line 6 '3.5'",

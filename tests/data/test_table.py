@@ -19,8 +19,9 @@ from tests.support.manifests import rows_of
 CSV = """path,patient_id,Pneumonia,Edema,years,gender,proj,part
 a/1.jpg,7,1,,61,Female,PA,sft
 a/2.jpg,7,0.0,-1,x,m,AP,sft
-b/1.jpg,8,,1.0,200,,,test
+b/1.jpg,8,,1.0,200,Mujer,,test
 """
+SWALLOWED = 'path,patient_id,Edema,Pneumonia,note\na/1.jpg,1,1,0,"x\nb_c-2.jpg,2,1,0,y"\n'  # a row with another path
 SPLIT = "1 rows with a part other than sft, rl, val, test, readers, train, validate: line 4 'hold-out'"
 
 
@@ -39,11 +40,13 @@ def test_marks_and_identifiers(tmp_path):
     assert set(rows["split"]) == {"test"}
 
 
-def test_optional_columns(tmp_path):
+def test_optional_columns(tmp_path, caplog):
     rows = frame(tmp_path, view_column="proj", age_column="years", sex_column="gender", split_column="part")
     assert rows["view"].tolist() == ["PA", "AP", ""]
     assert rows["sex"].tolist() == ["F", "M", ""]
     assert rows["age"].isna().tolist() == [False, True, True]
+    for lost in ("values of years are not read, so unknown: x", "values of gender are not read, so unknown: Mujer"):
+        assert lost in caplog.text
     assert rows["split"].tolist() == ["sft", "sft", "test"]
 
 
@@ -68,6 +71,9 @@ def test_a_split_to_select_from_is_read_and_said(tmp_path, caplog):
             {},
             "several columns for Pleural Other",
         ),
+        (CSV.replace("proj", "Edema.1"), {}, "several columns for Edema; keep one"),  # as pandas writes it
+        ("path,patient_id,edema_x\nx,1,0\n", {}, r'label_columns: \{"Edema": \["edema_x"\]\} reads them\n'),
+        (SWALLOWED, {}, "a row inside quotation marks: line 3, in a cell that is opened in line 2"),
         ("path,patient_id,Hernia\nx,1,0\n", {}, "no column spelled like a CheXpert label"),
         (CSV.replace(",", ";").replace("0.0", "0,5"), {}, "blank: line 3 'Pneumonia=0,5'"),
         ("path,patient_id,Edema\nx,1,\n", {"labelled_only": True}, "no mark in any"),
@@ -89,7 +95,7 @@ A/../a.png,1,-1.0
         frame(tmp_path, text)
     for fault in (
         f"2 rows whose path leads out of {tmp_path}: line 3 'b/../../c.jpg', line 4 '/etc/d.jpg'",
-        "1 rows that repeat a path (suffix aside): line 5 'A/../a.png'",
+        "1 rows that repeat the path (suffix aside): line 5 'A/../a.png'",
         "2 rows whose patient_id names nothing (blank, nan, #N/A, a formula, a rounded number; export the column "
         "again, as text): line 2 '1.00001E+07', line 4 ''",
         "1 rows with a mark other than 1, 0, -1 or blank: line 3 'Edema=2'",
@@ -100,7 +106,7 @@ A/../a.png,1,-1.0
 @pytest.mark.parametrize(
     ("vendor", "written", "patients"),
     [
-        (None, ["'13", "\u200b14 ", "\uff11\uff13", "IM-0001"], ["t:13", "t:14", "t:13", "t:IM-0001"]),
+        (None, ["'13", "\u200b14 ", "\uff11\uff13", '"""IM-1"""'], ["t:13", "t:14", "t:13", "t:IM-1"]),
         (None, ["0007", "0007", "0008"], ["t:0007", "t:0007", "t:0008"]),  # one form throughout: as written
         (None, ["8", "0007", "7"], r"may be another's \(.*\): line 4 '7' and line 3 '0007'$"),
         ("ward", ["P7", "8", "p7"], r"may be another's \(.*\): line 4 'p7' and line 2 'P7'$"),
@@ -170,7 +176,7 @@ def test_a_label_may_be_read_from_several_columns(tmp_path):
 4.jpg,1,,0,1,1
 5.jpg,1,,,,1
 """
-    columns = {"Lung Lesion": ["mass", "nodule"], "Lung Opacity": "mass", "Fracture": ["fracture"]}
+    columns = {"Lung Lesion": ["mass", "nodule"], "Lung Opacity": "mass", "Fracture": ["fracture"], "Edema": None}
     rows = frame(tmp_path, text, label_columns=columns, split="readers", vendor="nih14", labelled_only=True)
     np.testing.assert_array_equal(rows["Lung Lesion"], [1, -1, -1, 0])
     np.testing.assert_array_equal(rows["Lung Opacity"], [0, np.nan, -1, np.nan])

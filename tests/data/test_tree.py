@@ -39,6 +39,8 @@ def found(source, root: Path, **options):
         (f"x/{UID}.5.dcm", [f"x/{UID}.5"], f"x/{UID}.5"),
         ("1_000", ["images/1_000.png", *(twin.format("1_000") for twin in NOT_FILMS)], "images/1_000.png"),
         ("b/1.png", ["b/1.JPG", "a/1.png"], "b/1.JPG"),
+        (r"b\1.png", ["b/1.png"], "b/1.png"),
+        ("st.john_1", ["x/st.john_1.png", "x/st.john_2.png"], "x/st.john_1.png"),
         ("1", ["a/1.png", "b/1.png"], "fits several files .*: line 2 '1 = a/1.png and b/1.png'"),
         ("a/1", ["a/1.png", "a/1.jpg"], "'a/1 = a/1.jpg and a/1.png'"),
         ("a/1.png", ["b/1.png"], "a/1.png"),  # of another patient perhaps: whoever reads it says that it is missing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -106,6 +107,11 @@ MISFITS = {  # what the config says beside what it said, what becomes of a weigh
         lambda name: name.replace("layers.0.mlp", "layers.33.mlp"),
         lambda name, weight: torch.zeros(4, 2560) if "q_proj.lora_A" in name else weight,
     ),
+    r"4 weights have another size \(rank 1000000000\)": ({"r": 10**9}, lambda name: name, lambda name, weight: weight),
+    r"adapter_config.json is damaged": ({"r": -1}, lambda name: name, lambda name, weight: weight),
+    r"adapter_config.json is damaged or": ({"lora_alpha": math.inf}, lambda name: name, lambda name, weight: weight),
+    r"is no plain LoRA \(peft_type in": ({"peft_type": "IA3"}, lambda name: name, lambda name, weight: weight),
+    r"is no plain LoRA \(alora_inv": ({"alora_invocation_tokens": [1]}, lambda name: name, lambda name, weight: weight),
     r"does not fit the model: 2 names differ, e.g. .*q_proj\.lora_A": (
         {},
         lambda name: name,
@@ -128,10 +134,11 @@ def test_what_does_not_fit_is_listed_together(adapter, model, said):
 
 STUCK = r"(\w+\.?)+!"  # minutes for each name of a module
 LAYERS = {"layers_to_transform": [0], "layers_pattern": STUCK}
+LONG = {"target_modules": [f"x{i}" for i in range(100_000)]}
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("settings", [{"target_modules": STUCK}, {"exclude_modules": STUCK}, LAYERS], ids=list)
+@pytest.mark.parametrize("settings", [{"target_modules": STUCK}, {"exclude_modules": STUCK}, LAYERS, LONG], ids=list)
 def test_no_pattern_of_a_folder_is_run(adapter, model, settings):
     config = json.loads((adapter / ADAPTER_CONFIG).read_text())
     assert [name.rpartition(".")[2] for name in config["target_modules"]] == ["down_proj", "q_proj"]

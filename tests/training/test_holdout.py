@@ -68,8 +68,8 @@ def test_all_arms_hold_back_the_same_patients_and_train_on_none_of_them(gemma, t
     def built(*overrides: str):
         cfg = composed("train", "phase.batch_size=2", *paths, *overrides)
         data = build_data(cfg, gemma, build_prompt(cfg), build_labels(cfg))
-        held = [sample for samples in data._held.values() for sample in samples]
-        home = data._val["phantom_a"]
+        held = [sample for samples in data.held.values() for sample in samples]
+        home = data.val_samples["phantom_a"]
         return data.train_samples, held, home, adapter_card(cfg, build_prompt(cfg), build_labels(cfg))
 
     train, held, home, card = built()

@@ -16,10 +16,13 @@ import wandb
 from PIL import Image
 from wandb.proto import wandb_internal_pb2 as proto
 
+from chexreason.build.training import build_trainer
 from chexreason.data.credentialed import ExportError
+from chexreason.labels.catalog import CHEXPERT14
 from chexreason.training.callbacks.wandb_run import TABLE_COLUMNS, WandbRun, wandb_logger
 from chexreason.training.gate import Gate, shareable
-from chexreason.types import Prediction
+from chexreason.types import Prediction, Study
+from tests.support.configs import composed
 
 AGREEMENT = "data use agreement 17"
 
@@ -150,6 +153,7 @@ def test_the_id_is_that_of_the_directory_and_a_resumed_run_goes_on(tmp_path):
     here, again, there = (wandb_logger(tmp_path / name, **settings)._wandb_init for name in ("a", "a", "b"))
     assert here["id"] == again["id"] != there["id"]
     assert here["resume"] == "allow"
+    assert (here["settings"].program, here["settings"].host) == ("-", "-")  # an online run sends the path of the first
     (tmp_path / "a").rename(tmp_path / "a.old-1")  # begun anew
     assert wandb_logger(tmp_path / "a", **settings)._wandb_init["id"] != here["id"]
     (tmp_path / "c" / "wandb").mkdir(parents=True)  # begun by an earlier version
@@ -188,6 +192,25 @@ def test_the_gate_passes_named_figures_of_enough_patients():
             gate.log_metrics({name: value}, 3)
     assert seen == [{"val/a/macro_f1": 0.5, "epoch": 1}]
     assert not hasattr(gate, "experiment")
+
+
+def test_small_groups_are_no_figures_alone_or_by_what_is_left_of_a_mean(tmp_path):
+    words = ["logger.min_patients=3", "+logger.mine._target_=lightning.pytorch.loggers.CSVLogger"]
+    cfg = composed("train", *words, f"+logger.mine.save_dir={tmp_path}", f"paths.out={tmp_path}")
+
+    def kept(marks: dict[str, int], held: int) -> set[str]:
+        """The figures that stay of 4 patients at home, of whom so many have a label, and so many held back."""
+        found = [CHEXPERT14.encode(label for label in marks if i < marks[label]) for i in range(4)]
+        rows = [Study(str(i), str(i), "phantom_a", Path(), target, (True,) * 14) for i, target in enumerate(found)]
+        samples = [SimpleNamespace(study=study) for study in rows]
+        data = SimpleNamespace(val_samples={"phantom_a": samples}, held={"held": samples[:held]} if held else {})
+        gate = build_trainer(cfg, tmp_path, {}, CHEXPERT14, data).loggers[1]
+        figures = [f"val/phantom_a/f1/{label}" for label in marks] + ["val/loss", "val/phantom_a/macro_f1"]
+        return {figure.rpartition("/")[2] for figure in figures if figure.startswith(gate.small)}
+
+    assert kept({"Edema": 4, "Fracture": 3}, 0) == set()
+    assert kept({"Edema": 4, "Fracture": 3, "Pneumonia": 2}, 2) == {"loss", "Fracture", "Pneumonia"}
+    assert kept({"Edema": 4, "Fracture": 1, "Pneumonia": 2}, 3) == {"Fracture", "Pneumonia"}
 
 
 def test_a_config_leaves_without_places_and_keys():

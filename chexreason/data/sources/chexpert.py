@@ -81,8 +81,7 @@ class CheXpertSource:
         chosen = frame[frame["path"].str.contains("_frontal.", regex=False)] if self.frontal_only else frame
         if chosen.empty:
             raise ValueError(f"'{self.name}': none of the {len(frame)} images is frontal; set frontal_only=false")
-        kept = (self.name, len(chosen), len(frame), self.frontal_only)
-        log.info("%s: %d of %d images are kept (frontal_only=%s)", *kept)
+        log.info("%s: frontal_only=%s keeps %d of %d images", self.name, self.frontal_only, len(chosen), len(frame))
         return chosen.reset_index(drop=True)
 
     def _read(self, part: str, file: Path, faults: Faults) -> pd.DataFrame:
@@ -102,7 +101,8 @@ class CheXpertSource:
         """One row for each image found in the folder of each study: groundtruth.csv lists studies only."""
         folders = rows["patient"] + "/" + rows["study"]
         bases = self._images("test")
-        images = folders.map(lambda folder: next(filter(None, (_views(base / folder) for base in bases)), []))
+        seen = folders.map(lambda folder: {path.name for base in bases for path in (base / folder).glob("view*")})
+        images = seen.map(lambda names: sorted(name for name in names if re.fullmatch(_VIEW, name)))
         bad = (images.str.len() == 0) & (rows["patient"] != "")  # a path that did not fit is a fault already
         table.faults.add_rows(table.file, f"without an image under {bases[0]}", bad, folders)
         return rows.assign(view=images).explode("view", ignore_index=True).dropna(subset="view")
@@ -185,8 +185,3 @@ def _located(table: VendorCsv, key: str, part: str) -> pd.DataFrame:
     )
     table.no_repeats(path)
     return found.drop(columns="part").fillna("")
-
-
-def _views(folder: Path) -> list[str]:
-    """The names of the images in ``folder``, sorted; none where it is missing."""
-    return sorted(path.name for path in folder.glob("view*") if re.fullmatch(_VIEW, path.name))

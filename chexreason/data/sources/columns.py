@@ -125,9 +125,7 @@ class VendorCsv:
 
     def no_repeats(self, identifiers: pd.Series) -> None:
         """Notes the rows whose identifier an earlier row has."""
-        article = "an" if str(identifiers.name)[0] in "AEIOU" else "a"
-        fault = f"that repeat {article} {identifiers.name}"
-        self.faults.add_rows(self.file, fault, identifiers.duplicated(), identifiers)
+        self.faults.add_rows(self.file, f"that repeat the {identifiers.name}", identifiers.duplicated(), identifiers)
 
     def _match(self, columns: Sequence[str]) -> dict[str, int]:
         """The place in the header of each of our columns; only ``columns`` have to be there."""
@@ -190,7 +188,14 @@ def closest(name: str, known: Sequence[str]) -> str:
 def years(age: pd.Series) -> pd.Series:
     """Whole years of ages such as "57", "058Y", "018M", "003D"; NaN where there is none."""
     parts = age.astype(object).str.extract(_AGE)  # [N, 2]: number, unit
-    return np.floor(pd.to_numeric(parts[0]) / parts[1].str.upper().map(_A_YEAR).fillna(1))
+    return or_unknown(np.floor(pd.to_numeric(parts[0]) / parts[1].str.upper().map(_A_YEAR).fillna(1)), age)
+
+
+def or_unknown(read: pd.Series, written: pd.Series) -> pd.Series:
+    """``read``, what a person's data say; what was ``written`` and is not read is logged: it is unknown."""
+    if lost := first_of(written[read.isna() & (written != "")].unique()):
+        log.warning("values of %s are not read, so unknown: %s", written.name, lost)
+    return read
 
 
 def listed_in(file: Path, faults: Faults) -> set[str]:

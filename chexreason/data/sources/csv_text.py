@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 MAX_UNPACKED = 2**30  # bytes of a csv.gz, unpacked; MIMIC's largest has 377,110 rows
+csv.field_size_limit(MAX_UNPACKED)  # a report may be longer than the module's 131,072 characters
 _BINARY = {  # what a file that is no text is, by its first bytes, and the way out
     b"PK": "an Excel workbook (.xlsx) or a zip archive; save its sheet as 'CSV UTF-8', or unpack it",
     b"\xd0\xcf": "an Excel workbook (.xls); save its sheet as 'CSV UTF-8'",
@@ -62,7 +63,8 @@ def records(lines: Sequence[str], skip: int, mark: str) -> Iterator[tuple[int, i
 
     Raises Unreadable where there is none, and at a quotation mark that opens or closes no cell.
     """
-    reader, first = csv.reader(lines[skip:], delimiter=mark, strict=True), skip + 1
+    reader = csv.reader(lines[skip:], delimiter=mark, strict=True, skipinitialspace=True)
+    first = skip + 1
     try:
         for cells in reader:
             if cells:
@@ -83,7 +85,8 @@ def refuse_swallowed(
     """Raises Unreadable where one of ``spans``, the lines of each record, hides rows behind a quotation mark.
 
     ``columns`` are those that are read, by their place among ``n``. A quoted cell of another column may hold line
-    breaks (a report): none of its lines has as many cells as a row, with the same kinds of characters at each place.
+    breaks (a report): none of its lines has as many cells as a row, with the same kinds of characters at each place
+    but one at most, where more than three are read.
     """
     inside = [(first, number) for first, last in spans for number in range(first + 1, last + 1)]
     kinds = {place: {_kinds(cell) for cell in column if cell.strip()} for place, column in columns.items() if inside}
@@ -91,8 +94,9 @@ def refuse_swallowed(
         text, *rest = next(csv.reader(['"' + lines[number - 1].removesuffix("\n")], delimiter=mark))
         cells = [cell.strip(' "') for cell in (*text.split(mark), *rest)]
         read = {place: cells[place] for place in columns} if len(cells) == n else {}
-        same = all(not cell or not kinds[i] or _kinds(cell) in kinds[i] for i, cell in read.items())
-        if same and next(iter(read.values()), ""):  # the first column that is read names the row
+        other = sum(bool(kinds[i]) and _kinds(cell) not in kinds[i] for i, cell in read.items() if cell)
+        told = sum(map(bool, read.values()))
+        if next(iter(read.values()), "") and other <= (told > 3):  # the first column that is read names the row
             raise Unreadable(
                 f"has a row inside quotation marks: line {number}, in a cell that is opened in line {first}; take the "
                 'stray quotation mark out, or write it twice ("")'
@@ -104,7 +108,7 @@ def refuse_swallowed(
 def dialect(lines: Sequence[str], columns: Sequence[str]) -> tuple[int, str]:
     """How many lines precede the header, and its delimiter: the first way that finds the most of the ``columns``."""
     wanted = {letters(column) for column in columns}
-    ways = {(skip, mark): line.split(mark) for skip, line in enumerate(lines[:20]) for mark in ",;\t|"}
+    ways = {(i, mark): next(csv.reader(lines[i:20], delimiter=mark), []) for i in range(20) for mark in ",;\t|"}
     return max(ways, key=lambda way: len(wanted & set(map(letters, ways[way]))))
 
 

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -154,19 +155,19 @@ class NIH14Source:
 def _read_entries(file: Path, faults: Faults) -> pd.DataFrame:
     """The vendor's table as text, one row an image, ``Patient ID`` without leading zeros; its faults are noted."""
     csv = VendorCsv(file, _CSV_COLUMNS, faults)
-    patient = by_value(csv.whole_numbers("Patient ID"), lambda number: patient_number("nih14", number))
+    patient = patients_of(csv, csv.rows["Image Index"])
     csv.no_repeats(csv.rows["Image Index"])
-    check_image_names(file, csv.rows["Image Index"], patient, faults)
     _check_findings(file, csv.rows["Finding Labels"], faults)
     return csv.rows.assign(**{"Patient ID": patient})
 
 
-def check_image_names(file: Path, image: pd.Series, patient: pd.Series, faults: Faults) -> None:
-    """Notes rows without an image, and those whose image is named after another patient ("00000001_000" is of 1)."""
-    faults.add_rows(file, "without an image", image == "", patient)
-    named = by_value(image, lambda name: patient_number("nih14", name))
+def patients_of(csv: VendorCsv, image: pd.Series) -> pd.Series:
+    """The patient of each ``image`` [N]; no image, and one of another's name ("00000001_000" is of 1), are faults."""
+    patient, named = (by_value(v, partial(patient_number, "nih14")) for v in (csv.whole_numbers("Patient ID"), image))
+    csv.faults.add_rows(csv.file, "without an image", image == "", patient)
     other = (named != "") & (named != patient)
-    faults.add_rows(file, "whose Patient ID is not the one in the image's name", other, image)
+    csv.faults.add_rows(csv.file, "whose Patient ID is not the one in the image's name", other, image)
+    return patient
 
 
 def note_missing(file: Path, image: pd.Series, where: Where, allow_missing: bool, faults: Faults) -> pd.Series:

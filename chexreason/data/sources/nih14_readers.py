@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from chexreason.data.leakage import patient_number
 from chexreason.data.manifest import READERS, parameters
 from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, sha256_by_name
-from chexreason.data.sources.nih14 import IMAGES, by_value, check_image_names, note_missing
+from chexreason.data.sources.nih14 import IMAGES, by_value, note_missing, patients_of
 from chexreason.data.sources.tree import films, located, without_suffix
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import Track
@@ -120,10 +119,8 @@ class NIH14ReadersSource:
         csv = VendorCsv(file, [image_column, "Patient ID", *findings], faults)
         if READER_COLUMN in csv.header:
             faults.add(file, "holds the marks of single readers; take test_labels.csv or validation_labels.csv")
-        image, number = csv.rows[image_column], csv.whole_numbers("Patient ID")
-        patient = by_value(number, lambda written: patient_number("nih14", written))
-        check_image_names(file, image, patient, faults)
-        image = by_value(image, without_suffix)
+        patient = patients_of(csv, csv.rows[image_column])
+        image = by_value(csv.rows[image_column], without_suffix)
         marks = csv.marks(list(findings), MARKS)
         if OPPOSITE in marks:
             marks[OPPOSITE] = marks[OPPOSITE].map({1.0: 0.0, 0.0: 1.0, -1.0: -1.0})

@@ -17,7 +17,7 @@ import pandas as pd
 from chexreason.data.fingerprint import content_sha256
 from chexreason.data.leakage import EVALUATION, TRAIN, patient_number, same_patient, vendor_of
 from chexreason.data.manifest import READERS, parameters
-from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, closest, years
+from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, closest, or_unknown, years
 from chexreason.data.sources.csv_text import letters
 from chexreason.data.sources.tree import located, without_suffix
 from chexreason.labels.catalog import CHEXPERT14
@@ -48,7 +48,7 @@ class TableSource:
     vendor: str | None = None
     split: str = "test"
     split_column: str | None = None
-    label_columns: Mapping[str, str | Sequence[str]] | None = None
+    label_columns: Mapping[str, str | Sequence[str] | None] | None = None
     labelled_only: bool = False
     view_column: str | None = None
     age_column: str | None = None
@@ -109,11 +109,14 @@ class TableSource:
                 "path": path,
                 "view": view,
                 "age": years(age),
-                "sex": sex.str.upper().str.extract("^([MF])", expand=False).fillna(""),
+                "sex": or_unknown(sex.str.upper().str.extract("^(M|F)(?:ALE|EMALE)?$")[0], sex).fillna(""),
                 **{label: any_mark(marks[labels.get(label, [])].to_numpy()) for label in CHEXPERT14.labels},
             }
         )
-        return self._labelled(rows) if self.labelled_only else rows
+        kept = rows[list(CHEXPERT14.labels)].notna().any(axis=1) | (not self.labelled_only)
+        if not kept.any():
+            raise ValueError(f"{self.csv} has no mark in any of its {len(rows)} rows: see label_columns")
+        return rows[kept].reset_index(drop=True)
 
     def _csv(self) -> Path:
         path = Path(self.csv)
@@ -123,7 +126,8 @@ class TableSource:
 
     def _check_spelling(self, table: VendorCsv, found: Sequence[str]) -> None:
         """Notes columns whose marks would be lost; raises ValueError where the csv has no label's column."""
-        spelled, used, faults = [letters(name) for name in table.header], set(map(letters, table.rows)), table.faults
+        spelled = [letters(re.sub(r"\.\d+$", "", name)) for name in table.header]  # pandas writes a second one as "X.1"
+        used, faults = set(map(letters, table.rows)), table.faults
         if twice := [label for label in found if spelled.count(letters(label)) > 1]:
             faults.add(table.file, f"several columns for {', '.join(twice)}; keep one, or name it in label_columns")
         near = {name: label for name in table.header if letters(name) not in used for label in _nearest(name, found)}
@@ -132,7 +136,7 @@ class TableSource:
             known = {label: label for label in found}
             every, some = (json.dumps(names, ensure_ascii=False) for names in ({**known, **asked}, known))
             listed = ", ".join(f"'{name}' ({label}?)" for name, label in near.items())
-            ways = f"label_columns: {every} reads them, label_columns: {some} does not"
+            ways = f"label_columns: {every} reads them" + (f", label_columns: {some} does not" if found else "")
             faults.add(table.file, f"columns that are nearly spelled like a label: {listed}; {ways}")
         if not found:
             fault = "no column spelled like a CheXpert label; name them in label_columns (ours: theirs)"
@@ -150,12 +154,12 @@ class TableSource:
         fault = f"whose {self.path_column} fits several files (write which)"
         faults.add_rows(self._csv(), fault, two != "", written + " = " + two)
         again = (study.duplicated() | file.duplicated()) & (written != "")
-        faults.add_rows(self._csv(), f"that repeat a {self.path_column} (suffix aside)", again, written)
+        faults.add_rows(self._csv(), f"that repeat the {self.path_column} (suffix aside)", again, written)
         return study, file
 
     def _inside(self, path: str) -> str:
         """``path`` from the root on, also where it is absolute and names the root by a link."""
-        path = os.path.normpath(path)
+        path = os.path.normpath(path.replace("\\", "/"))  # a csv of Windows
         roots = (self.image_root, Path(self.root if self.root is not None else Path(self.csv).parent).absolute())
         return next((os.path.relpath(path, root) for root in roots if path.startswith(f"{root}{os.sep}")), path)
 
@@ -175,12 +179,6 @@ class TableSource:
         table.faults.add_rows(table.file, fault, number != twin, shown)
         return patient
 
-    def _labelled(self, rows: pd.DataFrame) -> pd.DataFrame:
-        marked = rows[list(CHEXPERT14.labels)].notna().any(axis=1)
-        if not marked.any():
-            raise ValueError(f"{self.csv} has no mark in any of its {len(rows)} rows: see label_columns")
-        return rows[marked].reset_index(drop=True)
-
 
 def _nearest(column: str, found: Sequence[str]) -> list[str]:
     """The label that ``column`` most likely means, by a word or the whole name: none of ``found``, or no label."""
@@ -194,5 +192,5 @@ def _nearest(column: str, found: Sequence[str]) -> list[str]:
     return [likely[name] for name in get_close_matches(letters(column), likely, n=1, cutoff=0.0)]
 
 
-def _listed(names: str | Sequence[str]) -> list[str]:
-    return [names] if isinstance(names, str) else list(names)
+def _listed(names: str | Sequence[str] | None) -> list[str]:
+    return [str(names)] if isinstance(names, str | int) else list(map(str, names or ()))

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pandas as pd
 
-_FILM = re.compile(r"(?i).+\.(?:png|jpe?g|tiff?|bmp|dcm|dicom)$|[^.]+$|.+\.\d+$")  # a DICOM file may have no suffix
+_SUFFIX = r"(?i:\.(?:png|jpe?g|tiff?|bmp|dcm|dicom|gif|webp|jp2)$)"  # the decoder says which of them are no films
+_FILM = re.compile(rf".+{_SUFFIX}|[^.]+$|.+\.\d+$")  # a DICOM file may have no suffix
 _NO_FILMS = (".", "__MACOSX")  # begin macOS's twins (._1.png), caches, bins, the copies of a notebook
 Where = tuple[pd.Series, pd.Series]  # the file of each row, and the places of a row with two
 
 
 def without_suffix(name: str) -> str:
-    """``name`` without its suffix; digits are none: "1.2.840.113" is a UID."""
-    return re.sub(r"\.[A-Za-z]\w*$", "", name)
+    """``name`` without an image file's suffix; "1.2.840.113" and "st.john_1" have none."""
+    return re.sub(_SUFFIX, "", name)
 
 
 def films(root: Path, folders: str = "*") -> dict[str, list[str]]:

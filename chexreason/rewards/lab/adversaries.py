@@ -31,7 +31,7 @@ ADVERSARIES = {
 
 def listing(items: Sequence[str], grammar: str) -> str:
     """An answer that lists ``items`` whatever they are, those too that ``format_answer`` refuses."""
-    blocks = BLOCKS[Grammar.of(grammar)]
+    blocks = BLOCKS[Grammar(grammar)]
     inside = {"think": "The film was read."}
     return "\n".join(f"<{block}>{inside.get(block, ', '.join(items))}</{block}>" for block in blocks)
 

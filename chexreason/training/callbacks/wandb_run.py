@@ -39,7 +39,7 @@ SET_SUMMARIES = {"macro_f1": "last,max", "micro_f1": "last,max", "fail_rate": "l
 TABLE_COLUMNS = ("step", "dataset", "study_id", "truth", "predicted", "broken", "text")
 _SIDE = 512  # pixels of the longer side of a picture in the table
 # W&B's own record of a run has none of what tells of the machine, its user and the command, nor what the run prints.
-_SILENT = {"console": "off", "disable_git": True, "disable_code": True, "host": "-"}
+_SILENT = {"console": "off", "disable_git": True, "disable_code": True, "host": "-", "program": "-"}
 _SILENT |= {"x_disable_meta": True, "x_disable_machine_info": True, "x_save_requirements": False}
 _COPIES = ("WANDB_DATA_DIR", "WANDB_CACHE_DIR")  # where it copies what it uploads: by default in the home folder
 
