@@ -32,7 +32,8 @@ def prepare(cfg: DictConfig) -> dict[str, Manifest]:
     vague = [name for name, manifest in prepared.items() if manifest.provenance.get("vendor", "") is None]
     leaks = find_leaks(frames, allowed, vague)
     for leak in (leak for leak in leaks if leak.allowed):
-        log.warning("%s: %s", SUSPECTED.get(leak.kind, "allowed by data.allow_overlap"), leak)
+        level = logging.INFO if leak.kind == "alike" else logging.WARNING  # the pairs are on the page; most are none
+        log.log(level, "%s: %s", SUSPECTED.get(leak.kind, "allowed by data.allow_overlap"), leak)
     audit(cfg, prepared, leaks)
     check_leaks(leaks)
     return prepared
