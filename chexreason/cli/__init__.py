@@ -25,7 +25,7 @@ from chexreason.signals import Stopped, is_first_rank, on_leave, requeue, watche
 # Settings that hold a list, a list of pairs, and a mapping; without a dot also those of a data set.
 LISTS = {"adapters", "arms", "attributions", "credentialed", "data.test", "data.val", "extra.evaluate", "extra.prepare"}
 LISTS |= {"extra.scores", "extra.train", "honest", "only", "parts", "pool_splits", "reviewers", "seeds", "splits"}
-LISTS |= {"views"}
+LISTS |= {"views", "without"}
 PAIRS, MAPPINGS = {"agreement", "allow_overlap"}, {"extra", "rewards", "runs", "sets"}
 
 
@@ -84,6 +84,10 @@ def command(*kinds: type[BaseException]) -> Callable[[Callable[..., Any]], Calla
                 if HydraConfig.get().job.chdir:
                     raise ValueError("relative paths start where the command is given: set hydra.job.chdir=false")
                 read_lists(cfg)
+                if "data" in cfg:
+                    from chexreason.build.data_config import complete_data
+
+                    complete_data(cfg)
                 ask = functools.partial(_ask_for_requeue, cfg)
                 try:
                     with watched(), on_leave(ask):  # a launcher's process begins here

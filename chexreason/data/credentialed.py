@@ -11,9 +11,11 @@ from typing import Protocol
 from chexreason.data.manifest import Manifest
 
 # Vendors whose agreements forbid passing images, labels or text on, by how the prefix of their patients' ids begins.
-VENDORS = ("mimic", "chexpert")
+VENDORS = ("mimic", "chexpert", "padchest", "vindr")
 # How they name patients and files, whatever the set that holds a copy is called; MIMIC's bare numbers are no proof.
-_THEIRS = re.compile(r":(?:p1\d{7}|patient\d{5})$|p1\d/p1\d{7}/|p1\d{7}/s5\d{7}/|patient\d{5}/study\d+/")
+_THEIRS = re.compile(
+    r":(?:p1\d{7}|patient\d{5})$|p1\d/p1\d{7}/|p1\d{7}/s5\d{7}/|patient\d{5}/study\d+/|/\d{30,}_[\w-]+\.png$"
+)
 _SUBJECT = re.compile(r":1\d{7}$")
 # Sources that are public in manifests older than the declaration, where all images have such names: a folder that a
 # user names may be another's.
