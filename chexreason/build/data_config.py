@@ -18,7 +18,7 @@ from chexreason.labels.catalog import label_set
 from chexreason.renames import MOVED
 
 _OF_SETS = ("home", "val", "test", "credentialed", "allow_overlap", "agreement")
-_KEYS = (*_OF_SETS, "name", "folder", "attributions", "seed", "sets")
+_KEYS = (*_OF_SETS, "name", "folder", "attributions", "allow_export", "seed", "sets")
 _OF_A_SET = ("source", "policy", "public", "public_names", "label_list", "select")
 
 

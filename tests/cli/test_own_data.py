@@ -33,10 +33,10 @@ sets:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A csv of six patients with its films."""
-    rows = ["film,patient,Pneumonia,Edema,Split"]
+    rows = ["film,patient,Pneumonia,Edema,Fracture,Split"]
     for i in range(6):
         jpeg(tmp_path / "films" / f"{i}.jpg")
-        rows.append(f"films/{i}.jpg,{i},{i % 2},{(i + 1) % 2},train")
+        rows.append(f"films/{i}.jpg,{i},{i % 2},{(i + 1) % 2},{i % 2 or ''},train")
     (tmp_path / "t.csv").write_text("\n".join(rows) + "\n")
     return tmp_path
 
@@ -55,7 +55,8 @@ def test_what_has_a_default_may_be_left_out(folder):
     assert prepare(cfg)["away"].split_counts() == {"test": 6}
     data = OmegaConf.to_container(cfg.data, resolve=True)
     assert (data["home"], data["val"], data["test"], data["attributions"]) == ("away", ["away"], ["away"], [])
-    assert (folder / "out/mine/audit.html").is_file()
+    page = (folder / "out/mine/audit.html").read_text()
+    assert "away: no negative image of Fracture: policy &#39;ignore&#39; leaves blanks out." in page
     assert (folder / "out/data/mine/away").stat().st_mode & 0o077 == 0  # not public
     cfg = own(folder, text + "attributions: [LICENCE.md]\n")
     with pytest.raises(ValueError, match=r"no file LICENCE\.md; write the licence there"):
