@@ -1,11 +1,14 @@
 """PadChest and VinDr-CXR from trees as downloaded, and several hospitals as one set."""
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from chexreason.data.credentialed import declared_public, of_vendor
 from chexreason.data.manifest import studies
 from chexreason.data.prepare import prepare_set
 from chexreason.data.sources.joined import JoinedSource, padchest, vindr
+from chexreason.data.sources.table import voted
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.crosswalk import crosswalk_of, names_of, never_judged
 from chexreason.labels.uncertainty import IGNORE
@@ -24,19 +27,16 @@ def found(rows, mark: float = 1.0) -> dict[str, set[str]]:
 def test_padchest_is_read_as_downloaded(tmp_path, mark, caplog):
     made = prepare_set(padchest("pc", padchest_tree(tmp_path / "pc", mark)), tmp_path / "out")
     rows = made.frame
-    assert (
-        found(rows)
-        == {
-            f"pc:{PATIENT}_k6ga29": {"Pleural Effusion", "Cardiomegaly", "Enlarged Cardiomediastinum"},
-            f"pc:{PATIENT[:-1]}1_a1": {"No Finding"},
-            f"pc:{PATIENT[:-1]}2_a2": {"No Finding", "Support Devices"},
-            f"pc:{PATIENT[:-1]}3_a3": set(),  # scoliosis is no label, and no health either
-            f"pc:{PATIENT[:-1]}6_a6": {"Lung Lesion", "Lung Opacity"},
-        }
-    )
+    assert found(rows) == {
+        f"pc:{PATIENT}7_k6ga29": {"Pleural Effusion", "Cardiomegaly", "Enlarged Cardiomediastinum"},
+        f"pc:{PATIENT}1_a1": {"No Finding"},
+        f"pc:{PATIENT}2_a2": {"No Finding", "Support Devices"},
+        f"pc:{PATIENT}3_a3": set(),  # scoliosis is no label, and no health either
+        f"pc:{PATIENT}6_a6": {"Lung Lesion", "Lung Opacity"},
+    }
     assert rows[list(CHEXPERT14)].notna().all(axis=None)  # PadChest has names for all labels
     assert rows[["path", "view", "sex", "age", "patient_id"]].iloc[0].tolist() == [
-        f"0/{PATIENT}_k6ga29.png", "PA", "M", 84, f"padchest:{PATIENT}"
+        f"0/{PATIENT}7_k6ga29.png", "PA", "M", 84, f"padchest:{PATIENT}7"
     ]  # fmt: skip
     assert rows["age"].isna().sum() == 1
     assert rows["exam_id"].iloc[0].endswith("/S1")
@@ -48,7 +48,7 @@ def test_padchest_is_read_as_downloaded(tmp_path, mark, caplog):
 def test_padchest_takes_the_views_and_the_labeller_asked_for(tmp_path):
     padchest_tree(tmp_path)
     lateral = rows_of(padchest("pc", tmp_path, views=["L"], method="Physician"))
-    assert lateral["study_id"].tolist() == [f"pc:{PATIENT}_00-163-058"]
+    assert lateral["study_id"].tolist() == [f"pc:{PATIENT}7_00-163-058"]
     with pytest.raises(ValueError, match=r"PadChest views=\['lateral'\]; choose from: PA, AP, AP_h"):
         padchest("pc", tmp_path, views=["lateral"])
     with pytest.raises(ValueError, match="PadChest method='physician'; choose one of: Physician, RNN_model"):
@@ -60,6 +60,11 @@ def test_padchest_takes_the_views_and_the_labeller_asked_for(tmp_path):
     csv.unlink()
     with pytest.raises(FileNotFoundError, match=r"no PADCHEST_.*01\.02\.19\.csv or PADCHEST_.*gz in"):
         padchest("pc", tmp_path)
+
+
+def test_readers_who_are_unsure_count_half():
+    marks = pd.DataFrame({"study_id": list("aaabbbcc"), **dict.fromkeys(CHEXPERT14, 0.0)})
+    assert voted(marks.assign(Edema=[1, 0, -1, 0, 0, -1, np.nan, 1]))["Edema"].tolist() == [-1, 0, 1]
 
 
 def test_vindr_is_the_majority_of_its_readers_and_a_tie_is_uncertain(tmp_path):

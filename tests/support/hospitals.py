@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -36,99 +37,32 @@ PADCHEST_HEADER = (
     "MethodProjection,Pediatric,Modality_DICOM,ReportID,Report,MethodLabel,Labels,Localizations,"
     "LabelsLocalizationsBySentence,labelCUIS,LocalizationsCUIS"
 )
-PATIENT = "839860488694292331637988235681460987"
-PADCHEST_FILMS = [  # image, folder, study, patient, birth, sex, projection, method, labels
-    (
-        f"{PATIENT}_k6ga29.png",
-        "0",
-        "S1",
-        PATIENT,
-        "1930.0",
-        "M",
-        "PA",
-        "Physician",
-        "['pleural effusion', 'cardiomegaly']",
-    ),
-    (
-        f"{PATIENT}_00-163-058.png",
-        "0",
-        "S1",
-        PATIENT,
-        "1930.0",
-        "M",
-        "L",
-        "Physician",
-        "['pleural effusion', 'cardiomegaly']",
-    ),
-    (f"{PATIENT[:-1]}1_a1.png", "1", "S2", f"{PATIENT[:-1]}1", "1950", "F", "AP_horizontal", "RNN_model", "['normal']"),
-    (
-        f"{PATIENT[:-1]}2_a2.png",
-        "1",
-        "S3",
-        f"{PATIENT[:-1]}2",
-        "",
-        "",
-        "AP",
-        "RNN_model",
-        "[' Normal', 'nsg tube', '']",
-    ),
-    (
-        f"{PATIENT[:-1]}3_a3.png",
-        "10",
-        "S4",
-        f"{PATIENT[:-1]}3",
-        "1951",
-        "F",
-        "PA",
-        "RNN_model",
-        "['normal', 'scoliosis']",
-    ),
-    (f"{PATIENT[:-1]}4_a4.png", "10", "S5", f"{PATIENT[:-1]}4", "1952", "F", "PA", "RNN_model", "['unchanged']"),
-    (f"{PATIENT[:-1]}5_a5.png", "10", "S6", f"{PATIENT[:-1]}5", "1953", "F", "PA", "RNN_model", "nan"),
-    (
-        f"{PATIENT[:-1]}6_a6.png",
-        "53",
-        "S7",
-        f"{PATIENT[:-1]}6",
-        "1954",
-        "M",
-        "PA",
-        "Physician",
-        "['nodule', 'apical \"x\"']",
-    ),
-    (f"{PATIENT[:-1]}7_a7.png", "53", "S8", f"{PATIENT[:-1]}7", "1955", "M", "EXCLUDE", "RNN_model", "['exclude']"),
-]
+PATIENT = "83986048869429233163798823568146098"  # and a digit
+PADCHEST_FILMS = """7|_k6ga29|0|S1|1930.0|M|PA|Physician|['pleural effusion', 'cardiomegaly']
+7|_00-163-058|0|S1|1930.0|M|L|Physician|['pleural effusion', 'cardiomegaly']
+1|_a1|1|S2|1950|F|AP_horizontal|RNN_model|['normal']
+2|_a2|1|S3|||AP|RNN_model|[' Normal', 'nsg tube', '']
+3|_a3|10|S4|1951|F|PA|RNN_model|['normal', 'scoliosis']
+4|_a4|10|S5|1952|F|PA|RNN_model|['unchanged']
+5|_a5|10|S6|1953|F|PA|RNN_model|nan
+6|_a6|53|S7|1954|M|PA|Physician|['nodule', 'apical "x"']
+8|_a8|53|S8|1955|M|EXCLUDE|RNN_model|['exclude']"""
 
 
 def padchest_tree(root: Path, mark: str = ",") -> Path:
     """PadChest: a csv with ``mark`` between cells, and films of 16 bits in numbered folders."""
-
-    def cell(text: str) -> str:
-        return '"' + text.replace('"', '""') + '"' if mark in text or '"' in text else text
-
-    lines = [PADCHEST_HEADER.replace(",", mark)]
-    for i, (image, folder, study, patient, birth, sex, view, method, labels) in enumerate(PADCHEST_FILMS):
-        facts = (
-            str(i),
-            image,
-            folder,
-            "20140915",
-            study,
-            patient,
-            birth,
-            sex,
-            "POSTEROANTERIOR",
-            view,
-            "Manual",
-            "No",
-            "CR",
-        )
-        said = (f"{i}.0", "sin hallazgos , agudos .", method, labels, "[]", f"[{labels}]", "[]", "[]")
-        lines.append(mark.join(map(cell, (*facts, *said))))
-        path = root / folder / image
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.random.default_rng(i).integers(0, 4096, (8, 8)).astype(np.uint16)).save(path)
-    (root / PADCHEST_CSV).write_text("\n".join(lines) + "\n")
+    root.mkdir(exist_ok=True)
+    with (root / PADCHEST_CSV).open("w", newline="") as file:
+        table = csv.writer(file, delimiter=mark)
+        table.writerow(PADCHEST_HEADER.split(","))
+        for i, film_of in enumerate(PADCHEST_FILMS.split("\n")):
+            digit, name, folder, study, birth, sex, view, method, labels = film_of.split("|")
+            facts = (i, f"{PATIENT}{digit}{name}.png", folder, "20140915", study, PATIENT + digit, birth, sex, "", view)
+            said = ("Manual", "No", "CR", f"{i}.0", "sin hallazgos , agudos .", method, labels, "[]", f"[{labels}]")
+            table.writerow([*facts, *said, "[]", "[]"])
+            (root / folder).mkdir(exist_ok=True)
+            pixels = np.random.default_rng(i).integers(0, 4096, (8, 8)).astype(np.uint16)
+            Image.fromarray(pixels).save(root / folder / facts[1])
     return root
 
 
