@@ -92,8 +92,6 @@ def padchest(
     """
     if wrong := [view for view in views if view not in PROJECTIONS]:
         raise ValueError(f"PadChest views={wrong}; choose from: {', '.join(PROJECTIONS)}")
-    if method not in (None, "Physician", "RNN_model"):
-        raise ValueError(f"PadChest method='{method}'; choose one of: Physician, RNN_model, null")
     return TableSource(
         name,
         _found(Path(root), (PADCHEST_CSV, f"{PADCHEST_CSV}.gz")),

@@ -104,21 +104,15 @@ class TableSource:
         """
         faults = Faults(f"data set '{self.name}'")
         asked = {label: _listed(names) for label, names in (self.label_columns or {}).items()}
-        facts = (
-            self.view_column,
-            self.age_column,
-            self.sex_column,
-            self.exam_column,
-            self.birth_column,
-            self.date_column,
-        )
+        facts = [getattr(self, f"{fact}_column") for fact in ("view", "age", "sex", "exam", "birth", "date")]
         apart = (self.split_column, self.reader_column, *(self.keep or ()))
         marked = [self.list_column] if self.list_column else chain.from_iterable(asked.values())
         named = (self.path_column, self.patient_column, *filter(None, (*apart, *facts)), *marked)
         spelled = CHEXPERT14.labels if self.label_columns is None else ()
         table = VendorCsv(self._csv(), list(dict.fromkeys(named)), faults, optional=spelled)
         if table.rows.empty:
-            faults.lines[-1] += "; say what yours are called: path_column=, patient_column=" if table.header else ""
+            if "lacks the columns" in faults.lines[-1]:
+                faults.lines[-1] += "; say what yours are called: path_column=, patient_column="
             faults.stop()
         labels = asked or {label: [label] for label in spelled if label in table.rows}
         if self.label_columns is None:
