@@ -1,4 +1,4 @@
-"""docs/LABELS.md: the policies, the label lists and NIH's crosswalk, from the code that applies them.
+"""docs/LABELS.md: the policies, the label lists and the vendors' crosswalks, from the code that applies them.
 
 python -m tools.labels_page > docs/LABELS.md
 """
@@ -8,17 +8,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from chexreason.labels.catalog import LABEL_SETS
-from chexreason.labels.crosswalk import NIH14, NOT_IN_NIH
+from chexreason.labels.crosswalk import NIH, NIH14, names_of, never_judged
 from chexreason.labels.declare import in_words
 from chexreason.labels.uncertainty import BLANK, LABEL_POLICIES, UNCERTAIN
 
 
 def document() -> str:
     """The whole page."""
-    return "\n\n".join([_POLICIES, _policy_table(), _LISTS, _list_table(), _CROSSWALK, _nih_table(), _END]) + "\n"
+    return (
+        "\n\n".join(
+            [_POLICIES, _policy_table(), _LISTS, _list_table(), _CROSSWALK, _nih_table(), _END, *map(_vendor, _OTHERS)]
+        )
+        + "\n"
+    )
 
 
-_POLICIES = f"""# Labels: policies, lists and the crosswalk
+_POLICIES = f"""# Labels: policies, lists and crosswalks
 
 Written by `python -m tools.labels_page > docs/LABELS.md`; a test compares it with the code.
 
@@ -43,11 +48,31 @@ outside it are dropped. Without one, a set is scored on every class its source j
 
 _CROSSWALK = """## NIH ChestX-ray14 to CheXpert"""
 
-_END = f"""Never judged by NIH, hence masked: {", ".join(NOT_IN_NIH)}.
+_END = f"""Never judged by NIH, hence masked: {", ".join(never_judged(NIH))}.
 Lung Opacity is derived, not read, and is left out with `include_opacity: false` of the source.
 
 `python -m chexreason.cli.prepare` prints such a declaration of every set, with the columns of a table
 (`label_columns`) in place of NIH's names."""
+
+
+_OTHERS = {
+    "padchest": """PadChest to CheXpert
+
+A name that is not listed has no label. A report is read as judging all fourteen labels: what it leaves out is absent. A
+report that says only `unchanged`, `exclude` or `suboptimal study`, or nothing, is left out. `normal` is No Finding
+unless more than a device stands beside it. The names are known from public descriptions alone.""",
+    "vindr": """VinDr-CXR to CheXpert
+
+A film of train has three readers. A reader's columns become labels; a label is then what most readers say, and a tie is
+uncertain (-1). The test set is a consensus, one row a film. Boxes are not read. The names are known from public
+descriptions alone.""",
+}
+
+
+def _vendor(vendor: str) -> str:
+    names = names_of(vendor)
+    table = markdown(("CheXpert label", "any of these makes it positive"), [(k, ", ".join(names[k])) for k in names])
+    return f"## {_OTHERS[vendor]}\n\n{table}\n\nNever judged, hence masked: {', '.join(never_judged(names)) or 'none'}."
 
 
 def _policy_table() -> str:

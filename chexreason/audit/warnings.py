@@ -164,6 +164,10 @@ def _policy(figures: AuditFigures, name: str, own: AuditFigures) -> Iterator[Wor
     if blank and policy["blank"] == "negative":
         text = f"{blank / negative:.0%} of the negatives are blanks that policy '{policy['name']}' reads as absent"
         yield "note" if blank < negative / 2 else "warn", f"{name}: {text}."
+    alone = [k for k in _judged(own) if own["labels"][k]["raw"]["blank"] and not own["labels"][k]["negative"]]
+    if alone and policy["blank"] == "masked":
+        text = f"no negative image of {', '.join(alone)}: policy '{policy['name']}' leaves blanks out"
+        yield "warn", f"{name}: {text}. If a blank means absent, say positives_only."
     if uncertain:
         text = f"{uncertain:,} marks are uncertain; policy '{policy['name']}' takes them as {policy['uncertain']}"
         yield "note", f"{name}: {text}."

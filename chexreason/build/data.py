@@ -86,7 +86,11 @@ def build_manifests(
 def set_policy(cfg: DictConfig, name: str) -> LabelPolicy:
     """The label policy of one set of the data config; raises KeyError or ValueError with the choices."""
     node = cfg.data.sets[name].policy
-    return label_policy(OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node)
+    policy = label_policy(OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node)
+    if policy.blank == "negative" and cfg.data.sets[name].source.get("hospitals"):
+        told = "one hospital's blank is a label that it never judges: say ignore, zeros or ones"
+        raise ValueError(f"label policy '{policy.declared}' of the joined set '{name}' reads blanks as absent; {told}")
+    return policy
 
 
 def load_manifest(cfg: DictConfig, name: str) -> manifests.Manifest:

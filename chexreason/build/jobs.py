@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from chexreason.build.data_config import complete_data
 from chexreason.confdir import confdir
 from chexreason.errors import unknown_choices
 from chexreason.runs import DONE, as_begun, attempts, digest, settings
@@ -78,6 +79,7 @@ def _job(cfg: DictConfig, cell: Cell, seed: int, trained: dict[str, dict[str, st
     composed = compose(cell.verb, arguments, return_hydra_config=True)
     with open_dict(composed):
         choices = composed.pop("hydra").runtime.choices
+    complete_data(composed)
     if cell.verb == "train":
         trained[cell.name] = {group: choices[group] for group in AS_TRAINED}
     run_dir = cell.run_dir(study, seed)

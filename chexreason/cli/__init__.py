@@ -29,7 +29,7 @@ from chexreason.signals import Stopped, is_first_rank, on_leave, requeue, watche
 # Settings that hold a list, a list of pairs, and a mapping; without a dot also those of a data set.
 LISTS = {"adapters", "arms", "attributions", "credentialed", "data.test", "data.val", "extra.evaluate", "extra.prepare"}
 LISTS |= {"extra.scores", "extra.train", "honest", "only", "parts", "pool_splits", "reviewers", "seeds", "splits"}
-LISTS |= {"views"}
+LISTS |= {"views", "without"}
 # Options of Lightning's Trainer that no config sets, and that some people set by hand.
 LIGHTNING = ("benchmark", "detect_anomaly", "fast_dev_run", "limit_train_batches", "limit_val_batches", "num_nodes")
 LIGHTNING += ("overfit_batches", "profiler", "sync_batchnorm")
@@ -126,6 +126,10 @@ def command(*kinds: type[BaseException]) -> Callable[[Callable[..., Any]], Calla
                 if HydraConfig.get().job.chdir:
                     raise ValueError("relative paths start where the command is given: set hydra.job.chdir=false")
                 read_lists(cfg)
+                if "data" in cfg:
+                    from chexreason.build.data_config import complete_data
+
+                    complete_data(cfg)
                 check_types(cfg, verb)
                 ask = functools.partial(_ask_for_requeue, cfg)
                 try:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from chexreason.cli import command
+from chexreason.confdir import choices
 
 if TYPE_CHECKING:
     from chexreason.data.leakage import Leak
     from chexreason.data.manifest import Manifest
 
 log = logging.getLogger(__name__)
+OF_A_TABLE = ("split", "split_column", "vendor", "path_column", "patient_column", "label_columns", "view_column")
+OF_A_TABLE += ("age_column", "sex_column")
 
 
 def prepare(cfg: DictConfig) -> dict[str, Manifest]:
@@ -24,8 +29,14 @@ def prepare(cfg: DictConfig) -> dict[str, Manifest]:
     An overlap between two sets passes where ``data.allow_overlap`` names the pair.
     """
     from chexreason.build.data import build_manifests
+    from chexreason.build.data_config import complete_data
     from chexreason.data.leakage import SUSPECTED, check_leaks, find_leaks
 
+    complete_data(cfg)
+    if lost := [path for path in cfg.data.attributions if not Path(path).is_file()]:
+        raise ValueError(
+            f"data.attributions: no file {', '.join(lost)}; write the licence there, or leave it out of the list"
+        )
     prepared = build_manifests(cfg, on_error=cfg.on_error, workers=cfg.workers, check=cfg.check)
     frames = {name: manifest.frame for name, manifest in prepared.items()}
     allowed = [list(pair) for pair in cfg.data.get("allow_overlap") or ()]
@@ -37,6 +48,35 @@ def prepare(cfg: DictConfig) -> dict[str, Manifest]:
     audit(cfg, prepared, leaks)
     check_leaks(leaks)
     return prepared
+
+
+def take_table(cfg: DictConfig) -> str:
+    """Make ``cfg.data`` the data config of ``table=`` and its options; returns its text, "" without a table.
+
+    Raises ValueError on the options alone, beside data=, or with a name that a data config has.
+    """
+    given = {key: cfg[key] for key in ("root", "policy", *OF_A_TABLE) if cfg[key] is not None}
+    if cfg.table is None:
+        if given:
+            raise ValueError(f"{', '.join(given)} belongs to table=; for data= see data.sets.<set>")
+        return ""
+    csv, policy = Path(cfg.table).absolute(), given.pop("policy", "ignore")
+    stem = re.sub(r"\W+", "_", csv.name.partition(".")[0])
+    name = stem if OmegaConf.is_interpolation(cfg, "name") else cfg.name
+    if name in choices("data"):
+        raise ValueError(f"there is a data config '{name}': say data={name}, or give the table another name=")
+    if words := [word for word in HydraConfig.get().overrides.task if re.match(r"[+~]*data[.=]", word)]:
+        raise ValueError(f"table= is a data config of its own: leave {' '.join(words)} out, or table=")
+    given["root"] = str(Path(given.get("root", csv.parent)).absolute())
+    source = {"_target_": "chexreason.data.sources.table.TableSource", "name": name, "csv": str(csv), **given}
+    with open_dict(cfg):
+        cfg.data = {"name": name, "sets": {name: {"public": False, "policy": policy, "source": source}}}
+        if given.get("split", "test") == "test" and "split_column" not in given:
+            cfg.data.val = []  # nothing is chosen on it
+    from chexreason.build.data_config import complete_data
+
+    complete_data(cfg)
+    return f"# {csv.name}: python -m chexreason.cli.prepare data={name}\n" + OmegaConf.to_yaml(cfg.data)
 
 
 def audit(cfg: DictConfig, prepared: Mapping[str, Manifest], leaks: Sequence[Leak]) -> None:
@@ -77,11 +117,14 @@ def main(cfg: DictConfig) -> None:
     """Prepare every set of ``data=`` and say what it holds and what its labels mean."""
     from chexreason.build.data import declaration
 
+    keep = take_table(cfg)
     for name, manifest in prepare(cfg).items():
         log.info("%s", describe(name, manifest))
         log.info("%s", declaration(cfg, name, manifest)["text"].rstrip())
     if not cfg.check:
         log.warning("check=false: no image was opened, so leakage was guarded by patient, not by picture")
+    if keep:
+        print(f"\nTo keep this set, save the lines below as conf/data/{cfg.data.name}.yaml\n\n{keep}", end="")
 
 
 if __name__ == "__main__":

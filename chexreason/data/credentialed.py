@@ -11,12 +11,13 @@ from typing import Protocol
 from chexreason.data.manifest import Manifest
 
 # Vendors whose agreements forbid passing images, labels or text on, by how the prefix of their patients' ids begins.
-VENDORS = ("mimic", "chexpert")
+VENDORS = ("mimic", "chexpert", "padchest", "vindr")
 # How they name patients, studies and files, whatever a copy and its folders are called, and joined by whatever mark;
 # MIMIC's bare numbers are no proof, its films are five words of hexadecimal digits.
 _THEIRS = re.compile(
     r"(?i)(?<![a-z\d])(?:p1\d{7}|s5\d{7})(?![a-z\d])|(?<![a-z])patient\d{5}(?:$|[/_. -]?study\d)"
     r"|(?<![a-z\d])(?:[\da-f]{8}[-_]){4}[\da-f]{8}(?![a-z\d])"
+    r"|/\d{30,}_[\w-]+\.png$"
 )
 _SUBJECT = re.compile(r":1\d{7}$")
 # Sources that are public in manifests older than the declaration, where all images have such names: a folder that a

@@ -1,42 +1,38 @@
-"""Crosswalks: what a vendor's finding names mean in CheXpert's fourteen labels; NIH ChestX-ray14's in full."""
+"""Crosswalks: what the finding names of vendors mean in CheXpert's fourteen labels (``vendors.yaml``)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import yaml
 
-from chexreason.labels.catalog import CHEXPERT14
+from chexreason.labels.catalog import CHEXPERT14, PARENT_OF
 
-# Every name NIH uses, and the CheXpert label it makes positive; "" has no CheXpert counterpart.
-# Lung Lesion = Mass or Nodule and Pleural Other = Pleural_Thickening as in the paper (section 2 of its data).
-NIH_TO_CHEXPERT = {
-    "Atelectasis": "Atelectasis",
-    "Cardiomegaly": "Cardiomegaly",
-    "Consolidation": "Consolidation",
-    "Edema": "Edema",
-    "Effusion": "Pleural Effusion",
-    "Emphysema": "",
-    "Fibrosis": "",
-    "Hernia": "",
-    "Infiltration": "",
-    "Mass": "Lung Lesion",
-    "No Finding": "No Finding",
-    "Nodule": "Lung Lesion",
-    "Pleural_Thickening": "Pleural Other",
-    "Pneumonia": "Pneumonia",
-    "Pneumothorax": "Pneumothorax",
-}
+_VENDORS = yaml.safe_load(Path(__file__).with_name("vendors.yaml").read_text(encoding="utf-8"))
+Names = Mapping[str, Collection[str]]  # our label: the vendor's names of which any makes it positive
 
-# NIH has no Lung Opacity; CheXpert's is the parent of these, so any of them makes it positive. This is derived, not
-# read: radiologists' "airspace opacity" agrees with it on about two thirds of the re-read images.
-NIH_OPACITY = ("Infiltration", "Consolidation", "Pneumonia", "Edema", "Atelectasis", "Mass", "Nodule")
 
-# CheXpert labels that NIH never judges: blank, not absent.
-NOT_IN_NIH = ("Enlarged Cardiomediastinum", "Fracture", "Support Devices")
+def names_of(vendor: str) -> dict[str, tuple[str, ...]]:
+    """The names of each label that ``vendor`` judges; those of a child are also its parent's, if that is judged."""
+    own = _VENDORS[vendor]
+    below = {label: [n for child in own if PARENT_OF.get(child) == label for n in own[child]] for label in own}
+    return {label: (*own[label], *below[label]) for label in CHEXPERT14 if label in own}
+
+
+def never_judged(names: Names) -> tuple[str, ...]:
+    """The labels without a name: blank, not absent."""
+    return tuple(label for label in CHEXPERT14 if label not in names)
+
+
+NIH = names_of("nih14")
+# Every name NIH uses, and the CheXpert label it makes positive; "" has no CheXpert counterpart of its own.
+NIH_TO_CHEXPERT = dict.fromkeys(("Emphysema", "Fibrosis", "Hernia", "Infiltration"), "")
+NIH_TO_CHEXPERT |= {name: label for label, names in NIH.items() if label != "Lung Opacity" for name in names}
+NIH_TO_CHEXPERT = dict(sorted(NIH_TO_CHEXPERT.items()))
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ class Crosswalk:
 NIH14 = Crosswalk(
     "NIH ChestX-ray14",
     {name: (label,) if label else () for name, label in NIH_TO_CHEXPERT.items()},
-    {"Lung Opacity": NIH_OPACITY},
+    {"Lung Opacity": NIH["Lung Opacity"]},
 )
 
 
@@ -72,6 +68,13 @@ def crosswalk_of(provenance: Mapping[str, object]) -> Crosswalk | None:
     """
     source = str(provenance.get("source", ""))
     declared, columns = provenance.get("crosswalk"), provenance.get("label_columns")
+    if isinstance(parts := provenance.get("hospitals"), Mapping):
+        walks = {f"{part}: ": walk for part in parts if (walk := crosswalk_of(parts[part]))}
+        names = {at + name: labels for at, walk in walks.items() for name, labels in walk.names.items()}
+        derived = [(at + n, label) for at, walk in walks.items() for label in walk.derived for n in walk.derived[label]]
+        return Crosswalk(
+            "its hospitals", names, {label: tuple(n for n, of in derived if of == label) for _, label in derived}
+        )
     if isinstance(declared, Mapping):
         return Crosswalk(source, {str(name): _listed(labels) for name, labels in declared.items()})
     if source == "nih14":
@@ -90,26 +93,24 @@ def _listed(names: object) -> tuple[str, ...]:
     return tuple(str(name) for name in names) if isinstance(names, Iterable) else ()
 
 
-def nih_to_chexpert(finding_strings: Iterable[str], include_opacity: bool = True) -> npt.NDArray[np.float64]:
-    """Raw marks [N, 14] in the order of ``CHEXPERT14`` for findings written as NIH does, "Effusion|Mass".
+def marks_of(
+    lists: Sequence[frozenset[str] | None], names: Names, silent: Collection[str] = ()
+) -> npt.NDArray[np.float64]:
+    """Raw marks [N, 14] of lists of findings: 1 where one of a label's ``names`` is listed, else 0.
 
-    Marks are 1 (present), 0 (absent) and NaN (never judged by NIH; Lung Opacity too unless ``include_opacity``).
-    Raises ValueError naming an unknown finding, or "No Finding" beside another.
+    NaN stands in labels without names, and in rows whose list is None. No Finding holds beside a support device and
+    ``silent`` words alone: a finding without a label is one too.
     """
-    rows = [_marks(text, include_opacity) for text in finding_strings]
-    return np.stack(rows) if rows else np.empty((0, len(CHEXPERT14)))
+    healthy = {*silent, *names.get("No Finding", ()), *names.get("Support Devices", ())}
+    rows: dict[frozenset[str] | None, list[float]] = {None: [np.nan] * len(CHEXPERT14)}
+    for found in {found for found in lists if found is not None}:  # 112,120 images share a few hundred combinations
+        marks = {label: float(not found.isdisjoint(names[label])) for label in names}
+        rows[found] = [marks.get(label, np.nan) for label in CHEXPERT14]
+        rows[found][CHEXPERT14.index("No Finding")] *= found <= healthy
+    return np.array([rows[found] for found in lists], dtype=np.float64).reshape(len(lists), len(CHEXPERT14))
 
 
-@cache  # 112,120 images share a few hundred combinations
-def _marks(text: str, include_opacity: bool) -> npt.NDArray[np.float64]:
-    findings = text.split("|")
-    for finding in findings:
-        if finding not in NIH_TO_CHEXPERT:
-            raise ValueError(f"unknown NIH finding '{finding}' in '{text}'; known: {', '.join(NIH_TO_CHEXPERT)}")
-    if "No Finding" in findings and len(findings) > 1:
-        raise ValueError(f"NIH findings '{text}' contradict themselves: 'No Finding' beside another finding")
-    positive = {NIH_TO_CHEXPERT[finding] for finding in findings}
-    if include_opacity and set(findings) & set(NIH_OPACITY):
-        positive.add("Lung Opacity")
-    blank = NOT_IN_NIH if include_opacity else (*NOT_IN_NIH, "Lung Opacity")
-    return np.array([1.0 if label in positive else np.nan if label in blank else 0.0 for label in CHEXPERT14])  # [14]
+def nih_to_chexpert(finding_strings: Iterable[str], include_opacity: bool = True) -> npt.NDArray[np.float64]:
+    """``marks_of`` findings written as NIH does, "Effusion|Mass"; Lung Opacity is derived from other findings."""
+    names = {label: NIH[label] for label in NIH if include_opacity or label != "Lung Opacity"}
+    return marks_of([frozenset(text.split("|")) for text in finding_strings], names)

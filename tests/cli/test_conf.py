@@ -31,7 +31,7 @@ CHOICES += [("prepare", f"data={o}") for o in options("data")] + [("report", "na
 @pytest.mark.slow
 @pytest.mark.parametrize(("config", "choice"), CHOICES)
 def test_every_choice_composes_and_fits_its_constructor(config, choice, monkeypatch):
-    for variable in ("NIH_ROOT", "OOD_ROOT", "MIMIC_ROOT", "CHEXPERT_ROOT"):
+    for variable in ("NIH_ROOT", "OOD_ROOT", "MIMIC_ROOT", "CHEXPERT_ROOT", "PADCHEST_ROOT", "VINDR_ROOT"):
         monkeypatch.setenv(variable, variable.lower())
     assert misfits(composed(config, choice)) == []
 

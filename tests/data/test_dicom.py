@@ -9,29 +9,10 @@ from PIL import Image
 
 from chexreason.data.dicom import window
 from chexreason.data.image import ImageError, load_image
+from tests.support.hospitals import film
 
 RAMP = np.linspace(0, 1, 64).reshape(8, 8)
 GREY = RAMP * 255
-
-
-def film(path: Path, pixels: np.ndarray, bits: int = 12, **elements) -> Path:
-    """Writes ``pixels`` as a digital radiograph with ``bits`` stored, MONOCHROME2 unless ``elements`` say otherwise."""
-    pydicom = pytest.importorskip("pydicom", reason="reading DICOM is an extra: pip install 'chexreason[dicom]'")
-    dataset = pydicom.Dataset()
-    dataset.file_meta = pydicom.dataset.FileMetaDataset()
-    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"  # digital X-ray
-    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
-    dataset.Rows, dataset.Columns = pixels.shape[-2:]
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated = 8 * pixels.dtype.itemsize
-    dataset.BitsStored, dataset.HighBit = bits, bits - 1
-    dataset.PixelRepresentation = int(np.issubdtype(pixels.dtype, np.signedinteger))
-    dataset.PixelData = pixels.tobytes()
-    dataset.file_meta.TransferSyntaxUID = elements.pop("syntax", pydicom.uid.ExplicitVRLittleEndian)
-    for name, value in elements.items():
-        setattr(dataset, name, value)
-    pydicom.dcmwrite(path, dataset, enforce_file_format=True)
-    return path
 
 
 def lut(data: list[int], first: int, bits: int, **elements):

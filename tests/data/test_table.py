@@ -60,6 +60,11 @@ def test_a_split_to_select_from_is_read_and_said(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
+        (
+            CSV.replace("path,", "film,"),
+            {},
+            r"lacks the columns 'path'.* patient_id.*; say what yours are called: path_col",
+        ),
         (CSV, {"label_columns": {"Oedema": "Edema"}}, r"unknown label 'Oedema' \(closest: 'Edema'\); ours: Atel"),
         (CSV, {"label_columns": {"Edema": "oedema"}}, r"lacks the columns 'oedema' \(closest: 'Edema'\)"),
         (CSV.replace("b/1.jpg", ""), {}, r"1 rows whose path names nothing \(blank, .*: line 4 ''"),

@@ -87,7 +87,7 @@ class NIH14Source:
                 "study_id": self.name + ":" + image,
                 "patient_id": "nih14:" + table["Patient ID"],  # by vendor: resized copies of the set share patients
                 "dataset": self.name,
-                "split": self._split(table["Patient ID"], in_test),
+                "split": hashed_split(table["Patient ID"], self.sft_share, in_test),
                 "path": where[0],
                 "view": table["View Position"],
                 "age": years(table["Patient Age"]),
@@ -129,13 +129,6 @@ class NIH14Source:
         nowhere = ~(in_train | in_test)
         faults.add_rows(self._csv(), "whose image is in neither official list", nowhere, image)
         return in_test
-
-    def _split(self, patient: pd.Series, in_test: pd.Series | None) -> pd.Series:
-        """The split of each row [N], by its patient's number alone; ``in_test`` [N], where given, decides on test."""
-        bucket = by_value(patient, lambda p: int(hashlib.sha1(p.encode()).hexdigest(), 16) % 10)
-        to_sft = by_value(patient, lambda p: _fraction(f"sft:{p}") < self.sft_share)
-        train = pd.Series("rl", index=patient.index).mask(to_sft, "sft")
-        return train.mask(bucket == 7, "val").mask(bucket >= 8 if in_test is None else in_test, "test")
 
     def _drawn(self, rows: pd.DataFrame) -> pd.DataFrame:
         """``rows`` with ``n_per_split`` studies of each split that it names, chosen by hash, whatever else is present.
@@ -201,6 +194,14 @@ def by_value(column: pd.Series, function: Callable[[str], object]) -> pd.Series:
     values = column.tolist()  # not map: reading a text column one by one costs more than the functions
     known = {value: function(value) for value in set(values)}
     return pd.Series([known[value] for value in values], index=column.index)
+
+
+def hashed_split(patient: pd.Series, sft_share: float = 0.7, in_test: pd.Series | None = None) -> pd.Series:
+    """The split of each row [N], by its patient's number alone; ``in_test`` [N], where given, decides on test."""
+    bucket = by_value(patient, lambda p: int(hashlib.sha1(p.encode()).hexdigest(), 16) % 10)
+    to_sft = by_value(patient, lambda p: _fraction(f"sft:{p}") < sft_share)
+    train = pd.Series("rl", index=patient.index).mask(to_sft, "sft")
+    return train.mask(bucket == 7, "val").mask(bucket >= 8 if in_test is None else in_test, "test")
 
 
 def _fraction(key: str) -> float:
