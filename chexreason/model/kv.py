@@ -62,12 +62,12 @@ def prefill(policy: Policy, prompts: EncodedPrompts, group_size: int) -> Prefix:
         input_ids=prompts.input_ids,
         attention_mask=prompts.attention_mask,
         position_ids=positions,
-        past_key_values=DynamicCache(),  # full layers: the mask applies a sliding window, so rows stay aligned
+        cache=DynamicCache(),  # full layers: the mask applies a sliding window, so rows stay aligned
         use_cache=True,
         **policy.family.image_inputs(prompts),
         **policy.family.sequence_inputs(prompts.type_ids),
     )
-    cache = output.past_key_values
+    cache = output.cache
     if group_size > 1:
         cache.batch_repeat_interleave(group_size)
     return Prefix(
@@ -88,7 +88,7 @@ def advance(policy: Policy, prefix: Prefix, ids: Tensor, mask: Tensor | None) ->
     positions = policy.family.continue_positions(prefix.next_position, ids.shape[1])
     prefix.next_position = prefix.next_position + ids.shape[1]
     output = policy.base.model(
-        input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=prefix.cache, use_cache=True
+        input_ids=ids, attention_mask=mask, position_ids=positions, cache=prefix.cache, use_cache=True
     )
     return output.last_hidden_state  # [N, S, H]
 
