@@ -16,7 +16,7 @@ from chexreason.model.family import family_of
 from chexreason.model.policy import Policy
 
 TINY_WEIGHTS = Path(__file__).parent / "weights"
-# Not quantised, in both architectures: images are encoded in full precision, and the head is the embedding.
+# Not quantised, in any family: images are encoded in full precision, and the head is the embedding.
 KEPT = ("model.vision_tower", "model.multi_modal_projector", "model.visual", "lm_head")
 
 
@@ -54,7 +54,7 @@ def load_policy(
     ``source`` is a hub id, a local folder or ``tiny:NAME``; ``family`` is the path of a class as ``family_of`` takes it
     (None: this package's own for the architecture); ``adapters`` are folders in PEFT layout, kept beside the
     weights, frozen; ``min_pixels`` and ``max_pixels`` bound the image size of processors that choose it themselves
-    (Qwen2.5-VL). ``quantise`` ("nf4") loads the weights in 4 bits. Weights are read from safetensors only and no remote
+    (Qwen-VL). ``quantise`` ("nf4") loads the weights in 4 bits. Weights are read from safetensors only and no remote
     code is run.
 
     Raises OSError, with the way out, where the model cannot be had, ValueError for an unsupported architecture, and
