@@ -14,6 +14,7 @@ from transformers import AutoModelForImageTextToText
 
 from chexreason.confdir import confdir
 from chexreason.model.adapters import attach_lora, blank_adapter
+from chexreason.model.family import Family
 from chexreason.model.generate import Sampling, sample
 from chexreason.model.load import KEPT
 from chexreason.model.policy import Policy
@@ -247,6 +248,8 @@ def test_the_papers_models_are_planned_without_a_network_and_others_say_what_is_
 def test_image_and_text_tokens_come_from_config_and_tokenizer():
     gemma, *qwens = ((p.family, p.base.config) for p in map(blank, FAMILIES))
     assert gemma[0].image_tokens(gemma[1], None) == 16
+    with pytest.raises(ValueError, match=r"Family has no image_tokens, .* or set preflight=false"):
+        Family().image_tokens(gemma[1], None)
     for family, config in qwens:
         assert family.image_tokens(config, 128 * 128) == 16
         with pytest.raises(ValueError, match=r"model\.max_pixels is not set"):
