@@ -26,7 +26,7 @@ MOVED = {
 # Dotted keys: the old name and the new one; keys newer than some stored runs and what their absence means; keys that
 # are gone and what a user does now.
 RENAMED: dict[str, str] = {}
-ADDED: dict[str, Any] = {"phase.holdout": 0, "data.sets.mimic.select.test_split": None}
+ADDED: dict[str, Any] = {"phase.holdout": 0, "data.sets.mimic.select.test_split": None, "model.family": None}
 REMOVED: dict[str, str] = {"rollout.adapters": "the policy hands its earlier adapters over itself; leave it out"}
 # Settings that may change between a run and its continuation: they do not change what is computed.
 FREE = ("paths", "logger", "callbacks.progress", "run_dir", "num_workers", "restart", "requeue")
@@ -50,6 +50,12 @@ def current(settings: Mapping[str, Any]) -> dict[str, Any]:
     return ADDED | moved
 
 
+def as_before(key: str, value: Any) -> bool:
+    """Whether ``value`` of a key of ``ADDED`` means what its absence meant; the package's own families were all."""
+    own = key == "model.family" and str(value).startswith("chexreason.model.family.")
+    return bool(own or value == ADDED[key])
+
+
 def old_names(settings: Mapping[str, Any]) -> Iterator[str]:
     """A sentence for each name in a user's settings (dotted key to value) that only an earlier version knew."""
     for key, value in settings.items():
@@ -70,7 +76,7 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     paths = config.get("paths") or {}
     places = [(os.path.normpath(paths[k]), f"${{paths.{k}}}") for k in ("data", "out") if isinstance(paths.get(k), str)]
-    given = {k: value for k, value in current(flat(config)).items() if k not in ADDED or value != ADDED[k]}
+    given = {k: value for k, value in current(flat(config)).items() if k not in ADDED or not as_before(k, value)}
     kept = [k for k in given if not below(k, FREE) and not _DECLARED.fullmatch(k)]
     return {k: _placed(given[k], places) for k in kept}
 

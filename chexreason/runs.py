@@ -21,7 +21,7 @@ from yaml import YAMLError
 
 from chexreason.files import file_sha256, read_sealed, value_sha256, without_secrets, write_sealed, write_text, written
 from chexreason.owners import locked, peak_rss, remove_leftovers, wall_off
-from chexreason.renames import ADDED, changes, flat, old_names, settings
+from chexreason.renames import ADDED, as_before, changes, flat, old_names, settings
 from chexreason.signals import PREEMPTED, await_first_rank, is_first_rank, on_leave
 from chexreason.statistics.partial import holds_batch
 
@@ -277,7 +277,7 @@ def as_begun(folder: Path, cfg: DictConfig) -> list[str]:
     with suppress(RunError):  # the comparison says it
         newer = [key for key in ADDED if key not in flat(stored_config(folder))]
     for key in newer:
-        if (value := OmegaConf.select(cfg, key)) is not None and value != ADDED[key]:
+        if (value := OmegaConf.select(cfg, key)) is not None and not as_before(key, value):
             log.warning("%s was begun before %s existed: it goes on as begun, with %s", folder, key, ADDED[key])
             OmegaConf.update(cfg, key, ADDED[key])
     return newer

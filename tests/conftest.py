@@ -1,4 +1,4 @@
-"""Fixtures shared by the rooms: the two packaged policies, a few images, a few studies."""
+"""Fixtures shared by the rooms: a policy of each family, a few images, a few studies."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.support.families import FAMILIES, source_of
 
 if TYPE_CHECKING:  # pytest's controller reads this file and runs no test: torch and transformers cost it 12 s
     from chexreason.model.policy import Policy
@@ -39,9 +41,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(f"{seconds:8.1f} {file}")
 
 
-FAMILIES = ("tiny_gemma3", "tiny_qwen2_5_vl")
-
-
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     """Before any other fixture: runs are compared to the bit, and two threads add in another order than one."""
@@ -54,12 +53,12 @@ def _one_thread() -> None:
 def _loaded(name: str) -> Policy:
     from chexreason.model.load import load_policy
 
-    return load_policy(f"tiny:{name}", dtype="float32")
+    return load_policy(source_of(name), dtype="float32")
 
 
 @pytest.fixture(params=FAMILIES)
 def policy(request: pytest.FixtureRequest) -> Policy:
-    """Each packaged policy in turn, as loaded: tests may change it."""
+    """A policy of each family in turn, as loaded: tests may change it."""
     return copy.deepcopy(_loaded(request.param))  # a copy costs a third of loading
 
 

@@ -30,7 +30,7 @@ from chexreason.preflight.memory import (
     measure_stages,
     plan_stages,
 )
-from chexreason.preflight.meta_model import blank_policy, count_text_tokens, image_tokens
+from chexreason.preflight.meta_model import blank_policy, count_text_tokens
 from chexreason.preflight.settings import SettingFault
 from chexreason.prompts import render
 from chexreason.rewards.lab.earnings import degenerate_warning
@@ -86,7 +86,7 @@ def plan(cfg: DictConfig, only: Collection[str] = ()) -> MemoryPlan:
     The largest batch that fits is not looked for where only some stages are asked for.
     """
     chosen = {k: cfg.model[k] for k in ("source", "dtype", "attention", "gradient_checkpointing")}
-    policy = _in_training(cfg, blank_policy(**chosen))
+    policy = _in_training(cfg, blank_policy(**chosen, family=cfg.model.get("family")))
     device, memory = device_memory(cfg)
     share = 1 - cfg.get("reserve", 0.1)
     if _by_vllm(cfg):
@@ -169,7 +169,7 @@ def worst_batch(cfg: DictConfig, policy: Policy) -> WorstBatch:
         sampling["rollout"] = Sampling(drawn.max_new_tokens, drawn.temperature, drawn.top_p, drawn.get("top_k", 0))
     return WorstBatch(
         text=cfg.get("text_tokens") or count_text_tokens(cfg.model.source, words) or 400,
-        image=image_tokens(policy.base.config, cfg.model.get("max_pixels")),
+        image=policy.family.image_tokens(policy.base.config, cfg.model.get("max_pixels")),
         answer=cfg.get("answer_tokens") or cfg.model.max_new_tokens,
         group_size=phase.module.group_size if grpo else 1,
         held=batch_size if grpo else 0,

@@ -20,9 +20,9 @@ class EncodedPrompts:
     """Prompts of B studies, padded on the left.
 
     ``input_ids``, ``attention_mask`` and ``type_ids`` (1 at image placeholders) are [B, P]. ``pixel_values`` is
-    [B, 3, H, W], or, where ``grid`` [B, 3] counts patches (Qwen2.5-VL), [sum of patches, D]: its rows are patches, not
-    samples. ``features`` holds the projected image tokens of each study, [n_i, hidden], once they have been computed;
-    ``images`` the hash of each study's image file, where its features are to be kept.
+    [B, 3, H, W], or, where ``grid`` [B, 3] counts patches (Qwen-VL), [sum of patches, D]: its rows are patches, not
+    samples. ``features`` holds what the language model takes of each study's image, [n_i, hidden] in most families,
+    once it has been computed; ``images`` the hash of each study's image file, where its features are to be kept.
     """
 
     input_ids: Tensor

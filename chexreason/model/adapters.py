@@ -24,7 +24,7 @@ from chexreason.model.policy import NEW, Policy
 CARD, ADAPTER_CONFIG, WEIGHTS = "chexreason.json", "adapter_config.json", "adapter_model.safetensors"
 _FILES = "files"  # in the card: the SHA-256 of the others
 _AGAIN = "give another adapter, or train this one anew with restart=true"
-# The language model's attention and feed-forward projections, of both architectures; never the vision tower.
+# The language model's attention and feed-forward projections, of every family; never the vision tower.
 TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 # The dtype that adapters are kept and computed in, whatever the weights are in. PEFT computes float32 factors so, which
 # makes a folder read by bare PEFT the same policy; bfloat16 weights would round away half of a small adapter's effect.

@@ -32,7 +32,7 @@ TEXTS = 1024  # tokenised prompts kept in memory: a run asks one question about 
 
 
 class ImageTokens(NamedTuple):
-    """One image as the language model sees it: features [n, hidden], and its patch grid [3] where there is one."""
+    """One image as the language model sees it: its family's features [n, ...], and its patch grid [3] if it has one."""
 
     features: Tensor
     grid: Tensor | None
@@ -142,8 +142,7 @@ class FeatureCache:
 def cache_films(policy: Policy, image_cache: str | None, feature_cache: str | None) -> Policy:
     """The policy, which from now on reads films through these folders (None: no cache).
 
-    With ``image_cache`` a film is resized once; with ``feature_cache`` it is read once, and its features are kept. A
-    processor that cuts images up keeps none: how many pieces a film gives is not known without its pixels.
+    With ``image_cache`` a film is resized once; with ``feature_cache`` it is read once, and its features are kept.
     """
     policy.films = None
     for folder in filter(None, (image_cache, feature_cache)):
@@ -152,9 +151,7 @@ def cache_films(policy: Policy, image_cache: str | None, feature_cache: str | No
     if image_cache is not None:
         load = ImageCache(Path(image_cache), policy.resize, policy.encoder.resize_key).load
         policy.films = FilmReader(load, partial(policy.encode, resized=True), policy.image_features)
-    if feature_cache is not None and getattr(policy.processor.image_processor, "do_image_splitting", False):
-        log.info("no feature cache: this processor cuts images up")
-    elif feature_cache is not None:
+    if feature_cache is not None:
         kept = FeatureCache(Path(feature_cache), policy)
         policy.films = FilmReader(kept.load, kept.encode, partial(kept.compute, policy.film_reader().compute))
     return policy

@@ -16,7 +16,7 @@ from chexreason.model.family import family_of
 from chexreason.model.policy import Policy
 
 TINY_WEIGHTS = Path(__file__).parent / "weights"
-# Not quantised, in both architectures: images are encoded in full precision, and the head is the embedding.
+# Not quantised, in any family: images are encoded in full precision, and the head is the embedding.
 KEPT = ("model.vision_tower", "model.multi_modal_projector", "model.visual", "lm_head")
 
 
@@ -40,6 +40,7 @@ def resolve_source(source: str) -> str:
 def load_policy(
     source: str,
     *,
+    family: str | None = None,
     dtype: str = "bfloat16",
     attention: str = "sdpa",
     adapters: Sequence[str] = (),
@@ -50,9 +51,10 @@ def load_policy(
 ) -> Policy:
     """A policy ready to train or evaluate, on the CPU.
 
-    ``source`` is a hub id, a local folder or ``tiny:NAME``; ``adapters`` are folders in PEFT layout, kept beside the
+    ``source`` is a hub id, a local folder or ``tiny:NAME``; ``family`` is the path of a class as ``family_of`` takes it
+    (None: this package's own for the architecture); ``adapters`` are folders in PEFT layout, kept beside the
     weights, frozen; ``min_pixels`` and ``max_pixels`` bound the image size of processors that choose it themselves
-    (Qwen2.5-VL). ``quantise`` ("nf4") loads the weights in 4 bits. Weights are read from safetensors only and no remote
+    (Qwen-VL). ``quantise`` ("nf4") loads the weights in 4 bits. Weights are read from safetensors only and no remote
     code is run.
 
     Raises OSError, with the way out, where the model cannot be had, ValueError for an unsupported architecture, and
@@ -61,9 +63,9 @@ def load_policy(
     path = resolve_source(source)
     try:
         config = AutoConfig.from_pretrained(path)
-        family = family_of(config.model_type)  # before gigabytes are fetched
+        reading = family_of(config.model_type, family)  # before gigabytes are fetched
         processor = AutoProcessor.from_pretrained(path)
-        check_processor(processor, family.processor_settings(config), source)
+        check_processor(processor, reading.processor_settings(config), source)
         bound_pixels(processor, min_pixels, max_pixels)
         model: Any = AutoModelForImageTextToText.from_pretrained(
             path,
@@ -81,7 +83,7 @@ def load_policy(
     model.requires_grad_(False)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return Policy(model, processor, source)
+    return Policy(model, processor, source, reading)
 
 
 def quantisation(kind: str | None) -> dict[str, Any]:

@@ -21,11 +21,6 @@ from chexreason.data.image import PIXELS
 from chexreason.model.family import Family, family_of
 
 NEW = "default"  # the adapter under training, by PEFT's own name for the first one
-# What the chat templates write by themselves, of all architectures.
-_TURNS = ("<end_of_turn>", "<end_of_utterance>", "<|im_end|>")
-_MARKERS = ("<start_of_image>", "<end_of_image>", "<image_soft_token>", "<start_of_turn>", "<bos>", "<pad>", "<unk>")
-_MARKERS += ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>", "<|im_start|>")
-_MARKERS += ("<image>", "<fake_token_around_image>", "<global-img>")
 
 
 class FilmReader(NamedTuple):
@@ -42,7 +37,7 @@ class Encoder:
     def __init__(self, processor: Any, config: Any, family: Family, stop_id: int) -> None:
         self.processor, self.tokenizer, self.config, self.family = processor, processor.tokenizer, config, family
         self.stop_id, vocab = stop_id, self.tokenizer.get_vocab()
-        self.markers = tuple(marker for marker in (*_TURNS, *_MARKERS) if marker in vocab)
+        self.markers = tuple(marker for marker in (*family.turns, *family.markers) if marker in vocab)
         self.pad_id = int(stop_id if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id)
         self.context = int(config.get_text_config().max_position_embeddings)  # longest prompt and answer together
 
@@ -83,15 +78,11 @@ class Encoder:
     def resize(self, image: Image.Image) -> Image.Image:
         """The RGB ``image`` at the size, and by the interpolation, that ``encode`` would bring it to.
 
-        Raises ValueError where the processor cuts images up instead, or one is smaller than a patch.
+        Raises ValueError where it is smaller than a patch.
         """
         self._check_size(image)
         processor = self.processor.image_processor
-        if getattr(processor, "do_image_splitting", False):
-            raise ValueError(
-                "this processor (do_image_splitting) shrinks crops, not images: set paths.image_cache=null"
-            )
-        factor = getattr(processor, "patch_size", 1) * getattr(processor, "merge_size", 1)  # Qwen2.5-VL's unit of size
+        factor = getattr(processor, "patch_size", 1) * getattr(processor, "merge_size", 1)  # Qwen-VL's unit of size
         pixels = processor.resize(pil_to_tensor(image)[None], processor.size, processor.resample, factor=factor)
         return Image.fromarray(pixels[0].permute(1, 2, 0).numpy())
 
@@ -139,26 +130,26 @@ class Encoder:
 
 
 class Policy(nn.Module):
-    """The model, its processor and its family.
+    """The model, its processor and its ``family``, which its architecture decides where none is given.
 
     ``source`` is the hub id or folder the base weights came from; ``films`` says how films are read, None from their
     files each time. Raises ValueError for an unsupported architecture, a model without a stop token, or an image token
     that the tokenizer does not know.
     """
 
-    def __init__(self, model: nn.Module, processor: Any, source: str) -> None:
+    def __init__(self, model: nn.Module, processor: Any, source: str, family: Family | None = None) -> None:
         super().__init__()
         self.model, self.processor, self.tokenizer, self.source = model, processor, processor.tokenizer, source
         self.films: FilmReader | None = None
-        self.family = family_of(self.base.config.model_type)
+        self.family = family or family_of(self.base.config.model_type)
         if getattr(self.base.config.get_text_config(), "final_logit_softcapping", None):
             raise ValueError(f"{source} caps its logits (final_logit_softcapping), which log-probabilities here do not")
         vocab = self.tokenizer.get_vocab()
-        self.stop_ids = _stop_ids(self.base, vocab)
+        self.stop_ids = _stop_ids(self.base, self.family, vocab)
         self.encoder = encoder = Encoder(processor, self.base.config, self.family, self.stop_ids[0])
         self.encode, self.encode_answers, self.resize = encoder.encode, encoder.encode_answers, encoder.resize
         self.pad_id = encoder.pad_id
-        self.banned_ids = _banned_ids(self.base, self.tokenizer, vocab, self.stop_ids)
+        self.banned_ids = _banned_ids(self.base, self.tokenizer, self.family, vocab, self.stop_ids)
 
     @property
     def base(self) -> Any:
@@ -216,7 +207,7 @@ class Policy(nn.Module):
             return replace(prompts, features=self.film_reader().compute(prompts))
 
     def image_features(self, prompts: EncodedPrompts) -> tuple[Tensor, ...]:
-        """Projected image tokens of each study, [n_i, hidden], from the pixels."""
+        """The family's features of each study's image, [n_i, ...], from the pixels."""
         return self.family.image_features(self.base, prompts)
 
 
@@ -235,23 +226,25 @@ def pad_right(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tenso
     return ids, mask
 
 
-def _stop_ids(model: Any, vocab: Mapping[str, int]) -> list[int]:
+def _stop_ids(model: Any, family: Family, vocab: Mapping[str, int]) -> list[int]:
     """Every id that ends a turn, the turn marker first: it is what an answer is closed with in training."""
     declared = model.generation_config.eos_token_id
     ids = list(declared) if isinstance(declared, (list, tuple)) else [declared]
-    markers = [vocab[token] for token in _TURNS if token in vocab]
+    markers = [vocab[token] for token in family.turns if token in vocab]
     ordered = [i for i in dict.fromkeys([*markers, *ids]) if i is not None]
     if not ordered:
         raise ValueError("the model declares no stop token: set eos_token_id in its generation_config.json")
     return ordered
 
 
-def _banned_ids(model: Any, tokenizer: Any, vocab: Mapping[str, int], stop_ids: Sequence[int]) -> list[int]:
+def _banned_ids(
+    model: Any, tokenizer: Any, family: Family, vocab: Mapping[str, int], stop_ids: Sequence[int]
+) -> list[int]:
     """Ids that must never be sampled: image tokens (features would no longer match), padding, other turns, no token.
 
     The output layer is wider than the vocabulary (63 rows in Gemma 3, 271 in Qwen2.5-VL); those rows decode to nothing.
     """
-    ids = {vocab[name] for name in _MARKERS if name in vocab}
+    ids = {vocab[name] for name in family.markers if name in vocab}
     ids |= {i for i in (model.config.image_token_id, tokenizer.pad_token_id) if i is not None}
     ids |= set(range(max(vocab.values()) + 1, model.config.get_text_config().vocab_size))
     return sorted(ids - set(stop_ids))

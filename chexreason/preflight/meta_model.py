@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, PretrainedConfig
 
 from chexreason.data.batches import EncodedPrompts
+from chexreason.model.family import family_of
 from chexreason.model.load import resolve_source
 from chexreason.model.policy import Policy
 
@@ -52,9 +52,17 @@ def read_config(source: str) -> PretrainedConfig:
         ) from None
 
 
-def blank_policy(source: str, *, dtype: str, attention: str = "sdpa", gradient_checkpointing: bool = False) -> Policy:
+def blank_policy(
+    source: str,
+    *,
+    family: str | None = None,
+    dtype: str,
+    attention: str = "sdpa",
+    gradient_checkpointing: bool = False,
+) -> Policy:
     """The policy of ``source`` on the meta device: every module and shape, no weight is read."""
     config = read_config(source)
+    reading = family_of(config.model_type, family)
     with torch.device("meta"):
         model: Any = AutoModelForImageTextToText.from_config(
             config, dtype=getattr(torch, dtype), attn_implementation=attention
@@ -64,20 +72,7 @@ def blank_policy(source: str, *, dtype: str, attention: str = "sdpa", gradient_c
         model.generation_config.eos_token_id = 1
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return Policy(model, NoProcessor(config.get_text_config().vocab_size), source)
-
-
-def image_tokens(config: Any, max_pixels: int | None) -> int:
-    """Tokens of the largest image: fixed (Gemma 3), or what ``max_pixels`` allow (Qwen2.5-VL).
-
-    Raises ValueError where the processor bounds the size and ``max_pixels`` is not given.
-    """
-    if config.model_type == "gemma3":
-        return int(config.mm_tokens_per_image)
-    if max_pixels is None:
-        raise ValueError("model.max_pixels is not set: the largest image has no bound to plan for; set it, e.g. 401408")
-    vision = config.vision_config
-    return int(max_pixels // (vision.patch_size * vision.spatial_merge_size) ** 2)
+    return Policy(model, NoProcessor(config.get_text_config().vocab_size), source, reading)
 
 
 def blank_prompts(policy: Policy, n: int, *, text_tokens: int, n_image_tokens: int) -> EncodedPrompts:
@@ -85,22 +80,13 @@ def blank_prompts(policy: Policy, n: int, *, text_tokens: int, n_image_tokens: i
 
     Where that is the meta device, the pixels have no data and the ids are on the CPU.
     """
-    config, device, grid = policy.base.config, policy.device, None
+    config, device = policy.base.config, policy.device
     image = torch.full((n, n_image_tokens), config.image_token_id)
     start_id = getattr(config, "vision_start_token_id", None) or getattr(config, "boi_token_index", 2)
     opening, words = torch.full((n, 1), int(start_id)), torch.full((n, max(text_tokens - 1, 1)), 3)
     ids = torch.cat([opening, image, words], 1)  # [n, P]; Qwen2.5-VL finds its images by what opens them
     types = (ids == config.image_token_id).long()
-    if config.model_type == "gemma3":
-        size = config.vision_config.image_size
-        pixels = torch.zeros(n, 3, size, size, device=device)
-    else:
-        vision = config.vision_config
-        rows = next(k for k in range(isqrt(n_image_tokens), 0, -1) if n_image_tokens % k == 0)
-        merge = vision.spatial_merge_size
-        grid = torch.tensor([[1, rows * merge, n_image_tokens // rows * merge]] * n)  # [n, 3]
-        width = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-        pixels = torch.zeros(int(grid.prod(-1).sum()), width, device=device)
+    pixels, grid = policy.family.blank_images(config, n, n_image_tokens, device)
     prompts = EncodedPrompts(ids, torch.ones_like(ids), types, pixels, grid)
     return prompts if device.type == "meta" else prompts.to(device)
 

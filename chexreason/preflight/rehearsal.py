@@ -81,6 +81,8 @@ class Rehearsal(TorchDispatchMode):
         args, kwargs = self._placed(func, args, dict(kwargs or {}))
         if func is _aten._local_scalar_dense.default and args[0].is_meta and args[0].dtype == torch.bool:
             return True
+        if func is _aten._to_copy.default and _stays(args[0], **kwargs):
+            return args[0]  # it was asked to go where floating-point tensors are; there no copy would be made
         output = func(*args, **kwargs)
         for tensor in tree_iter(output):
             if isinstance(tensor, Tensor):
@@ -96,8 +98,8 @@ class Rehearsal(TorchDispatchMode):
                 kwargs["device"] = META
         if not any(t.is_meta for t in tensors) and kwargs.get("device") != META:
             return args, kwargs
-        if func is _aten.index.Tensor:  # how many a mask selects is known while it is real
-            args = (args[0], _positions(args[1]))
+        if func in (_aten.index.Tensor, _aten.index_put_.default):  # a real mask says how many it selects
+            args = (args[0], _positions(args[1]), *args[2:])
         without_data = tree_map_only(Tensor, lambda t: t if t.is_meta else torch.empty_like(t, device=META), args)
         return without_data, tree_map_only(Tensor, lambda t: t.to(META), kwargs)
 
@@ -120,6 +122,11 @@ class Rehearsal(TorchDispatchMode):
         size, kind = self._live.pop(key)
         del self._alive[key]
         self.bytes[kind] -= size
+
+
+def _stays(tensor: Tensor, device: torch.device | None = None, dtype: torch.dtype | None = None, **_: Any) -> bool:
+    """Whether a copy of ``tensor`` would be of its own device and dtype."""
+    return device in (None, tensor.device) and dtype in (None, tensor.dtype)
 
 
 def _gives_floats(func: Any, args: Any, kwargs: Mapping[str, Any], tensors: list[Tensor]) -> bool:

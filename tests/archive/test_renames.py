@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 from hydra.utils import get_object
+from omegaconf import OmegaConf
 
 from chexreason import renames
 from chexreason.build.data import make
+from chexreason.runs import as_begun
 
 OLD, NEW = "chexreason.policy.generate.Sampling", "chexreason.model.generate.Sampling"
 
@@ -38,6 +40,19 @@ def test_stored_settings_are_read_in_todays_names(monkeypatch) -> None:
 def test_where_the_data_may_go_is_no_other_run() -> None:
     before, now = ({"data": {"sets": {"a": {"policy": "ignore", **said}}}} for said in ({}, {"public": True}))
     assert renames.settings(before) == renames.settings(now)
+
+
+def test_a_run_begun_before_families_had_names_is_the_run_of_the_packages_own_alone(tmp_path, caplog) -> None:
+    before = {"paths": {"out": "o"}, "phase": {"name": "sft"}, "model": {"source": "tiny:tiny_gemma3"}}
+    OmegaConf.save(OmegaConf.create(before), tmp_path / "config.yaml")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    for family, differs in (("chexreason.model.family.Gemma3", []), ("mine.Family", ["model.family: None -> 'mine.F"])):
+        now = before | {"model": before["model"] | {"family": family}}
+        assert [line[:29] for line in renames.changes(before, now)] == differs
+        assert "model.family" in as_begun(tmp_path, config := OmegaConf.create(now))
+        assert config.model.family == (None if differs else family)
+        assert len(caplog.messages) == len(differs)  # it goes on as begun, and says so
 
 
 def test_a_config_that_names_what_moved_is_refused_with_the_new_name() -> None:

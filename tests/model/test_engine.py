@@ -1,4 +1,4 @@
-"""The engine on both architectures: shared prefix against the plain path, sampling against the model's own generate."""
+"""The engine on every architecture: shared prefix against the plain path, sampling against the model's own generate."""
 
 from __future__ import annotations
 
@@ -52,8 +52,6 @@ def test_prompts_are_padded_on_the_left_and_end_where_the_assistant_starts(polic
 
 @pytest.mark.parametrize("window", WINDOWS)
 def test_shared_prefix_equals_the_plain_path_in_value_and_gradient(policy, images, window):
-    if window is not None and policy.base.config.model_type != "gemma3":
-        pytest.skip("no sliding window")
     policy = with_lora(narrowed(policy, window)).train()
     prompts = encoded(policy, images)
     drawn = draw(policy, prompts)
@@ -74,6 +72,8 @@ def test_shared_prefix_equals_the_plain_path_in_value_and_gradient(policy, image
 
 def narrowed(policy: Policy, window: int | None) -> Policy:
     """The policy with another sliding window; the packaged one, 512, is wider than any prompt here."""
+    if window is not None and policy.base.config.model_type != "gemma3":
+        pytest.skip("no sliding window")
     if window is not None:
         policy.base.config.text_config.sliding_window = window
         for module in policy.base.modules():
@@ -84,9 +84,9 @@ def narrowed(policy: Policy, window: int | None) -> Policy:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("window", WINDOWS)
-def test_under_a_sliding_window_all_paths_are_the_models_own_forward(gemma, images, window):
+def test_all_paths_are_the_models_own_forward(policy, images, window):
     """Shared and plain path, rollout and generate, against the model run on each row alone, from pixels, unpadded."""
-    policy = with_lora(narrowed(gemma, window)).eval()
+    policy = with_lora(narrowed(policy, window)).eval()
     prompts = encoded(policy, images)
     drawn = draw(policy, prompts, n=24)
     own = torch.zeros(drawn.ids.shape)
@@ -96,8 +96,8 @@ def test_under_a_sliding_window_all_paths_are_the_models_own_forward(gemma, imag
             one = policy.encode([images[b]], [TEXTS[b]])
             logits = policy.base(
                 input_ids=torch.cat([one.input_ids, ids[None, :n]], 1),
-                token_type_ids=torch.cat([one.type_ids, torch.zeros(1, n, dtype=torch.long)], 1),
                 **policy.family.image_inputs(one),
+                **{policy.family.placeholders: torch.cat([one.type_ids, torch.zeros(1, n).to(one.type_ids)], 1)},
             ).logits[:, -n - 1 : -1]
             own[row, :n] = (logits[0] / 0.8).log_softmax(-1).gather(-1, ids[:n, None])[:, 0]
         for shared in (True, False):

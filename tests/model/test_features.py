@@ -230,13 +230,6 @@ def test_features_that_would_change_are_refused(gemma, tmp_path):
         cached(gemma, tmp_path)
 
 
-def test_a_processor_that_cuts_images_up_goes_without(gemma, tmp_path, caplog):
-    gemma.processor.image_processor.do_image_splitting = True
-    with caplog.at_level(logging.INFO):
-        assert cached(gemma, tmp_path).encode == gemma.encode
-    assert [record.message for record in caplog.records] == ["no feature cache: this processor cuts images up"]
-
-
 def test_both_caches_together(policy, films, tmp_path):
     folders = {"image_cache": str(tmp_path / "images")}
     expected = fill(policy, films, tmp_path / "alone").features

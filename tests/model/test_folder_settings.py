@@ -13,11 +13,11 @@ from PIL import Image
 from chexreason.model.features import cache_films
 from chexreason.model.generate import Sampling, sample
 from chexreason.model.load import load_policy, resolve_source
-from chexreason.preflight.meta_model import image_tokens
-from tests.conftest import FAMILIES
+from tests.support.families import FAMILIES, source_of
 
 pytestmark = pytest.mark.slow
-HALF = {"tiny_gemma3": {"height": 64, "width": 64}, "tiny_qwen2_5_vl": {"shortest_edge": 4096, "longest_edge": 4096}}
+SMALLER = {"height": 64, "width": 64}  # of Gemma 3, whose images are all of one size
+AREA = {"shortest_edge": 4096, "longest_edge": 4096}  # of the others
 CROPS = {"do_pan_and_scan": True, "pan_and_scan_min_crop_size": 32, "pan_and_scan_min_ratio_to_activate": 1.1}
 # Of the image processor: in force for both ways in, or without an effect on either.
 TAKEN = (
@@ -31,21 +31,16 @@ TAKEN = (
     {"do_pad": True, "pad_size": {"height": 256, "width": 256}},
     {"pan_and_scan_max_num_crops": 2},
 )
-REFUSED = {
-    "tiny_gemma3": (CROPS, {"do_image_splitting": True}, {"do_resize": False}, {"size": HALF["tiny_gemma3"]}),
-    "tiny_qwen2_5_vl": (
-        CROPS,
-        {"do_image_splitting": True},
-        {"do_resize": False},
-        {"patch_size": 8},
-        {"merge_size": 1},
-    ),
-}
+REFUSED = (CROPS, {"do_image_splitting": True}, {"do_resize": False})
+REFUSED_BY_GEMMA, REFUSED_BY_OTHERS = (
+    ({"size": SMALLER}, {"image_seq_length": 9}),
+    ({"patch_size": 8}, {"merge_size": 1}),
+)
 
 
 def changed(name: str, folder: Path, file: str, **settings) -> str:
     """A copy of a packaged model whose ``file`` says ``settings``, of its image processor where it has one."""
-    shutil.copytree(resolve_source(f"tiny:{name}"), folder)
+    shutil.copytree(resolve_source(source_of(name)), folder)
     content = json.loads((folder / file).read_text())
     part = content if "image_seq_length" in settings else content.get("image_processor", content)
     part.update(settings)
@@ -55,9 +50,9 @@ def changed(name: str, folder: Path, file: str, **settings) -> str:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_is_encoded_is_what_resize_the_caches_and_the_plan_take_it_to_be(name, images, tmp_path):
-    film, plain = images[2], load_policy(f"tiny:{name}", dtype="float32")
+    film, plain = images[2], load_policy(source_of(name), dtype="float32")
     before = plain.encode([film], ["Hi"])
-    others = ({"size": HALF[name]}, {"min_pixels": 4096, "max_pixels": 4096}) if name == "tiny_qwen2_5_vl" else ()
+    others = ({"size": AREA}, {"min_pixels": 4096, "max_pixels": 4096}) if name != "tiny_gemma3" else ()
     for i, settings in enumerate((*TAKEN, *others)):
         source = changed(name, tmp_path / str(i), "processor_config.json", **settings)
         policy = cache_films(load_policy(source, dtype="float32"), None, str(tmp_path / "features"))
@@ -68,21 +63,20 @@ def test_what_is_encoded_is_what_resize_the_caches_and_the_plan_take_it_to_be(na
         (features,) = policy.image_features(after)
         assert len(features) == int((after.input_ids == policy.base.config.image_token_id).sum())
         size = dict(policy.processor.image_processor.size)
-        most = image_tokens(policy.base.config, size.get("longest_edge"))
+        most = policy.family.image_tokens(policy.base.config, size.get("longest_edge"))
         assert len(features) == most if name == "tiny_gemma3" else len(features) <= most
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_is_not_in_force_or_does_not_fit_is_refused_and_the_way_out_works(name, tmp_path):
-    cases = [*REFUSED[name], *([{"image_seq_length": 9}] if name == "tiny_gemma3" else [])]
-    for i, settings in enumerate(cases):
+    for i, settings in enumerate((*REFUSED, *(REFUSED_BY_GEMMA if name == "tiny_gemma3" else REFUSED_BY_OTHERS))):
         source = changed(name, tmp_path / str(i), "processor_config.json", **settings)
         key = next(iter(settings))
         with pytest.raises(
             ValueError, match=rf"model\.source=.*/{i}: its processor says {key}=.*with {key}=(.*)\. Set"
         ):
             load_policy(source, dtype="float32")
-        plain = json.loads((Path(resolve_source(f"tiny:{name}")) / "processor_config.json").read_text())
+        plain = json.loads((Path(resolve_source(source_of(name))) / "processor_config.json").read_text())
         told = {"do_pan_and_scan": False, "do_image_splitting": False} | plain | plain["image_processor"]
         file = tmp_path / str(i) / "processor_config.json"
         content = json.loads(file.read_text())

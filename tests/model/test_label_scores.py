@@ -34,16 +34,16 @@ def test_every_answer_compared_can_be_written(chosen):
             assert format_answer("x", labels)
 
 
-def test_the_odds_are_those_of_whole_answers_scored_alone(gemma, images):
-    prompts = gemma.encode(images[:2], ["Describe.", "What is seen on this film?"])
+def test_the_odds_are_those_of_whole_answers_scored_alone(policy, images):
+    prompts = policy.encode(images[:2], ["Describe.", "What is seen on this film?"])
     answers = [Parsed(("Edema", "Fracture"), think="Haze on both sides."), Parsed((NO_FINDING,), think="Clear.")]
-    odds = label_log_odds(gemma, prompts, answers, AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION))
+    odds = label_log_odds(policy, prompts, answers, AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION))
     assert odds.shape == (2, 14)
 
     def alone(study: int, *labels: str) -> float:
-        ids, mask = gemma.encode_answers([format_answer(answers[study].think, labels)])
+        ids, mask = policy.encode_answers([format_answer(answers[study].think, labels)])
         with torch.no_grad():
-            return float(completion_scores(gemma, prompts.select([study]), ids, mask, shared=False).logp.sum())
+            return float(completion_scores(policy, prompts.select([study]), ids, mask, shared=False).logp.sum())
 
     edema, healthy = CHEXPERT14.index("Edema"), CHEXPERT14.index(NO_FINDING)
     assert float(odds[0, edema]) == pytest.approx(alone(0, "Edema", "Fracture") - alone(0, "Fracture"), abs=1e-3)

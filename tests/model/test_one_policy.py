@@ -23,8 +23,8 @@ from chexreason.model.adapters import AdaptedLinear, attach_lora, read_card, sav
 from chexreason.model.generate import Sampling, sample
 from chexreason.model.load import load_policy, resolve_source
 from chexreason.model.logprobs import completion_scores
-from tests.conftest import FAMILIES
 from tests.support.adapters import with_lora
+from tests.support.families import FAMILIES, source_of
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,7 @@ IDS = torch.arange(5, 65).reshape(3, 20)
 
 @functools.cache
 def loaded(name: str, quantise: str | None = None, dtype: str = "bfloat16"):
-    return load_policy(f"tiny:{name}", dtype=dtype, quantise=quantise)
+    return load_policy(source_of(name), dtype=dtype, quantise=quantise)
 
 
 @pytest.fixture(params=FAMILIES)

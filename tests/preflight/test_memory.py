@@ -14,6 +14,7 @@ from transformers import AutoModelForImageTextToText
 
 from chexreason.confdir import confdir
 from chexreason.model.adapters import attach_lora, blank_adapter
+from chexreason.model.family import Family
 from chexreason.model.generate import Sampling, sample
 from chexreason.model.load import KEPT
 from chexreason.model.policy import Policy
@@ -34,12 +35,11 @@ from chexreason.preflight.meta_model import (
     blank_policy,
     blank_prompts,
     count_text_tokens,
-    image_tokens,
     read_config,
 )
 from chexreason.preflight.rehearsal import MEMORY_KINDS, Rehearsal
+from tests.support.families import FAMILIES, source_of
 
-FAMILIES = ("tiny_gemma3", "tiny_qwen2_5_vl")
 SIZES = ((2, 1, 40, 30, False), (2, 4, 40, 60, True))  # studies, group, text, answer, shared prefix
 
 
@@ -55,7 +55,7 @@ class Counted(Rehearsal):
 
 
 def real(name: str) -> Policy:
-    config = blank_policy(f"tiny:{name}", dtype="float32").base.config
+    config = blank_policy(source_of(name), dtype="float32").base.config
     model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
     model.requires_grad_(False)
     return with_adapter(Policy(model, NoProcessor(config.get_text_config().vocab_size), name))
@@ -68,7 +68,7 @@ def with_adapter(policy: Policy) -> Policy:
 
 
 def blank(name: str) -> Policy:
-    return with_adapter(blank_policy(f"tiny:{name}", dtype="float32"))
+    return with_adapter(blank_policy(source_of(name), dtype="float32"))
 
 
 def prompts_of(policy: Policy, n: int, text: int):
@@ -129,15 +129,13 @@ def test_a_plan_is_within_15_percent_of_the_measured_peak(name, stage, tmp_path)
 
     policy = blank(name)
     prompts = prompts_of(policy, studies, text)
-    planned = rehearse(
-        policy,
-        (lambda book: last_token(policy, prompts, sampling, group, book))
-        if stage == "rollout"
-        else (lambda _: step(policy, prompts, size)),
-        8.0,
-    )
+    works = [lambda _: step(policy, prompts, size)]
+    if stage == "rollout":  # the peak of a model this small may be the step before it
+        works = [lambda book: last_token(policy, prompts, sampling, group, book)]
+        works += [lambda _: step(policy, prompts.select([0]), SMALL)]
+    planned = max(sum(rehearse(policy, each, 8.0).values()) for each in works)
     measured = allocated(work, tmp_path / "trace.json")
-    assert sum(planned.values()) == pytest.approx(measured, rel=0.15)
+    assert planned == pytest.approx(measured, rel=0.15)
 
 
 SMALL = (1, 1, 40, 2, False)
@@ -238,7 +236,7 @@ def test_the_papers_models_are_planned_without_a_network_and_others_say_what_is_
     monkeypatch.setattr("socket.socket.connect", refuse)
     monkeypatch.setattr("socket.getaddrinfo", refuse)
     caplog.set_level("INFO")
-    for name, layers in (("medgemma_4b", 34), ("qwen2_5_vl_3b", 36)):
+    for name, layers in (("medgemma_4b", 34), ("qwen2_5_vl_3b", 36), ("qwen3_vl_4b", 36)):
         source = yaml.safe_load(Path(confdir(), "model", f"{name}.yaml").read_text())["source"]
         assert read_config(source).get_text_config().num_hidden_layers == layers
         assert f"{source}: planned from the config.json that ships with chexreason" in caplog.text
@@ -248,8 +246,12 @@ def test_the_papers_models_are_planned_without_a_network_and_others_say_what_is_
 
 
 def test_image_and_text_tokens_come_from_config_and_tokenizer():
-    gemma, qwen = (blank_policy(f"tiny:{name}", dtype="float32").base.config for name in FAMILIES)
-    assert (image_tokens(gemma, None), image_tokens(qwen, 128 * 128)) == (16, 16)
-    with pytest.raises(ValueError, match=r"model\.max_pixels is not set"):
-        image_tokens(qwen, None)
+    gemma, *qwens = ((p.family, p.base.config) for p in map(blank, FAMILIES))
+    assert gemma[0].image_tokens(gemma[1], None) == 16
+    with pytest.raises(ValueError, match=r"Family has no image_tokens, .* or set preflight=false"):
+        Family().image_tokens(gemma[1], None)
+    for family, config in qwens:
+        assert family.image_tokens(config, 128 * 128) == 16
+        with pytest.raises(ValueError, match=r"model\.max_pixels is not set"):
+            family.image_tokens(config, None)
     assert count_text_tokens("tiny:tiny_gemma3", "Describe. " * 20) > count_text_tokens("tiny:tiny_gemma3", "Hi")

@@ -17,8 +17,8 @@ from chexreason.preflight.meta_model import CONFIGS
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKENIZERS = ROOT / "out" / "tokenizers"
-MODELS = {"medgemma-4b-it": "gemma3", "Qwen2.5-VL-3B-Instruct": "qwen2_5"}
-CONF = {"medgemma-4b-it": "medgemma_4b", "Qwen2.5-VL-3B-Instruct": "qwen2_5_vl_3b"}
+MODELS = {"medgemma-4b-it": "gemma3", "Qwen2.5-VL-3B-Instruct": "qwen2_5", "Qwen3-VL-4B-Instruct": "qwen3"}
+CONF = dict(zip(MODELS, ("medgemma_4b", "qwen2_5_vl_3b", "qwen3_vl_4b"), strict=True))
 SMALL = {
     "hidden_size": 16,
     "intermediate_size": 16,
@@ -49,13 +49,14 @@ def shrunk(folder: Path) -> torch.nn.Module:
     """The architecture of a config with its vocabulary, image size and special ids, and layers that cost nothing."""
     config = AutoConfig.from_pretrained(folder)
     text, eye = config.text_config, config.vision_config
-    layers = {"layer_types": text.layer_types[:2], "head_dim": 8}
-    for key, value in {**SMALL, **layers}.items():
+    for key, value in {**SMALL, "head_dim": 8}.items():
         setattr(text, key, value)
+    if hasattr(text, "layer_types"):
+        text.layer_types = text.layer_types[:2]
     for key, value in SMALL_EYE.items():
         setattr(eye, key, value)
     eye.num_hidden_layers = eye.depth = 2
-    eye.out_hidden_size, eye.fullatt_block_indexes = 16, [1]
+    eye.out_hidden_size, eye.fullatt_block_indexes, eye.deepstack_visual_indexes = 16, [1], [0]
     if hasattr(text, "rope_parameters") and "mrope_section" in text.rope_parameters:
         text.rope_parameters["mrope_section"] = [2, 1, 1]
     model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)

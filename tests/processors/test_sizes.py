@@ -14,8 +14,9 @@ from chexreason.preflight.meta_model import blank_policy, read_config
 pytestmark = pytest.mark.slow  # seconds to lay out four billion weights, though none is stored
 # Published counts: the sum over the safetensors files of the hub's folders, tied weights counted once.
 PARAMETERS = {"medgemma-4b-it": 4_300_079_472, "Qwen2.5-VL-3B-Instruct": 3_754_622_976}
-TRAINABLE = {"medgemma-4b-it": 29_802_496, "Qwen2.5-VL-3B-Instruct": 29_933_568}  # at rank 16
-HUB = {"medgemma-4b-it": "google/medgemma-4b-it", "Qwen2.5-VL-3B-Instruct": "Qwen/Qwen2.5-VL-3B-Instruct"}
+PARAMETERS["Qwen3-VL-4B-Instruct"] = 4_437_815_808
+TRAINABLE = dict(zip(PARAMETERS, (29_802_496, 29_933_568, 33_030_144), strict=True))  # at rank 16
+HUB = {name: ("google/" if name.startswith("medgemma") else "Qwen/") + name for name in PARAMETERS}
 PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
@@ -40,8 +41,12 @@ def named(request):
 def test_the_config_is_the_published_model(named):
     name, config, model = named
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
-    assert (config.text_config.hidden_size, config.text_config.num_hidden_layers) in {(2560, 34), (2048, 36)}
-    assert config.vision_config.patch_size == 14
+    assert (config.text_config.hidden_size, config.text_config.num_hidden_layers) in {
+        (2560, 34),
+        (2048, 36),
+        (2560, 36),
+    }
+    assert config.vision_config.patch_size == (16 if config.model_type == "qwen3_vl" else 14)
 
 
 def test_lora_trains_the_seven_projections_of_every_layer_and_nothing_else(named):

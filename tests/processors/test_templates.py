@@ -25,11 +25,13 @@ QWEN = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
     "<|vision_start|>{image}<|vision_end|>{text}<|im_end|>\n<|im_start|>assistant\n"
 )
+QWEN3 = QWEN.partition("<|im_end|>\n")[2]  # no system turn
 # The prompt, the image token and its id, the stop ids, how the assistant's turn opens, the least and most image tokens.
 FACTS = {
     "gemma3": (GEMMA, "<image_soft_token>", 262_144, [106, 1], "<start_of_turn>model\n", (256, 256)),
     "qwen2_5_vl": (QWEN, "<|image_pad|>", 151_655, [151_645, 151_643], "<|im_start|>assistant\n", (256, 512)),
 }
+FACTS["qwen3_vl"] = (QWEN3, *FACTS["qwen2_5_vl"][1:])
 TEXT = "Read this frontal chest radiograph. Labels: Edema, No Finding."
 
 
@@ -51,7 +53,7 @@ def test_the_prompt_reads_as_the_template_says_with_the_image_before_the_text(po
 
 
 # a MIMIC film, CheXpert's small one, NIH's, a strip, the smallest that is taken
-@pytest.mark.parametrize("size", [(2544, 3056), (390, 320), (1024, 1024), (3000, 400), (14, 14)])
+@pytest.mark.parametrize("size", [(2544, 3056), (390, 320), (1024, 1024), (3000, 400), (16, 16)])
 def test_the_number_of_image_tokens_is_bounded_and_is_what_the_model_has_features_for(policy, size):
     low, high = facts(policy)[-1]
     prompts = policy.encode([image(*size)], ["Hi"])

@@ -24,7 +24,7 @@ def greedy_is_generate(policy: Policy, prompts: EncodedPrompts, n: int) -> Sampl
     """The greedy answers of ``n`` tokens, after a comparison with those of the model's own ``generate``."""
     ours = sample(policy, policy.with_features(prompts), Sampling(n, temperature=0.0))
     extra = policy.family.sequence_inputs(prompts.type_ids)
-    if policy.base.config.model_type == "qwen2_5_vl":
+    if prompts.grid is not None:
         extra = {"mm_token_type_ids": prompts.type_ids}
     theirs = policy.base.generate(
         input_ids=prompts.input_ids,

@@ -20,6 +20,7 @@ from chexreason.model.policy import Policy
 from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.training.datamodule import StudyData
 from chexreason.types import Completion, Sample, Study
+from tests.support.families import source_of
 
 ANSWERS = ("a b", "the heart is large", "c", "no finding at all here", "d e f", "g")
 SPEC = ObjectiveSpec("test", "constant", "none", 0.2, 0.2, 0.1, "k3", "token", False, 2)
@@ -40,7 +41,7 @@ class ManyEs:
 
 @functools.cache
 def loaded(model: str = "tiny_gemma3") -> Policy:
-    return load_policy(f"tiny:{model}", dtype="float32")
+    return load_policy(source_of(model), dtype="float32")
 
 
 def policy_with_lora(dropout: float = 0.0, model: str = "tiny_gemma3", **options) -> Policy:

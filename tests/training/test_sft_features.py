@@ -16,6 +16,7 @@ from chexreason.training.sft import SFTModule
 from chexreason.types import Sample
 from tests.support import training as t
 from tests.support.deep import all_deep_but
+from tests.support.families import FAMILIES
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +46,7 @@ def seen(monkeypatch) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("model", all_deep_but("tiny_gemma3", ["tiny_gemma3", "tiny_qwen2_5_vl"]))
+@pytest.mark.parametrize("model", all_deep_but("tiny_gemma3", FAMILIES))
 def test_a_killed_run_ends_with_the_same_bits_whatever_became_of_the_cache(studies, tmp_path, seen, model):
     whole = run(studies, tmp_path / "whole", tmp_path / "cache", model)
     assert sorted(seen) == sorted(study.image.name for study in studies)  # once each, in three epochs
