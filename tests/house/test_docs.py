@@ -24,7 +24,7 @@ GUIDES = [
 ]
 TARGETS = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
 MADE_BY_READERS = {"conf/reward/mine.yaml"}  # a guide asks its reader to write it
-CHOSEN_BY_READERS = {"reward=mine", "+reward@rewards.mine=mine", "data=mine"}
+CHOSEN_BY_READERS = {"reward=mine", "+reward@rewards.mine=mine", "data=mine", "data=my"}
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"^```.*?^```|^ {4}\S[^\n]*|`[^`]+`", re.DOTALL | re.MULTILINE)
