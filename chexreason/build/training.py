@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import wandb
 from hydra.utils import get_object
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from omegaconf import DictConfig, OmegaConf
 
@@ -33,12 +34,13 @@ from chexreason.training.callbacks.collapse_watch import CollapseWatch
 from chexreason.training.callbacks.label_f1 import LabelF1Callback
 from chexreason.training.callbacks.run_files import RewardLog, SampleLog, csv_logger
 from chexreason.training.callbacks.transfer_rules import CHOSEN_BY, TransferRules, monitor_mode
-from chexreason.training.callbacks.wandb_run import WandbRun, wandb_logger
+from chexreason.training.callbacks.wandb_run import ANSWERS, WandbRun
 from chexreason.training.datamodule import StudyData
 from chexreason.training.gate import Gate
 from chexreason.training.policy_module import PolicyModule
 
 log = logging.getLogger(__name__)
+WANDB = "chexreason.training.callbacks.wandb_run.wandb_logger"
 
 
 def build_data(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: LabelSet) -> StudyData:
@@ -146,7 +148,7 @@ def build_trainer(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], la
         check_val_every_n_epoch=1 if every_epoch else None,
         enable_progress_bar=cfg.callbacks.progress,
         callbacks=_callbacks(cfg, run_dir, card, label_set),
-        logger=_loggers(cfg, run_dir, label_set),
+        logger=[csv_logger(run_dir), *build_loggers(cfg, run_dir, label_set, "train", "val", cfg.data.val)],
         default_root_dir=str((run_dir / CHECKPOINT).parent),  # Lightning prefers an hpc_ckpt_* that it finds there
         plugins=_plugins(),
         _convert_="object",
@@ -179,7 +181,7 @@ def _callbacks(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], label
     ]
     if cfg.phase.name == "grpo":
         callbacks += [RewardLog(run_dir), CollapseWatch(run_dir / COLLAPSE, **cfg.callbacks.collapse)]
-    if (node := cfg.logger.wandb) is not None:
+    if (node := cfg.logger.get("wandb")) is not None:
         callbacks.append(WandbRun(node.completions, media=node.media))
     if cfg.phase.patience is not None:
         callbacks.append(EarlyStopping(monitor, mode=mode, patience=cfg.phase.patience))
@@ -188,30 +190,55 @@ def _callbacks(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], label
     return callbacks
 
 
-def _loggers(cfg: DictConfig, run_dir: Path, label_set: LabelSet) -> list[Logger]:
-    """The csv of the run and, each behind a gate, W&B and the loggers that ``logger`` names by a ``_target_``."""
-    nodes = {key: node for key, node in cfg.logger.items() if OmegaConf.is_dict(node)}
+def build_loggers(
+    cfg: DictConfig, run_dir: Path, label_set: LabelSet, job: str, split: str, sets: Sequence[str]
+) -> list[Gate]:
+    """The loggers that ``logger`` names by a ``_target_``, each behind a gate, for a ``job`` that scores ``sets``.
+
+    Raises ValueError where a logger has no ``_target_``, ModuleNotFoundError with the package where it is missing.
+    """
+    chosen = OmegaConf.to_container(cfg.logger, resolve=True)
+    nodes = {key: node for key, node in chosen.items() if isinstance(node, dict)}
     public = public_sets(cfg) if nodes else frozenset()
-    small, gates = _small_groups(cfg, label_set, public) if nodes else [], []
-    if "wandb" in nodes:
-        node, name = nodes.pop("wandb"), f"{cfg.name}/{cfg.arm}/seed{cfg.seed}"
-        chosen = {key: node[key] for key in ("project", "entity", "group", "offline")}
-        logger = wandb_logger(run_dir, **chosen, name=name, config=OmegaConf.to_container(cfg, resolve=True))
-        gates = [Gate(logger, public, small, node.allow_export)]
-    return [csv_logger(run_dir), *gates, *(Gate(make(node), (), small) for node in nodes.values())]
+    small, gates = _small_groups(cfg, label_set, public, split, sets) if nodes else [], []
+    for key, node in nodes.items():
+        given, settings = {}, {name: value for name, value in node.items() if name not in ANSWERS}
+        if key == "wandb":
+            known = {"_target_": WANDB, "name": f"{cfg.name}/{cfg.arm}/seed{cfg.seed}", "job_type": job}
+            given = {"run_dir": run_dir, "config": OmegaConf.to_container(cfg, resolve=True)}
+            settings = known | settings
+        if "_target_" not in settings:
+            raise ValueError(f"logger.{key} names no logger: +logger.{key}._target_=lightning.pytorch.loggers....")
+        try:
+            logger = make(settings, _partial_=True, _convert_="all")(**given)
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(f"logger.{key}: {str(error).splitlines()[-1]}") from None  # says: pip install ...
+        gates.append(Gate(logger, public if key == "wandb" else (), small, node.get("allow_export")))
+    return gates
 
 
-def _small_groups(cfg: DictConfig, label_set: LabelSet, public: Collection[str]) -> list[str]:
+def log_scores(cfg: DictConfig, scores: Mapping[str, Mapping[str, float]], label_set: LabelSet) -> None:
+    """Give the figures of each evaluated set, as ``<split>/<set>/<figure>``, to the loggers of ``cfg``."""
+    figures = {f"{cfg.split}/{name}/{key}": value for name, found in scores.items() for key, value in found.items()}
+    for gate in build_loggers(cfg, Path(cfg.run_dir), label_set, "evaluate", cfg.split, list(scores)):
+        gate.log_metrics({key: value for key, value in figures.items() if math.isfinite(value)})
+        gate.finalize("success")
+    wandb.finish()  # the next job of this process begins its own run
+
+
+def _small_groups(
+    cfg: DictConfig, label_set: LabelSet, public: Collection[str], split: str, sets: Sequence[str]
+) -> list[str]:
     """How figures begin that are of fewer than ``logger.min_patients`` patients of sets that are not ``public``.
 
-    That is a validation set of so few, with what is computed over the sets, and the F1 of a label that so few have.
+    That is a set of so few in ``split``, with what is computed over the sets, and the F1 of a label that so few have.
     """
     found, least = [], cfg.logger.get("min_patients", 10)
-    for name in (name for name in cfg.data.val if name not in public):
-        studies = load_studies(cfg, name, ("val",), label_set)
+    for name in (name for name in sets if name not in public):
+        studies = load_studies(cfg, name, (split,), label_set, limit=cfg.get("limit"))
         if len({study.patient_id for study in studies}) < least:
-            found += [f"val/{place}/" for place in (name, *CHOSEN_BY)]
+            found += [f"{split}/{place}/" for place in (name, *CHOSEN_BY)]
         for i, label in enumerate(label_set):
             if len({study.patient_id for study in studies if study.mask[i] and study.target[i]}) < least:
-                found.append(f"val/{name}/f1/{label}")
+                found.append(f"{split}/{name}/f1/{label}")
     return found
