@@ -62,7 +62,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float | None], dict[str, Any]]:
         learned = {"answer_tokens": max([*data.answer_lengths, *map(answer_tokens, cfg.adapters)])}
         card = adapter_card(cfg, prompt, label_set) | learned
         trainer = build_trainer(cfg, run_dir, card, label_set)
-        if first:
+        if first and cfg.preflight:
             before_training(cfg, data.train_samples, policy, label_set)
         if checkpoint := resume_from(run_dir, cfg):
             check_checkpoint(checkpoint)
