@@ -1,17 +1,13 @@
-"""A search by Optuna: in the right direction, by the best score of each run; three trials where the plugin is there."""
+"""A search by Optuna: in the right direction, by the best score of each run. Three trials are in test_launchers."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from chexreason import errors
-from chexreason.build.data import build_manifests
 from chexreason.cli.train import best_score
 from chexreason.confdir import confdir
 from chexreason.errors import unknown_choices
@@ -19,11 +15,6 @@ from chexreason.files import write_sealed
 from tests.support.configs import composed
 
 SEARCH = OmegaConf.to_container(OmegaConf.load(Path(confdir()) / "hparams_search/optuna.yaml"))["hydra"]
-SMALL = (
-    "data.sets.phantom_a.source.n={sft: 8, rl: 2, val: 2, test: 2}",
-    "data.sets.phantom_b.source.n={val: 2, test: 2}",
-)
-FAST = ("debug=fast", "phase.batch_size=4", "model.max_new_tokens=4", "preflight=false", "callbacks.progress=false")
 
 
 @pytest.mark.parametrize(
@@ -56,21 +47,3 @@ def test_a_plugin_that_is_missing_is_named_before_hydra_looks_for_it(monkeypatch
         "launcher=ray": "hydra-ray-launcher",
     }.items():
         assert unknown_choices([word]) == [f"{word} needs a plugin of Hydra: pip install {package}"]
-
-
-@pytest.mark.slow
-def test_three_trials_end_with_the_settings_of_the_best_score(tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install hydra-optuna-sweeper")
-    build_manifests(composed("prepare", f"paths.out={tmp_path}", *SMALL, "audit=false"), on_error="stop", workers=1)
-    words = ["experiment=demo_sft", "hparams_search=optuna", "hydra.sweeper.n_trials=3", f"paths.out={tmp_path}"]
-    words += [*SMALL, *FAST, "name=search", "hydra.sweep.subdir=${phase.lr}", "phase.lr=tag(log,interval(0.5,50))"]
-    command = [sys.executable, "-m", "chexreason.cli.train", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    runs = [path.parent for path in (tmp_path / "search").glob("*/DONE")]
-    best = {run.name: best_score(run) for run in runs}
-    last = {run.name: json.loads((run / "DONE").read_text())["val/loss"] for run in runs}
-    found = OmegaConf.load(tmp_path / "search/optimization_results.yaml")
-    assert len(best) == 3
-    assert best != last  # such learning rates make the second validation worse
-    assert found.best_value == best[str(found.best_params["phase.lr"])] == min(best.values())

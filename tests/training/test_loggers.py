@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 from lightning.pytorch.loggers import Logger
 
-from chexreason.build.training import build_loggers, log_scores
+from chexreason.build.training import WANDB, build_loggers, log_scores
 from chexreason.data.manifest import Manifest, write_manifest
 from chexreason.labels.catalog import CHEXPERT14
-from chexreason.training.callbacks import wandb_run
 from tests.support.configs import composed
 from tests.support.manifests import manifest_rows
 
@@ -40,9 +39,8 @@ def words(tmp_path, monkeypatch) -> list[str]:
         frame = manifest_rows(name, 2 * n, split=splits, Edema=edema * 2, Fracture=1.0)
         facts = {"source": "table", "public": public}
         write_manifest(Manifest(frame, facts, tmp_path / name), tmp_path / "data/phantom" / name / "manifest.parquet")
-    for name in ("TensorBoardLogger", "MLFlowLogger"):
-        monkeypatch.setattr(f"lightning.pytorch.loggers.{name}", Recorder)
-    monkeypatch.setattr(wandb_run, "wandb_logger", Recorder)
+    for place in ("lightning.pytorch.loggers.TensorBoardLogger", "lightning.pytorch.loggers.MLFlowLogger", WANDB):
+        monkeypatch.setattr(place, Recorder)
     MADE.clear()
     return [f"paths.out={tmp_path}"]
 
