@@ -72,9 +72,7 @@ def _export_weights(cfg: DictConfig, to: Path) -> None:
     agreement = _may_leave(cfg, sets) if cfg.push else None
     base = cfg.base or (cfg.model.source if cfg.merged else card["source"])
     if Path(base).expanduser().is_dir() or base.startswith(("/", ".", "~")):
-        raise ValueError(
-            f"the base model was loaded from {base}, which others do not have: name it with base=USER/NAME"
-        )
+        raise ValueError(f"the base was loaded from {base}, which others do not have: name it with base=USER/NAME")
     if not _is_free(to):
         raise ValueError(f"to={cfg.to} holds something else than an export: give a new folder")
     remove_leftovers(to.parent)
@@ -138,9 +136,7 @@ def _merge(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     model.save_pretrained(folder)
     policy.processor.save_pretrained(folder)
     if rounding > 0.01:
-        log.warning(
-            "rounding to %s changes %.1g of what the adapters add: model.dtype=float32", cfg.model.dtype, rounding
-        )
+        log.warning("rounding changes the weights by %.1g of what the adapters add: model.dtype=float32", rounding)
     return {"dtype": cfg.model.dtype, "rounding": f"{rounding:.2g}"}
 
 
@@ -149,30 +145,23 @@ def _figures(cfg: DictConfig, card: dict[str, Any]) -> list[dict[str, Any]]:
 
     Raises ValueError where ``cfg.predictions`` are of other adapters.
     """
-    from chexreason.statistics.bootstrap import Interval, intervals, replicates
+    from chexreason.statistics.bootstrap import intervals, replicates
     from chexreason.statistics.predictions import datasets, read_predictions
 
-    study = Path(cfg.adapters[-1]).absolute().parents[3:4]
-    places = (
-        [Path(cfg.predictions)] if cfg.predictions else [p for s in study for p in s.glob("eval/*/predictions.jsonl")]
-    )
+    study = Path(cfg.adapters[-1], "../../../..").resolve()
+    places = [Path(cfg.predictions)] if cfg.predictions else sorted(study.glob(f"eval/*/{runs.PREDICTIONS}"))
     hashes, rows = [runs.adapter_sha256(folder) for folder in cfg.adapters], []
-    for path in filter(lambda path: runs.is_done(path.parent), sorted(places)):
+    for path in (path for path in places if runs.is_done(path.parent)):
         if runs.stored_config(path.parent).get(runs.ADAPTERS) == hashes:
             rows += [(path.parent.name, *item) for item in datasets(read_predictions(path)).items()]
     if cfg.predictions and not rows:
         raise ValueError(f"predictions={cfg.predictions} are not those of a finished evaluation of these adapters")
-
-    def shown(found: Interval) -> str:
-        return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
-
     figures = []
     for arm, name, answers in rows:
         labels = [label for label in card["labels"]["order"] if any(label in row.labelled for row in answers)]
-        sample = replicates(answers, labels)
-        if sample.n_patients >= _FEW:
-            found = {key: shown(value) for key, value in intervals(sample).items()}
+        if labels and (sample := replicates(answers, labels)).n_patients >= _FEW:
             size = {"studies": len(sample.studies), "patients": sample.n_patients}
+            found = {k: f"{i.value:.3f} [{i.low:.3f}, {i.high:.3f}]" for k, i in intervals(sample).items()}
             figures.append({"set": f"{name} ({arm})", **size, **found})
     return figures
 
@@ -181,13 +170,8 @@ def _model_card(facts: dict[str, Any]) -> str:
     from jinja2 import Environment, FileSystemLoader
 
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True)
-    versions = {name: version(name) for name in ("torch", "transformers", "peft")}
-    known = {
-        "title": facts["place"].rpartition("/")[2],
-        "version": version("chexreason"),
-        "files": facts["card"]["files"],
-    }
-    return environment.get_template("model_card.md.j2").render(**versions, **known, **facts) + "\n"
+    versions = {name: version(name) for name in ("chexreason", "torch", "transformers", "peft")}
+    return environment.get_template("model_card.md.j2").render(**versions, **facts) + "\n"
 
 
 @command(runs.RunError)
