@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from unicodedata import category
 
@@ -116,11 +117,26 @@ def _misread(word: str) -> Iterator[str]:
         yield f"{name}={value}: a value with = stands in quotes, as in '{name}=\"{value}\"'"
     if not value or group.startswith("hydra/") or not (Path(confdir()) / group).is_dir():
         return  # Hydra has choices of its own
+    yield from (fault for choice in value.split(",") if (fault := _wrong_choice(group, choice)))
+
+
+def _wrong_choice(group: str, choice: str) -> str | None:
+    """What is wrong with ``group=choice``, and what to write or install instead; None where it is right."""
     known = choices(group)
-    for choice in value.split(","):
-        if choice == "null":
-            yield f"there is no {group}=null: leave {group}= out, or take it away with ~{group}"
-        elif choice not in known:
-            yield f"there is no {group}={choice}" + (
-                did_you_mean(choice, known) or f"; choose one of: {', '.join(known)}"
-            )
+    if choice == "null":
+        return f"there is no {group}=null: leave {group}= out, or take it away with ~{group}"
+    if choice not in known:
+        listed = f"; choose one of: {', '.join(known)}"
+        return f"there is no {group}={choice}" + (did_you_mean(choice, known) or listed)
+    missing = _missing_plugin(Path(confdir()) / group / f"{choice}.yaml")
+    return missing and f"{group}={choice} needs a plugin of Hydra: pip install {missing}"
+
+
+def _missing_plugin(choice: Path) -> str | None:
+    """The plugin of Hydra that the header of a config names, where it is not installed."""
+    for name in re.findall(r"pip install (hydra-[\w-]+)", choice.read_text(encoding="utf-8")):
+        try:
+            distribution(name)
+        except PackageNotFoundError:
+            return str(name)
+    return None

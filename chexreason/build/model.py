@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from pathlib import Path
 
 import transformers
 from omegaconf import DictConfig, OmegaConf
 
-from chexreason.build.data import make, set_policy
+from chexreason.build.data import load_manifest, make, public_sets, set_policy
+from chexreason.data.manifest import content_hash
 from chexreason.labels.schema import LabelSet
-from chexreason.model.adapters import read_card
+from chexreason.model.adapters import CARD, read_card, trained_on
 from chexreason.model.features import cache_films
 from chexreason.model.policy import Policy
 from chexreason.prompts import Prompt, render
@@ -45,11 +47,21 @@ def adapter_card(cfg: DictConfig, prompt: Prompt, label_set: LabelSet) -> dict[s
         "prompt": {"name": prompt.name, "text": render(prompt, label_set), "grammar": prompt.grammar},
         "labels": {"name": label_set.name, "order": list(label_set.labels)},
         "label_policies": {name: set_policy(cfg, name).declared for name in cfg.data.sets},
+        "training_sets": _training_sets(cfg),
         "data": cfg.data.name,
         "seed": cfg.seed,
         "holdout": cfg.phase.get("holdout") or 0.0,
         "chosen_on": chosen_on(cfg),
     }
+
+
+def _training_sets(cfg: DictConfig) -> list[dict[str, object]]:
+    """The home set, whether it is declared public, and the sets that the weights it starts from learned from."""
+    home, folders = cfg.data.home, [*cfg.adapters]
+    folders += [cfg.model.source] if (Path(cfg.model.source) / CARD).is_file() else []
+    data = content_hash(load_manifest(cfg, home).frame)[:16]
+    own = {"set": home, "public": home in public_sets(cfg), "data_sha256": data}
+    return [own, *(row for folder in folders for row in trained_on(folder))]
 
 
 def chosen_on(cfg: DictConfig) -> list[str]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from inspect import signature
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import wandb
 from hydra.utils import get_object
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from omegaconf import DictConfig, OmegaConf
 
@@ -34,13 +34,15 @@ from chexreason.training.callbacks.label_f1 import LabelF1Callback
 from chexreason.training.callbacks.run_files import RewardLog, SampleLog, csv_logger
 from chexreason.training.callbacks.run_progress import RunProgress
 from chexreason.training.callbacks.transfer_rules import CHOSEN_BY, TransferRules, monitor_mode
-from chexreason.training.callbacks.wandb_run import WandbRun, wandb_logger
+from chexreason.training.callbacks.wandb_run import ANSWERS, WandbRun
 from chexreason.training.datamodule import StudyData
 from chexreason.training.gate import Gate
 from chexreason.training.policy_module import PolicyModule
-from chexreason.types import Sample
+from chexreason.types import Study
 
 log = logging.getLogger(__name__)
+Studies = Mapping[str, Sequence[Study]]  # by set
+WANDB = "chexreason.training.callbacks.wandb_run.wandb_logger"
 
 
 def build_data(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: LabelSet) -> StudyData:
@@ -150,7 +152,7 @@ def build_trainer(
         check_val_every_n_epoch=1 if every_epoch else None,
         enable_progress_bar=False,  # RunProgress shows the whole run
         callbacks=_callbacks(cfg, run_dir, card, label_set),
-        logger=_loggers(cfg, run_dir, label_set, data),
+        logger=[csv_logger(run_dir), *_train_loggers(cfg, run_dir, label_set, data)],
         default_root_dir=str((run_dir / CHECKPOINT).parent),  # Lightning prefers an hpc_ckpt_* that it finds there
         plugins=_plugins(),
         _convert_="object",
@@ -183,7 +185,7 @@ def _callbacks(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], label
     ]
     if cfg.phase.name == "grpo":
         callbacks += [RewardLog(run_dir), CollapseWatch(run_dir / COLLAPSE, **cfg.callbacks.collapse)]
-    if (node := cfg.logger.wandb) is not None:
+    if (node := cfg.logger.get("wandb")) is not None:
         callbacks.append(WandbRun(node.completions, media=node.media))
     if cfg.phase.patience is not None:
         callbacks.append(EarlyStopping(monitor, mode=mode, patience=cfg.phase.patience))
@@ -193,39 +195,77 @@ def _callbacks(cfg: DictConfig, run_dir: Path, card: Mapping[str, object], label
     return callbacks
 
 
-def _loggers(cfg: DictConfig, run_dir: Path, label_set: LabelSet, data: StudyData) -> list[Logger]:
-    """The csv of the run and, each behind a gate, W&B and the loggers that ``logger`` names by a ``_target_``."""
-    nodes = {key: node for key, node in cfg.logger.items() if OmegaConf.is_dict(node)}
+def build_loggers(
+    cfg: DictConfig,
+    run_dir: Path,
+    label_set: LabelSet,
+    job: str,
+    split: str,
+    studies: Studies,
+    fitted: Sequence[Study] = (),
+) -> list[Gate]:
+    """The loggers that ``logger`` names by a ``_target_``, each behind a gate, for a ``job`` that scores ``studies``.
+
+    Raises ValueError where a logger has no ``_target_``, ModuleNotFoundError with the package where it is missing.
+    """
+    chosen = OmegaConf.to_container(cfg.logger, resolve=True)
+    nodes = {key: node for key, node in chosen.items() if isinstance(node, dict)}
     public = public_sets(cfg) if nodes else frozenset()
-    small, gates = _small_groups(cfg, label_set, data, public) if nodes else [], []
-    if "wandb" in nodes:
-        node, name = nodes.pop("wandb"), f"{cfg.name}/{cfg.arm}/seed{cfg.seed}"
-        chosen = {key: node[key] for key in ("project", "entity", "group", "offline")}
-        logger = wandb_logger(run_dir, **chosen, name=name, config=OmegaConf.to_container(cfg, resolve=True))
-        gates = [Gate(logger, public, small, node.allow_export)]
-    return [csv_logger(run_dir), *gates, *(Gate(make(node), (), small) for node in nodes.values())]
+    small, gates = _small_groups(cfg, label_set, public, split, studies, fitted) if nodes else [], []
+    for key, node in nodes.items():
+        given, settings = {}, {name: value for name, value in node.items() if name not in ANSWERS}
+        if key == "wandb":
+            known = {"_target_": WANDB, "name": f"{cfg.name}/{cfg.arm}/seed{cfg.seed}", "job_type": job}
+            given = {"run_dir": run_dir, "config": OmegaConf.to_container(cfg, resolve=True)}
+            settings = known | settings
+        if "_target_" not in settings:
+            raise ValueError(f"logger.{key} names no logger: +logger.{key}._target_=lightning.pytorch.loggers....")
+        try:
+            logger = make(settings, _partial_=True, _convert_="all")(**given)
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(f"logger.{key}: {str(error).splitlines()[-1]}") from None  # says: pip install ...
+        gates.append(Gate(logger, public if key == "wandb" else (), small, node.get("allow_export")))
+    return gates
 
 
-def _small_groups(cfg: DictConfig, label_set: LabelSet, data: StudyData, public: Collection[str]) -> list[str]:
+def log_scores(cfg: DictConfig, scores: Mapping[str, Mapping[str, float]], label_set: LabelSet) -> None:
+    """Give the figures of each evaluated set, as ``<split>/<set>/<figure>``, to the loggers of ``cfg``."""
+    figures = {f"{cfg.split}/{name}/{key}": value for name, found in scores.items() for key, value in found.items()}
+    studies = {name: load_studies(cfg, name, (cfg.split,), label_set, limit=cfg.get("limit")) for name in scores}
+    for gate in build_loggers(cfg, Path(cfg.run_dir), label_set, "evaluate", cfg.split, studies):
+        gate.log_metrics({key: value for key, value in figures.items() if math.isfinite(value)})
+        gate.finalize("success")
+    wandb.finish()  # the next job of this process begins its own run
+
+
+def _small_groups(
+    cfg: DictConfig, label_set: LabelSet, public: Collection[str], split: str, studies: Studies, fitted: Sequence[Study]
+) -> list[str]:
     """How figures begin that are of fewer than ``logger.min_patients`` patients of sets that are not ``public``.
 
-    That is a validation set of so few, with what is computed over the sets; the loss on studies of so few; the F1 of a
-    label that so few have, and of one more label where it would be the only one: the mean of all would tell it.
+    That is a set of so few in ``split``, with what is computed over the sets; the loss on ``fitted`` studies of so few;
+    the F1 of a label that so few have, and of one more label where it would be the only one: the mean would tell it.
     """
-    home, least = cfg.data.home, cfg.logger.get("min_patients", 10)
-    answered = [*chain(*data.held.values())] or data.val_samples.get(home, [])
-    found = ["val/loss", "val/token_accuracy"] if home not in public and _patients(answered) < least else []
-    for name, samples in data.val_samples.items():
+    least = cfg.logger.get("min_patients", 10)
+    close = fitted and fitted[0].dataset not in public and _patients(fitted) < least
+    found = ["val/loss", "val/token_accuracy"] if close else []
+    for name, group in studies.items():
         if name in public:
             continue
-        if _patients(samples) < least:
-            found += [f"val/{place}/" for place in (name, *CHOSEN_BY)]
-        having = {label: _patients(s for s in samples if s.study.target[i]) for i, label in enumerate(label_set)}
+        if _patients(group) < least:
+            found += [f"{split}/{place}/" for place in (name, *CHOSEN_BY)]
+        having = {label: _patients(s for s in group if s.target[i]) for i, label in enumerate(label_set)}
         rare = sorted(filter(having.get, having), key=having.__getitem__)
         few = sum(having[label] < least for label in rare)
-        found += [f"val/{name}/f1/{label}" for label in label_set if label not in rare[few + (few == 1) :]]
+        found += [f"{split}/{name}/f1/{label}" for label in label_set if label not in rare[few + (few == 1) :]]
     return found
 
 
-def _patients(samples: Iterable[Sample]) -> int:
-    return len({sample.study.patient_id for sample in samples})
+def _train_loggers(cfg: DictConfig, run_dir: Path, label_set: LabelSet, data: StudyData) -> list[Gate]:
+    scored = {name: [sample.study for sample in samples] for name, samples in data.val_samples.items()}
+    held = [sample.study for samples in data.held.values() for sample in samples]
+    return build_loggers(cfg, run_dir, label_set, "train", "val", scored, held or scored.get(cfg.data.home, []))
+
+
+def _patients(studies: Iterable[Study]) -> int:
+    return len({study.patient_id for study in studies})

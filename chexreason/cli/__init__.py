@@ -29,7 +29,7 @@ from chexreason.signals import Stopped, is_first_rank, on_leave, requeue, watche
 # Settings that hold a list, a list of pairs, and a mapping; without a dot also those of a data set.
 LISTS = {"adapters", "arms", "attributions", "credentialed", "data.test", "data.val", "extra.evaluate", "extra.prepare"}
 LISTS |= {"extra.scores", "extra.train", "honest", "only", "parts", "pool_splits", "reviewers", "seeds", "splits"}
-LISTS |= {"views", "without"}
+LISTS |= {"tags", "views", "without"}
 # Options of Lightning's Trainer that no config sets, and that some people set by hand.
 LIGHTNING = ("benchmark", "detect_anomaly", "fast_dev_run", "limit_train_batches", "limit_val_batches", "num_nodes")
 LIGHTNING += ("overfit_batches", "profiler", "sync_batchnorm")
@@ -42,7 +42,15 @@ def folder_name(overrides: str) -> str:
     return overrides if fits else re.sub(r"[^\w.+-]+", "-", overrides)[:80] + f"-{value_sha256(overrides)[:12]}"
 
 
+def direction(monitor: str, mode: str | None) -> str:
+    """What a sweeper is to do with a run's ``phase.monitor``: maximize or minimize."""
+    from chexreason.training.callbacks.transfer_rules import monitor_mode
+
+    return f"{monitor_mode(monitor, mode)}imize"
+
+
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+OmegaConf.register_new_resolver("direction", direction, replace=True)
 
 
 def read_lists(cfg: DictConfig) -> None:

@@ -42,10 +42,8 @@ log = logging.getLogger(__name__)
 def before_training(cfg: DictConfig, samples: Sequence[Sample], policy: Policy, label_set: LabelSet) -> None:
     """Check the settings and, on a GPU, plan the memory and run the worst batch; what only wastes effort is logged.
 
-    Nothing is looked at under ``preflight=false``. Raises ValueError with the settings to change.
+    Raises ValueError with the settings to change.
     """
-    if not cfg.preflight:
-        return
     for warning in check_settings(cfg, samples, policy, label_set):
         log.log(logging.INFO if _as_shipped(warning) else logging.WARNING, "%s", warning)
     if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu":

@@ -35,7 +35,7 @@ def dashboard(cfg: DictConfig) -> dict[str, Any]:
     Returns what it wrote. Raises CellError on a view that is no sweep or rests on no training, ValueError where
     ``push`` has no entity, ModuleNotFoundError where wandb-workspaces is not installed.
     """
-    node = cfg.logger.wandb
+    node = cfg.logger.get("wandb")
     if node is None:
         raise ValueError("logger.wandb is null: compose it with logger=wandb")
     if cfg.push and not node.entity:
@@ -44,8 +44,8 @@ def dashboard(cfg: DictConfig) -> dict[str, Any]:
     runs = {ALL_ARMS: list(cfg.arms or dict.fromkeys(arm for arms in views.values() for arm in arms)), **views}
     groups = {title: [f"{cfg.name}/{arm}" for arm in arms] for title, arms in runs.items()}
     place = {"entity": node.entity or "", "project": node.project}
-    saved = [_workspace(place, f"{cfg.name}: {title}", found, cfg.data.val) for title, found in groups.items()]
-    page = _page(place, cfg.name, groups, cfg.data.val)
+    saved = [_workspace(place, f"{cfg.name}: {title}", found, cfg.data) for title, found in groups.items()]
+    page = _page(place, cfg.name, groups, cfg.data)
     written = {"views": [_plain(view) for view in saved], "page": _plain(page)}
     write_json(Path(cfg.folder) / "dashboard.json", written)
     log.info("%d views and a page of %s: %s", len(saved), cfg.name, Path(cfg.folder) / "dashboard.json")
@@ -63,14 +63,14 @@ def arms_of(view: str) -> list[str]:
     return arms
 
 
-def _workspace(place: Mapping[str, str], title: str, groups: Sequence[str], sets: Sequence[str]) -> Any:
+def _workspace(place: Mapping[str, str], title: str, groups: Sequence[str], data: DictConfig) -> Any:
     """A saved view: the runs of ``groups``, seeds together, by what they score at home and elsewhere."""
     ws = _library("workspaces")
-    columns = [f"summary:val/{name}/macro_f1.max" for name in (*sets, *_callbacks("transfer_rules").CHOSEN_BY)]
+    columns = [f"summary:val/{name}/macro_f1.max" for name in (*data.val, *_callbacks("transfer_rules").CHOSEN_BY)]
     x_axis = ws.SectionPanelSettings(x_axis=_callbacks("wandb_run").STEP)
     sections = [
         ws.Section(name=name, panels=panels, is_open=True, panel_settings=x_axis)
-        for name, panels in _panels(sets).items()
+        for name, panels in _panels(data.val, data.test).items()
     ]
     runs = ws.RunsetSettings(
         filters=[ws.Metric("Group").isin(list(groups))], groupby=[ws.Metric("Group")], pinned_columns=columns
@@ -78,7 +78,7 @@ def _workspace(place: Mapping[str, str], title: str, groups: Sequence[str], sets
     return ws.Workspace(**place, name=title, sections=sections, runset_settings=runs)
 
 
-def _page(place: Mapping[str, str], name: str, groups: Mapping[str, Sequence[str]], sets: Sequence[str]) -> Any:
+def _page(place: Mapping[str, str], name: str, groups: Mapping[str, Sequence[str]], data: DictConfig) -> Any:
     """The report page: a heading and the curves of each view."""
     wr, ws = _library("reports.v2"), _library("workspaces")
     note = (
@@ -89,13 +89,13 @@ def _page(place: Mapping[str, str], name: str, groups: Mapping[str, Sequence[str
     blocks = [wr.P(note), wr.TableOfContents()]
     for title, found in groups.items():
         runs = wr.Runset(**place, name=title, filters=[ws.Metric("Group").isin(list(found))], groupby=["group"])
-        panels = [panel for part in _panels(sets).values() for panel in part]
+        panels = [panel for part in _panels(data.val, data.test).values() for panel in part]
         blocks += [wr.H2(title), wr.PanelGrid(runsets=[runs], panels=panels)]
     return wr.Report(**place, title=f"{name}: training", blocks=blocks, width="fluid")
 
 
-def _panels(sets: Sequence[str]) -> dict[str, list[Any]]:
-    """The panels by section: transfer first, then training, then the answers."""
+def _panels(sets: Sequence[str], test: Sequence[str]) -> dict[str, list[Any]]:
+    """The panels by section: transfer and tests first, then training, then the answers."""
     wr = _library("reports.v2")
     scores = {f"Macro-F1, {name}": f"val/{name}/macro_f1" for name in (*sets, *_callbacks("transfer_rules").CHOSEN_BY)}
     scores |= {f"Fail rate, {name}": f"val/{name}/fail_rate" for name in sets}
@@ -105,8 +105,10 @@ def _panels(sets: Sequence[str]) -> dict[str, list[Any]]:
         wr.ScatterPlot(title=f"Home against {name}", x=home, y=y) for name, y in zip(sets[1:], away, strict=True)
     ]
     answers = wr.WeavePanelSummaryTable(table_name="completions")
+    tested = [wr.BarPlot(title=f"Test macro-F1, {name}", metrics=[f"test/{name}/macro_f1"]) for name in test]
     return {
         "Home and away": [*_lines(scores), *scatters],
+        "Test sets, by evaluate logger=wandb": tested,
         "Training": _lines(_TRAINING),
         "Answers to the same studies": [answers],
     }

@@ -146,20 +146,24 @@ def score_sets(found: list[Prediction], label_set: LabelSet) -> dict[str, dict[s
     return scores
 
 
-@command(runs.RunError)
+@command(runs.RunError, ModuleNotFoundError)
 def main(cfg: DictConfig) -> None:
-    """Evaluate and print the headline figures of each set."""
+    """Evaluate, print the headline figures of each set, and give all of them to the loggers; also of a DONE run."""
     from chexreason.build.data import build_labels
     from chexreason.statistics.comparable import UNRECORDED, basis, set_facts
     from chexreason.statistics.predictions import VOCABULARY
 
     found, label_set = evaluate(cfg), build_labels(cfg)
-    facts = set_facts({cfg.arm: found}, label_set)
-    for name, values in score_sets(found, label_set).items():
+    facts, scores = set_facts({cfg.arm: found}, label_set), score_sets(found, label_set)
+    for name, values in scores.items():
         shown = [f"{k} {values[k]:.3f}" for k in ("macro_f1", "macro_f1_supported", "micro_f1", "fail_rate")]
         shown += [f"{k} {UNRECORDED if math.isnan(values[k]) else f'{values[k]:.3f}'}" for k in VOCABULARY]
         log.info("%s on %s: %s", cfg.arm, name, ", ".join(shown))
         log.info("%s", basis({name: facts[name]}))
+    if cfg.get("logger"):
+        from chexreason.build.training import log_scores
+
+        log_scores(cfg, scores, label_set)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def train(cfg: DictConfig) -> tuple[dict[str, float | None], dict[str, Any]]:
         learned = {"answer_tokens": max([*data.answer_lengths, *map(answer_tokens, cfg.adapters)])}
         card = adapter_card(cfg, prompt, label_set) | learned
         trainer = build_trainer(cfg, run_dir, card, label_set, data)
-        if first:
+        if first and cfg.preflight:
             before_training(cfg, data.train_samples, policy, label_set)
         if checkpoint := resume_from(run_dir, cfg):
             check_checkpoint(checkpoint)
@@ -139,19 +139,27 @@ def _single_job() -> list[str]:
     with read_write(job), open_dict(job):
         job.run.dir = job.runtime.output_dir  # where Lightning lets a rank run
     searched = [f"--config-dir={s.path}" for s in job.runtime.config_sources if s.provider == "command-line"]
-    return [*searched, f"--config-name={job.job.config_name}", *job.overrides.task]
+    return [*searched, f"--config-name={job.job.config_name}", *job.overrides.task, "hydra.mode=RUN"]
+
+
+def best_score(run_dir: Path) -> float | None:
+    """The monitored metric of a run's best adapter, also where it was DONE; None where no validation had a score."""
+    from chexreason.model.adapters import read_card
+
+    best = run_dir / "adapter" / "best"
+    return read_card(best)["value"] if best.is_dir() else None
 
 
 @command(runs.RunError, ModuleNotFoundError, FloatingPointError)
 def main(cfg: DictConfig) -> float | None:
-    """Train, and return the monitored metric to a sweeper."""
+    """Train, and return to a sweeper the score of the adapter that was chosen."""
     with open_dict(cfg):
         cfg.run_dir = HydraConfig.get().runtime.output_dir
     metrics, _ = train(cfg)
     if signals.is_first_rank():
         for line in ending(Path(cfg.run_dir), metrics):
             log.info("%s", line)
-    return metrics.get(cfg.phase.monitor)
+    return best_score(Path(cfg.run_dir))
 
 
 def ending(run_dir: Path, metrics: Mapping[str, float | None]) -> list[str]:

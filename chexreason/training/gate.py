@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import Logger
 from chexreason.data.credentialed import ExportError, Record, agreement_for
 from chexreason.files import MASK, without_secrets
 
-_FIGURE = re.compile(r"(?:train|val)/.{1,200}|epoch|step|trainer/global_step")
+_FIGURE = re.compile(r"(?:train|val|test|sft|rl)/.{1,200}|epoch|step|trainer/global_step")
 _ROOT = r"(?:file:/|~\w*/|/|[A-Za-z]:\\|\\\\)"  # how an absolute path begins, here or on another machine
 _PATH = re.compile(rf"^{_ROOT}.*|(?<=[\s=:,'\"(\[]){_ROOT}[^\s,'\")\]]+", re.DOTALL)
 
@@ -41,7 +41,7 @@ class Gate(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Passes figures on; raises ExportError on what is none, or has another name than a figure's."""
         if odd := [k for k, value in metrics.items() if not _FIGURE.fullmatch(k) or not isinstance(value, Real)]:
-            raise ExportError(f"'{odd[0]}' is no figure called train/... or val/...: it does not go to a logger")
+            raise ExportError(f"'{odd[0]}' is no figure called train/..., val/... or test/...: no logger gets it")
         if passed := {k: value for k, value in metrics.items() if not k.startswith(self.small)}:
             self.logger.log_metrics(passed, step)
 

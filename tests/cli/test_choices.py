@@ -31,7 +31,7 @@ def test_an_old_name_is_answered_with_words_that_compose():
     ]
 
 
-@pytest.mark.parametrize("verb", [*COMMANDS, "sweep", "review", "dashboard"])
+@pytest.mark.parametrize("verb", [*COMMANDS, "sweep", "review", "dashboard", "export"])
 def test_help_prints_the_settings_as_they_are_described(verb, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [verb, "--help"])
     with pytest.raises(SystemExit) as stopped:

@@ -49,7 +49,8 @@ def test_a_dry_run_writes_the_same_views_and_page_each_time(tmp_path):
     metrics = [panel["y"] for panel in home if "y" in panel]
     assert ["val/phantom_b/macro_f1"] in metrics
     assert ["val/constrained/macro_f1"] in metrics
-    assert "completions" in json.dumps(written["views"][1]["sections"][2])
+    assert written["views"][1]["sections"][1]["panels"][0]["metrics"] == ["test/phantom_a/macro_f1"]
+    assert "completions" in json.dumps(written["views"][1]["sections"][3])
     assert json.dumps(written["page"]).count('"text": "beta"') == 1
     dashboard(cfg)
     assert path.read_bytes() == first

@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from chexreason.build.data import build_manifests
+from chexreason.cli.train import best_score
 from tests.support.configs import composed
 from tests.support.deep import all_deep_but
 
@@ -50,3 +52,19 @@ def test_every_job_of_a_multirun_trains_in_its_own_folder(launcher: str, out: Pa
         assert f"\nseed: {seed}\n" in (folder / "config.yaml").read_text()
     logs = list((study / "many" / "submitit").glob("*/*_log.out"))
     assert len(logs) == (2 if launcher == "submitit_local" else 0)
+
+
+def test_three_trials_of_a_search_end_with_the_settings_of_the_best_score(out: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install hydra-optuna-sweeper")
+    words = ["experiment=demo_sft", "hparams_search=optuna", "hydra.sweeper.n_trials=3", f"paths.data={out}/data"]
+    words += [f"paths.out={out}", "name=search", "hydra.sweep.subdir=${phase.lr}", "phase.lr=interval(0.5,50.)"]
+    command = [sys.executable, "-m", "chexreason.cli.train", *words, *FAST, *SMALL]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    runs = [path.parent for path in (out / "search").glob("*/DONE")]
+    best = {run.name: best_score(run) for run in runs}
+    found = OmegaConf.load(out / "search/optimization_results.yaml")
+    assert len(best) == 3
+    assert found.best_value == best[str(found.best_params["phase.lr"])] == min(best.values())
+    # such learning rates make the second validation worse
+    assert best != {run.name: json.loads((run / "DONE").read_text())["val/loss"] for run in runs}

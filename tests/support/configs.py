@@ -11,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from chexreason.confdir import confdir
 
-READ_BY_THE_DOOR = {"eval_batch_size", "max_new_tokens"}  # of the model, which its constructor never sees
+# Of the model and of W&B's node, which their constructors never see.
+READ_BY_THE_DOOR = {"eval_batch_size", "max_new_tokens", "completions", "media", "allow_export"}
 
 
 def composed(config: str, *overrides: str) -> DictConfig:

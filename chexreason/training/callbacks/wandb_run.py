@@ -36,6 +36,7 @@ SUMMARIES = {
     "val/loss": "last,min",
 }
 SET_SUMMARIES = {"macro_f1": "last,max", "micro_f1": "last,max", "fail_rate": "last,min", "no_label_rate": "last,min"}
+ANSWERS = ("completions", "media", "allow_export")  # what its callback and the gate read of a logger's settings
 TABLE_COLUMNS = ("step", "dataset", "study_id", "truth", "predicted", "broken", "text")
 _SIDE = 512  # pixels of the longer side of a picture in the table
 # W&B's own record of a run has none of what tells of the machine, its user and the command, nor what the run prints.
@@ -44,19 +45,18 @@ _SILENT |= {"x_disable_meta": True, "x_disable_machine_info": True, "x_save_requ
 _COPIES = ("WANDB_DATA_DIR", "WANDB_CACHE_DIR")  # where it copies what it uploads: by default in the home folder
 
 
-def wandb_logger(
-    run_dir: Path, *, project: str, entity: str | None, group: str | None, offline: bool, name: str, config: Mapping
-) -> Logger:
-    """A run whose id is kept in its directory: a resumed run goes on, one that begins anew there is another."""
+def wandb_logger(run_dir: Path, config: Mapping, *, offline: bool, tags: Sequence[str] = (), **run: Any) -> Logger:
+    """A run whose id is kept in its directory: a resumed run goes on, one that begins anew there is another.
+
+    ``run`` is where it belongs and what it is called: project, entity, group, job_type and name.
+    """
     return WandbLogger(
-        project=project,
-        entity=entity,
-        group=group,
+        **run,
+        tags=[str(shareable(tag))[:64] for tag in tags],  # W&B takes no longer ones
         offline=offline,
         id=_identity(run_dir),
         resume="allow",
         save_dir=str(run_dir),
-        name=name,
         config=shareable({key: value for key, value in config.items() if key not in ("paths", "run_dir")}),
         settings=wandb.Settings(**_SILENT),
     )
