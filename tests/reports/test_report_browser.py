@@ -106,7 +106,7 @@ def make(folder: Path, **options: object) -> Path:
             rows.append(replace(one, text=driver.HOSTILE, broken="no_solution" if answer is None else None))
         write(folder / f"{arm}.jsonl", rows)
     arms = {arm: folder / f"{arm}.jsonl" for arm in ("base", "sft")}
-    build_report(arms, folder / "out", title="<b>t</b>", n_resamples=10, **options)
+    build_report(arms, folder / "out", title="<b>t</b>", n_resamples=10, **{"public": {"a", "b"}, **options})
     return folder / "out" / "report.html"
 
 
