@@ -124,7 +124,8 @@ def _merge(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     import torch
 
     from chexreason.build.model import build_policy, quiet
-    from chexreason.model.adapters import merge, read_card
+    from chexreason.model.adapters import read_card
+    from chexreason.model.load import merge
 
     if cfg.model.get("quantise") or any(read_card(adapter).get("quantise") for adapter in cfg.adapters):
         raise ValueError("nothing can be added to weights in 4 bits exactly: leave merged=true out")

@@ -219,18 +219,6 @@ def trained_on(folder: str | Path) -> list[dict[str, Any]]:
     return sets
 
 
-@torch.no_grad()
-def merge(policy: Policy, dtype: torch.dtype) -> tuple[Any, float]:
-    """The policy's float32 model with its adapters added, in ``dtype``, and the error of that beside what they add."""
-    error, added = 0.0, 0.0
-    for _, layer in _adapted(policy):
-        down, up = layer.factors()
-        layer.base_layer.weight += (change := up @ down)
-        rounded = layer.base_layer.weight.to(dtype).float() - layer.base_layer.weight
-        error, added = error + float(rounded.norm() ** 2), added + float(change.norm() ** 2)
-    return policy.model.base_model.unload().to(dtype), (error / added) ** 0.5 if added else 0.0
-
-
 def check_sound(folder: Path) -> None:
     """Refuse (ValueError) an adapter whose files are not those that were written, or whose weights are not finite."""
     known = read_card(folder).get(_FILES, {}) if (folder / CARD).is_file() else {}

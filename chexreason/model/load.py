@@ -11,7 +11,7 @@ from bitsandbytes.nn import Linear4bit
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
 
-from chexreason.model.adapters import keep_adapter
+from chexreason.model.adapters import AdaptedLinear, keep_adapter
 from chexreason.model.family import family_of
 from chexreason.model.policy import Policy
 
@@ -159,3 +159,15 @@ def _reason(error: BaseException, source: str) -> str:
         if any(isinstance(cause, kind) for cause in causes):
             return f"{reason}, {local}"
     return str(error)
+
+
+@torch.no_grad()
+def merge(policy: Policy, dtype: torch.dtype) -> tuple[Any, float]:
+    """The policy's float32 model with its adapters added, in ``dtype``, and the error of that beside what they add."""
+    error, added = 0.0, 0.0
+    for layer in (m for m in policy.base.modules() if isinstance(m, AdaptedLinear)):
+        down, up = layer.factors()
+        layer.base_layer.weight += (change := up @ down)
+        rounded = layer.base_layer.weight.to(dtype).float() - layer.base_layer.weight
+        error, added = error + float(rounded.norm() ** 2), added + float(change.norm() ** 2)
+    return policy.model.base_model.unload().to(dtype), (error / added) ** 0.5 if added else 0.0

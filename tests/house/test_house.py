@@ -51,9 +51,9 @@ BUDGET = {
     "reports": (1_830, 2_245),
     "build": (330, 778),
     "sweep": (250, 432),
-    "cli": (1_160, 2_303),
+    "cli": (1_160, 2_304),
 }
-TOTAL, WORKSHOP, TESTS, CONF = (18_000, 24_015), (3_800, 4_130), (16_500, 24_046), (1_700, 1_969)
+TOTAL, WORKSHOP, TESTS, CONF = (18_000, 24_016), (3_800, 4_130), (16_500, 24_046), (1_700, 1_969)
 SHORT, MAX_SHORT = 50, 15  # files of fewer lines, and how many of them there may be
 
 
