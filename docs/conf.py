@@ -3,10 +3,10 @@
 project = "chexreason"
 copyright = "the chexreason authors"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
-root_doc = "README"
+root_doc = "index"
 html_theme = "furo"
 html_title = "chexreason"
-exclude_patterns = ["demo/*", "demo_nih/*", "reproduction_tiny/*"]  # results, linked as files
+exclude_patterns = ["README.md", "demo/*", "demo_nih/*", "reproduction_tiny/*"]  # results, linked as files
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
 autodoc_default_options = {"members": True, "undoc-members": False, "member-order": "bysource"}

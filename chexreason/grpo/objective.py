@@ -118,7 +118,7 @@ def policy_loss(
 
     Statistics are sums to divide by ``tokens``: ``ratio``, ``abs_log_ratio`` (0 in the first update on a rollout, which
     defines ``old_logp``), ``clip_low``, ``clip_high`` and, with a dual clip, ``dual_clipped`` (tokens whose gradient
-    that clip cuts), ``kl`` (only with a reference), ``mismatch`` (|old - sampled|), and with a correction
+    that clip cuts), ``kl`` (only with a reference), ``mismatch`` (``|old - sampled|``), and with a correction
     ``correction`` and ``correction_capped``.
     Raises ValueError on mismatched shapes, and when ``kl_beta`` is positive without a reference or a correction is
     asked for without ``sampled_logp``.
