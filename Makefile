@@ -238,7 +238,7 @@ tiny-models: $(STAMP) ## train the shipped models from scratch, replacing them (
 
 constraints: ## write constraints.txt anew: the newest versions, in an environment of their own
 	rm -rf $(OUT)/newest && $(PYTHON) -m venv $(OUT)/newest
-	$(OUT)/newest/bin/python -m pip install --quiet --disable-pip-version-check '.[dev,bench]'
+	$(OUT)/newest/bin/python -m pip install --quiet --disable-pip-version-check '.[dev,bench,docs]'
 	{ grep '^#' constraints.txt; $(OUT)/newest/bin/python -m pip freeze --exclude chexreason | grep -vE '^(nvidia-|cuda-|triton)'; } \
 	  > $(OUT)/constraints.txt && mv $(OUT)/constraints.txt constraints.txt
 

@@ -28,7 +28,7 @@ def precision_recall_f1(counts: Counts) -> tuple[FloatArray, FloatArray, FloatAr
 
 
 def jaccard_overlap(hits: Counts) -> FloatArray:
-    """Overlap ``|both| / |either|`` of predicted and true labels [...] of ``confusion`` [..., 3, L]; 1 of two empty sets.
+    """Overlap ``|both| / |either|`` of predicted and true labels [...] of ``confusion`` [..., 3, L]; 1 of empty sets.
 
     A study without a judged label has 1 too, whatever was answered: leave such studies out of any mean. The hard reward
     pays it for a valid answer (paper, section on rewards). It weighs studies alike, macro-F1 labels.

@@ -24,7 +24,7 @@ def declared() -> list[Requirement]:
     """What pyproject.toml asks for, and what `make` and the benchmarks install besides."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    return [Requirement(text) for text in project["dependencies"] + extras["dev"] + extras["bench"]]
+    return [Requirement(text) for text in project["dependencies"] + extras["dev"] + extras["bench"] + extras["docs"]]
 
 
 @pytest.mark.parametrize("requirement", declared(), ids=lambda requirement: requirement.name)
