@@ -87,7 +87,7 @@ def set_policy(cfg: DictConfig, name: str) -> LabelPolicy:
     """The label policy of one set of the data config; raises KeyError or ValueError with the choices."""
     node = cfg.data.sets[name].policy
     policy = label_policy(OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node)
-    if policy.blank == "negative" and cfg.data.sets[name].source.get("hospitals"):
+    if policy.blank == "negative" and (cfg.data.sets[name].get("source") or {}).get("hospitals"):
         told = "one hospital's blank is a label that it never judges: say ignore, zeros or ones"
         raise ValueError(f"label policy '{policy.declared}' of the joined set '{name}' reads blanks as absent; {told}")
     return policy

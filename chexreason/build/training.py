@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import wandb
 from hydra.utils import get_object
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from omegaconf import DictConfig, OmegaConf
@@ -34,7 +33,7 @@ from chexreason.training.callbacks.label_f1 import LabelF1Callback
 from chexreason.training.callbacks.run_files import RewardLog, SampleLog, csv_logger
 from chexreason.training.callbacks.run_progress import RunProgress
 from chexreason.training.callbacks.transfer_rules import CHOSEN_BY, TransferRules, monitor_mode
-from chexreason.training.callbacks.wandb_run import ANSWERS, WandbRun
+from chexreason.training.callbacks.wandb_run import ANSWERS, WandbRun, finish_wandb
 from chexreason.training.datamodule import StudyData
 from chexreason.training.gate import Gate
 from chexreason.training.policy_module import PolicyModule
@@ -235,7 +234,7 @@ def log_scores(cfg: DictConfig, scores: Mapping[str, Mapping[str, float]], label
     for gate in build_loggers(cfg, Path(cfg.run_dir), label_set, "evaluate", cfg.split, studies):
         gate.log_metrics({key: value for key, value in figures.items() if math.isfinite(value)})
         gate.finalize("success")
-    wandb.finish()  # the next job of this process begins its own run
+    finish_wandb()
 
 
 def _small_groups(

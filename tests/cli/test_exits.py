@@ -162,7 +162,8 @@ def test_a_key_on_the_command_line_is_refused_before_hydra_stores_it(command, wo
 
 def test_an_address_with_a_login_or_a_query_works_and_is_written_nowhere(tmp_path, caplog) -> None:
     words = [f"paths.out={tmp_path}", "data.sets.phantom_a.source.n={sft: 3}", "data.size=64"]
-    prepare(composed("prepare", *words, "audit=false", "~data.sets.phantom_b"))
+    alone = ("~data.sets.phantom_b", "~data.shift", "data.val=[phantom_a]", "data.test=[phantom_a]")
+    prepare(composed("prepare", *words, "audit=false", *alone))
 
     def echo(number, asked):
         return error(400, "bad: Bearer s3cr3t-key of pa:ssw0rd ssw0rd") if number == 0 else good(number, asked)
@@ -188,5 +189,6 @@ def test_nothing_else_in_the_package_sends() -> None:
     for path in Path(chexreason.__file__).parent.rglob("*.py"):
         words = map("".join, re.findall(imported, path.read_text()))
         found |= {(path.name, name) for name in words if {name, name.partition(".")[0]} & senders}
-        assert not re.search(r"push_to_hub|upload_f(?:ile|older)|create_repo", path.read_text()), path
+        hub = re.search(r"push_to_hub|upload_f(?:ile|older)|create_repo", path.read_text())
+        assert not hub or path.name == "export.py", path  # which asks what the adapter learned from (test_export.py)
     assert found == {("wandb_run.py", "wandb"), ("openai_teacher.py", "openai"), ("openai_teacher.py", "httpx2")}

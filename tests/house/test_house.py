@@ -32,7 +32,7 @@ PURE = ("labels/", "parsing.py", "rewards/", "grpo/advantages.py", "grpo/objecti
 # design: batches live in data (model and grpo use them, and training lies above both), predictions, score files and
 # comparability in statistics (the figures are theirs), and the composing of a sweep's jobs in build.
 BUDGET = {
-    "top": (640, 1_584),
+    "top": (640, 1_587),
     "prompts and parsing": (290, 418),
     "labels": (400, 458),
     "data": (1_560, 2_019),
@@ -45,15 +45,15 @@ BUDGET = {
     "rewards/lab": (420, 620),
     "model": (1_700, 2_063),
     "grpo": (640, 650),
-    "training": (1_150, 1_446),
+    "training": (1_150, 1_451),
     "preflight": (750, 820),
     "statistics": (1_120, 1_465),
     "reports": (1_830, 2_245),
-    "build": (330, 778),
+    "build": (330, 777),
     "sweep": (250, 432),
     "cli": (1_160, 2_304),
 }
-TOTAL, WORKSHOP, TESTS, CONF = (18_000, 24_016), (3_800, 4_130), (16_500, 24_046), (1_700, 1_969)
+TOTAL, WORKSHOP, TESTS, CONF = (18_000, 24_023), (3_800, 4_130), (16_500, 24_057), (1_700, 1_969)
 SHORT, MAX_SHORT = 50, 15  # files of fewer lines, and how many of them there may be
 
 

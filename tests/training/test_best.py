@@ -234,7 +234,7 @@ def test_a_monitor_alone_says_how_a_run_chooses_and_stops(rule, tmp_path):
     def trainer(*overrides):
         with initialize_config_dir(confdir(), version_base="1.3"):
             cfg = compose("train", ["phase=sft", *overrides])
-        return build.build_trainer(cfg, tmp_path, {}, CHEXPERT14, None)
+        return build.build_trainer(cfg, tmp_path, {}, CHEXPERT14, SimpleNamespace(val_samples={}, held={}))
 
     monitor = f"phase.monitor=val/{rule}/macro_f1"
     for overrides, mode in ((), "min"), ((monitor,), "max"):

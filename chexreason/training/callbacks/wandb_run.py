@@ -71,6 +71,11 @@ def _identity(run_dir: Path) -> str | None:
     return path.read_text() if path.is_file() else None
 
 
+def finish_wandb() -> None:
+    """End the run of W&B, so that the next job of this process begins its own."""
+    wandb.finish()
+
+
 class WandbRun(L.Callback):
     """Defines the metrics of the run, and logs ``completions``: the first ``n`` answers of each set a validation.
 
