@@ -28,7 +28,7 @@ MOVED = {
 RENAMED: dict[str, str] = {}
 ADDED: dict[str, Any] = {"phase.holdout": 0, "data.sets.mimic.select.test_split": None, "model.family": None}
 # Those of `prepare` for a csv without a data config.
-ADDED |= dict.fromkeys(("table", "root", "policy", "split_column", "vendor", "path_column", "patient_column"))
+ADDED |= dict.fromkeys(("table", "root", "policy", "split", "split_column", "vendor", "path_column", "patient_column"))
 ADDED |= dict.fromkeys(("label_columns", "view_column", "age_column", "sex_column"))
 REMOVED: dict[str, str] = {"rollout.adapters": "the policy hands its earlier adapters over itself; leave it out"}
 # Settings that may change between a run and its continuation: they do not change what is computed.
