@@ -31,7 +31,7 @@ from chexreason.preflight.memory import peak_on
 from chexreason.review.journal import ReviewStore
 from chexreason.traces.store import open_store
 from chexreason.training.callbacks import checkpoint
-from chexreason.training.callbacks.checkpoint import ResumePoint
+from chexreason.training.callbacks.checkpoint import write_checkpoint
 from tests.support.manifests import manifest_rows
 
 HOLD = """
@@ -296,7 +296,7 @@ def refused_weights() -> None:
 
 FULL = Path("/dev/full")  # takes no byte
 REFUSED: dict[str, Callable[[], object]] = {
-    "a checkpoint": lambda: ResumePoint("last.ckpt", 1)._write({"a": torch.zeros(1_000_000)}),
+    "a checkpoint": lambda: write_checkpoint({"a": torch.zeros(1_000_000)}, Path("last.ckpt")),
     "weights": refused_weights,
     "a line": lambda: FULL.write_text("line"),
 }

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import os
 from collections.abc import Mapping
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -14,6 +17,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from chexreason.files import whole
+
+_SEAL = 64  # hexadecimal digits of a SHA-256
 
 
 class ResumePoint(Checkpoint):
@@ -74,7 +79,7 @@ class ResumePoint(Checkpoint):
     def write_ready(self, signal: str) -> None:
         """Write the state after the last whole step of this process, if there was one."""
         if self._ready is not None:
-            self._write(self._ready)
+            write_checkpoint(self._ready, self.path)
 
     def _save(self, trainer: L.Trainer, unlogged: dict[str, float] | None = None) -> None:
         if _over(trainer):
@@ -89,26 +94,36 @@ class ResumePoint(Checkpoint):
             torch.cuda.synchronize()  # the copies are under way
         self._ready, self._spare = state, self._ready
         if trainer.global_step - self._saved >= self.every:
-            self._write(state)
+            write_checkpoint(state, self.path)
             self._saved = trainer.global_step
 
-    def _write(self, state: dict[str, Any]) -> None:
-        # a kill leaves the old file or the new one; given a path, torch does not say why the disk refused
-        with whole(self.path) as unfinished, unfinished.open("wb") as file:
-            torch.save(state, file)
+
+def write_checkpoint(state: dict[str, Any], path: Path) -> None:
+    """Write ``state``, all or nothing, with the SHA-256 of the file as its zip comment: torch misses flipped bits."""
+    # a kill leaves the old file or the new one; given a path, torch does not say why the disk refused
+    with whole(path) as unfinished, unfinished.open("w+b") as file:
+        torch.save(state, file)
+        file.seek(-2, os.SEEK_END)  # the length of the comment ends a zip file
+        file.write(_SEAL.to_bytes(2, "little"))
+        file.seek(0)
+        file.write(hashlib.file_digest(file, "sha256").hexdigest().encode())
 
 
 def check_checkpoint(path: Path) -> None:
-    """Refuse (ValueError) a damaged checkpoint: torch reads one whose tensors have changed without a word.
+    """Refuse (ValueError) a damaged checkpoint; one of before the hash is read in full, by zip and by torch.
 
     Damaged bytes make zip and torch raise errors of nearly every kind. A file that the system cannot read raises its
     own OSError.
     """
     with path.open("rb") as file:
         try:
-            with ZipFile(file) as parts:
-                damaged = parts.testzip()
-            torch.load(path, map_location="cpu", weights_only=True)  # a header that only torch stumbles over
+            with ZipFile(file) as parts, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+                if parts.comment:
+                    found = hashlib.sha256(memoryview(data)[:-_SEAL]).hexdigest().encode()
+                    damaged = "" if found == parts.comment else "other bytes than were written"
+                else:
+                    damaged = parts.testzip()
+                    torch.load(path, map_location="cpu", weights_only=True)  # a header that only torch stumbles over
         except Exception as fault:
             damaged = str(fault).partition("\n")[0] or type(fault).__name__
     if damaged:
