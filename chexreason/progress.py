@@ -81,10 +81,10 @@ class Meter:
 
 
 def duration(seconds: float) -> str:
-    """``8.4 s``, ``3 min`` or ``2.5 h``."""
+    """``8.4 s``, ``12.3 min`` or ``2.5 h``."""
     if seconds < 60:
         return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 class Track(Protocol):

@@ -50,10 +50,15 @@ def complete_data(cfg: DictConfig) -> None:
     for key in _OF_SETS:
         named = data.get(key)
         named = OmegaConf.to_container(named, resolve=True) if OmegaConf.is_config(named) else named
-        lost = [word for word in re.findall(r"'([^']*)'", str([named])) if word not in sets]
+        lost = [word for word in _names(named) if word not in sets]
         faults += [f"data.{key}: there is no set '{word}'{did_you_mean(word, sets)}" for word in lost]
     if faults:
         raise ValueError("the data config has faults; nothing was done\n  " + "\n  ".join(faults))
+
+
+def _names(named: Any) -> list[Any]:
+    """The sets in a name, a list of names or a list of pairs."""
+    return [one for item in named for one in _names(item)] if isinstance(named, list) else [named] * (named is not None)
 
 
 def _absent(node: DictConfig, key: str) -> bool:

@@ -82,7 +82,8 @@ def check_types(cfg: DictConfig, verb: str) -> None:
     """Raises ValueError on a number or a switch that the command line gives another kind of value."""
     words = [str(word) for word in HydraConfig.get().overrides.task]
     given = {key: OmegaConf.select(cfg, key) for key in (word.lstrip("+").partition("=")[0] for word in words)}
-    odd = {key: now for key, now in given.items() if isinstance(now, (str, bool)) and not key.startswith("paths.")}
+    free = ("paths.", "trainer.")  # trainer.devices=auto: Lightning says what it takes
+    odd = {key: now for key, now in given.items() if isinstance(now, (str, bool)) and not key.startswith(free)}
     before = composed(verb, words) if odd.keys() - {"name", "arm"} else {}
     for key, now in odd.items():
         was = before.get(key)

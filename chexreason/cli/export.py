@@ -48,11 +48,13 @@ def publish(cfg: DictConfig) -> Path:
 
 def samples(predictions: Iterable[Prediction]) -> list[dict[str, Any]]:
     """The answers as lmms-eval logs them with ``--log_samples``; null metrics where nothing was judged."""
+    from chexreason.rewards.base import set_jaccard
+
     rows = []
     for number, row in enumerate(predictions):
-        said, truth = set(() if row.broken is not None else row.predicted), set(row.truth)
-        overlap = len(said & truth) / len(said | truth) if said | truth else 1.0
-        scores = {"exact_match": float(said == truth), "jaccard": overlap, "readable": float(row.broken is None)}
+        said, truth = frozenset(() if row.broken is not None else row.predicted), frozenset(row.truth)
+        scores = {"exact_match": float(said == truth), "jaccard": set_jaccard(said, truth)}
+        scores["readable"] = float(row.broken is None)
         sample = {"doc_id": number, "doc": {"dataset": row.dataset, "study_id": row.study_id}}
         sample |= {"target": ", ".join(row.truth), "resps": [[row.text]], "filtered_resps": [", ".join(sorted(said))]}
         rows.append(sample | (scores if row.labelled else dict.fromkeys(scores)))

@@ -16,6 +16,7 @@ from rich.text import Text
 from chexreason.build.jobs import cells_of, jobs_of
 from chexreason.cli import command
 from chexreason.errors import printable
+from chexreason.progress import duration
 from chexreason.runs import RunError, is_done, read_done
 from chexreason.signals import Stopped
 from chexreason.sweep.cells import PREPARE
@@ -39,16 +40,12 @@ def show_plan(cfg: DictConfig, jobs: Sequence[Job]) -> None:
     table = Table("cell", "kind", "state", "cost", "needs", title=f"{cfg.name}: {len(jobs)} cells", box=None)
     for job in jobs:
         state = Text(states[job.name], style=_COLOURS.get(states[job.name], ""))
-        spent = "" if states[job.name] == "done" else _duration(cost[job.name])
+        spent = "" if states[job.name] == "done" else duration(cost[job.name])
         table.add_row(job.name, job.kind, state, spent, ", ".join(n for n in job.needs if n != PREPARE))
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     left = [job for job in jobs if states[job.name] != "done"]
-    rest = _duration(sum(cost[job.name] for job in left) / cfg.jobs)
+    rest = duration(sum(cost[job.name] for job in left) / cfg.jobs)
     print(f"{len(jobs) - len(left)} of {len(jobs)} done; the rest takes about {rest} with jobs={cfg.jobs}")
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
 
 
 def show_end(jobs: Sequence[Job], states: dict[str, str]) -> int:

@@ -9,6 +9,7 @@ import pandas as pd
 from rich.console import Console
 
 from chexreason.errors import printable
+from chexreason.progress import duration
 from chexreason.reports.own_words import unknown_table
 from chexreason.reports.tables import BELOW, STATISTIC_TITLES, ScoreCell, Table, csv_text
 from chexreason.statistics.bootstrap import STATISTICS
@@ -106,7 +107,7 @@ def label_tables(figures: Mapping[str, Any]) -> dict[str, Table]:
 def stage_table(stages: list[dict[str, Any]]) -> Table:
     """Time and peak memory of each stage."""
     rows = [
-        (ScoreCell(s["name"]), ScoreCell(_duration(s["seconds"])), ScoreCell(f"{s['peak_rss_bytes'] / 2**30:.2f} GiB"))
+        (ScoreCell(s["name"]), ScoreCell(duration(s["seconds"])), ScoreCell(f"{s['peak_rss_bytes'] / 2**30:.2f} GiB"))
         for s in stages
     ]
     return Table("Time and memory", ("Stage", "time", "peak memory"), rows)
@@ -174,8 +175,3 @@ def _long_lines(figures: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
     for row, by_set in figures["trivial"].items():
         for dataset, scores in by_set.items():
             yield from (("trivial", row, dataset, statistic, scores[statistic], None, None) for statistic in STATISTICS)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(seconds, 60)
-    return f"{rest:.1f} s" if minutes < 1 else f"{int(minutes)} min {int(rest):02d} s"

@@ -9,8 +9,9 @@ import sys
 import lightning
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 
-from chexreason.cli import LIGHTNING, as_meant, command
+from chexreason.cli import LIGHTNING, as_meant, check_types, command
 from chexreason.confdir import choices, command_help, confdir
 from chexreason.errors import RENAMED_ARGUMENTS, unknown_choices
 
@@ -105,6 +106,15 @@ def refused(monkeypatch, capsys, *words: str) -> str:
 )
 def test_a_wrong_setting_is_a_line_with_what_was_meant(monkeypatch, capsys, word, said):
     assert refused(monkeypatch, capsys, word).startswith(f"error: {said}")
+
+
+@pytest.mark.parametrize("word", ["trainer.devices=auto", "trainer.deterministic=true", "trainer.devices='0,1'"])
+def test_what_lightning_takes_in_several_kinds_is_its_own_to_refuse(word, monkeypatch):
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)  # and as it was, afterwards
+    with initialize_config_dir(confdir(), version_base="1.3"):
+        cfg = compose("preflight", [word], return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        check_types(cfg, "preflight")
 
 
 def test_the_options_of_lightnings_trainer_need_no_plus():

@@ -128,7 +128,7 @@ def test_the_page_shows_the_figures_of_the_json(study: Path, figures: dict) -> N
             assert f"{score['value']:.3f}" in page
             assert f"[{score['low']:.3f}, {score['high']:.3f}]" in page
     assert all(sentence in page for sentence in figures["verdict"])
-    for shown in ("phantom_a", "SFT", "1 min 15 s", "1.00 GiB", "make demo", "GRPO: Total reward", "all_labels"):
+    for shown in ("phantom_a", "SFT", "1.2 min", "1.00 GiB", "make demo", "GRPO: Total reward", "all_labels"):
         assert shown in page
 
 
