@@ -29,7 +29,7 @@ LEAK_KINDS = {
     "image": "the same image files",
     "picture": "near-identical pictures",
     "unlinked": "the same patient ids",
-    "alike": "similar pictures",
+    "alike": "the pictures that look alike",
 }
 SUSPECTED = {  # kinds that stop nothing, and what to do about them
     "unlinked": "no vendor is declared: set ++data.sets.SET.source.vendor, one name for one hospital, else two",

@@ -77,9 +77,8 @@ def prepare_set(
     ``public``, are recorded, not applied: the manifest holds raw marks. Its provenance holds the marks of the pool too
     (``pool_marks``): of the rows that ``select`` draws from, else of the training splits. The folder also gets
     ``ids/<split>.csv`` and, for a selection, ``selection.json`` and ``prevalence.png``. An interrupted run leaves no
-    manifest, and the next one reads no image again that has not changed; a manifest
-    of which an image has changed is not up to date. Raises ManifestError on bad rows or images and
-    OSError on a full disk.
+    manifest, and the next one reads no image again that has not changed; a manifest of which an image has changed is
+    not up to date. Raises ManifestError on bad rows or images and OSError on a full disk.
     """
     if on_error not in ON_ERROR:
         raise ValueError(f"on_error='{on_error}'; choose one of: {', '.join(ON_ERROR)}")

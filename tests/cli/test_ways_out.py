@@ -233,10 +233,10 @@ def test_a_multirun_has_a_folder_for_any_overrides():
     assert all("/" not in name and len(name.encode()) <= 255 for name in made)
 
 
-def test_home_is_written_with_a_tilde_in_any_path(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/me")
-    assert as_meant("paths.out=~/out") == "paths.out=/home/me/out"
-    assert as_meant("adapters=[~/a,'~/b']") == "adapters=[/home/me/a,'/home/me/b']"
+def test_home_is_written_with_a_tilde_in_any_path(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert as_meant("paths.out=~/out") == f"paths.out={tmp_path}/out"
+    assert as_meant("adapters=[~/a,'~/b']") == f"adapters=[{tmp_path}/a,'{tmp_path}/b']"
     assert as_meant("name=a~b") == "name=a~b"
     assert as_meant("~scale") == "~scale"
 
