@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 from chexreason.data.batches import EncodedPrompts
 
@@ -166,6 +165,8 @@ class Qwen3VL(Qwen2_5VL):
         return tuple(torch.stack(study, 1) for study in zip(*layers, strict=True))
 
     def output_of(self, features: tuple[Tensor, ...]) -> Any:
+        from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures  # heavy
+
         layers = list(zip(*(study.unbind(1) for study in features), strict=True))
         return BaseModelOutputWithDeepstackFeatures(pooler_output=layers[0], deepstack_features=layers[1:])
 
