@@ -64,15 +64,15 @@ STEP = @[ $(1) -gt 1 ] || { mkdir -p $(OUT); date +%s > $(OUT)/.begun; }; \
 demo: $(STAMP) ## the whole study, small: base, SFT, GRPO, two hospitals, report (DATA=nih: real radiographs)
 	$(call STEP,1,0,Prepare two hospitals)
 	$(PY) -m chexreason prepare $(COMMON)
-	$(call STEP,2,6,Base model: answers before training)
+	$(call STEP,2,5,Base model: answers before training)
 	$(PY) -m chexreason evaluate $(COMMON) arm=base
-	$(call STEP,3,13,SFT: train on reasoning traces)
+	$(call STEP,3,10,SFT: train on reasoning traces)
 	$(PY) -m chexreason train experiment=demo_sft $(COMMON)
-	$(call STEP,4,60,SFT: answers)
+	$(call STEP,4,41,SFT: answers)
 	$(PY) -m chexreason evaluate $(COMMON) arm=sft 'adapters=[$(call ARM,sft)]'
-	$(call STEP,5,66,GRPO: train on rewards)
+	$(call STEP,5,47,GRPO: train on rewards)
 	$(PY) -m chexreason train experiment=demo_grpo $(COMMON)
-	$(call STEP,6,95,GRPO: answers)
+	$(call STEP,6,92,GRPO: answers)
 	$(PY) -m chexreason evaluate $(COMMON) arm=grpo 'adapters=[$(call ARM,grpo)]'
 	$(call STEP,7,97,Report)
 	$(PY) -m chexreason report $(COMMON)
