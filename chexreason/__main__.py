@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import sys
@@ -55,6 +56,7 @@ def main() -> None:
         print(_COMPLETION.format(verbs=" ".join(known)), end="")
     elif verb in known:
         del sys.argv[1]
+        sys.path[:0] = [os.getcwd()]  # as python -m does: a config may name a class that lies here
         runpy.run_module(f"chexreason.cli.{verb}", run_name="__main__", alter_sys=True)
     else:
         from chexreason.errors import did_you_mean

@@ -7,6 +7,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import resource
 import shutil
 import socket
@@ -57,7 +58,12 @@ def wall_off(folder: Path) -> None:
 
 
 def peak_rss() -> int:
-    """Bytes of this process's largest resident size; the system counts them in KiB, but macOS in bytes."""
+    """Bytes of this process's largest resident size.
+
+    Linux's ``ru_maxrss`` begins at the size of the process that started this one, its VmHWM does not.
+    """
+    with suppress(OSError, AttributeError):
+        return int(re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

@@ -91,6 +91,19 @@ def test_a_verb_of_the_program_is_its_module():
     assert (wrong.returncode, wrong.stderr) == (2, "error: there is no verb 'trian': did you mean train?\n")
 
 
+@pytest.mark.slow
+def test_the_guides_reward_is_found_in_the_folder_where_the_program_starts(tmp_path):
+    """As ``python -m`` does; an installed script begins with its own folder on the path (here: -P, no folder)."""
+    code, config = re.findall(r"```(?:python|yaml)\n(.*?)```", (ROOT / "docs" / "EXTEND.md").read_text(), re.DOTALL)[:2]
+    (tmp_path / "my_rewards.py").write_text(code)
+    (tmp_path / "conf" / "reward").mkdir(parents=True)
+    (tmp_path / "conf" / "reward" / "mine.yaml").write_text(config)
+    program = (sys.executable, "-P", "-c", "from chexreason.__main__ import main; main()")
+    chosen = (f"--config-dir={tmp_path}/conf", "+reward@rewards.mine=mine", "only=[mine]")
+    done = subprocess.run((*program, "rewards", *chosen), cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
