@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_HEADLINE = {
+    "macro_f1": "macro-F1",
+    "macro_f1_supported": "supported",
+    "micro_f1": "micro-F1",
+    "fail_rate": "failed",
+    "unknown_rate": "unknown",
+    "no_label_rate": "no label",
+}
+
 
 def evaluate(cfg: DictConfig) -> list[Prediction]:
     """Greedy predictions of every test study, written to ``<run_dir>/predictions.jsonl``; a DONE run is read back.
@@ -149,17 +158,22 @@ def score_sets(found: list[Prediction], label_set: LabelSet) -> dict[str, dict[s
 @command(runs.RunError, ModuleNotFoundError)
 def main(cfg: DictConfig) -> None:
     """Evaluate, print the headline figures of each set, and give all of them to the loggers; also of a DONE run."""
+    from rich.console import Console
+
     from chexreason.build.data import build_labels
+    from chexreason.reports.tables import Table
     from chexreason.statistics.comparable import UNRECORDED, basis, set_facts
-    from chexreason.statistics.predictions import VOCABULARY
 
     found, label_set = evaluate(cfg), build_labels(cfg)
-    facts, scores = set_facts({cfg.arm: found}, label_set), score_sets(found, label_set)
-    for name, values in scores.items():
-        shown = [f"{k} {values[k]:.3f}" for k in ("macro_f1", "macro_f1_supported", "micro_f1", "fail_rate")]
-        shown += [f"{k} {UNRECORDED if math.isnan(values[k]) else f'{values[k]:.3f}'}" for k in VOCABULARY]
-        log.info("%s on %s: %s", cfg.arm, name, ", ".join(shown))
-        log.info("%s", basis({name: facts[name]}))
+    scores = score_sets(found, label_set)
+    shown = {name: [values[figure] for figure in _HEADLINE] for name, values in scores.items()}
+    rows = [
+        (name, *(UNRECORDED if math.isnan(value) else f"{value:.3f}" for value in values))
+        for name, values in shown.items()
+    ]
+    table = Table(f"{cfg.arm}, {cfg.split}", ("", *_HEADLINE.values()), rows)
+    Console().print(table.terminal())
+    log.info("%s", basis(set_facts({cfg.arm: found}, label_set)))
     if cfg.get("logger"):
         from chexreason.build.training import log_scores
 

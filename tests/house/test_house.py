@@ -51,9 +51,9 @@ BUDGET = {
     "reports": (1_830, 2_241),
     "build": (330, 782),
     "sweep": (250, 432),
-    "cli": (1_160, 2_304),
+    "cli": (1_160, 2_318),
 }
-TOTAL, WORKSHOP, TESTS, CONF = (18_000, 24_048), (3_800, 4_130), (16_500, 24_100), (1_700, 1_969)
+TOTAL, WORKSHOP, TESTS, CONF = (18_000, 24_062), (3_800, 4_130), (16_500, 24_100), (1_700, 1_969)
 SHORT, MAX_SHORT = 50, 15  # files of fewer lines, and how many of them there may be
 
 
