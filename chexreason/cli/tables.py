@@ -138,7 +138,7 @@ def _ranking(cfg: DictConfig, out: Path) -> None:
         return
     shared = _compared(cfg, arms)
     write_ranking(
-        arms, out, sets=list(cfg.data.test), kind=cfg.scores, fit_patients=cfg.fit_patients,
+        arms, out, sets=list(cfg.data.test), kind=cfg.scores,
         n_resamples=min(cfg.n_resamples, _RANKING_RESAMPLES), **shared,
     )  # fmt: skip
     log.info("ranking: %s of %s%s", out / "ranking.md", ", ".join(arms), _shown(shared["not_run"]))

@@ -153,7 +153,7 @@ def paired(a: Replicates, b: Replicates) -> dict[str, Interval]:
 
 def difference(a: Replicates, b: Replicates) -> Replicates:
     """Every statistic of b minus that of a, on the data and on each common resample; refuses as ``paired``."""
-    _check_paired(a, b)
+    check_paired(a, b)
     return replace(
         a,
         value={name: b.value[name] - a.value[name] for name in a.value},
@@ -162,7 +162,7 @@ def difference(a: Replicates, b: Replicates) -> Replicates:
     )
 
 
-def _check_paired(a: Replicates, b: Replicates) -> None:
+def check_paired(a: Replicates, b: Replicates) -> None:
     """Refuse (ValueError) two samples that are not of the same studies and resampled alike."""
     if a.studies != b.studies:
         only_a, only_b = sorted(set(a.studies) - set(b.studies)), sorted(set(b.studies) - set(a.studies))
@@ -183,7 +183,7 @@ def seed_mean(samples: Sequence[Replicates]) -> Replicates:
     """
     first = samples[0]
     for other in samples[1:]:
-        _check_paired(first, other)
+        check_paired(first, other)
     return replace(
         first,
         value={name: sum(sample.value[name] for sample in samples) / len(samples) for name in first.value},
