@@ -238,7 +238,7 @@ def statistics(sums: FloatArray, labels: Sequence[str]) -> dict[str, FloatArray]
     return values | {f"f1/{name}": f1[:, i] for i, name in enumerate(labels)}
 
 
-def wilson(k: int, n: int) -> tuple[float, float]:
+def wilson(k: float, n: int) -> tuple[float, float]:
     """Wilson's (1927) interval of the proportion ``k`` of ``n``; it has a width at 0 and 1 too."""
     if 2 * k > n:
         low, high = wilson(n - k, n)
