@@ -77,6 +77,7 @@ def _judged(cfg: DictConfig, root: Path, split: str | None = None) -> dict[str, 
     """The scored answers of the arm in the study ``root`` by data set; with ``split``, of studies in that one alone."""
     from chexreason.build.data import build_labels, load_studies
     from chexreason.cli.tables import made_scores
+    from chexreason.parsing import parse
     from chexreason.reports.point_card import Judged
     from chexreason.statistics.operating_point import ScoreOrigin
     from chexreason.statistics.predictions import datasets, read_predictions
@@ -105,7 +106,6 @@ def _judged(cfg: DictConfig, root: Path, split: str | None = None) -> dict[str, 
                 "on test or training ones; answer and score split=val, and say tuning=FOLDER"
             )
         scores, judged = judged_scores(aligned(frame, rows, label_set.labels, cfg.scores), rows, label_set.labels)
-        facts = [studies[p.study_id] for p in judged]
         origin = ScoreOrigin(
             model=str(kept["model"]["source"]),
             adapters=tuple(kept.get(runs.ADAPTERS) or kept["adapters"]),
@@ -117,9 +117,13 @@ def _judged(cfg: DictConfig, root: Path, split: str | None = None) -> dict[str, 
             convention=rows[0].policy,
             data_sha256=rows[0].data_sha256,
         )
-        metadata = [{"view": s.view, "age": s.age, "sex": s.sex} for s in facts]
+        grammar = kept["prompt"]["grammar"]
+        facts: list[dict[str, object]] = []
+        for p in judged:
+            study, think = studies[p.study_id], parse(p.text, label_set, grammar).think
+            facts.append({"view": study.view, "age": study.age, "sex": study.sex, "think": think})
         sha256 = file_sha256(scored / runs.SCORES)
-        found[name] = Judged(scores, judged, origin, metadata, sha256, tuple(kept["adapters"]))
+        found[name] = Judged(scores, judged, origin, facts, sha256, tuple(kept["adapters"]))
     return found
 
 

@@ -18,6 +18,7 @@ STATISTICS = ("macro_f1", "macro_f1_supported", "micro_f1", "jaccard", "fail_rat
 PRECISION_RECALL = ("micro_precision", "micro_recall", "macro_precision", "macro_recall")
 _CHUNK = 512  # resamples at a time: the weights [_CHUNK, P] stay in the cache
 _LEVEL = 0.95  # of every interval
+Z = NormalDist().inv_cdf((1 + _LEVEL) / 2)  # of two-sided intervals
 _SAME = 1e-12  # bounds that differ by rounding alone
 _PRIOR = (0.25, 0.5)  # hits and errors added to each label for a lower bound; the other way round for an upper one
 
@@ -243,9 +244,8 @@ def wilson(k: float, n: int) -> tuple[float, float]:
     if 2 * k > n:
         low, high = wilson(n - k, n)
         return 1 - high, 1 - low
-    z = NormalDist().inv_cdf((1 + _LEVEL) / 2)
-    middle, reach = k + z**2 / 2, z * math.sqrt(k * (n - k) / n + z**2 / 4)
-    return (middle - reach) / (n + z**2), (middle + reach) / (n + z**2)
+    middle, reach = k + Z**2 / 2, Z * math.sqrt(k * (n - k) / n + Z**2 / 4)
+    return (middle - reach) / (n + Z**2), (middle + reach) / (n + Z**2)
 
 
 def percentile_interval(value: float, draws: FloatArray, n_patients: int) -> Interval:

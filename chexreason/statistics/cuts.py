@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from chexreason.statistics.bootstrap import Interval, wilson
+from chexreason.statistics.bootstrap import Interval, Z, wilson
 from chexreason.statistics.metrics import BoolArray, FloatArray, ratio
 
 CALIBRATIONS = ("platt", "temperature")
@@ -43,9 +43,12 @@ class Target:
             span = "between 0 and 1, such as 0.9" if self.name in _SHARES else "a number above 0, such as 5"
             raise ValueError(f"at={self.at}: for target={self.name} it is {TARGETS[self.name]}, {span}")
 
-    def needed(self) -> int:
-        """Patients without a single error from which on the lower bound of an interval meets the share ``at``."""
-        return next(n for n in range(1, 10**9) if wilson(n, n)[0] >= (self.at or 0))
+    def needed(self, share: float = 1.0) -> int | None:
+        """The patients from which on the interval of ``share`` lies above ``at``; None where no number is enough."""
+        at = self.at or 0.0
+        return (
+            math.ceil(Z**2 * at * (1 - at) / (share - at) ** 2) if share > at else None
+        )  # Wilson's bound, turned round
 
 
 def calibrate(

@@ -119,6 +119,7 @@ def check_origin(point: OperatingPoint, origin: ScoreOrigin, *, any_convention: 
         fitted, given = getattr(point.origin, name), getattr(origin, name)
         if fitted != given:
             what = {"labels": "other labels, or another order of them", "data_sha256": "other data of the same name"}
+            what["adapters"] = "other adapters"
             raise ValueError(
                 f"the operating point was fitted with {what.get(name, f'another {name}')}: {fitted!r}, these scores of "
                 f"'{origin.dataset}' have {given!r}: fit one for them with chexreason.cli.calibrate"

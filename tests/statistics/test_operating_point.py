@@ -102,8 +102,8 @@ def test_a_cut_that_is_not_finite_makes_no_operating_point() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"adapters": ("ff00",)}, "another adapters: .*ab12.*ff00"),
-        ({"adapters": ()}, "another adapters"),
+        ({"adapters": ("ff00",)}, "other adapters: .*ab12.*ff00"),
+        ({"adapters": ()}, "other adapters"),
         ({"model": "other"}, "another model"),
         ({"prompt": "only_label 12"}, "another prompt"),
         ({"reasoning": "none"}, "another reasoning"),
