@@ -192,8 +192,8 @@ def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
     write_json(path, {**value, _SEAL: value_sha256(dict(value))})
 
 
-def read_sealed(path: Path, way_out: str) -> dict[str, Any]:
-    """The JSON object of ``path`` without its seal; an earlier version's has none, and is believed.
+def read_sealed(path: Path, way_out: str, *, needed: bool = False) -> dict[str, Any]:
+    """The JSON object of ``path`` without its seal; an earlier version's has none, and is believed unless ``needed``.
 
     Raises ValueError, naming the file and ``way_out``, where it is missing or is not what was written.
     """
@@ -201,7 +201,7 @@ def read_sealed(path: Path, way_out: str) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
         others = {name: {k: v for k, v in value.items() if k != name} for name in value if len(str(value[name])) == 64}
         sealed = [name for name, rest in others.items() if value[name] == value_sha256(rest)]
-        sound = sealed == [_SEAL] or (not sealed and _SEAL not in value)  # its own name may be what is damaged
+        sound = sealed == [_SEAL] or not (needed or sealed or _SEAL in value)  # its own name may be what is damaged
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}): {way_out}") from None
     except (ValueError, AttributeError, TypeError, RecursionError):

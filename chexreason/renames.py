@@ -26,7 +26,8 @@ MOVED = {
 # Dotted keys: the old name and the new one; keys newer than some stored runs and what their absence means; keys that
 # are gone and what a user does now.
 RENAMED: dict[str, str] = {}
-ADDED: dict[str, Any] = {"phase.holdout": 0, "data.sets.mimic.select.test_split": None, "model.family": None}
+ADDED: dict[str, Any] = {"phase.holdout": 0, "phase.tuning": 0, "model.family": None}
+ADDED["data.sets.mimic.select.test_split"] = None
 # Those of `prepare` for a csv without a data config.
 ADDED |= dict.fromkeys(("table", "root", "policy", "split", "split_column", "vendor", "path_column", "patient_column"))
 ADDED |= dict.fromkeys(("label_columns", "view_column", "age_column", "sex_column"))

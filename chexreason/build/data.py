@@ -17,7 +17,7 @@ from chexreason.data.credentialed import ExportError, declared_public
 from chexreason.data.leakage import EVALUATION, TRAIN, check_leaks, find_leaks
 from chexreason.data.prepare import MANIFEST_NAME, POOL, prepare_set
 from chexreason.data.prevalence import pool_counts, pool_marks
-from chexreason.data.sampling import subset
+from chexreason.data.sampling import hold_back, subset
 from chexreason.labels.catalog import CHEXPERT14, restrict
 from chexreason.labels.catalog import label_set as named_labels
 from chexreason.labels.crosswalk import crosswalk_of
@@ -142,6 +142,13 @@ def load_studies(
             f"data.sets.{name}.policy or label_list, raise the limit, or leave the set out"
         )
     return found
+
+
+def choosing(cfg: DictConfig, name: str, label_set: LabelSet, share: float) -> tuple[list[Study], list[Study]]:
+    """Validation studies of a set that choose the checkpoint, and the ``share`` kept from it for cuts, by patient."""
+    studies = load_studies(cfg, name, ("val",), label_set)
+    kept = hold_back(studies, share, cfg.data.get("seed") or 0, "phase.tuning")
+    return [s for s in studies if s.patient_id not in kept], [s for s in studies if s.patient_id in kept]
 
 
 def declaration(cfg: DictConfig, name: str, manifest: manifests.Manifest) -> dict[str, str]:

@@ -52,6 +52,7 @@ def adapter_card(cfg: DictConfig, prompt: Prompt, label_set: LabelSet) -> dict[s
         "seed": cfg.seed,
         "holdout": cfg.phase.get("holdout") or 0.0,
         "chosen_on": chosen_on(cfg),
+        "tuning": cfg.phase.get("tuning") or 0.0,
     }
 
 

@@ -14,7 +14,15 @@ from hydra.utils import get_object
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from omegaconf import DictConfig, OmegaConf
 
-from chexreason.build.data import build_samples, check_training, load_studies, make, public_sets, training_prevalence
+from chexreason.build.data import (
+    build_samples,
+    check_training,
+    choosing,
+    load_studies,
+    make,
+    public_sets,
+    training_prevalence,
+)
 from chexreason.build.model import chosen_on
 from chexreason.data.leakage import TRAIN
 from chexreason.data.sampling import hold_back, subset
@@ -76,10 +84,10 @@ def build_data(cfg: DictConfig, policy: Policy, prompt: Prompt, label_set: Label
     if cfg.phase.name == "sft" and is_first_rank() and (sets := chosen_on(cfg)):
         told = f"the best adapter is chosen by {cfg.phase.monitor} on validation studies of {', '.join(sets)}"
         log.warning("%s, which tables score too: keep phase.holdout=0.1 and phase.monitor=val/loss", told)
-    scored = None if patients else cfg.data.home
+    scored, spared = None if patients else cfg.data.home, cfg.phase.get("tuning") or 0.0
     val = {
         name: build_samples(
-            load_studies(cfg, name, ("val",), label_set), prompt, label_set, teacher if name == scored else None
+            choosing(cfg, name, label_set, spared)[0], prompt, label_set, teacher if name == scored else None
         )
         for name in cfg.data.val
     }

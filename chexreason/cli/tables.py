@@ -130,7 +130,7 @@ def _ranking(cfg: DictConfig, out: Path) -> None:
     arms: dict[str, list[tuple[list[Prediction], pd.DataFrame]]] = {}
     for arm, seeds in _arms(cfg).items():
         answered, scored = (_folders(cfg, kind, _cells(cfg)[arm]) for kind in ("eval", "scores"))
-        if both := [(seeds[k], _scores(scored[k], answered[k])) for k in seeds if k in scored]:
+        if both := [(seeds[k], made_scores(scored[k], answered[k])) for k in seeds if k in scored]:
             arms[arm] = both
     if not arms:
         root = Path(cfg.paths.out) / cfg.name / "scores"
@@ -138,7 +138,7 @@ def _ranking(cfg: DictConfig, out: Path) -> None:
         return
     shared = _compared(cfg, arms)
     write_ranking(
-        arms, out, sets=list(cfg.data.test), kind=cfg.scores, fit_patients=cfg.fit_patients,
+        arms, out, sets=list(cfg.data.test), kind=cfg.scores,
         n_resamples=min(cfg.n_resamples, _RANKING_RESAMPLES), **shared,
     )  # fmt: skip
     log.info("ranking: %s of %s%s", out / "ranking.md", ", ".join(arms), _shown(shared["not_run"]))
@@ -155,7 +155,7 @@ def _compared(cfg: DictConfig, arms: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def _scores(folder: Path, answered: Path) -> pd.DataFrame:
+def made_scores(folder: Path, answered: Path) -> pd.DataFrame:
     """The label scores of ``folder``; raises ValueError where they were made for other answers than ``answered``'s."""
     if made_for := read_done(folder).get(MADE_FOR):
         check_made_for(made_for, answered / "predictions.jsonl", folder)
@@ -218,6 +218,16 @@ def _chosen_on(adapter: Path, known: Sequence[str]) -> Sequence[str]:
         return read_sealed(adapter / "chexreason.json", "")["chosen_on"]  # type: ignore[no-any-return]
     except (ValueError, KeyError):
         return known
+
+
+def chosen_share(adapter: Path, dataset: str) -> float | None:
+    """The share of a set's validation patients that did not choose this adapter; None where none of them did."""
+    if dataset not in _chosen_on(adapter, [dataset]):
+        return None
+    try:
+        return float(read_sealed(adapter / "chexreason.json", "")["tuning"])
+    except (ValueError, KeyError):
+        return 0.0
 
 
 def _folders(cfg: DictConfig, kind: str, cell: str) -> dict[int, Path]:

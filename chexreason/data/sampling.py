@@ -93,15 +93,15 @@ def subset(studies: Sequence[Study], n: int | None, seed: int) -> list[Study]:
     return [studies[i] for i in chosen]
 
 
-def hold_back(studies: Sequence[Study], share: float, seed: int) -> frozenset[str]:
-    """The patients whose studies, about ``share`` of all, are held back from training; none at 0, else one or more.
+def hold_back(studies: Sequence[Study], share: float, seed: int, setting: str = "phase.holdout") -> frozenset[str]:
+    """The patients whose studies, about ``share`` of all, are held back by ``setting``; none at 0, else one or more.
 
     Patients are drawn by ``seed`` until their studies reach the share: a function of the studies and the seed alone.
     Who has more studies than that comes last, fewest first, and only where nobody else is held back.
     Raises ValueError on a share outside 0..1 and where it would leave no patient to train on.
     """
     if not 0 <= share < 1:
-        raise ValueError(f"phase.holdout={share} is a share of the training studies: use 0 or more, below 1")
+        raise ValueError(f"{setting}={share} is a share of the studies: use 0 or more, below 1")
     n_of = Counter(study.patient_id for study in studies)
     patients, held, asked = sorted(n_of), set(), round(share * len(studies), 9)
     missing = asked
@@ -111,8 +111,8 @@ def hold_back(studies: Sequence[Study], share: float, seed: int) -> frozenset[st
             missing -= n_of[patients[i]]
     if held and len(held) == len(patients):
         raise ValueError(
-            f"phase.holdout={share} of {len(studies)} studies of {len(patients)} patients leaves none to train on: "
-            "lower it, add patients, or set phase.holdout=0"
+            f"{setting}={share} of {len(studies)} studies of {len(patients)} patients leaves no other patient: "
+            f"lower it, add patients, or set {setting}=0"
         )
     return frozenset(held)
 

@@ -1,10 +1,10 @@
-"""Ranking or operating point, as a page: how arms order studies, what re-fitted thresholds give, how changes split."""
+"""Ranking or operating point, as a page: how arms order studies, and how a change between two of them splits."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,15 @@ from chexreason.labels.schema import LabelSet
 from chexreason.reports.provenance import Origins, by_seed, common_ground
 from chexreason.reports.tables import MISSING, Table, TableRow, csv_text, interval_cell
 from chexreason.statistics.bootstrap import Interval, Replicates, intervals, paired, replicates, seed_mean
-from chexreason.statistics.operating_point import N_FOLDS, refit, split_change
 from chexreason.statistics.predictions import datasets, evaluated_labels
 from chexreason.statistics.ranking import ranking_replicates
+from chexreason.statistics.rate_matched import PARTS, ScoredAnswers, split_change
 from chexreason.statistics.score_files import aligned
 from chexreason.types import Prediction
 
 Scored = Mapping[str, Sequence[tuple[Sequence[Prediction], pd.DataFrame]]]  # of each arm, each seed's answers, scores
 _COLUMNS = {
     "macro_f1_own": "macro-F1, own",
-    "macro_f1_refitted": "re-fitted",
     "macro_auroc": "macro AUROC",
     "macro_average_precision": "average precision",
     "macro_brier": "Brier",
@@ -32,13 +31,14 @@ _COLUMNS = {
 }
 _CSV = ["arm", "dataset", "label", "measure", "value", "low", "high", "scores", "status"]
 _READING = (
-    "Scores order studies; answers also choose how many to name. `own` is the macro-F1 of the arm's answers, "
-    "`re-fitted` that of its scores cut at thresholds fitted on at most {patients} other patients of the same set "
-    f"({N_FOLDS} folds, fitted thresholds taken as they are). A change splits exactly into `ranking`, the change "
-    "between the arms at re-fitted thresholds, and `operating point`, the rest. Intervals are 95 % over patients, from "
-    "{resamples:,} resamples; a change whose interval holds 0 is not shown to be one. That of average precision is the "
-    "basic one (reflected about the figure): a patient drawn twice ties with itself, which raises every resample. ECE "
-    "rises still more and has no interval here; compare it between arms of one table only."
+    "Scores order studies; answers also choose how many to name. `own` is the macro-F1 of the arm's answers. A change "
+    "splits exactly into three parts. `operating point` is what naming each label as often as the other arm does "
+    "changes, `ranking` what the other arm's order of the studies changes at equal numbers, and `decoding` what own "
+    "answers differ from the arm's scores cut at its own rates. No true label sets a cut; both orders are averaged, "
+    "and rates are counted anew in each resample. Intervals are 95 % over patients, from {resamples:,} resamples; a "
+    "change whose interval holds 0 is not shown to be one. That of average precision is the basic one (reflected about "
+    "the figure): a patient drawn twice ties with itself, which raises every resample. ECE rises still more and has no "
+    "interval here; compare it between arms of one table only."
 )
 
 
@@ -51,7 +51,6 @@ def write_ranking(
     kind: str,
     origins: Origins | None = None,
     not_run: Sequence[str] = (),
-    fit_patients: int = 50,
     n_resamples: int = 2_000,
     seed: int = 0,
 ) -> None:
@@ -63,12 +62,9 @@ def write_ranking(
     """
     named = by_seed({arm: dict(enumerate(rows for rows, _ in seeds)) for arm, seeds in arms.items()})
     ground = common_ground(named, sets, label_set, origins or {}, not_run)
-    views = [
-        see(arms, name, label_set, kind=kind, fit_patients=fit_patients, n_resamples=n_resamples, seed=seed)
-        for name in sets
-    ]
+    views = [see(arms, name, label_set, kind=kind, n_resamples=n_resamples, seed=seed) for name in sets]
     parts = [f"# Ranking or operating point? (scores: {kind})"]
-    parts += [_READING.format(patients=fit_patients, resamples=n_resamples), ground.sentence()]
+    parts += [_READING.format(resamples=n_resamples), ground.sentence()]
     tables, lines = [], []
     for view in views:
         figures = {arm: _figures(sight) for arm, sight in view.arms.items()}
@@ -84,22 +80,22 @@ def write_ranking(
 
 @dataclass(frozen=True)
 class Sight:
-    """One arm on one data set: ranking and calibration of its scores, and F1 of its ``own`` answers and ``refitted``.
-
-    ``refitted`` is None where there are too few patients to fit thresholds on.
-    """
+    """One arm on one data set: ranking and calibration of its scores, and F1 of its ``own`` answers."""
 
     ranking: Replicates
     own: Replicates
-    refitted: Replicates | None
 
 
 @dataclass(frozen=True)
 class View:
-    """All arms on one data set, in order; ``lacking`` says of those that lack something what and why."""
+    """All arms on one data set, in order, and the split of the change between each two of them, earlier before later.
+
+    ``lacking`` says of the arms that lack something what and why.
+    """
 
     dataset: str
     arms: Mapping[str, Sight | None]
+    splits: Mapping[tuple[str, str], Replicates]
     lacking: tuple[str, ...]
 
     def missing(self) -> list[str]:
@@ -107,40 +103,32 @@ class View:
         return [f"{MISSING} missing: {'; '.join(self.lacking)}."] * bool(self.lacking)
 
 
-def see(
-    arms: Scored,
-    dataset: str,
-    label_set: LabelSet,
-    *,
-    kind: str,
-    fit_patients: int = 50,
-    n_resamples: int = 2_000,
-    seed: int = 0,
-) -> View:
+def see(arms: Scored, dataset: str, label_set: LabelSet, *, kind: str, n_resamples: int = 2_000, seed: int = 0) -> View:
     """Every arm on ``dataset``, the mean over its seeds; ``kind`` of scores is frequency or log_odds."""
     found: dict[str, Sight | None] = {}
-    lacking = []
+    scored: dict[str, list[ScoredAnswers]] = {arm: [] for arm in arms}
+    labels: tuple[str, ...] = ()
     for arm, seeds in arms.items():
-        rankings, own, refitted = [], [], []
         for predictions, frame in seeds:
-            rows = datasets(predictions).get(dataset, [])
-            if not rows:
-                continue
-            labels = evaluated_labels(rows, label_set)
-            scores = aligned(frame, rows, labels, kind)
-            rankings.append(ranking_replicates(scores, rows, labels, kind=kind, n_resamples=n_resamples, seed=seed))
-            own.append(replicates(rows, labels, n_resamples, seed))
-            if own[-1].n_patients >= N_FOLDS:
-                cut = refit(scores, rows, labels, fit_patients=fit_patients, n_resamples=n_resamples, seed=seed)
-                refitted.append(cut)
-        if not own:
-            found[arm] = None
-            lacking.append(f"{arm}, no answers at {dataset}")
-            continue
-        found[arm] = Sight(seed_mean(rankings), seed_mean(own), seed_mean(refitted) if refitted else None)
-        if not refitted:
-            lacking.append(f"{arm} re-fitted, {own[0].n_patients} patients are fewer than the {N_FOLDS} folds")
-    return View(dataset, found, tuple(lacking))
+            if rows := datasets(predictions).get(dataset, []):
+                labels = evaluated_labels(rows, label_set)
+                scored[arm].append((aligned(frame, rows, labels, kind), rows))
+        rankings = [
+            ranking_replicates(*both, labels, kind=kind, n_resamples=n_resamples, seed=seed) for both in scored[arm]
+        ]
+        own = [replicates(rows, labels, n_resamples, seed) for _, rows in scored[arm]]
+        found[arm] = Sight(seed_mean(rankings), seed_mean(own)) if own else None
+    splits = {
+        (a, b): seed_mean([split_change(x, y, labels, n_resamples, seed) for x, y in _pairs(scored[a], scored[b])])
+        for a, b in combinations(arms, 2)
+        if scored[a] and scored[b]
+    }
+    return View(dataset, found, splits, tuple(f"{arm}, no answers at {dataset}" for arm in arms if not scored[arm]))
+
+
+def _pairs(a: Sequence[ScoredAnswers], b: Sequence[ScoredAnswers]) -> Iterator[tuple[ScoredAnswers, ScoredAnswers]]:
+    """Seed by seed where both arms have as many; else each with each: the mean change is that of the means."""
+    return iter(zip(a, b, strict=True)) if len(a) == len(b) else product(a, b)
 
 
 def _arm_table(dataset: str, figures: Mapping[str, Mapping[str, Interval]]) -> Table:
@@ -151,11 +139,16 @@ def _arm_table(dataset: str, figures: Mapping[str, Mapping[str, Interval]]) -> T
 
 def step_table(view: View) -> Table:
     """One row a pair of arms (earlier before later)."""
-    rows: list[TableRow] = [
-        (f"{a} → {b}", *(interval_cell(figure, "+.3f") for figure in _step(view.arms[a], view.arms[b])))
-        for a, b in combinations(view.arms, 2)
-    ]
-    header = ("step", "change", "ranking", "operating point", "change in AUROC")
+    rows: list[TableRow] = []
+    for a, b in combinations(view.arms, 2):
+        figures: list[Interval | None] = [None] * (len(PARTS) + 1)
+        first, second = view.arms[a], view.arms[b]
+        if first and second:
+            split = view.splits[a, b]
+            figures = [split.percentiles(part) for part in PARTS]
+            figures.append(paired(first.ranking, second.ranking)["macro_auroc"])
+        rows.append((f"{a} → {b}", *(interval_cell(figure, "+.3f") for figure in figures)))
+    header = ("step", "change", "operating point", "ranking", "decoding", "change in AUROC")
     return Table(f"Changes in macro-F1 at {view.dataset}, split", header, rows)
 
 
@@ -175,19 +168,8 @@ def _figures(sight: Sight | None) -> dict[str, Interval]:
     if sight is None:
         return {}
     figures = intervals(sight.ranking)
-    for point, sample in (("own", sight.own), ("refitted", sight.refitted)):
-        for name, figure in intervals(sample).items() if sample else ():
-            if name == "macro_f1" or name.startswith("f1/"):
-                measure, slash, label = name.partition("/")
-                figures[f"{measure}_{point}{slash}{label}"] = figure
+    for name, figure in intervals(sight.own).items():
+        if name == "macro_f1" or name.startswith("f1/"):
+            measure, slash, label = name.partition("/")
+            figures[f"{measure}_own{slash}{label}"] = figure
     return figures
-
-
-def _step(a: Sight | None, b: Sight | None) -> tuple[Interval | None, ...]:
-    """Change, its part by ranking and by operating point, and change in AUROC; None where an arm lacks them."""
-    if a is None or b is None:
-        return (None,) * 4
-    moved = paired(a.ranking, b.ranking)["macro_auroc"]
-    if a.refitted is None or b.refitted is None:
-        return paired(a.own, b.own)["macro_f1"], None, None, moved
-    return (*split_change((a.own, b.own), (a.refitted, b.refitted)), moved)

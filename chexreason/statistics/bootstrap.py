@@ -18,6 +18,7 @@ STATISTICS = ("macro_f1", "macro_f1_supported", "micro_f1", "jaccard", "fail_rat
 PRECISION_RECALL = ("micro_precision", "micro_recall", "macro_precision", "macro_recall")
 _CHUNK = 512  # resamples at a time: the weights [_CHUNK, P] stay in the cache
 _LEVEL = 0.95  # of every interval
+Z = NormalDist().inv_cdf((1 + _LEVEL) / 2)  # of two-sided intervals
 _SAME = 1e-12  # bounds that differ by rounding alone
 _PRIOR = (0.25, 0.5)  # hits and errors added to each label for a lower bound; the other way round for an upper one
 
@@ -153,7 +154,7 @@ def paired(a: Replicates, b: Replicates) -> dict[str, Interval]:
 
 def difference(a: Replicates, b: Replicates) -> Replicates:
     """Every statistic of b minus that of a, on the data and on each common resample; refuses as ``paired``."""
-    _check_paired(a, b)
+    check_paired(a, b)
     return replace(
         a,
         value={name: b.value[name] - a.value[name] for name in a.value},
@@ -162,7 +163,7 @@ def difference(a: Replicates, b: Replicates) -> Replicates:
     )
 
 
-def _check_paired(a: Replicates, b: Replicates) -> None:
+def check_paired(a: Replicates, b: Replicates) -> None:
     """Refuse (ValueError) two samples that are not of the same studies and resampled alike."""
     if a.studies != b.studies:
         only_a, only_b = sorted(set(a.studies) - set(b.studies)), sorted(set(b.studies) - set(a.studies))
@@ -183,7 +184,7 @@ def seed_mean(samples: Sequence[Replicates]) -> Replicates:
     """
     first = samples[0]
     for other in samples[1:]:
-        _check_paired(first, other)
+        check_paired(first, other)
     return replace(
         first,
         value={name: sum(sample.value[name] for sample in samples) / len(samples) for name in first.value},
@@ -238,14 +239,13 @@ def statistics(sums: FloatArray, labels: Sequence[str]) -> dict[str, FloatArray]
     return values | {f"f1/{name}": f1[:, i] for i, name in enumerate(labels)}
 
 
-def wilson(k: int, n: int) -> tuple[float, float]:
+def wilson(k: float, n: int) -> tuple[float, float]:
     """Wilson's (1927) interval of the proportion ``k`` of ``n``; it has a width at 0 and 1 too."""
     if 2 * k > n:
         low, high = wilson(n - k, n)
         return 1 - high, 1 - low
-    z = NormalDist().inv_cdf((1 + _LEVEL) / 2)
-    middle, reach = k + z**2 / 2, z * math.sqrt(k * (n - k) / n + z**2 / 4)
-    return (middle - reach) / (n + z**2), (middle + reach) / (n + z**2)
+    middle, reach = k + Z**2 / 2, Z * math.sqrt(k * (n - k) / n + Z**2 / 4)
+    return (middle - reach) / (n + Z**2), (middle + reach) / (n + Z**2)
 
 
 def percentile_interval(value: float, draws: FloatArray, n_patients: int) -> Interval:

@@ -1,91 +1,164 @@
-"""A change in F1 as two parts: better ranking of the studies, and another operating point (prevalence of answers)."""
+"""An operating point: from which score each label is named, fitted on known studies, applied to scores of one kind."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from chexreason.statistics.bootstrap import Interval, Replicates, difference, replicates
+from chexreason.files import read_sealed, write_sealed
+from chexreason.statistics.cuts import CALIBRATIONS, Target
 from chexreason.statistics.metrics import BoolArray, FloatArray
-from chexreason.statistics.predictions import counts
-from chexreason.statistics.ranking import judged_scores
-from chexreason.types import Prediction
 
-N_FOLDS = 5
-NEVER, ALWAYS = float("inf"), float("-inf")  # thresholds of a label best given to no study, or to every study
+VERSION = 1
+_WAY_OUT = "it was edited or is damaged; run chexreason.cli.calibrate again, which writes it anew"
 
 
-def split_change(own: Sequence[Replicates], refitted: Sequence[Replicates]) -> tuple[Interval, ...]:
-    """The change in macro-F1 from one arm to another, then its part by ranking and its part by the operating point.
+@dataclass(frozen=True)
+class ScoreOrigin:
+    """How label scores came about: by which model and adapters (hashes), to which prompt, with whose reasoning.
 
-    ``own`` are the replicates of the answers of the arm before and of the arm after, ``refitted`` those of ``refit``.
-    The part by ranking is the change between the arms after both get thresholds re-fitted by one rule, so that neither
-    profits from its prevalence of answers. The part by operating point is the rest: the change in what each arm's own
-    answers lose (or gain) against its re-fitted ones. The parts add up exactly in value. Raises ValueError when the
-    arms saw different studies.
+    ``labels`` are in the order of the scores' columns, ``kind`` is that of the scores, ``convention`` says how marks
+    became labels in ``dataset``, ``data_sha256`` of which content.
     """
-    total, ranking = difference(*own), difference(*refitted)
-    return tuple(change.percentiles("macro_f1") for change in (total, ranking, difference(ranking, total)))
+
+    model: str
+    adapters: tuple[str, ...]
+    prompt: str
+    reasoning: str
+    kind: str
+    labels: tuple[str, ...]
+    dataset: str
+    convention: str
+    data_sha256: str
 
 
-def refit(
+@dataclass(frozen=True)
+class OperatingPoint:
+    """The ``cuts`` [L] of labels and all that they stand on; label by label in the order of ``origin.labels``.
+
+    A label is named where score >= cut; its probability is sigmoid(slope * score + bias). ``positives`` and
+    ``negatives`` are those among the studies it was fitted on, ``rare`` the labels that share a shrunken cut. ``ids``
+    are those studies', as SHA-256 of salt and id where there is a ``salt``; ``weights`` how much each counted, empty
+    where all counted alike. Raises ValueError where these do not fit each other or a number is not finite.
+    """
+
+    origin: ScoreOrigin
+    target: str
+    at: float | None
+    calibration: str
+    cuts: tuple[float, ...]
+    slopes: tuple[float, ...]
+    biases: tuple[float, ...]
+    positives: tuple[int, ...]
+    negatives: tuple[int, ...]
+    rare: tuple[str, ...]
+    min_positives: int
+    scores_sha256: str
+    ids: tuple[str, ...]
+    salt: str = ""
+    weights: tuple[float, ...] = ()
+    caveats: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        Target(self.target, self.at)
+        labels = self.origin.labels
+        for name in ("cuts", "slopes", "biases", "positives", "negatives"):
+            values = getattr(self, name)
+            if len(values) != len(labels):
+                raise ValueError(f"an operating point of {len(labels)} labels has {len(values)} {name}: {_WAY_OUT}")
+            for label, value in zip(labels, values, strict=True):
+                if type(value) not in (int, float) or not math.isfinite(value):
+                    raise ValueError(f"{name} of an operating point: {value!r} of '{label}' is no number: {_WAY_OUT}")
+        if self.calibration not in CALIBRATIONS or min(self.slopes) < 0 or not {*self.rare} <= {*labels}:
+            raise ValueError(f"calibration or rare labels of an operating point do not fit its labels: {_WAY_OUT}")
+        if not self.ids or len({*self.ids}) != len(self.ids) or len(self.weights) not in (0, len(self.ids)):
+            raise ValueError(f"an operating point names no studies, or one twice, or other weights: {_WAY_OUT}")
+
+
+def write_point(path: Path, point: OperatingPoint) -> None:
+    """Write it with the hash of its content, atomically."""
+    write_sealed(path, {"version": VERSION, **asdict(point)})
+
+
+def read_point(path: Path) -> OperatingPoint:
+    """The operating point in ``path``; raises ValueError where it is missing, was edited by hand, or does not fit."""
+    row = read_sealed(path, _WAY_OUT, needed=True)
+    if (version := row.pop("version", None)) != VERSION:
+        raise ValueError(f"{path} has version {version!r}, this chexreason reads {VERSION}: {_WAY_OUT}")
+    try:
+        return OperatingPoint(ScoreOrigin(**_tuples(row.pop("origin"))), **_tuples(row))
+    except (TypeError, KeyError, AttributeError) as fault:
+        raise ValueError(f"{path} is no operating point ({fault}): {_WAY_OUT}") from None
+    except ValueError as fault:
+        raise ValueError(f"{path}: {fault}") from None
+
+
+def _tuples(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+
+
+def hashed_ids(study_ids: Iterable[str], salt: str) -> tuple[str, ...]:
+    """The ids as an operating point keeps them; without ``salt`` as they are."""
+    return tuple(hashlib.sha256(f"{salt}:{i}".encode()).hexdigest() if salt else i for i in study_ids)
+
+
+def check_origin(point: OperatingPoint, origin: ScoreOrigin, *, any_convention: bool = False) -> None:
+    """Refuse (ValueError) scores that came about in another way than those that the point was fitted on.
+
+    The data set may be another. Its label convention may not, except with ``any_convention``: then the caller says so.
+    """
+    here = ("convention", "data_sha256") if origin.dataset == point.origin.dataset else ("convention",)
+    free = {"dataset", "convention", "data_sha256"} - {*here} | ({"convention"} if any_convention else set())
+    for name in (field.name for field in fields(ScoreOrigin) if field.name not in free):
+        fitted, given = getattr(point.origin, name), getattr(origin, name)
+        if fitted != given:
+            what = {"labels": "other labels, or another order of them", "data_sha256": "other data of the same name"}
+            what["adapters"] = "other adapters"
+            raise ValueError(
+                f"the operating point was fitted with {what.get(name, f'another {name}')}: {fitted!r}, these scores of "
+                f"'{origin.dataset}' have {given!r}: fit one for them with chexreason.cli.calibrate"
+            )
+
+
+def apply(
+    point: OperatingPoint,
     scores: FloatArray,
-    predictions: Sequence[Prediction],
-    labels: Sequence[str],
+    study_ids: Sequence[str],
+    origin: ScoreOrigin,
     *,
-    fit_patients: int | None = 50,
-    n_resamples: int = 10_000,
-    seed: int = 0,
-) -> Replicates:
-    """An arm's scores [N, L] cut at thresholds fitted on other patients of the same data set; draws as ``replicates``.
+    any_convention: bool = False,
+) -> BoolArray:
+    """The labels [N, L] that the point names, from scores [N, L] of ``origin``.
 
-    Patients are dealt into ``N_FOLDS``; each fold is cut at the thresholds that maximise each label's F1 on at most
-    ``fit_patients`` patients of the other folds (None: all of them): the small labelled sample a new hospital could
-    give. Every draw holds the thresholds as fitted. Folds and samples depend on the patients and the seed alone, so all
-    arms share them. Studies without a judged label are left out.
-    Raises ValueError with fewer patients than folds, and on scores of another shape or not finite.
+    Raises ValueError on scores of another origin (``check_origin``) or shape or not finite, and on a study that the
+    cuts were fitted on: what they attain there is no forecast, so such studies get cross-fitted cuts.
     """
-    scores, predictions = judged_scores(scores, predictions, labels)
-    _, truth, mask = counts(predictions, labels)
-    chosen = np.zeros_like(truth)
-    for inside, fitted_on in _folds([p.patient_id for p in predictions], fit_patients, seed):
-        for i in range(len(labels)):
-            known = fitted_on & mask[:, i]
-            chosen[inside, i] = scores[inside, i] >= best_threshold(scores[known, i], truth[known, i])
-    named = [tuple(np.array(labels)[row].tolist()) for row in chosen & mask]
-    answers = [
-        replace(p, predicted=found, named=found, unknown=(), broken=None)
-        for p, found in zip(predictions, named, strict=True)
-    ]
-    return replicates(answers, labels, n_resamples, seed)
+    check_origin(point, origin, any_convention=any_convention)
+    if scores.shape != (len(study_ids), len(point.cuts)):
+        raise ValueError(f"scores have the shape {list(scores.shape)}; {[len(study_ids), len(point.cuts)]} expected")
+    if len(bad := np.argwhere(~np.isfinite(scores))):
+        (row, column), label = bad[0], point.origin.labels[bad[0][1]]
+        raise ValueError(
+            f"{len(bad)} scores are not finite: the first is {scores[row, column]} of '{label}' in study "
+            f"'{study_ids[row]}'; score this arm anew with restart=true"
+        )
+    known = {*point.ids}
+    if seen := [i for i, kept in zip(study_ids, hashed_ids(study_ids, point.salt), strict=True) if kept in known]:
+        raise ValueError(
+            f"the operating point was fitted on {len(seen)} of these {len(study_ids)} studies, e.g. '{seen[0]}': leave "
+            "them out, or cut them with chexreason.statistics.cuts.cross_fitted"
+        )
+    named: BoolArray = scores >= np.array(point.cuts)
+    return named
 
 
-def best_threshold(scores: FloatArray, truth: BoolArray) -> float:
-    """The cut of scores [N] (label given where score >= cut) with the best F1 on truth [N] (bool).
-
-    Half way between two neighbouring scores; of equal F1 the highest, ``NEVER`` without a positive.
-    """
-    if not truth.any():
-        return NEVER
-    levels, group = np.unique(-scores, return_inverse=True)  # ascending in -score
-    found, given = np.bincount(group, weights=truth).cumsum(), np.bincount(group).cumsum()  # [K] each
-    best = int((2 * found / (given + truth.sum())).argmax())  # the first of equals
-    if best + 1 == len(levels):
-        return ALWAYS
-    return float(-levels[best] - levels[best + 1]) / 2
-
-
-def _folds(patients: Sequence[str], fit_patients: int | None, seed: int) -> list[tuple[BoolArray, BoolArray]]:
-    """(rows of the fold, rows its thresholds are fitted on), bool [N] each; a patient is on one side only."""
-    names = sorted(set(patients))
-    if len(names) < N_FOLDS:
-        raise ValueError(f"{len(names)} patients cannot be dealt into {N_FOLDS} folds; add patients")
-    order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
-    folds = []
-    for k in range(N_FOLDS):
-        inside = set(order[k::N_FOLDS])
-        others = set([name for name in order if name not in inside][:fit_patients])
-        folds.append((np.array([p in inside for p in patients]), np.array([p in others for p in patients])))
-    return folds
+def probabilities(point: OperatingPoint, scores: FloatArray) -> FloatArray:
+    """The calibrated probabilities [N, L] of scores [N, L]; of another hospital they are no more than scores."""
+    p: FloatArray = 1 / (1 + np.exp(-np.clip(np.array(point.slopes) * scores + np.array(point.biases), -500, 500)))
+    return p

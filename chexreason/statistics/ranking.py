@@ -107,14 +107,15 @@ def brier(scores: FloatArray, truth: BoolArray, weights: FloatArray) -> FloatArr
 
 
 def expected_calibration_error(
-    scores: FloatArray, truth: BoolArray, weights: FloatArray, n_bins: int = 10
+    scores: FloatArray, truth: BoolArray, weights: FloatArray, n_bins: int = 10, equal_mass: bool = False
 ) -> FloatArray:
-    """Mean distance [R] of share of positives and mean score over bins of equal width, weighted by their size.
+    """Mean distance [R] of share of positives and mean score over bins of equal width (or mass), weighted by size.
 
     Scores [N] in 0..1, truth [N] (bool), weights [R, N]; a score on an edge belongs to the bin below (Naeini et al.
     2015). It depends on the bins and rises with small samples: compare arms, not studies.
     """
     edges = np.linspace(0, 1, n_bins + 1)[1:-1]
+    edges = np.quantile(scores, edges) if equal_mass else edges
     bins = np.searchsorted(edges, scores)  # [N]
     surplus = np.zeros((n_bins, len(scores)))
     surplus[bins, np.arange(len(scores))] = truth - scores  # [B, N]

@@ -100,9 +100,14 @@ def _length(think: str, words: tuple[int, int]) -> list[Fault]:
 
 
 def _signs(think: str, positive: Iterable[str]) -> list[Fault]:
-    clauses = _any((lexicon.CLAUSE,)).split(think)
-    missing = [label for label in positive if not any(_affirms(clause, label) for clause in clauses)]
+    missing = unmentioned(think, positive)
     return [Fault("sign missing", f"of {', '.join(missing)}")] if missing else []
+
+
+def unmentioned(think: str, labels: Iterable[str]) -> list[str]:
+    """The labels of which the reasoning affirms no sign: it does not mention them, or denies them."""
+    clauses = _any((lexicon.CLAUSE,)).split(_BROKEN_LINE.sub(" ", plain(think)))
+    return [label for label in labels if not any(_affirms(clause, label) for clause in clauses)]
 
 
 def _affirms(clause: str, label: str) -> bool:

@@ -170,7 +170,7 @@ def report(out: Path) -> None:
 
 
 def ranking(out: Path) -> None:
-    few = ("name=run", "arms=[sft]", "table=ranking", "n_resamples=20", "fit_patients=2")
+    few = ("name=run", "arms=[sft]", "table=ranking", "n_resamples=20")
     tables(composed("tables", f"paths.out={out}", *SMALL[:2], *few))
 
 

@@ -14,6 +14,7 @@ from chexreason.labels.catalog import CHEXPERT14, NIH9
 from chexreason.reports.provenance import Origin
 from chexreason.reports.ranking_page import see, step_table, write_ranking
 from chexreason.statistics.predictions import datasets
+from chexreason.statistics.rate_matched import PARTS
 from chexreason.statistics.score_files import score_rows
 from chexreason.types import Prediction
 
@@ -44,7 +45,7 @@ def test_the_page_shows_every_arm_and_every_step_and_how_it_was_made(arms: dict,
     found = see(arms, "phantom_a", CHEXPERT14, kind="log_odds", n_resamples=40)
     assert f" | {found.arms['grpo'].ranking.value['macro_auroc']:.3f} [" in page
     assert page.count("| sft → grpo | +0.") == 2
-    assert "at most 50 other patients" in page
+    assert "| step | change | operating point | ranking | decoding | change in AUROC |" in page
     assert "from 40 resamples" in page
     assert "split test: 40 studies at phantom_a, 40 studies at phantom_b." in page
     assert "Shipped stand-ins, not the models the paper names: tiny_gemma3 for sft." in page
@@ -57,7 +58,7 @@ def test_every_label_is_in_the_csv_with_its_interval(arms: dict, tmp_path: Path)
     found = {(row["arm"], row["dataset"], row["label"], row["measure"]): row for row in lines}
     measures = {"auroc", "average_precision", "brier", "ece"}
     assert {label for _, name, label, m in found if name == "phantom_b" and m in measures} == {*NIH9, "macro"}
-    assert {m for _, _, label, m in found if label == "macro"} == {*measures, "f1_own", "f1_refitted"}
+    assert {m for _, _, label, m in found if label == "macro"} == {*measures, "f1_own"}
     one = found["sft", "phantom_b", NIH9.labels[0], "auroc"]
     assert float(one["low"]) <= float(one["value"]) <= float(one["high"])
     assert (one["scores"], one["status"], one["policy"]) == ("log_odds", "measured", "not recorded")
@@ -83,22 +84,19 @@ def test_an_arm_without_a_set_is_missing_there_and_nowhere_else(arms: dict, tmp_
     arms["sft"] = [scored(datasets(arms["sft"][0][0])["phantom_a"])]
     lines = write(arms, tmp_path)
     page = (tmp_path / "ranking.md").read_text()
-    assert "| sft | — | — | — | — | — | — |" in page
-    assert "| sft → grpo | — | — | — | — |" in page
+    assert "| sft | — | — | — | — | — |" in page
+    assert "| sft → grpo | — | — | — | — | — |" in page
     assert "— missing: sft, no answers at phantom_b." in page
     lost = [row for row in lines if row["status"] == "missing"]
     assert [(row["arm"], row["dataset"], row["value"]) for row in lost] == [("sft", "phantom_b", "")]
     assert "--- missing: sft, no answers" not in (tmp_path / "ranking.tex").read_text().split(r"\end{table}")[0]
 
 
-def test_fewer_patients_than_folds_leave_the_rest(make_arm, tmp_path: Path) -> None:
-    arms = {"sft": [scored(make_arm(0.6, 6))], "grpo": [scored(make_arm(0.8, 6), 1)]}  # three patients a set
-    lines = write(arms, tmp_path)
+def test_the_parts_of_a_step_add_up_over_other_numbers_of_seeds(make_arm) -> None:
+    arms = {"sft": [scored(make_arm(0.6, 40))], "grpo": [scored(make_arm(q, 40), k) for k, q in ((1, 0.8), (2, 0.7))]}
     view = see(arms, "phantom_a", CHEXPERT14, kind="log_odds", n_resamples=40)
-    cells = [str(cell) for cell in step_table(view).rows[0]]
-    assert cells[2:4] == ["—", "—"]
-    assert cells[1].startswith("+0.")
-    assert "sft re-fitted, 3 patients are fewer than the 5 folds" in (tmp_path / "ranking.md").read_text()
-    assert {row["measure"] for row in lines if row["label"] == "macro"} == {
-        "auroc", "average_precision", "brier", "ece", "f1_own"
-    }  # fmt: skip
+    split, own = view.splits["sft", "grpo"], [view.arms[arm].own.value["macro_f1"] for arm in arms]
+    parts = [split.value[part] for part in PARTS]
+    assert parts[0] == pytest.approx(sum(parts[1:]), abs=1e-12)
+    assert parts[0] == pytest.approx(own[1] - own[0], abs=1e-12)
+    assert [str(cell)[0] for cell in step_table(view).rows[0][1:]] == ["+" if p >= 0 else "-" for p in parts] + ["+"]

@@ -1,106 +1,141 @@
+"""The file of an operating point, and everything that it refuses to be applied to."""
+
 from __future__ import annotations
 
+import json
 from dataclasses import replace
-from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from chexreason.statistics.bootstrap import replicates
-from chexreason.statistics.operating_point import ALWAYS, NEVER, best_threshold, refit, split_change
-from chexreason.statistics.predictions import counts
-from chexreason.types import Prediction
+from chexreason.files import write_sealed
+from chexreason.statistics.operating_point import (
+    OperatingPoint,
+    ScoreOrigin,
+    apply,
+    hashed_ids,
+    probabilities,
+    read_point,
+    write_point,
+)
 
 LABELS = ("Edema", "Fracture")
+ORIGIN = ScoreOrigin(
+    "tiny", ("ab12",), "free_reasoning 12", "own", "log_odds", LABELS, "home", "positives_only", "feed"
+)
+POINT = OperatingPoint(
+    ORIGIN, "sensitivity", 0.9, "platt", (0.5, -1.25), (1.0, 0.0), (0.0, -2.0), (12, 3), (88, 97), ("Fracture",), 10,
+    "c0de", hashed_ids(["home:s1", "home:s2"], "salt"), "salt",
+)  # fmt: skip
+SCORES = np.array([[0.5, -2.0], [0.4, 3.0]])
+IDS = ["home:s3", "home:s4"]
 
 
-def _set(n: int = 300, noise: float = 0.5, seed: int = 0) -> tuple[np.ndarray, list[Prediction]]:
-    """Scores that rank by truth plus noise, with the answers of a cut at 0.5; a third of the labels are positive."""
-    truth = np.random.default_rng(1).random((n, 2)) < 0.33
-    scores = truth + noise * np.random.default_rng(seed).standard_normal((n, 2))
-    return scores, _answers(truth, scores > 0.5)
+def test_it_comes_back_and_names_labels_from_its_cut_on(tmp_path: Path) -> None:
+    write_point(tmp_path / "operating_point.json", POINT)
+    again = read_point(tmp_path / "operating_point.json")
+    assert again == POINT
+    assert apply(again, SCORES, IDS, ORIGIN).tolist() == [[True, False], [False, True]]
+    np.testing.assert_allclose(probabilities(again, SCORES)[0], [1 / (1 + np.exp(-0.5)), 1 / (1 + np.exp(2))])
+    assert "home:s1" not in (tmp_path / "operating_point.json").read_text()
+    plain = replace(POINT, ids=("home:s1", "home:s2"), salt="")
+    write_point(tmp_path / "public.json", plain)
+    assert "home:s1" in (tmp_path / "public.json").read_text()
 
 
-def _answers(truth: np.ndarray, given_: np.ndarray) -> list[Prediction]:
-    def named(row: list[bool]) -> tuple[str, ...]:
-        return tuple(label for label, on in zip(LABELS, row, strict=True) if on)
-
-    pairs = zip(truth.tolist(), given_.tolist(), strict=True)
-    return [Prediction(f"s{i}", f"p{i // 2}", "set", "", named(b), named(a), LABELS) for i, (a, b) in enumerate(pairs)]
-
-
-def _f1(truth: np.ndarray, given_: np.ndarray) -> float:
-    return float(2 * (truth & given_).sum() / max(truth.sum() + given_.sum(), 1))
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=15))
-def test_the_threshold_is_the_best_of_all(rows: list[tuple[int, bool]]) -> None:
-    scores, truth = np.array([r[0] / 5 for r in rows]), np.array([r[1] for r in rows])
-    levels = sorted({r[0] / 5 for r in rows})
-    cuts = [ALWAYS, *((a + b) / 2 for a, b in pairwise(levels)), NEVER]
-    found = best_threshold(scores, truth)
-    assert _f1(truth, scores >= found) == pytest.approx(max(_f1(truth, scores >= cut) for cut in cuts))
-    if not truth.any():
-        assert found == NEVER
+def _edited(row: dict, edit: str) -> object:
+    if edit == "cut":
+        row["cuts"][0] = -3.0
+    elif edit == "NaN":
+        row["cuts"][1] = float("nan")
+    elif edit == "text":
+        row["cuts"] = "0.5"
+    elif edit == "no seal":
+        del row["sha256"]
+    elif edit == "ids":
+        row["ids"] = row["ids"][:1]
+    return [] if edit == "list" else row
 
 
-def test_another_operating_point_of_the_same_scores_is_no_change_of_ranking() -> None:
-    scores, rows = _set()
-    _, truth, _ = counts(rows, LABELS)
-    arms = (_answers(truth, scores > 1.2), rows)
-    own = [replicates(answers, LABELS, 200) for answers in arms]
-    total, ranking, point = split_change(own, [refit(scores, answers, LABELS, n_resamples=200) for answers in arms])
-    assert total.low > 0.05
-    assert ranking.value == ranking.low == ranking.high == 0
-    assert point == total
+@pytest.mark.parametrize("edit", ["cut", "NaN", "text", "no seal", "ids", "list", "half"])
+def test_edited_by_hand_it_is_refused_with_the_way_out(tmp_path: Path, edit: str) -> None:
+    path = tmp_path / "operating_point.json"
+    write_point(path, POINT)
+    text = path.read_text()
+    path.write_text(text[: len(text) // 2] if edit == "half" else json.dumps(_edited(json.loads(text), edit)))
+    with pytest.raises(ValueError, match=rf"{path} is damaged: .*run chexreason\.cli\.calibrate again"):
+        read_point(path)
 
 
-def test_better_sight_at_a_fitted_operating_point_is_a_change_of_ranking() -> None:
-    blurred, sharp = _set(noise=0.8), _set(noise=0.25)
-    own = [replicates(rows, LABELS, 200) for _, rows in (blurred, sharp)]
-    total, ranking, point = split_change(own, [refit(*arm, LABELS, n_resamples=200) for arm in (blurred, sharp)])
-    assert ranking.low > 0.05
-    assert total.value == pytest.approx(ranking.value + point.value)
-    assert abs(point.value) < 0.5 * ranking.value
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"cuts": [0.5]}, "of 2 labels has 1 cuts"),
+        ({"slopes": [True, 1.0]}, "slopes of an operating point: True of 'Edema' is no number"),
+        ({"cuts": [0.5, "1"]}, "'1' of 'Fracture' is no number"),
+        ({"target": "accuracy"}, "target=accuracy: choose one of"),
+        ({"ids": []}, "names no studies"),
+        ({"calibration": "isotonic"}, "do not fit its labels"),
+        ({"version": 2}, "has version 2, this chexreason reads 1"),
+        ({"more": 1}, "is no operating point"),
+        ({"origin": {}}, "is no operating point"),
+    ],
+)
+def test_a_sealed_file_that_does_not_fit_is_refused_too(tmp_path: Path, change: dict, words: str) -> None:
+    path = tmp_path / "operating_point.json"
+    write_point(path, POINT)
+    row = json.loads(path.read_text())
+    del row["sha256"]
+    write_sealed(path, row | change)
+    with pytest.raises(ValueError, match=words) as refused:
+        read_point(path)
+    assert str(path) in str(refused.value)
 
 
-def test_a_monotone_change_of_the_scores_changes_no_cut() -> None:
-    scores, rows = _set(100)
-    a, b = (refit(values, rows, LABELS, n_resamples=5) for values in (scores, scores * 3 - 7))
-    assert a.value == b.value
+def test_a_cut_that_is_not_finite_makes_no_operating_point() -> None:
+    for wrong in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"cuts of an operating point: {wrong} of 'Fracture' is no number"):
+            replace(POINT, cuts=(0.5, wrong))
 
 
-def test_no_study_is_cut_at_a_threshold_fitted_on_its_patient() -> None:
-    """The only positive patient's fold has thresholds of patients without a positive: its label is never given."""
-    truth = np.zeros((10, 2), dtype=bool)
-    truth[:2] = True  # two studies of patient p0
-    refitted = refit(truth.astype(float), _answers(truth, truth), LABELS, fit_patients=None, n_resamples=5)
-    assert refitted.value["macro_f1"] == 0
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"adapters": ("ff00",)}, "other adapters: .*ab12.*ff00"),
+        ({"adapters": ()}, "other adapters"),
+        ({"model": "other"}, "another model"),
+        ({"prompt": "only_label 12"}, "another prompt"),
+        ({"reasoning": "none"}, "another reasoning"),
+        ({"kind": "frequency"}, "another kind"),
+        ({"labels": LABELS[::-1]}, "other labels, or another order of them"),
+        ({"convention": "ignore"}, "another convention: 'positives_only', these scores of 'home' have 'ignore'"),
+        ({"data_sha256": "beef"}, "other data of the same name"),
+        ({"dataset": "away", "convention": "ignore"}, "another convention"),
+    ],
+)
+def test_scores_of_another_origin_are_refused(change: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words) as refused:
+        apply(POINT, SCORES, IDS, replace(ORIGIN, **change))
+    assert "calibrate" in str(refused.value)
 
 
-def test_scores_that_mean_nothing_do_not_beat_answering_every_label() -> None:
-    truth = np.random.default_rng(1).random((200, 2)) < 0.33
-    scores = np.random.default_rng(2).random((200, 2))
-    refitted = refit(scores, _answers(truth, truth), LABELS, n_resamples=5)
-    p = truth.mean(axis=0)
-    assert refitted.value["macro_f1"] <= float((2 * p / (1 + p)).mean()) + 0.03
+def test_another_hospital_is_none_of_these_and_its_convention_goes_only_where_it_is_said() -> None:
+    away = replace(ORIGIN, dataset="away", data_sha256="beef")
+    assert apply(POINT, SCORES, IDS, away).any()
+    assert apply(POINT, SCORES, IDS, replace(away, convention="ignore"), any_convention=True).any()
 
 
-def test_an_unreadable_answer_still_has_scores() -> None:
-    scores, rows = _set(60)
-    broken = [replace(p, predicted=(), broken="no_solution") for p in rows]
-    a, b = (refit(scores, answers, LABELS, n_resamples=5) for answers in (broken, rows))
-    assert a.value["fail_rate"] == 0
-    assert a.value == b.value
-
-
-def test_other_studies_and_too_few_patients_are_refused() -> None:
-    scores, rows = _set(60)
-    refitted = [refit(scores[k:], rows[k:], LABELS, n_resamples=5) for k in (0, 2)]
-    with pytest.raises(ValueError, match="different studies"):
-        split_change(refitted, refitted)
-    with pytest.raises(ValueError, match="2 patients cannot be dealt into 5 folds"):
-        refit(scores[:4], rows[:4], LABELS)
+def test_scores_that_cannot_be_cut_and_studies_that_set_the_cut_are_refused() -> None:
+    for wrong in (np.nan, np.inf):
+        scores = SCORES.copy()
+        scores[1, 1] = wrong
+        with pytest.raises(
+            ValueError, match=f"1 scores are not finite: the first is {wrong} of 'Fracture' in study 'home:s4'"
+        ):
+            apply(POINT, scores, IDS, ORIGIN)
+    with pytest.raises(ValueError, match=r"shape \[1, 2\]; \[2, 2\] expected"):
+        apply(POINT, SCORES[:1], IDS, ORIGIN)
+    for point in (POINT, replace(POINT, ids=("home:s1", "home:s2"), salt="")):
+        with pytest.raises(ValueError, match=r"fitted on 1 of these 2 studies, e\.g\. 'home:s2': .*cross_fitted"):
+            apply(point, SCORES, ["home:s3", "home:s2"], ORIGIN)

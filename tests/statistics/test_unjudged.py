@@ -26,9 +26,9 @@ from chexreason.rewards.nuanced import NuancedReward
 from chexreason.statistics.bootstrap import intervals, patient_totals, replicates
 from chexreason.statistics.comparable import basis, set_facts
 from chexreason.statistics.metrics import confusion, label_f1
-from chexreason.statistics.operating_point import refit
 from chexreason.statistics.predictions import counts
 from chexreason.statistics.ranking import ranking_replicates
+from chexreason.statistics.rate_matched import split_change
 from chexreason.statistics.transfer import transfer_report
 from chexreason.statistics.trivial import trivial_rows
 from chexreason.training.callbacks.label_f1 import LabelF1
@@ -93,7 +93,7 @@ FIGURES = {
     "metrics": _label_f1,
     "trivial": _trivial,
     "ranking": lambda rows: intervals(ranking_replicates(_scores(rows), rows, LABELS, n_resamples=20)),
-    "re-fitted": lambda rows: intervals(refit(_scores(rows), rows, LABELS, n_resamples=20)),
+    "split": lambda rows: intervals(split_change((_scores(rows), rows), (-_scores(rows), rows), LABELS, 20)),
     "cases": lambda rows: choose_cases({"a": rows}, 100),
 }
 

@@ -53,7 +53,7 @@ def test_a_patient_with_many_studies_is_not_most_of_what_is_held_back(studies, o
 
 
 def test_what_cannot_be_held_back_is_refused(studies):
-    with pytest.raises(ValueError, match=r"holdout=0\.1 of 3 studies of 1 patients leaves none to train on.*holdout=0"):
+    with pytest.raises(ValueError, match=r"holdout=0\.1 of 3 studies of 1 patients leaves no other patient.*holdout=0"):
         hold_back(visits(studies, 1, 3), 0.1, 0)
     for share in (-0.1, 1.0, 10):
         with pytest.raises(ValueError, match=f"phase.holdout={share} is a share"):

@@ -1,0 +1,160 @@
+"""Fit an arm's operating point: ``python -m chexreason.cli.calibrate name=demo arm=sft data=phantom``."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from chexreason import runs
+from chexreason.cli import command
+from chexreason.files import file_sha256, finite, value_sha256, write_json, write_text
+
+if TYPE_CHECKING:
+    from chexreason.reports.point_card import Judged
+    from chexreason.statistics.operating_point import OperatingPoint
+
+log = logging.getLogger(__name__)
+
+
+def calibrate_arm(cfg: DictConfig) -> tuple[OperatingPoint, dict[str, Any]]:
+    """The operating point of an arm and its card, written to ``<run_dir>``.
+
+    Raises ValueError on studies of another split than val, on a target that is none, on scores of other answers, and
+    where no label has a positive.
+    """
+    from chexreason.build.data import build_labels, public_sets
+    from chexreason.reports.point_card import card_page, point_card
+    from chexreason.statistics import cuts
+    from chexreason.statistics.operating_point import OperatingPoint, hashed_ids, write_point
+    from chexreason.statistics.predictions import counts
+
+    target = cuts.Target(cfg.target, cfg.at)
+    labels, home = build_labels(cfg).labels, cfg.data.home
+    tuning = _judged(cfg, Path(cfg.tuning), "val")
+    if home not in tuning:
+        raise ValueError(f"{cfg.tuning} has no studies of data.home={home}; it has: {', '.join(tuning)}")
+    fitted, caveats = _unseen(cfg, tuning[home])
+    _, truth, mask = counts(fitted.predictions, labels)
+    few = cfg.min_positives
+    slopes, biases = cuts.calibrate(fitted.scores, truth, mask, cfg.calibration, few)
+    rule = partial(cuts.fit_cuts, target=target, min_positives=few)
+    found = rule(fitted.scores, truth, mask, [p.patient_id for p in fitted.predictions])
+    salt = "" if home in public_sets(cfg) else value_sha256([fitted.origin.data_sha256, fitted.sha256])
+    point = OperatingPoint(
+        origin=fitted.origin,
+        target=target.name,
+        at=target.at,
+        calibration=cfg.calibration,
+        cuts=tuple(found.tolist()),
+        slopes=tuple(slopes.tolist()),
+        biases=tuple(biases.tolist()),
+        positives=tuple((truth & mask).sum(axis=0).tolist()),
+        negatives=tuple((mask & ~truth).sum(axis=0).tolist()),
+        rare=tuple(x for x, on in zip(labels, cuts.rare_labels(truth, mask, few), strict=True) if on),
+        min_positives=few,
+        scores_sha256=fitted.sha256,
+        ids=hashed_ids((p.study_id for p in fitted.predictions), salt),
+        salt=salt,
+        caveats=tuple(caveats),
+    )
+    others = _judged(cfg, Path(cfg.transport)) if cfg.transport is not None else {}
+    how = {"n_permutations": cfg.n_permutations, "n_resamples": cfg.n_resamples, "seed": cfg.seed}
+    card = point_card(point, rule, fitted, others, **how)
+    folder = Path(cfg.run_dir)
+    write_point(folder / "operating_point.json", point)
+    write_json(folder / "card.json", finite(card))
+    parts = [part if isinstance(part, str) else part.markdown() for part in card_page(point, card)]
+    write_text(folder / "card.md", "\n\n".join(parts) + "\n")
+    return point, card
+
+
+def _judged(cfg: DictConfig, root: Path, split: str | None = None) -> dict[str, Judged]:
+    """The scored answers of the arm in the study ``root`` by data set; with ``split``, of studies in that one alone."""
+    from chexreason.build.data import build_labels, load_studies
+    from chexreason.cli.tables import made_scores
+    from chexreason.parsing import parse
+    from chexreason.reports.point_card import Judged
+    from chexreason.statistics.operating_point import ScoreOrigin
+    from chexreason.statistics.predictions import datasets, read_predictions
+    from chexreason.statistics.ranking import judged_scores
+    from chexreason.statistics.score_files import aligned
+
+    answered, scored = root / "eval" / cfg.arm, root / "scores" / cfg.arm
+    if split is None and not runs.is_done(scored):
+        log.info("no finished scores in %s: the point is applied to no other studies", scored)
+        return {}
+    for folder, verb in ((answered, "evaluate"), (scored, "scores")):
+        if not runs.is_done(folder):
+            raise FileNotFoundError(
+                f"{folder} is not there or not DONE: python -m chexreason.cli.{verb} name={root.name} arm={cfg.arm} "
+                f"first, with paths.out={root.parent}" + (f" split={split}" if split else "")
+            )
+        runs.read_done(folder)
+    frame, kept, label_set = made_scores(scored, answered), runs.stored_config(scored), build_labels(cfg)
+    found = {}
+    for name, rows in datasets(read_predictions(answered / runs.PREDICTIONS)).items():
+        studies = {s.study_id: s for s in load_studies(cfg, name, (split or kept["split"],), label_set)}
+        if lost := [p.study_id for p in rows if p.study_id not in studies]:
+            raise ValueError(
+                f"{len(lost)} studies in {answered} are not in split {split or kept['split']} of {name}, "
+                f"e.g. '{lost[0]}' (answered with split={kept['split']}): cuts are fitted on validation studies, never "
+                "on test or training ones; answer and score split=val, and say tuning=FOLDER"
+            )
+        scores, judged = judged_scores(aligned(frame, rows, label_set.labels, cfg.scores), rows, label_set.labels)
+        origin = ScoreOrigin(
+            model=str(kept["model"]["source"]),
+            adapters=tuple(kept.get(runs.ADAPTERS) or kept["adapters"]),
+            prompt=f"{kept['prompt']['name']} {value_sha256(kept['prompt'])[:16]}",
+            reasoning=str(kept.get("reasoning", "own")),
+            kind=cfg.scores,
+            labels=label_set.labels,
+            dataset=name,
+            convention=rows[0].policy,
+            data_sha256=rows[0].data_sha256,
+        )
+        grammar = kept["prompt"]["grammar"]
+        facts: list[dict[str, object]] = []
+        for p in judged:
+            study, think = studies[p.study_id], parse(p.text, label_set, grammar).think
+            facts.append({"view": study.view, "age": study.age, "sex": study.sex, "think": think})
+        sha256 = file_sha256(scored / runs.SCORES)
+        found[name] = Judged(scores, judged, origin, facts, sha256, tuple(kept["adapters"]))
+    return found
+
+
+def _unseen(cfg: DictConfig, tuning: Judged) -> tuple[Judged, list[str]]:
+    """The studies that did not choose the checkpoint; where all of them did, all, with the caveat."""
+    from chexreason.build.data import build_labels, choosing
+    from chexreason.cli.tables import chosen_share
+
+    home = tuning.origin.dataset
+    shares = [share for folder in tuning.adapters if (share := chosen_share(Path(folder), home)) is not None]
+    if not shares:
+        return tuning, []
+    kept = {s.study_id for s in choosing(cfg, home, build_labels(cfg), min(shares))[1]}
+    if min(shares) and (rows := [i for i, p in enumerate(tuning.predictions) if p.study_id in kept]):
+        return tuning.of(rows), []
+    return tuning, [
+        f"validation studies of {home} chose this arm's checkpoint: figures on them are optimistic, also the "
+        "cross-validated ones; train with phase.tuning=0.5 to keep half of their patients from it"
+    ]
+
+
+@command(runs.RunError)
+def main(cfg: DictConfig) -> None:
+    """Fit the point, write it with its card, and print the card."""
+    from chexreason.reports.point_card import card_page
+
+    console = Console(width=80)
+    for part in card_page(*calibrate_arm(cfg)):
+        console.print(part if isinstance(part, str) else part.terminal(), markup=False, highlight=False)
+    log.info("written to %s", cfg.run_dir)
+
+
+if __name__ == "__main__":
+    main()
