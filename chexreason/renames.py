@@ -32,7 +32,7 @@ ADDED |= {"data.sets.phantom_b.source.dose": 1.0}
 ADDED |= dict.fromkeys(("data.label_list", "data.sets.phantom_a.label_list", "data.sets.phantom_b.label_list"))
 # Those of `prepare` for a csv without a data config.
 ADDED |= dict.fromkeys(("table", "root", "policy", "split", "split_column", "vendor", "path_column", "patient_column"))
-ADDED |= dict.fromkeys(("label_columns", "view_column", "age_column", "sex_column"))
+ADDED |= dict.fromkeys(("images", "label_columns", "view_column", "age_column", "sex_column"))
 SHIFTS_OF = ("data.shift", "data.sets.phantom_b.source.shift")  # their value "labels" is now called "annotation"
 REMOVED: dict[str, str] = {"rollout.adapters": "the policy hands its earlier adapters over itself; leave it out"}
 # Settings that may change between a run and its continuation: they do not change what is computed.

@@ -54,7 +54,8 @@ def evaluate(cfg: DictConfig) -> list[Prediction]:
             way_out = f"evaluate the others with 'data.test=[{others}]'" if others else "choose another split="
             raise ValueError(f"no study of {', '.join(missing)} is in split={cfg.split}: {way_out}")
         label_set = build_labels(cfg)
-        studies = {name: load_studies(cfg, name, (cfg.split,), label_set, limit=cfg.limit) for name in cfg.data.test}
+        told = {"limit": cfg.limit, "unlabelled": True}
+        studies = {name: load_studies(cfg, name, (cfg.split,), label_set, **told) for name in cfg.data.test}
         policy, prompt, answer_format = ready(cfg)
         found: list[Prediction] = []
 
@@ -129,14 +130,14 @@ def in_batches(
 
 
 def score_sets(found: list[Prediction], label_set: LabelSet) -> dict[str, dict[str, float]]:
-    """Averages, fail rate, rates of answers in other words and per-label F1 of each data set."""
+    """Averages, fail rate, rates of answers in other words and per-label F1 of each data set that has labels."""
     import numpy as np
 
     from chexreason.statistics import predictions
     from chexreason.statistics.metrics import confusion, label_f1
 
     scores = {}
-    for name, rows in predictions.datasets(found).items():
+    for name, rows in predictions.datasets(predictions.labelled_sets(found)).items():
         pred, truth, mask = predictions.counts(rows, label_set.labels)
         failed = np.array([row.broken is not None for row in rows], dtype=bool)
         scores[name] = label_f1(confusion(pred, truth, mask), mask, failed, label_set.labels)
@@ -151,9 +152,9 @@ def main(cfg: DictConfig) -> None:
     """Evaluate, print the headline figures of each set, and give all of them to the loggers; also of a DONE run."""
     from chexreason.build.data import build_labels
     from chexreason.statistics.comparable import UNRECORDED, basis, set_facts
-    from chexreason.statistics.predictions import VOCABULARY
+    from chexreason.statistics.predictions import VOCABULARY, labelled_sets
 
-    found, label_set = evaluate(cfg), build_labels(cfg)
+    found, label_set = labelled_sets(evaluate(cfg)), build_labels(cfg)
     facts, scores = set_facts({cfg.arm: found}, label_set), score_sets(found, label_set)
     for name, values in scores.items():
         shown = [f"{k} {values[k]:.3f}" for k in ("macro_f1", "macro_f1_supported", "micro_f1", "fail_rate")]
