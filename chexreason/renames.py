@@ -28,9 +28,13 @@ MOVED = {
 RENAMED: dict[str, str] = {}
 ADDED: dict[str, Any] = {"phase.holdout": 0, "phase.tuning": 0, "model.family": None}
 ADDED["data.sets.mimic.select.test_split"] = None
+# Those of the phantoms.
+ADDED |= {"data.sets.phantom_b.source.dose": 1.0}
+ADDED |= dict.fromkeys(("data.label_list", "data.sets.phantom_a.label_list", "data.sets.phantom_b.label_list"))
 # Those of `prepare` for a csv without a data config.
 ADDED |= dict.fromkeys(("table", "root", "policy", "split", "split_column", "vendor", "path_column", "patient_column"))
-ADDED |= dict.fromkeys(("label_columns", "view_column", "age_column", "sex_column"))
+ADDED |= dict.fromkeys(("images", "label_columns", "view_column", "age_column", "sex_column"))
+SHIFTS_OF = ("data.shift", "data.sets.phantom_b.source.shift")  # their value "labels" is now called "annotation"
 REMOVED: dict[str, str] = {"rollout.adapters": "the policy hands its earlier adapters over itself; leave it out"}
 # Settings that may change between a run and its continuation: they do not change what is computed.
 FREE = ("paths", "logger", "callbacks.progress", "run_dir", "num_workers", "restart", "requeue")
@@ -51,7 +55,7 @@ def current(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Stored settings (dotted key to value) in today's names: moved targets, renamed, added and removed keys."""
     named = {RENAMED.get(key, key): value for key, value in settings.items() if key not in REMOVED}
     moved = {key: MOVED.get(value, value) if isinstance(value, str) else value for key, value in named.items()}
-    return ADDED | moved
+    return ADDED | {key: "annotation" if key in SHIFTS_OF and moved[key] == "labels" else moved[key] for key in moved}
 
 
 def as_before(key: str, value: Any) -> bool:

@@ -14,6 +14,7 @@ from chexreason.data.leakage import EVALUATION, TRAIN
 from chexreason.data.manifest import Manifest, content_hash
 from chexreason.data.prepare import POOL
 from chexreason.data.prevalence import pool_counts
+from chexreason.data.sources.film_folder import OWN_PATIENT
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.schema import LabelSet
 from chexreason.labels.uncertainty import LabelPolicy, resolve
@@ -81,6 +82,7 @@ def set_figures(manifest: Manifest, policy: LabelPolicy, label_list: LabelSet | 
         "repeated_images": int(images.duplicated().sum()) if len(images) else None,  # None: nobody read the images
         "blank": len(blank),
         "blank_at": blank["study_id"].tolist()[:_NAMED],
+        "own_patients": int(frame["patient_id"].str.contains(f":{OWN_PATIENT}").sum()),
         "transparent": manifest.provenance.get("transparent", 0),  # an earlier version did not count them
         "policy": asdict(policy),
         "label_list": None if label_list is None else label_list.name,

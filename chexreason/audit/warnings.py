@@ -28,7 +28,7 @@ def worries(figures: AuditFigures) -> list[dict[str, str]]:
 
     found = [
         *_leaks(figures),
-        *of_sets(_few_positives, _unscored, _prevalence, _never_judged, _ages, _views),
+        *of_sets(_own_patients, _few_positives, _unscored, _prevalence, _never_judged, _ages, _views),
         *_disagreement(figures),
         *of_sets(_consistency, _policy, _rare_in_training),
     ]
@@ -53,6 +53,12 @@ def _leaks(figures: AuditFigures) -> Iterator[Worry]:
     unseen = [name for name, own in figures["sets"].items() if own["missing"]["sha256"] == own["images"]]
     if unseen:
         yield "note", f"Images of {', '.join(unseen)} were not looked at: leakage was searched by patient alone."
+
+
+def _own_patients(figures: AuditFigures, name: str, own: AuditFigures) -> Iterator[Worry]:
+    if n := own.get("own_patients"):  # an earlier version did not count them
+        text = f"the patient of {n:,} of {own['images']:,} films is unknown, so each counts as a patient of its own"
+        yield "warn", f"{name}: {text}. Intervals and p-values are too narrow where a patient has several films."
 
 
 def _few_positives(figures: AuditFigures, name: str, own: AuditFigures) -> Iterator[Worry]:

@@ -125,17 +125,25 @@ def _read(path: Path, modified: int) -> manifests.Manifest:
 
 
 def load_studies(
-    cfg: DictConfig, name: str, splits: Sequence[str], label_set: LabelSet, *, limit: int | None = None
+    cfg: DictConfig,
+    name: str,
+    splits: Sequence[str],
+    label_set: LabelSet,
+    *,
+    limit: int | None = None,
+    unlabelled: bool = False,
 ) -> list[Study]:
     """The studies of one prepared set, masked outside its ``label_list``, or ``limit`` of them by ``cfg.seed``.
 
     Raises KeyError for a set the data config does not have, or a label list that does not exist, and ValueError where
-    no study has a judged label.
+    no study has a judged label; not if ``unlabelled`` sets may be read and this is one: without a mark in any row.
     """
     policy, listed = set_policy(cfg, name), cfg.data.sets[name].get("label_list")
     found = restrict(manifests.studies(load_manifest(cfg, name), label_set, policy, splits), label_set, listed)
     found = found if limit is None else subset(found, limit, cfg.seed)
-    if not any(any(study.mask) for study in found):
+    if unlabelled and load_manifest(cfg, name).frame[list(CHEXPERT14)].isna().all(axis=None):
+        log.warning("'%s' has no labels: answers to it are kept, and no figure is computed of them", name)
+    elif not any(any(study.mask) for study in found):
         raise ValueError(
             f"none of the {len(found)} studies of '{name}' in {', '.join(splits)} has a judged label (policy "
             f"{policy.declared}, label_list {listed}, limit {limit}): no answer to them can be scored; change "

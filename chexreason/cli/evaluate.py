@@ -63,7 +63,8 @@ def evaluate(cfg: DictConfig) -> list[Prediction]:
             way_out = f"evaluate the others with 'data.test=[{others}]'" if others else "choose another split="
             raise ValueError(f"no study of {', '.join(missing)} is in split={cfg.split}: {way_out}")
         label_set = build_labels(cfg)
-        studies = {name: load_studies(cfg, name, (cfg.split,), label_set, limit=cfg.limit) for name in cfg.data.test}
+        told = {"limit": cfg.limit, "unlabelled": True}
+        studies = {name: load_studies(cfg, name, (cfg.split,), label_set, **told) for name in cfg.data.test}
         policy, prompt, answer_format = ready(cfg)
         found: list[Prediction] = []
 
@@ -138,14 +139,14 @@ def in_batches(
 
 
 def score_sets(found: list[Prediction], label_set: LabelSet) -> dict[str, dict[str, float]]:
-    """Averages, fail rate, rates of answers in other words and per-label F1 of each data set."""
+    """Averages, fail rate, rates of answers in other words and per-label F1 of each data set that has labels."""
     import numpy as np
 
     from chexreason.statistics import predictions
     from chexreason.statistics.metrics import confusion, label_f1
 
     scores = {}
-    for name, rows in predictions.datasets(found).items():
+    for name, rows in predictions.datasets(predictions.labelled_sets(found)).items():
         pred, truth, mask = predictions.counts(rows, label_set.labels)
         failed = np.array([row.broken is not None for row in rows], dtype=bool)
         scores[name] = label_f1(confusion(pred, truth, mask), mask, failed, label_set.labels)
@@ -163,8 +164,9 @@ def main(cfg: DictConfig) -> None:
     from chexreason.build.data import build_labels
     from chexreason.reports.tables import Table
     from chexreason.statistics.comparable import UNRECORDED, basis, set_facts
+    from chexreason.statistics.predictions import labelled_sets
 
-    found, label_set = evaluate(cfg), build_labels(cfg)
+    found, label_set = labelled_sets(evaluate(cfg)), build_labels(cfg)
     scores = score_sets(found, label_set)
     shown = {name: [values[figure] for figure in _HEADLINE] for name, values in scores.items()}
     rows = [
@@ -172,7 +174,8 @@ def main(cfg: DictConfig) -> None:
         for name, values in shown.items()
     ]
     table = Table(f"{cfg.arm}, {cfg.split}", ("", *_HEADLINE.values()), rows)
-    Console().print(table.terminal())
+    if rows:
+        Console().print(table.terminal())
     log.info("%s", basis(set_facts({cfg.arm: found}, label_set)))
     if cfg.get("logger"):
         from chexreason.build.training import log_scores

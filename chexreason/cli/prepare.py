@@ -51,24 +51,33 @@ def prepare(cfg: DictConfig) -> dict[str, Manifest]:
 
 
 def take_table(cfg: DictConfig) -> str:
-    """Make ``cfg.data`` the data config of ``table=`` and its options; returns its text, "" without a table.
+    """Make ``cfg.data`` the data config of ``table=`` or ``images=``; returns its text, "" without either.
 
-    Raises ValueError on the options alone, beside data=, or with a name that a data config has.
+    Broken films of a folder are set aside unless ``on_error=stop`` is said. Raises ValueError on the options alone,
+    beside data=, or with a name that a data config has.
     """
     given = {key: cfg[key] for key in ("root", "policy", *OF_A_TABLE) if cfg[key] is not None}
-    if cfg.table is None:
+    if cfg.images is not None and (alien := [*given.keys() - {"vendor"}, *["table"] * (cfg.table is not None)]):
+        raise ValueError(f"images= is a folder of films without labels: {', '.join(alien)} belongs to a csv")
+    if cfg.table is None and cfg.images is None:
         if given:
             raise ValueError(f"{', '.join(given)} belongs to table=; for data= see data.sets.<set>")
         return ""
-    csv, policy = Path(cfg.table).absolute(), given.pop("policy", "ignore")
-    stem = re.sub(r"\W+", "_", csv.name.partition(".")[0])
+    verb = "table" if cfg.images is None else "images"
+    csv, policy = Path(cfg[verb]).absolute(), given.pop("policy", "ignore")
+    stem = re.sub(r"\W+", "_", csv.name.partition(".")[0] if verb == "table" else csv.name)
     name = stem if OmegaConf.is_interpolation(cfg, "name") else cfg.name
     if name in choices("data"):
-        raise ValueError(f"there is a data config '{name}': say data={name}, or give the table another name=")
-    if words := [word for word in HydraConfig.get().overrides.task if re.match(r"[+~]*data[.=]", word)]:
-        raise ValueError(f"table= is a data config of its own: leave {' '.join(words)} out, or table=")
-    given["root"] = str(Path(given.get("root", csv.parent)).absolute())
-    source = {"_target_": "chexreason.data.sources.table.TableSource", "name": name, "csv": str(csv), **given}
+        raise ValueError(f"there is a data config '{name}': say data={name}, or give the {verb} another name=")
+    told = HydraConfig.get().overrides.task
+    if words := [word for word in told if re.match(r"[+~]*data[.=]", word)]:
+        raise ValueError(f"{verb}= is a data config of its own: leave {' '.join(words)} out, or {verb}=")
+    if verb == "images":
+        source = {"_target_": "chexreason.data.sources.film_folder.FilmFolder", "root": str(csv), "name": name, **given}
+        cfg.on_error = cfg.on_error if "on_error=stop" in told else "quarantine"
+    else:
+        given["root"] = str(Path(given.get("root", csv.parent)).absolute())
+        source = {"_target_": "chexreason.data.sources.table.TableSource", "name": name, "csv": str(csv), **given}
     with open_dict(cfg):
         cfg.data = {"name": name, "sets": {name: {"public": False, "policy": policy, "source": source}}}
         if given.get("split", "test") == "test" and "split_column" not in given:
@@ -76,7 +85,7 @@ def take_table(cfg: DictConfig) -> str:
     from chexreason.build.data_config import complete_data
 
     complete_data(cfg)
-    return f"# {csv.name}: python -m chexreason.cli.prepare data={name}\n" + OmegaConf.to_yaml(cfg.data)
+    return f"# {csv.name or name}: python -m chexreason.cli.prepare data={name}\n" + OmegaConf.to_yaml(cfg.data)
 
 
 def audit(cfg: DictConfig, prepared: Mapping[str, Manifest], leaks: Sequence[Leak]) -> None:

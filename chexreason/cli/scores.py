@@ -76,7 +76,8 @@ def _studies(cfg: DictConfig, name: str, found: Sequence[Prediction], label_set:
     """The studies that were predicted, in that order."""
     from chexreason.build.data import load_studies
 
-    known = {study.study_id: study for study in load_studies(cfg, name, (cfg.split,), label_set)}
+    studies = load_studies(cfg, name, (cfg.split,), label_set, unlabelled=True)
+    known = {study.study_id: study for study in studies}
     if lost := [p.study_id for p in found if p.study_id not in known]:
         raise KeyError(
             f"{len(lost)} predicted studies are not in {name}/{cfg.split}, e.g. {lost[0]}: "

@@ -146,7 +146,8 @@ def _looked_at(
     if bad:
         table = pd.DataFrame({"path": [str(fact.path) for fact in bad], "reason": [fact.reason for fact in bad]})
         write_text(folder / QUARANTINE_NAME, table.to_csv(index=False))
-        log.warning("%s: %d of %d images moved to %s", name, len(bad), len(frame), folder / QUARANTINE_NAME)
+        told = (name, len(bad), len(frame), folder / QUARANTINE_NAME, _faults(bad))
+        log.warning("%s: %d of %d images moved to %s:\n%s", *told)
     blank = [fact.path for fact in facts if not fact.reason and not fact.phash]
     clear = [fact.path for fact in facts if fact.transparent]
     for what, paths in (("blank", blank), ("transparent, which is left out", clear)):

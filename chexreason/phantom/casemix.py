@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from chexreason.phantom.patient import Patient
@@ -35,17 +37,26 @@ _NAMES = tuple(PROCESSES)
 _RATES = np.array([rate for rate, _ in PROCESSES.values()])
 HEALTHY = 0.24  # chance of a visit without a new disease process, at average frailty
 CHRONIC_HEART = 1.25  # patients above this latent always come with a big heart
+NEW_DISEASE = "new disease"  # in a case mix: the odds of any new process
 
 
-def sample_findings(rng: np.random.Generator, patient: Patient) -> tuple[Sign, ...]:
-    """Findings of one visit, one sign a label, in label order; depends on no hospital."""
+def sample_findings(
+    rng: np.random.Generator, patient: Patient, case_mix: Mapping[str, float] | None = None
+) -> tuple[Sign, ...]:
+    """Findings of one visit, one sign a label, in label order.
+
+    ``case_mix`` says how many times as frequent a process of ``PROCESSES`` is, or how many times the odds of
+    ``NEW_DISEASE`` are; what it leaves out is as frequent as here.
+    """
+    mix = case_mix or {}
+    rates = _RATES * np.array([mix.get(name, 1.0) for name in _NAMES])
     illness = 0.75 * patient.frailty + 0.66 * float(rng.standard_normal())
     found: dict[str, Sign] = {}
     if patient.heart > CHRONIC_HEART:
         _add(found, "Cardiomegaly", "", min(1.0, 0.35 + 0.4 * (patient.heart - CHRONIC_HEART)))
-    if rng.random() > _healthy(illness):
+    if rng.random() > _healthy(illness, mix.get(NEW_DISEASE, 1.0)):
         n_processes = 1 + int(rng.random() < 0.42 + 0.12 * illness) + int(rng.random() < 0.12)
-        for name in rng.choice(_NAMES, size=n_processes, replace=False, p=_RATES / _RATES.sum()):
+        for name in rng.choice(_NAMES, size=n_processes, replace=False, p=rates / rates.sum()):
             _act(rng, found, str(name), illness)
     burden = len(found)
     if rng.random() < 0.08 + 0.11 * burden + 0.05 * max(illness, 0.0):
@@ -53,8 +64,9 @@ def sample_findings(rng: np.random.Generator, patient: Patient) -> tuple[Sign, .
     return tuple(found[label] for label in sorted(found))
 
 
-def _healthy(illness: float) -> float:
-    return float(np.clip(HEALTHY - 0.14 * illness, 0.02, 0.75))
+def _healthy(illness: float, odds: float) -> float:
+    healthy = float(np.clip(HEALTHY - 0.14 * illness, 0.02, 0.75))
+    return healthy / (healthy + odds * (1.0 - healthy))
 
 
 def _act(rng: np.random.Generator, found: dict[str, Sign], process: str, illness: float) -> None:

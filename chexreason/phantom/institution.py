@@ -1,13 +1,15 @@
-"""Two hospitals: how each exposes its films, and how each turns what is in them into labels."""
+"""Two hospitals: whom each sees, how each exposes its films, and how each turns what is in them into labels."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 
 from chexreason.labels.catalog import CHEXPERT14, NIH9
+from chexreason.phantom.casemix import NEW_DISEASE
 from chexreason.phantom.patient import PhantomStudy
 
 
@@ -47,11 +49,12 @@ class Labelling:
 
 @dataclass(frozen=True)
 class Institution:
-    """A hospital: its name, its films, its labels."""
+    """A hospital: its name, its films, its labels, and which diseases it sees (see ``sample_findings``)."""
 
     name: str
     rendering: Rendering
     labelling: Labelling
+    case_mix: Mapping[str, float] = field(default_factory=dict)
 
 
 RENDERING_A = Rendering()
@@ -72,21 +75,48 @@ INSTITUTIONS = {
     "a": Institution("a", RENDERING_A, LABELLING_A),
     "b": Institution("b", RENDERING_B, LABELLING_B),
 }
-SHIFTS = ("both", "pixels", "labels", "none")
+# A hospital that sees other diseases: more hearts and trauma, fewer infections and nodules, more healthy visitors.
+CASE_MIX_B = {NEW_DISEASE: 0.45, "heart failure": 2.2, "big heart": 2.0, "infection": 0.4, "nodule": 0.4, "trauma": 2.0}
+POPULATION = ("ap_share", "age_mean", "age_sd")  # who is filmed; the rest of a Rendering is how
+PARTS = ("acquisition", "population", "annotation", "prevalence")
+# What each shift changes. The last two are names of earlier versions.
+SHIFTS = {"both": PARTS[:3], **{part: (part,) for part in PARTS}, "none": (), "pixels": PARTS[:2], "labels": PARTS[2:3]}
 
 
-def institution(hospital: str, shift: str = "both") -> Institution:
-    """Hospital "a", or "b" with only the named part of its difference to "a"; raises ValueError on other names."""
+def institution(hospital: str, shift: str = "both", dose: float = 1.0) -> Institution:
+    """Hospital "a", or "b" with only the named part of its difference to "a", ``dose`` times as far from "a".
+
+    Every number moves on the line through "a" (dose 0) and "b" (dose 1), but not below 0; the marker, and the classes
+    that are read and reported, are those of "b" at any dose above 0. Raises ValueError on other names or doses.
+    """
     if hospital not in INSTITUTIONS or shift not in SHIFTS:
         raise ValueError(
             f"unknown hospital '{hospital}' or shift '{shift}'; use one of {sorted(INSTITUTIONS)} and {list(SHIFTS)}"
         )
-    ours, theirs = INSTITUTIONS["a"], INSTITUTIONS[hospital]
-    return Institution(
-        hospital,
-        theirs.rendering if shift in ("both", "pixels") else ours.rendering,
-        theirs.labelling if shift in ("both", "labels") else ours.labelling,
-    )
+    if not 0.0 <= dose <= 2.0:
+        raise ValueError(f"dose={dose}: a shift has a dose from 0 (none) over 1 (hospital b) to 2")
+    ours, theirs, parts = INSTITUTIONS["a"], INSTITUTIONS[hospital], SHIFTS[shift] if dose and hospital != "a" else ()
+    film = {f.name for f in fields(Rendering) if PARTS[f.name in POPULATION] in parts}
+    rendering, labelling = _towards(ours.rendering, theirs.rendering, dose, film), ours.labelling
+    if "annotation" in parts:
+        labelling = _towards(labelling, theirs.labelling, dose, {f.name for f in fields(Labelling)})
+        cuts, start = theirs.labelling.threshold, ours.labelling.default_threshold
+        labelling = replace(labelling, threshold={label: _between(start, cut, dose) for label, cut in cuts.items()})
+    mix = CASE_MIX_B if "prevalence" in parts else {}
+    return Institution(hospital, rendering, labelling, {name: ratio**dose for name, ratio in mix.items()})
+
+
+def _towards(ours: Any, theirs: Any, dose: float, names: Collection[str]) -> Any:
+    """``ours`` with the fields ``names`` of ``theirs``, numbers ``dose`` times as far."""
+    return replace(ours, **{name: _between(getattr(ours, name), getattr(theirs, name), dose) for name in names})
+
+
+def _between(ours: Any, theirs: Any, dose: float) -> Any:
+    """What is no number is theirs; a whole number stays whole."""
+    if dose == 1.0 or not isinstance(theirs, int | float):
+        return theirs
+    there = max(ours + dose * (theirs - ours), 0.0)
+    return round(there) if isinstance(theirs, int) else there
 
 
 def raw_labels(study: PhantomStudy, labelling: Labelling, rng: np.random.Generator) -> dict[str, float]:

@@ -29,10 +29,10 @@ FILLINGS = {
 
 
 def sample_study(rng: np.random.Generator, patient: Patient, institution: Institution) -> PhantomStudy:
-    """One visit of ``patient``; the same draws give the same findings at every institution."""
+    """One visit of ``patient``; the same draws give the same findings at every institution of one case mix."""
     seed = int(rng.integers(2**62))
     view_luck = rng.random()
-    findings = sample_findings(rng, patient)
+    findings = sample_findings(rng, patient, institution.case_mix)
     film = institution.rendering
     age = int(np.clip(film.age_mean + film.age_sd * patient.age_z, 18, 95))
     view = "AP" if view_luck < film.ap_share else "PA"

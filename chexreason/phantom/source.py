@@ -27,8 +27,9 @@ _SPLITS = ("sft", "rl", "val", "test")
 class PhantomSource:
     """Phantom hospital "a" or "b"; ``n`` counts studies by split, ``size`` is the films' side in pixels.
 
-    ``shift`` says how "b" differs from "a": "both", "pixels", "labels" or "none"; its patients are the same ones
-    under every shift. Raises ValueError on an unknown hospital, shift or split.
+    ``shift`` says how "b" differs from "a" (one of ``SHIFTS``), and ``dose`` how far; its patients are the same ones
+    under every shift, with the same findings under all but "prevalence". Raises ValueError on an unknown hospital,
+    shift, dose or split.
     """
 
     name: str
@@ -37,9 +38,10 @@ class PhantomSource:
     n: Mapping[str, int] = field(default_factory=lambda: {"sft": 2000, "rl": 1000, "val": 300, "test": 500})
     size: int = 160
     seed: int = 0
+    dose: float = 1.0
 
     def __post_init__(self) -> None:
-        institution(self.hospital, self.shift)
+        institution(self.hospital, self.shift, self.dose)
         unknown = sorted(set(self.n) - set(_SPLITS))
         if unknown:
             raise ValueError(f"phantom source '{self.name}': unknown split {unknown} in n; use {list(_SPLITS)}")
@@ -52,17 +54,18 @@ class PhantomSource:
     @property
     def institution(self) -> Institution:
         """The hospital as this source renders and labels it."""
-        return institution(self.hospital, self.shift)
+        return institution(self.hospital, self.shift, self.dose)
 
     @property
     def provenance(self) -> dict[str, object]:
-        """Every parameter the films and labels depend on."""
+        """Every parameter the films and labels depend on; a dose of 1 is left out, as before there were doses."""
         return {
             "source": "phantom",
             "renderer_version": RENDERER_VERSION,
-            **parameters(self),
+            **parameters(self, *["dose"] * (self.dose == 1.0)),
             "rendering": dataclasses.asdict(self.institution.rendering),
             "labelling": dataclasses.asdict(self.institution.labelling),
+            **({"case_mix": mix} if (mix := dict(self.institution.case_mix)) else {}),
         }
 
     def prepare(self, folder: Path, progress: Track) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from chexreason.reports.study_tables import ARM_TITLES, label_tables, long_csv, 
 from chexreason.reports.tables import COVERAGE
 from chexreason.reports.verdict import verdict
 from chexreason.statistics.comparable import UNRECORDED
-from chexreason.statistics.predictions import read_predictions
+from chexreason.statistics.predictions import labelled_sets, read_predictions
 
 _IMAGES = ("embedded", "folder", "none")
 
@@ -56,7 +56,9 @@ def build_report(
         raise ValueError("a report needs at least one arm: {'base': Path('.../predictions.jsonl')}")
     if images not in _IMAGES:
         raise ValueError(f"unknown images '{images}'; known: {', '.join(_IMAGES)}")
-    predictions = {arm: read_predictions(path) for arm, path in arms.items()}
+    predictions = {arm: labelled_sets(read_predictions(path)) for arm, path in arms.items()}
+    if lost := [arm for arm, found in predictions.items() if not found]:
+        raise ValueError(f"no set that {', '.join(lost)} answered has labels, so no figure can be reported: see shift")
     hidden = withheld([row for rows in predictions.values() for row in rows], public, allow_export, declarations or {})
     runs = {run: read_history(path) for run, path in (curves or {}).items()}
     rewards = [reward_figures(read_rewards(path.parent), n_resamples, seed) for path in (curves or {}).values()]

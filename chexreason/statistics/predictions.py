@@ -73,6 +73,12 @@ def datasets(predictions: Iterable[Prediction]) -> dict[str, list[Prediction]]:
     return split
 
 
+def labelled_sets(predictions: Sequence[Prediction]) -> list[Prediction]:
+    """The predictions of the sets of which some study has a judged label: a hospital without labels has no figures."""
+    known = {p.dataset for p in predictions if p.labelled}
+    return [p for p in predictions if p.dataset in known]
+
+
 def evaluated_labels(predictions: Iterable[Prediction], label_set: LabelSet) -> tuple[str, ...]:
     """The labels some row's source judges, in label-set order: the list a macro average runs over."""
     judged = {label for prediction in predictions for label in prediction.labelled}

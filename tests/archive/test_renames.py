@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from omegaconf import OmegaConf
 
 from chexreason import renames
 from chexreason.build.data import make
+from chexreason.confdir import confdir
 from chexreason.runs import as_begun
 
 OLD, NEW = "chexreason.policy.generate.Sampling", "chexreason.model.generate.Sampling"
@@ -35,6 +37,23 @@ def test_stored_settings_are_read_in_todays_names(monkeypatch) -> None:
         "phase.gone was removed: leave it out",
         f"a._target_={OLD} has moved: write {NEW}",
     ]
+
+
+def test_a_run_on_phantoms_of_before_doses_and_of_an_old_shift_is_the_same_run() -> None:
+    data = OmegaConf.load(Path(confdir(), "data", "phantom.yaml"))
+    data.folder, data.shift = "d", "annotation"
+    now = {
+        "phase": {"name": "sft"},
+        "data": OmegaConf.to_container(OmegaConf.create({"data": data}).data, resolve=True),
+    }
+    before = deepcopy(now)
+    before["data"]["shift"] = before["data"]["sets"]["phantom_b"]["source"]["shift"] = "labels"
+    for added in (before["data"], *before["data"]["sets"].values()):
+        del added["label_list"]
+    del before["data"]["sets"]["phantom_b"]["source"]["dose"]
+    assert renames.changes(before, now) == []
+    now["data"]["sets"]["phantom_b"]["source"]["dose"] = 2.0
+    assert renames.changes(before, now) == ["data.sets.phantom_b.source.dose: 1.0 -> 2.0"]
 
 
 def test_where_the_data_may_go_is_no_other_run() -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from PIL import Image
 
 from chexreason.build.data_config import complete_data
 from chexreason.cli.prepare import prepare, take_table
 from chexreason.confdir import confdir
 from chexreason.data.manifest import read_manifest
+from chexreason.statistics.predictions import read_predictions
 from tests.data.conftest import jpeg
 from tests.support.configs import composed
 from tests.support.hospitals import padchest_tree, vindr_tree
@@ -118,6 +120,33 @@ def test_a_table_needs_no_config_and_prints_the_one_to_keep(folder):
     ):
         with pytest.raises(ValueError, match=told):
             take_table(composed("prepare", *words))
+
+
+@pytest.mark.slow
+def test_a_folder_of_films_needs_no_config_and_is_answered_without_labels(folder):
+    for film in (folder / "films").iterdir():
+        Image.new("L", (48, 48), int(film.stem) * 40).save(film)
+    (folder / "films" / "broken.png").write_bytes(b"no picture")
+    done = prepared(folder, "images=films", "name=mine")
+    assert done.returncode == 0, done.stderr
+    said, _, kept = done.stdout.partition("save the lines below as conf/data/mine.yaml\n")
+    assert "1 of 7 images moved to" in said
+    assert "public: false" in kept
+    assert (folder / "out/data/mine/mine").stat().st_mode & 0o077 == 0
+    (folder / "conf" / "data").mkdir(parents=True)
+    (folder / "conf" / "data" / "mine.yaml").write_text(kept)
+    words = [f"--config-dir={folder}/conf", "data=mine", "name=x", "arm=base", "max_new_tokens=8"]
+    command = [sys.executable, "-m", "chexreason.cli.evaluate", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "'mine' has no labels: answers to it are kept" in done.stdout
+    found = read_predictions(folder / "out/x/eval/base/predictions.jsonl")
+    assert (len(found), {p.labelled for p in found}) == (6, {()})
+    assert (folder / "out/x/eval/base/metrics.json").read_text().strip() == "{}"
+    with pytest.raises(ValueError, match=r"images= is a folder of films without labels: split belongs to a csv"):
+        take_table(composed("prepare", "images=films", "split=val"))
+    stop = prepared(folder, "images=films", "name=other", "on_error=stop")
+    assert "1 of 7 images of 'other' cannot be read" in stop.stderr
 
 
 @pytest.mark.parametrize(("out", "others", "away"), [("padchest", 6, 5), ("vindr", 5, 6)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from PIL import Image
 from chexreason.labels.catalog import CHEXPERT14, NIH9
 from chexreason.phantom.institution import Labelling, institution, raw_labels
 from chexreason.phantom.patient import PhantomStudy, sample_patient
-from chexreason.phantom.render import sample_study
+from chexreason.phantom.render import render_film, sample_study
 from chexreason.phantom.source import PhantomSource
 from chexreason.progress import silent
 from chexreason.types import Sign
@@ -48,7 +49,8 @@ def judged(labelling: Labelling, *signs: Sign) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def shifts(tmp_path_factory):
-    return {s: prepared(tmp_path_factory.mktemp(s), "b", s) for s in ("none", "pixels", "labels", "both")}
+    names = ("none", "acquisition", "population", "annotation", "prevalence", "both")
+    return {s: prepared(tmp_path_factory.mktemp(s), "b", s) for s in names}
 
 
 @pytest.fixture(scope="module")
@@ -75,17 +77,77 @@ def test_the_manifest_frame_has_its_columns_and_the_files_exist(tmp_path):
     assert all(set(sign) == {"label", "side", "severity"} for row in frame["signs"] for sign in json.loads(row))
 
 
-@pytest.mark.parametrize(("quiet", "shifted"), [("none", "labels"), ("pixels", "both")])
-def test_a_label_shift_changes_labels_alone(shifts, quiet, shifted):
-    for one, two in zip(shifts[quiet][1], shifts[shifted][1], strict=True):
-        np.testing.assert_array_equal(one, two)
-    assert not shifts[quiet][0][LABELS].equals(shifts[shifted][0][LABELS])
+def test_each_shift_changes_its_part_alone(shifts):
+    def differ(one: str, two: str) -> list[float]:
+        return [(a != b).mean() for a, b in zip(shifts[one][1], shifts[two][1], strict=True)]
+
+    frames = {name: frame for name, (frame, _) in shifts.items()}
+    meant = {"annotation": ["labels"], "acquisition": ["films"], "population": ["age", "films"]}
+    for name, changed in {**meant, "prevalence": ["signs", "labels", "films"]}.items():
+        found = [c for c in ("age", "sex", "patient_id", "signs") if not frames[name][c].equals(frames["none"][c])]
+        found += ["labels"] * (not frames[name][LABELS].equals(frames["none"][LABELS]))
+        assert found + ["films"] * any(differ(name, "none")) == changed, name
+    assert min(differ("acquisition", "none")) > 0.3  # every film; of the population those that are AP now
+    assert frames["population"]["age"].mean() < frames["none"]["age"].mean()
+    assert frames["both"][LABELS].equals(frames["annotation"][LABELS])
+    for film, acquired, view, before in zip(
+        shifts["both"][1], shifts["acquisition"][1], frames["both"]["view"], frames["none"]["view"], strict=True
+    ):
+        assert np.array_equal(film, acquired) == (view == before)
 
 
-@pytest.mark.parametrize(("quiet", "shifted"), [("none", "pixels"), ("labels", "both")])
-def test_a_pixel_shift_changes_pixels_alone(shifts, quiet, shifted):
-    pd.testing.assert_frame_equal(shifts[quiet][0][LABELS], shifts[shifted][0][LABELS])
-    assert all((one != two).mean() > 0.3 for one, two in zip(shifts[quiet][1], shifts[shifted][1], strict=True))
+@pytest.mark.parametrize(("old", "new"), [("labels", "annotation"), ("pixels", None)])
+def test_the_names_of_earlier_versions_are_accepted(old, new):
+    both, found = institution("b"), institution("b", old)
+    if new:
+        assert found == institution("b", new)
+    else:
+        assert (found.rendering, found.labelling) == (both.rendering, institution("a").labelling)
+
+
+@pytest.mark.parametrize("shift", ["acquisition", "population", "annotation", "prevalence", "both"])
+def test_a_dose_moves_from_a_over_b_and_beyond(shift):
+    none, half, one, two = (institution("b", shift, dose) for dose in (0.0, 0.5, 1.0, 2.0))
+    assert (none, one) == (institution("b", "none"), institution("b", shift))
+    if shift == "acquisition":
+        assert [h.rendering.contrast for h in (half, one, two)] == pytest.approx([0.9, 0.8, 0.6])
+        assert [h.rendering.blur for h in (none, one, two)] == [0, 1, 2]
+        assert half.rendering.age_mean == none.rendering.age_mean
+    if shift == "annotation":
+        edema = [h.labelling.threshold["Edema"] for h in (half, one, two)]
+        assert edema == pytest.approx([0.355, 0.45, 0.64])
+        assert (two.labelling.band, two.labelling.miss) == (0.0, 0.1)  # nothing is less often than never
+    if shift == "prevalence":
+        assert half.case_mix["infection"] ** 2 == pytest.approx(one.case_mix["infection"])
+    with pytest.raises(ValueError, match="dose=3"):
+        PhantomSource("p", "b", dose=3.0)
+
+
+def test_a_case_mix_changes_who_comes_and_not_how_a_finding_looks():
+    ours, theirs = (rows("b", shift, 900) for shift in ("none", "prevalence"))
+    ratio = (theirs == 1.0).mean() / (ours == 1.0).mean()
+    assert ratio["No Finding"] > 1.3
+    assert ratio["Pneumonia"] < 0.6
+    assert ratio["Cardiomegaly"] > 1.15 * ratio["Lung Lesion"]
+    assert institution("b", "prevalence").rendering == institution("a").rendering
+    assert institution("b", "prevalence").labelling == institution("a").labelling
+
+
+@pytest.mark.parametrize(
+    ("hospital", "labels", "mean"), [("a", "eb62105bf8838ada", 141.706), ("b", "f72654a65c01e7fe", 163.2885)]
+)
+def test_the_default_hospitals_are_what_they_were(hospital, labels, mean):
+    """Of 27 and 23 studies; pixels differ by a grey level between processors."""
+    source = PhantomSource("p", hospital, n={**({"sft": 4} if hospital == "a" else {}), "val": 3, "test": 20}, size=48)
+    digest, means = hashlib.sha256(), []
+    for split, patient, name, study in source.studies():
+        raw = raw_labels(study, source.institution.labelling, np.random.default_rng([study.seed, 99]))
+        row = [split, patient, name, study.view, study.age, study.sex, *raw.values()]
+        digest.update(json.dumps([*row[:6], row[6:]]).encode())
+        means.append(render_film(study, source.institution.rendering, 48).mean())
+    assert digest.hexdigest()[:16] == labels
+    assert np.mean(means) == pytest.approx(mean, abs=2e-3)
+    assert "dose" not in source.provenance  # the sets that were prepared before doses are up to date
 
 
 def test_hospital_b_is_blank_exactly_outside_the_nine():
@@ -159,7 +221,7 @@ def test_no_patient_crosses_a_split_and_visits_share_anatomy():
 
 
 def test_provenance_survives_json_and_tells_parameters_apart():
-    one, same, other = (PhantomSource("p", "b", shift, SMALL) for shift in ("both", "both", "pixels"))
+    one, same, other = (PhantomSource("p", "b", shift, SMALL) for shift in ("both", "both", "acquisition"))
     assert json.dumps(one.provenance) == json.dumps(same.provenance) != json.dumps(other.provenance)
     assert one.image_root is None
 

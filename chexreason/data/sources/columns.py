@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pandas as pd
 
 from chexreason.data.fingerprint import content_sha256
 from chexreason.data.sources.csv_text import Unreadable, dialect, letters, read_lines, records, refuse_swallowed
+from chexreason.labels.catalog import CHEXPERT14
 
 log = logging.getLogger(__name__)
 _SHOWN = 3  # examples of each kind of fault
@@ -26,6 +27,8 @@ _NO_NAME = re.compile(
 )
 _AGE = r"(?i)^(\d+(?:\.\d*)?)\s*(?:([YMWD])[A-Z]*\.?)?$"  # "57", "058Y", "18 months"
 _A_YEAR = {"Y": 1, "M": 12, "W": 52, "D": 365}
+_SYNONYMS = {"mass": "Lung Lesion", "nodule": "Lung Lesion", "normal": "No Finding"}
+_COMMON = {"finding", "lung", "other", "support"}  # words of labels that do not tell which
 Renamed = Mapping[str, str] | None  # the vendor's spelling of a column: ours
 Flags = pd.Series | npt.NDArray[np.bool_]  # one a row of a csv, in its order
 
@@ -181,7 +184,7 @@ def first_of(names: Iterable[str]) -> str:
 def closest(name: str, known: Sequence[str]) -> str:
     """ " (closest: 'X')" for the known name most like ``name``, or nothing."""
     by_case = {other.casefold(): other for other in known}
-    match = difflib.get_close_matches(name.casefold(), by_case, n=1)
+    match = get_close_matches(name.casefold(), by_case, n=1)
     return f" (closest: '{by_case[match[0]]}')" if match else ""
 
 
@@ -218,3 +221,15 @@ def any_mark(marks: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def sha256_by_name(files: Iterable[Path]) -> dict[str, str]:
     """SHA-256 of the bytes of each file, by its name."""
     return {file.name: content_sha256(file.read_bytes()) for file in files}
+
+
+def nearest_label(column: str, found: Sequence[str]) -> list[str]:
+    """The label that ``column`` most likely means, by a word or the whole name: none of ``found``, or no label."""
+    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", column)]
+    likely = {}
+    for label in (label for label in CHEXPERT14.labels if label not in found):
+        telling = set(label.lower().split()) - _COMMON
+        shared = any(_SYNONYMS.get(word) == label or get_close_matches(word, telling, cutoff=0.72) for word in words)
+        if shared or get_close_matches(letters(column), [letters(label)], cutoff=0.85):
+            likely[letters(label)] = label
+    return [likely[name] for name in get_close_matches(letters(column), likely, n=1, cutoff=0.0)]

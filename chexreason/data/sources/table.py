@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -22,8 +21,18 @@ import pandas as pd
 from chexreason.data.fingerprint import content_sha256
 from chexreason.data.leakage import EVALUATION, TRAIN, patient_number, same_patient, vendor_of
 from chexreason.data.manifest import READERS, parameters
-from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, closest, first_of, or_unknown, years
+from chexreason.data.sources.columns import (
+    Faults,
+    VendorCsv,
+    any_mark,
+    closest,
+    first_of,
+    nearest_label,
+    or_unknown,
+    years,
+)
 from chexreason.data.sources.csv_text import letters
+from chexreason.data.sources.film_folder import file_patients
 from chexreason.data.sources.nih14 import by_value, hashed_split
 from chexreason.data.sources.tree import located, without_suffix
 from chexreason.labels.catalog import CHEXPERT14
@@ -31,11 +40,11 @@ from chexreason.labels.crosswalk import marks_of
 from chexreason.progress import Track
 
 log = logging.getLogger(__name__)
+_NO_PATIENT = "empty: DICOM's PatientID, hashed, else each film a patient"
 SPLITS = (*TRAIN, *EVALUATION, READERS, "train", "validate")  # the last two are the vendors', to select from
 HASHED = ("patient_hash", "train_hash")  # by patient, as NIH14Source does it; the second leaves no test
 _SILENT = frozenset({"", "unchanged", "exclude", "suboptimal study"})  # in lists of findings: words that judge nothing
-_SYNONYMS = {"mass": "Lung Lesion", "nodule": "Lung Lesion", "normal": "No Finding"}
-_COMMON = {"finding", "lung", "other", "support"}  # words of labels that do not tell which
+_FACTS = {"age", "sex", "gender", "view", "viewposition", "modality", "studyid", "studydate", "width", "height"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,9 @@ class TableSource:
     Every row is in ``split`` (one of ``SPLITS``, or of ``HASHED``), or in the one its ``split_column`` names.
     ``label_columns`` maps our labels to the csv's columns, one or several each (``any_mark``); labels without a column
     are blank. Its default is the columns spelled like CheXpert's labels; a column that is nearly so is a fault, for its
-    marks would be lost. With ``list_column`` it maps them to names in that column's lists ("['mass', 'edema']"): what a
+    marks would be lost. {} is films without labels, and so is a csv whose other columns are well-known facts alone.
+    An empty ``patient_column`` takes the patients of ``file_patients``.
+    With ``list_column`` it maps them to names in that column's lists ("['mass', 'edema']"): what a
     list leaves out is absent, and rows whose list judges nothing are left out. With ``reader_column`` a row is one
     reader's, and an image has the marks of the majority; a tie is uncertain (-1). ``keep`` names the values of columns
     whose rows are taken. ``labelled_only`` leaves out rows that have no mark at all. ``vendor`` is the hospital that
@@ -107,21 +118,20 @@ class TableSource:
         facts = [getattr(self, f"{fact}_column") for fact in ("view", "age", "sex", "exam", "birth", "date")]
         apart = (self.split_column, self.reader_column, *(self.keep or ()))
         marked = [self.list_column] if self.list_column else chain.from_iterable(asked.values())
-        named = (self.path_column, self.patient_column, *filter(None, (*apart, *facts)), *marked)
+        named = (self.path_column, *filter(None, (self.patient_column, *apart, *facts)), *marked)
         spelled = CHEXPERT14.labels if self.label_columns is None else ()
         table = VendorCsv(self._csv(), list(dict.fromkeys(named)), faults, optional=spelled)
         if table.rows.empty:
             if "lacks the columns" in faults.lines[-1]:
-                faults.lines[-1] += "; say what yours are called: path_column=, patient_column="
+                faults.lines[-1] += f"; say what yours are called: path_column=, patient_column= ({_NO_PATIENT})"
             faults.stop()
         labels = asked or {label: [label] for label in spelled if label in table.rows}
         if self.label_columns is None:
             self._check_spelling(table, list(labels))
         marks = self._from_lists(table, labels) if self.list_column else _from_columns(table, labels)
         table.named(self.path_column)
-        study, path = self._paths(table.rows, faults)
-        table.named(self.patient_column)
-        patient = self._patients(table)
+        study, file = self._paths(table.rows, faults)
+        patient = self._patients(table) if self.patient_column else self._file_patients(file, folder, progress)
         split: object = self.split
         if self.split_column:
             split = table.words(self.split_column, SPLITS)
@@ -138,7 +148,7 @@ class TableSource:
                 "patient_id": patient,
                 "dataset": self.name,
                 "split": split,
-                "path": path,
+                "path": file,
                 "view": view,
                 "age": passed if self.birth_column else years(age),
                 "sex": or_unknown(sex.str.upper().str.extract("^(M|F)(?:ALE|EMALE)?$")[0], sex).fillna(""),
@@ -190,7 +200,8 @@ class TableSource:
         used, faults = set(map(letters, table.rows)), table.faults
         if twice := [label for label in found if spelled.count(letters(label)) > 1]:
             faults.add(table.file, f"several columns for {', '.join(twice)}; keep one, or name it in label_columns")
-        near = {name: label for name in table.header if letters(name) not in used for label in _nearest(name, found)}
+        unread = [name for name in table.header if letters(name) not in used]
+        near = {name: label for name in unread for label in nearest_label(name, found)}
         if near:
             asked = {label: [name for name in near if near[name] == label] for label in near.values()}
             known = {label: label for label in found}
@@ -198,8 +209,11 @@ class TableSource:
             listed = ", ".join(f"'{name}' ({label}?)" for name, label in near.items())
             ways = f"label_columns: {every} reads them" + (f", label_columns: {some} does not" if found else "")
             faults.add(table.file, f"columns that are nearly spelled like a label: {listed}; {ways}")
-        if not found:
-            fault = "no column spelled like a CheXpert label; name them in label_columns (ours: theirs)"
+        if not found and _FACTS.issuperset(map(letters, unread)):
+            log.warning("%s: no column of %s is a label's: films without labels", self.name, table.file)
+        elif not found:
+            ways = "name them in label_columns (ours: theirs); label_columns={} is films without labels"
+            fault = f"no column spelled like a CheXpert label; {ways}"
             faults.add(table.file, f"{fault}; its columns: {', '.join(table.header)}")
             faults.stop()
 
@@ -227,6 +241,7 @@ class TableSource:
 
     def _patients(self, table: VendorCsv) -> pd.Series:
         """The patient of each row; ids the vendor does not have, and two that may be one patient's, are faults."""
+        table.named(self.patient_column)
         written, vendor = table.identifiers(self.patient_column), vendor_of(self.vendor or self.name)
         number = written.map(partial(patient_number, vendor)).astype("str")
         fault = f"with a {self.patient_column} unlike those of {vendor} (whose else? set vendor)"
@@ -240,6 +255,10 @@ class TableSource:
         )
         table.faults.add_rows(table.file, fault, number != twin, shown)
         return patient
+
+    def _file_patients(self, file: pd.Series, folder: Path, progress: Track) -> pd.Series:
+        found = file_patients(self.image_root, file.tolist(), folder, progress)
+        return vendor_of(self.vendor or self.name) + ":" + pd.Series(found, file.index, dtype="str")
 
     def _labelled(self, rows: pd.DataFrame) -> pd.DataFrame:
         marked = rows[list(CHEXPERT14.labels)].notna().any(axis=1)
@@ -271,18 +290,6 @@ def _names(cell: str) -> frozenset[str] | None:
         return frozenset(name.strip().casefold() for name in names) if isinstance(names, list) else None
     except (ValueError, SyntaxError, AttributeError):
         return None
-
-
-def _nearest(column: str, found: Sequence[str]) -> list[str]:
-    """The label that ``column`` most likely means, by a word or the whole name: none of ``found``, or no label."""
-    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", column)]
-    likely = {}
-    for label in (label for label in CHEXPERT14.labels if label not in found):
-        telling = set(label.lower().split()) - _COMMON
-        shared = any(_SYNONYMS.get(word) == label or get_close_matches(word, telling, cutoff=0.72) for word in words)
-        if shared or get_close_matches(letters(column), [letters(label)], cutoff=0.85):
-            likely[letters(label)] = label
-    return [likely[name] for name in get_close_matches(letters(column), likely, n=1, cutoff=0.0)]
 
 
 def _listed(names: str | Sequence[str] | None) -> list[str]:
