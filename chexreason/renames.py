@@ -27,6 +27,7 @@ MOVED = {
 # are gone and what a user does now.
 RENAMED: dict[str, str] = {}
 ADDED: dict[str, Any] = {"phase.holdout": 0, "data.sets.mimic.select.test_split": None, "model.family": None}
+ADDED |= {"reasoning": "own"}
 # Those of `prepare` for a csv without a data config.
 ADDED |= dict.fromkeys(("table", "root", "policy", "split", "split_column", "vendor", "path_column", "patient_column"))
 ADDED |= dict.fromkeys(("label_columns", "view_column", "age_column", "sex_column"))
