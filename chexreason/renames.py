@@ -26,7 +26,7 @@ MOVED = {
 # Dotted keys: the old name and the new one; keys newer than some stored runs and what their absence means; keys that
 # are gone and what a user does now.
 RENAMED: dict[str, str] = {}
-ADDED: dict[str, Any] = {"phase.holdout": 0, "phase.tuning": 0, "model.family": None}
+ADDED: dict[str, Any] = {"phase.holdout": 0, "phase.tuning": 0, "model.family": None, "reasoning": "own"}
 ADDED["data.sets.mimic.select.test_split"] = None
 # Those of the phantoms.
 ADDED |= {"data.sets.phantom_b.source.dose": 1.0}

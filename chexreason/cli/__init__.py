@@ -49,7 +49,13 @@ def direction(monitor: str, mode: str | None) -> str:
     return f"{monitor_mode(monitor, mode)}imize"
 
 
+def reasoning_folder(reasoning: str) -> str:
+    """What tells the folder of an arm's scores after another reasoning from that after its own."""
+    return "" if reasoning == "own" else "@" + re.sub(r"[^\w.+-]+", "-", str(reasoning))
+
+
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+OmegaConf.register_new_resolver("reasoning_folder", reasoning_folder, replace=True)
 OmegaConf.register_new_resolver("direction", direction, replace=True)
 
 

@@ -176,7 +176,7 @@ def main(cfg: DictConfig) -> None:
     table = Table(f"{cfg.arm}, {cfg.split}", ("", *_HEADLINE.values()), rows)
     if rows:
         Console().print(table.terminal())
-    log.info("%s", basis(set_facts({cfg.arm: found}, label_set)))
+        log.info("%s", basis(set_facts({cfg.arm: found}, label_set)))
     if cfg.get("logger"):
         from chexreason.build.training import log_scores
 

@@ -25,7 +25,7 @@ from chexreason.reports.result_table import write_table
 from chexreason.reports.transfer_page import write_transfer
 from chexreason.runs import CONFIG, PREDICTIONS, RunError, is_done, read_done, stored_config
 from chexreason.statistics.predictions import read_predictions
-from chexreason.statistics.score_files import MADE_FOR, check_made_for, read_scores
+from chexreason.statistics.score_files import MADE_FOR, check_made_for, one_reasoning, read_scores
 from chexreason.types import Prediction
 
 log = logging.getLogger(__name__)
@@ -136,6 +136,7 @@ def _ranking(cfg: DictConfig, out: Path) -> None:
         root = Path(cfg.paths.out) / cfg.name / "scores"
         log.info("ranking: left out, no label scores in %s: make ranking, or chexreason.cli.scores for the arms", root)
         return
+    one_reasoning(frame for both in arms.values() for _, frame in both)
     shared = _compared(cfg, arms)
     write_ranking(
         arms, out, sets=list(cfg.data.test), kind=cfg.scores,

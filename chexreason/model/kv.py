@@ -79,13 +79,15 @@ def prefill(policy: Policy, prompts: EncodedPrompts, group_size: int) -> Prefix:
     )
 
 
-def advance(policy: Policy, prefix: Prefix, ids: Tensor, mask: Tensor | None) -> Tensor:
+def advance(policy: Policy, prefix: Prefix, ids: Tensor, mask: Tensor | None, steps: Tensor | None = None) -> Tensor:
     """Last hidden states [N, S, H] of tokens ``ids`` [N, S] that follow the prefix, which grows by S.
 
-    ``mask`` [N, total] covers everything in the cache after this call; for ``next_logits`` it is bool
-    [N, 1, 1, >= total], or None where nothing is padded.
+    ``mask`` [N, total] covers everything in the cache after this call; ``cached_attention`` takes other forms of it.
+    ``steps`` [N, S] are the tokens' places behind the prefix, from 0, where they are not in a row.
     """
     positions = policy.family.continue_positions(prefix.next_position, ids.shape[1])
+    if steps is not None:
+        positions = positions.gather(-1, steps.expand(*positions.shape[:-1], -1))
     prefix.next_position = prefix.next_position + ids.shape[1]
     output = policy.base.model(
         input_ids=ids, attention_mask=mask, position_ids=positions, cache=prefix.cache, use_cache=True
@@ -95,8 +97,20 @@ def advance(policy: Policy, prefix: Prefix, ids: Tensor, mask: Tensor | None) ->
 
 def next_logits(policy: Policy, prefix: Prefix, ids: Tensor, mask: Tensor | None) -> Tensor:
     """Logits [N, V] after one more token of each row, ``ids`` [N]; ``mask`` as ``advance`` takes it."""
-    with _one_token_a_row(policy):
+    with _attending_to_cache(policy):
         return prefix.head(advance(policy, prefix, ids[:, None], mask))[:, -1]
+
+
+def advance_branches(policy: Policy, prefix: Prefix, ids: Tensor, branch: Tensor) -> Tensor:
+    """Last hidden states [N, Q, H] of tokens ``ids`` [N, Q], of which several may follow the same one.
+
+    ``branch`` [N, Q, Q] is True at the tokens of a token's own branch, itself included. Nothing can follow them.
+    """
+    depth, after = branch.sum(-1), prefix.mask.flip(-1).cumsum(-1).flip(-1)  # [N, Q] from 1; [N, P], 1 at its last
+    behind = (depth[:, :, None] - 1 + after[:, None]).masked_fill(~prefix.mask[:, None].bool(), FAR)
+    within = (depth[:, :, None] - depth[:, None]).masked_fill(~branch, FAR)
+    with _attending_to_cache(policy):
+        return advance(policy, prefix, ids, torch.cat([behind, within], -1)[:, None], depth - 1)
 
 
 class RoomyLayer(DynamicLayer):
@@ -131,10 +145,11 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = self._keys[:, :, : self._length], self._values[:, :, : self._length]
 
 
-ONE_TOKEN = "one_token"  # in transformers' table of attentions; it has no mask function there, so that no mask is made
+CACHED = "cached"  # in transformers' table of attentions; it has no mask function there, so that no mask is made
+FAR = 2**30  # tokens back: out of every window, and more than any context
 
 
-def one_token_attention(
+def cached_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -145,38 +160,42 @@ def one_token_attention(
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention [N, 1, H, D] of one new token a row, ``query`` [N, H, 1, D], to all S tokens of the cache.
+    """Attention [N, Q, H, D] of new tokens, ``query`` [N, H, Q, D], to all S tokens of the cache, themselves included.
 
     ``key`` and ``value`` are [N, K, S, D]; the H / K query heads of a key head stand as its rows, where transformers
-    copies the key head for each, or takes a slow path. ``attention_mask`` is bool [N, 1, 1, >= S], True where a column
-    may be seen, or None. A sliding window counts columns, as transformers' masks do: it is a slice. Raises ValueError
-    for several tokens a row, among which this would not be causal.
+    copies the key head for each, or takes a slow path. For one new token ``attention_mask`` is bool [N, 1, 1, >= S],
+    True where a column may be seen, or None; a sliding window then counts columns, as transformers' masks do: it is a
+    slice. For several it is how many tokens a column lies back [N, 1, Q, S], FAR where it may not be seen, and a window
+    counts these. Raises ValueError for several tokens without, among which this would not be causal.
     """
     n, heads, length, width = query.shape
-    if length != 1:
-        raise ValueError(f"{length} tokens a row: this attention is for one")
-    first = max(0, key.shape[2] - sliding_window) if sliding_window else 0
-    if attention_mask is not None:
-        attention_mask = attention_mask[..., first : key.shape[2]]
+    first, groups = 0, heads // key.shape[1]
+    if attention_mask is not None and attention_mask.dtype != torch.bool:
+        attention_mask = (attention_mask < (sliding_window or FAR)).repeat(1, 1, groups, 1)
+    elif length != 1:
+        raise ValueError(f"{length} tokens a row, and no count of how far back each column lies for them")
+    else:
+        first = max(0, key.shape[2] - sliding_window) if sliding_window else 0
+        attention_mask = None if attention_mask is None else attention_mask[..., first : key.shape[2]]
     mixed = nn.functional.scaled_dot_product_attention(
-        query.view(n, key.shape[1], -1, width),
+        query.reshape(n, key.shape[1], groups * length, width),
         key[:, :, first:],
         value[:, :, first:],
         attn_mask=attention_mask,
         scale=scaling,
     )
-    return mixed.reshape(n, 1, heads, width), None
+    return mixed.reshape(n, heads, length, width).transpose(1, 2), None
 
 
-AttentionInterface.register(ONE_TOKEN, one_token_attention)
+AttentionInterface.register(CACHED, cached_attention)
 
 
 @contextmanager
-def _one_token_a_row(policy: Policy) -> Iterator[None]:
-    """The language model attends by ``one_token_attention``, and then again as before."""
+def _attending_to_cache(policy: Policy) -> Iterator[None]:
+    """The language model attends by ``cached_attention``, and then again as before."""
     config = policy.base.config.get_text_config()
     before = config._attn_implementation
-    config._attn_implementation = ONE_TOKEN
+    config._attn_implementation = CACHED
     try:
         yield
     finally:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from chexreason.data.batches import EncodedPrompts
 from chexreason.labels.schema import LabelSet
-from chexreason.model.logprobs import completion_scores
+from chexreason.model.logprobs import choice_scores
 from chexreason.model.policy import Policy
 from chexreason.parsing import AnswerFormat, format_answer
 from chexreason.types import Parsed
@@ -18,28 +18,37 @@ NO_FINDING = "No Finding"
 
 
 def label_log_odds(
-    policy: Policy, prompts: EncodedPrompts, answers: Sequence[Parsed], answer_format: AnswerFormat
+    policy: Policy,
+    prompts: EncodedPrompts,
+    answers: Sequence[Parsed],
+    answer_format: AnswerFormat,
+    reasoned: Sequence[Sequence[str]] | None = None,
 ) -> Tensor:
     """Log-odds [B, L] of every label, given the image, the reasoning and the other labels of the policy's own answer.
 
     Each answer is scored with the label put in and with it left out, its reasoning kept word for word; the sigmoid of
-    the difference is the policy's probability of the label among these two. A broken answer lists nothing.
+    the difference is the policy's probability of the label among these two. A broken answer lists nothing. Other
+    reasonings, ``reasoned`` [B, K], may stand in place of each answer's own: the K probabilities are averaged.
     """
+    reasoned = [[answer.think] for answer in answers] if reasoned is None else reasoned
     pairs = [label_pairs(answer.labels, answer_format.label_set) for answer in answers]
-    texts = [_texts(answer.think, both, answer_format.grammar) for answer, both in zip(answers, pairs, strict=True)]
-    width = max(len(row) for row in texts)
-    padded = [text for row in texts for text in [*row, *[next(iter(row))] * (width - len(row))]]
-    ids, mask = policy.encode_answers(padded)
+    sets = [list(dict.fromkeys(s for present, absent in both for s in (present, *absent))) for both in pairs]
+    texts = [
+        format_answer(think, labels, answer_format.grammar)
+        for thinks, listed in zip(reasoned, sets, strict=True)
+        for think in thinks
+        for labels in listed
+    ]
+    tokens = (ids[mask.bool()].tolist() for ids, mask in zip(*policy.encode_answers(texts), strict=True))
+    rows = [[next(tokens) for _ in listed] for thinks, listed in zip(reasoned, sets, strict=True) for _ in thinks]
     with torch.no_grad():
-        scores = completion_scores(
-            policy, prompts, ids.to(policy.device), mask.to(policy.device), group_size=width
-        ).logp.cpu()
-    totals = scores.double().sum(1).reshape(len(answers), width).tolist()  # [B, width]
-    rows = []
-    for both, places, logp in zip(pairs, texts, totals, strict=True):
-        found = {labels: logp[place] for place, labels in enumerate(places.values())}
-        rows.append([found[present] - max(found[labels] for labels in absent) for present, absent in both])
-    return torch.tensor(rows)
+        scores = iter(choice_scores(policy, prompts, rows, group_size=len(reasoned[0])))
+    odds = []
+    for thinks, both, listed in zip(reasoned, pairs, sets, strict=True):
+        found = [dict(zip(listed, next(scores), strict=True)) for _ in thinks]
+        odds.append([[logp[p] - max(logp[labels] for labels in absent) for p, absent in both] for logp in found])
+    each = torch.tensor(odds, dtype=torch.float64)  # [B, K, L]
+    return (nn.functional.logsigmoid(each).logsumexp(1) - nn.functional.logsigmoid(-each).logsumexp(1)).float()
 
 
 Labels = tuple[str, ...]
@@ -66,9 +75,3 @@ def label_pairs(chosen: Sequence[str], label_set: LabelSet) -> list[tuple[Labels
             present = tuple(other for other in label_set if other in rest or other == label)
             pairs.append((present, [rest or (NO_FINDING,)]))
     return pairs
-
-
-def _texts(think: str, pairs: Sequence[tuple[Labels, list[Labels]]], grammar: str) -> dict[str, Labels]:
-    """The distinct answers of a study and the labels each lists, in a fixed order."""
-    listed = dict.fromkeys(labels for present, absent in pairs for labels in (present, *absent))
-    return {format_answer(think, labels, grammar): labels for labels in listed}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -10,8 +12,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from chexreason.data.batches import EncodedPrompts
-from chexreason.model.kv import advance, prefill
-from chexreason.model.policy import Policy
+from chexreason.model.kv import advance, advance_branches, prefill
+from chexreason.model.policy import Policy, pad_right
 
 LOGITS, NARROWEST = 2**22, 256  # so many logits at a time, 16 MB in fp32; at least so many ids of the vocabulary
 LOWEST = torch.finfo(torch.float32).min / 4  # a logit that counts for nothing, finite so that 0 times it is 0
@@ -141,6 +143,56 @@ def completion_scores(
         raise ValueError(f"{ids.shape[0]} completions for {len(prompts)} prompts x group size {group_size}")
     states = (_shared_states if shared else _plain_states)(policy, prompts, ids, mask, group_size)
     return score_states(policy.base.get_output_embeddings(), states, ids, mask, temperature)
+
+
+def choice_scores(
+    policy: Policy, prompts: EncodedPrompts, rows: Sequence[Sequence[Sequence[int]]], *, group_size: int = 1
+) -> list[list[float]]:
+    """Log-probability of each of a row's choices after its prompt, less that of the tokens they all begin with.
+
+    ``rows`` [B * G] hold completions as token ids, each of two or more. Differences within a row are those of
+    ``completion_scores``; but the prompt runs once a study, and what completions begin with alike once a row.
+    """
+    trees = [_token_tree([choice[:-1] for choice in choices]) for choices in rows]
+    ids, _ = pad_right([[token for _, token in nodes] for nodes, _ in trees], policy.pad_id)  # [N, Q]
+    branch = torch.eye(ids.shape[1], dtype=torch.bool).repeat(len(rows), 1, 1)  # [N, Q, Q]
+    for row, (nodes, _) in zip(branch, trees, strict=True):
+        for (last, _), node in nodes.items():
+            row[node - 1] |= row[last - 1] if last else False
+    starts = [len([*takewhile(lambda tokens: len({*tokens}) == 1, zip(*choices, strict=False))]) for choices in rows]
+    scored = [  # of each row, every token that is not common to all with the node it follows
+        [
+            pair
+            for choice, walk in zip(choices, walks, strict=True)
+            for pair in [*zip(walk, choice, strict=True)][start:]
+        ]
+        for choices, (_, walks), start in zip(rows, trees, starts, strict=True)
+    ]
+    last, _ = pad_right([[node for node, _ in row] for row in scored], 0)  # [N, T]
+    tokens, mask = pad_right([[token for _, token in row] for row in scored], policy.pad_id)
+    prefix, device = prefill(policy, prompts, group_size), policy.device
+    states = advance_branches(policy, prefix, ids.to(device), branch.to(device))
+    states = torch.cat([prefix.state[:, None], states], 1).take_along_dim(last[..., None].to(device), 1)  # [N, T, H]
+    logp = score_states(prefix.head, states, tokens.to(device), mask.to(device)).logp.cpu().double()
+    return [
+        [float(part.sum()) for part in scores[: int(real.sum())].split([len(choice) - start for choice in choices])]
+        for scores, real, choices, start in zip(logp, mask, rows, starts, strict=True)
+    ]
+
+
+def _token_tree(choices: Sequence[Sequence[int]]) -> tuple[dict[tuple[int, int], int], list[list[int]]]:
+    """The nodes of the choices' tree, by the node before (0: their start) and token; each choice's walk from 0 on.
+
+    >>> _token_tree([[7, 8], [7, 9]])
+    ({(0, 7): 1, (1, 8): 2, (1, 9): 3}, [[0, 1, 2], [0, 1, 3]])
+    """
+    nodes: dict[tuple[int, int], int] = {}
+    walks = []
+    for choice in choices:
+        walks.append([0])
+        for token in choice:
+            walks[-1].append(nodes.setdefault((walks[-1][-1], token), len(nodes) + 1))
+    return nodes, walks
 
 
 def study_chunks(n: int, size: int) -> list[range]:

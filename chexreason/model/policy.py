@@ -98,7 +98,7 @@ class Encoder:
         Raises ValueError for an answer that holds a marker of the chat template, or exceeds the model's context.
         """
         self._check_texts(answers, "answer")
-        rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] + [self.stop_id] for text in answers]
+        rows = [[*ids, self.stop_id] for ids in self.tokenizer([*answers], add_special_tokens=False)["input_ids"]]
         ids, mask = pad_right(rows, self.pad_id)
         self._check_length(mask, "without the prompt", "the teacher's length")
         return ids, mask

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import AttentionInterface
 
 from chexreason.model.generate import Sampling, sample
-from chexreason.model.kv import ONE_TOKEN, next_logits, one_token_attention, prefill
+from chexreason.model.kv import CACHED, next_logits, cached_attention, prefill
 
 N, HEADS, KEY_HEADS, SEEN, WIDTH, ROOM = 3, 6, 2, 11, 8, 15
 
@@ -22,7 +22,7 @@ def test_it_is_softmax_attention_with_the_key_heads_shared(window, padded):
     visible = torch.ones(N, 1, 1, ROOM, dtype=torch.bool)
     if padded:
         visible[1, ..., :8] = False  # also inside the window of 4
-    got, nothing = one_token_attention(
+    got, nothing = cached_attention(
         nn.Identity(), query, key, value, visible if padded else None, scaling=0.3, sliding_window=window
     )
     assert nothing is None
@@ -39,7 +39,7 @@ def test_it_is_softmax_attention_with_the_key_heads_shared(window, padded):
 def test_several_tokens_a_row_are_refused():
     query, key = torch.randn(N, HEADS, 2, WIDTH), torch.randn(N, KEY_HEADS, SEEN, WIDTH)
     with pytest.raises(ValueError, match="2 tokens a row"):
-        one_token_attention(nn.Identity(), query, key, key, None, scaling=1.0)
+        cached_attention(nn.Identity(), query, key, key, None, scaling=1.0)
 
 
 @pytest.mark.slow
@@ -49,9 +49,9 @@ def test_sampling_attends_by_it_at_every_layer_of_every_token(policy, images, mo
 
     def spy(module, query, key, value, attention_mask, **given):
         masks.append(attention_mask)
-        return one_token_attention(module, query, key, value, attention_mask, **given)
+        return cached_attention(module, query, key, value, attention_mask, **given)
 
-    monkeypatch.setitem(AttentionInterface._global_mapping, ONE_TOKEN, spy)
+    monkeypatch.setitem(AttentionInterface._global_mapping, CACHED, spy)
     prompts = policy.encode(images[:2], texts)
     drawn = sample(policy, prompts, Sampling(5, temperature=0.0), group_size=2)
     assert len(masks) == config.num_hidden_layers * (drawn.ids.shape[1] - 1) > 0
