@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,8 @@ from chexreason.files import file_sha256, finite, value_sha256, write_json, writ
 
 if TYPE_CHECKING:
     from chexreason.reports.point_card import Judged
-    from chexreason.statistics.operating_point import OperatingPoint
+    from chexreason.statistics.operating_point import OperatingPoint, ScoreOrigin
+    from chexreason.types import Prediction
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +81,6 @@ def _judged(cfg: DictConfig, root: Path, split: str | None = None) -> dict[str, 
     from chexreason.cli.tables import made_scores
     from chexreason.parsing import parse
     from chexreason.reports.point_card import Judged
-    from chexreason.statistics.operating_point import ScoreOrigin
     from chexreason.statistics.predictions import datasets, read_predictions
     from chexreason.statistics.ranking import judged_scores
     from chexreason.statistics.score_files import aligned
@@ -106,17 +107,7 @@ def _judged(cfg: DictConfig, root: Path, split: str | None = None) -> dict[str, 
                 "on test or training ones; answer and score split=val, and say tuning=FOLDER"
             )
         scores, judged = judged_scores(aligned(frame, rows, label_set.labels, cfg.scores), rows, label_set.labels)
-        origin = ScoreOrigin(
-            model=str(kept["model"]["source"]),
-            adapters=tuple(kept.get(runs.ADAPTERS) or kept["adapters"]),
-            prompt=f"{kept['prompt']['name']} {value_sha256(kept['prompt'])[:16]}",
-            reasoning=str(kept.get("reasoning", "own")),
-            kind=cfg.scores,
-            labels=label_set.labels,
-            dataset=name,
-            convention=rows[0].policy,
-            data_sha256=rows[0].data_sha256,
-        )
+        origin = score_origin(kept, rows, label_set.labels, cfg.scores)
         grammar = kept["prompt"]["grammar"]
         facts: list[dict[str, object]] = []
         for p in judged:
@@ -125,6 +116,25 @@ def _judged(cfg: DictConfig, root: Path, split: str | None = None) -> dict[str, 
         sha256 = file_sha256(scored / runs.SCORES)
         found[name] = Judged(scores, judged, origin, facts, sha256, tuple(kept["adapters"]))
     return found
+
+
+def score_origin(
+    kept: Mapping[str, Any], rows: Sequence[Prediction], labels: tuple[str, ...], kind: str
+) -> ScoreOrigin:
+    """Where the scores of the answers ``rows`` come from, by the config ``kept`` that they were made with."""
+    from chexreason.statistics.operating_point import ScoreOrigin
+
+    return ScoreOrigin(
+        model=str(kept["model"]["source"]),
+        adapters=tuple(kept.get(runs.ADAPTERS) or kept["adapters"]),
+        prompt=f"{kept['prompt']['name']} {value_sha256(kept['prompt'])[:16]}",
+        reasoning=str(kept.get("reasoning", "own")),
+        kind=kind,
+        labels=labels,
+        dataset=rows[0].dataset,
+        convention=rows[0].policy,
+        data_sha256=rows[0].data_sha256,
+    )
 
 
 def _unseen(cfg: DictConfig, tuning: Judged) -> tuple[Judged, list[str]]:

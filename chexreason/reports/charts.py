@@ -10,6 +10,8 @@ from html import escape
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from chexreason.reports.figures import PALETTE, STYLE, by_step, drawing
 from chexreason.reports.history import Curve, ema
 from chexreason.reports.study_tables import arm_title, best_trivial, data_sets
@@ -75,6 +77,20 @@ def curve_charts(curves: Mapping[str, Curve], run: str) -> Iterator[str]:
             if len(chosen) > 1:
                 panel.legend()
             yield _svg(figure, f"{title} of {run} by training step")
+
+
+def week_chart(weeks: pd.DataFrame) -> str:
+    """Call rates by week (``film_rows.by_week``) of the labels that are called most; those by cut dashed."""
+    means = weeks.groupby("label")["rate"].max().sort_values(ascending=False)
+    with drawing(_PAGE_STYLE, (8.0, 3.0)) as (figure, (panel,)):
+        for colour, label in zip(PALETTE, means.index, strict=False):
+            for decision, own in weeks[weeks["label"] == label].groupby("decision"):
+                style, name = ("-", label) if decision == "answer" else ("--", None)
+                panel.plot(pd.to_datetime(own["week"]), own["rate"], style, color=colour, marker="o", label=name)
+        panel.set_ylabel("share of films")
+        panel.legend()
+        figure.autofmt_xdate()
+        return _svg(figure, "Share of films with each label by week")
 
 
 def _whisker(panel: Axes, x: int, score: Mapping[str, Any], colour: str) -> None:

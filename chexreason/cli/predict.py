@@ -1,0 +1,159 @@
+"""Predict films that nobody labelled: ``python -m chexreason.cli.predict images=FOLDER 'adapters=[...]'``."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from chexreason import runs
+from chexreason.cli import command
+from chexreason.owners import wall_off
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from chexreason.data.manifest import Manifest
+    from chexreason.reports.film_rows import Cut
+    from chexreason.types import Prediction
+
+log = logging.getLogger(__name__)
+SET = "films"  # the name of the data set that the films are
+_OF_FILMS = ("images", "path_column", "date_column", "operating_point", "hospital", "workers")
+_OF_SCORES = ("samples", "temperature", "reasoning", "predictions")
+
+
+def predict(cfg: DictConfig) -> pd.DataFrame:
+    """One row a film (``film_rows``), also in predictions.csv, .jsonl and .html in ``<run_dir>``.
+
+    Films that cannot be read are in broken.csv there, and have no row. Raises ValueError where there is no film, where
+    the operating point is of another model, adapter, prompt or list of labels, or is damaged; RunError where the films
+    are not those that an earlier start has answered.
+    """
+    from chexreason.build.data import build_labels, build_manifests
+    from chexreason.cli.evaluate import declared, evaluate
+    from chexreason.reports.film_page import write_films
+    from chexreason.reports.film_rows import by_week, film_rows
+    from chexreason.statistics.operating_point import read_point
+
+    folder, cfg = Path(cfg.run_dir), _of_films(cfg)
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        wall_off(folder)  # nobody declared the films public
+    point = read_point(Path(cfg.operating_point)) if cfg.operating_point else None
+    manifest = build_manifests(cfg, on_error="quarantine", workers=cfg.workers)[SET]
+    answers = evaluate(_part(cfg, "answers", _OF_SCORES))
+    if answers[0].data_sha256 != declared(cfg, [SET])[SET]["data_sha256"]:
+        raise runs.RunError(f"the films of {cfg.images} changed since {folder} answered them: say restart=true")
+    cut = _cut(cfg, point, answers) if point else None
+    label_set = build_labels(cfg)
+    rows = film_rows(answers, list(manifest.frame["path"]), label_set, str(cfg.prompt.grammar), cut)
+    dates = _dates(cfg, manifest)
+    weeks = by_week(rows, dates, label_set.labels) if dates is not None else None
+    write_films(folder, rows, _said(cfg, cut), weeks, Path(cfg.data.folder) / SET, manifest.root)
+    return rows
+
+
+def _of_films(cfg: DictConfig) -> DictConfig:
+    """The config with the films of ``images=`` as its only data set, prepared inside the run directory."""
+    from chexreason.build.data_config import complete_data
+
+    if cfg.images is None:
+        raise ValueError("images= is missing: say a folder of films, or a csv with their paths")
+    path, cfg = Path(cfg.images).absolute(), cfg.copy()
+    if path.is_dir():
+        if given := [key for key in ("path_column", "date_column") if cfg[key] is not None]:
+            raise ValueError(f"{', '.join(given)}: {path} is a folder, and only a csv has columns")
+        source = {"_target_": "chexreason.data.sources.film_folder.FilmFolder", "root": str(path)}
+    else:
+        source = {"_target_": "chexreason.data.sources.table.TableSource", "csv": str(path), "root": str(path.parent)}
+        source |= {"label_columns": {}, "patient_column": "", "path_column": cfg.path_column or "path"}
+    OmegaConf.set_struct(cfg, False)
+    cfg.data = {"name": SET, "sets": {SET: {"public": False, "policy": "ignore", "source": source}}}
+    cfg.data.folder = str(Path(cfg.run_dir) / "data")
+    complete_data(cfg)
+    return cfg
+
+
+def _part(cfg: DictConfig, name: str, left_out: tuple[str, ...] = (), **more: Any) -> DictConfig:
+    """The config of one of the two runs that a prediction is made of."""
+    keys = [str(key) for key in cfg if key not in (*_OF_FILMS, *left_out)]
+    return OmegaConf.merge(OmegaConf.masked_copy(cfg, keys), {"run_dir": str(Path(cfg.run_dir) / name), **more})  # type: ignore[return-value]
+
+
+def _cut(cfg: DictConfig, point: Any, answers: list[Prediction]) -> Cut:
+    """The scores of the films and the labels that the operating point names."""
+    from chexreason.cli.calibrate import score_origin
+    from chexreason.cli.scores import score_labels
+    from chexreason.reports.film_rows import Cut
+    from chexreason.statistics.decisions import coherent
+    from chexreason.statistics.operating_point import apply, check_origin, probabilities
+    from chexreason.statistics.score_files import aligned
+
+    part = _part(
+        cfg,
+        "scores",
+        predictions=str(Path(cfg.run_dir) / "answers" / runs.PREDICTIONS),
+        reasoning=point.origin.reasoning,
+        samples=cfg.samples if point.origin.kind == "frequency" else 0,
+        batch_size=8,
+    )
+    labels, kept = point.origin.labels, OmegaConf.to_container(part, resolve=True)
+    kept[runs.ADAPTERS] = [runs.adapter_sha256(folder) for folder in cfg.adapters]  # type: ignore[index, call-overload]
+    from chexreason.build.data import build_labels
+
+    origin = score_origin(kept, answers, build_labels(cfg).labels, point.origin.kind)  # type: ignore[arg-type]
+    check_origin(point, origin, any_convention=True)
+    scores = aligned(score_labels(part), answers, labels, point.origin.kind)
+    named = apply(point, scores, [p.study_id for p in answers], origin, any_convention=True)
+    at_home = cfg.hospital is not None and cfg.hospital == point.origin.dataset
+    return Cut(named, coherent(scores - point.cuts, labels), probabilities(point, scores) if at_home else scores,
+               labels, point.origin.dataset, at_home)  # fmt: skip
+
+
+def _dates(cfg: DictConfig, manifest: Manifest) -> pd.Series | None:
+    """The dates of the films in the order of the manifest; raises ValueError on a cell that is none."""
+    import pandas as pd
+
+    from chexreason.data.sources.columns import Faults, VendorCsv
+
+    if cfg.date_column is None:
+        return None
+    column = cfg.path_column or "path"
+    faults = Faults(f"images={cfg.images}")
+    frame = VendorCsv(Path(cfg.images), [column, cfg.date_column], faults).rows
+    faults.stop()
+    found = pd.to_datetime(frame[cfg.date_column], errors="coerce", format="mixed")
+    if found.isna().any():
+        raise ValueError(
+            f"{cfg.images}: '{frame[cfg.date_column][found.isna()].iloc[0]}' in {cfg.date_column} is no date"
+        )
+    return found.set_axis(frame[column]).reindex(manifest.frame["path"])
+
+
+def _said(cfg: DictConfig, cut: Cut | None) -> list[str]:
+    """What a reader of the rows has to know of them, in sentences."""
+    if cut is None:
+        return ["Labels are the answer's own. No operating point was given, so no score stands beside them."]
+    if cut.at_home:
+        return [
+            f"Cuts and probabilities were fitted at {cut.hospital}, the hospital that these films are said to be from."
+        ]
+    return [
+        f"Cuts were fitted at {cut.hospital}. What they attain on these films is not known: say "
+        f"hospital={cut.hospital} if that hospital took them, or calibrate on labelled films of this one. A score is "
+        "no probability.",
+    ]
+
+
+@command(runs.RunError)
+def main(cfg: DictConfig) -> None:
+    """Predict the films and say where the rows are."""
+    rows = predict(cfg)
+    log.info("%d films in %s", len(rows), Path(cfg.run_dir) / "predictions.csv")
+
+
+if __name__ == "__main__":
+    main()
