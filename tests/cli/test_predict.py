@@ -117,7 +117,7 @@ def point(folder: Path, **changed: object) -> Path:
     n = len(labels)
     found = OperatingPoint(
         origin=origin, target="f1", at=None, calibration="platt",
-        cuts=tuple(-1e6 if label == "Edema" else 1e6 for label in labels), slopes=(1.0,) * n, biases=(0.0,) * n,
+        cuts=tuple(-3e6 if label == "Edema" else 1e6 for label in labels), slopes=(1.0,) * n, biases=(0.0,) * n,
         positives=(20,) * n, negatives=(20,) * n, rare=(), min_positives=10, scores_sha256="0", ids=("home:1",),
     )  # fmt: skip
     write_point(folder / "operating_point.json", found)
