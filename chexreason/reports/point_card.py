@@ -71,7 +71,7 @@ def point_card(
         return _figures({"own": [list(there)], **answers}, over, n_resamples, seed)
 
     def own_labels(of: Sequence[Prediction]) -> list[str]:
-        return [label for label, on in zip(labels, counts(of, labels)[2].any(axis=0), strict=True) if on]
+        return [labels[i] for i in np.flatnonzero(counts(of, labels)[2].any(axis=0))]
 
     def crossed(scores: FloatArray, n_repeats: int = 10) -> BoolArray:
         return cross_fitted(rule, scores, truth, mask, patients, n_repeats=n_repeats, seed=seed)
