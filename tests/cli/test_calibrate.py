@@ -127,7 +127,7 @@ def test_the_printed_card_has_80_columns(study: Path, monkeypatch, capsys) -> No
     ("overrides", "words"),
     [
         (("tuning={out}/run",), r"60 studies in .* are not in split val of phantom_a, .*never on test"),
-        (("arm=grpo",), r"eval/grpo is not there or not DONE: python -m chexreason\.cli\.evaluate"),
+        (("arm=grpo",), r"grpo is not there .* -m chexreason\.cli\.evaluate arm=grpo name=run/val split=val"),
         (("target=accuracy",), "target=accuracy: choose one of"),
         (("at=1.0",), "between 0 and 1"),
         (("calibration=isotonic",), "choose one of platt, temperature"),
