@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -92,8 +93,8 @@ def _judged(cfg: DictConfig, root: Path, split: str | None = None) -> dict[str, 
     for folder, verb in ((answered, "evaluate"), (scored, "scores")):
         if not runs.is_done(folder):
             raise FileNotFoundError(
-                f"{folder} is not there or not DONE: python -m chexreason.cli.{verb} name={root.name} arm={cfg.arm} "
-                f"first, with paths.out={root.parent}" + (f" split={split}" if split else "")
+                f"{folder} is not there or not DONE: first python -m chexreason.cli.{verb} arm={cfg.arm} "
+                f"name={os.path.relpath(root, cfg.paths.out)}" + (f" split={split}" if split else "")
             )
         runs.read_done(folder)
     frame, kept, label_set = made_scores(scored, answered), runs.stored_config(scored), build_labels(cfg)

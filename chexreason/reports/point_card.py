@@ -55,78 +55,67 @@ class Judged:
 
 
 def point_card(
-    point: OperatingPoint, rule: Rule, tuning: Judged, places: Mapping[str, Judged], *, n_permutations: int = 30,
-    n_resamples: int = 2_000, seed: int = 0,
-) -> dict[str, Any]:  # fmt: skip
+    point: OperatingPoint,
+    rule: Rule,
+    tuning: Judged,
+    places: Mapping[str, Judged],
+    *,
+    n_permutations: int = 30,
+    n_resamples: int = 2_000,
+    seed: int = 0,
+) -> dict[str, Any]:
     """What the point attains on the studies it was fitted on and in ``places``: figures of own answers, cut and twins.
 
     ``rule`` is that which fitted it. Raises ValueError where the point may not be applied to a place (see ``apply``).
     """
     labels, rows = point.origin.labels, tuning.predictions
     _, truth, mask = counts(rows, labels)
-    patients, cuts = [p.patient_id for p in rows], np.array(point.cuts)
-
-    def figures(there: Sequence[Prediction], over: Sequence[str], **named: Iterable[BoolArray]) -> dict[str, Any]:
-        answers = {k.replace("_", " "): [decisions.decided(there, n, labels) for n in v] for k, v in named.items()}
-        return _figures({"own": [list(there)], **answers}, over, n_resamples, seed)
-
-    def own_labels(of: Sequence[Prediction]) -> list[str]:
-        return [label for label, on in zip(labels, counts(of, labels)[2].any(axis=0), strict=True) if on]
+    patients, apparent = [p.patient_id for p in rows], tuning.scores >= np.array(point.cuts)
+    many = {"n_resamples": n_resamples, "seed": seed}
 
     def crossed(scores: FloatArray, n_repeats: int = 10) -> BoolArray:
         return cross_fitted(rule, scores, truth, mask, patients, n_repeats=n_repeats, seed=seed)
 
-    def by_rule(fitted: FloatArray, scores: FloatArray) -> BoolArray:
-        return np.array(scores >= rule(fitted, truth, mask, patients))
-
-    def orders(of: Sequence[Prediction]) -> Iterator[list[int]]:
-        return decisions.permuted([p.patient_id for p in of], n_permutations, seed)
-
-    meta = decisions.metadata_scores(rows, tuning.facts, [], labels)[0]
-    apparent, honest = tuning.scores >= cuts, crossed(tuning.scores)
-    card: dict[str, Any] = {
-        "n": len(rows),
-        "n_patients": len({*patients}),
-        "caveats": list(point.caveats),
-        "places": {},
+    named: dict[str, Iterable[BoolArray]] = {"cut": (honest := crossed(tuning.scores)), "apparent": [apparent]}
+    orders = decisions.permuted(patients, n_permutations, seed)
+    named[_TWINS[0]] = [crossed(tuning.scores[order], 1)[0] for order in orders]
+    named[_TWINS[1]] = crossed(decisions.metadata_scores(rows, tuning.facts, [], labels)[0])
+    card: dict[str, Any] = {"n": len(rows), "n_patients": len({*patients}), "caveats": list(point.caveats)}
+    card["tuning"] = {"labels": _by_label(apparent, rows, labels)} | _figures(rows, named, labels, rows, **many)
+    card["places"] = {
+        name: {
+            **_place(point, rule, tuning, place, n_permutations, many),
+            "aimed": _figures(rows, {"cut": honest}, labels, place.predictions, **many)["cut"],
+        }
+        for name, place in places.items()
     }
-    card["tuning"] = {"labels": _by_label(apparent, rows, labels)} | figures(
-        rows,
-        own_labels(rows),
-        cut=honest,
-        apparent=[apparent],
-        permuted_scores=[crossed(tuning.scores[order], 1)[0] for order in orders(rows)],
-        metadata_alone=crossed(meta),
-    )
-    for name, place in places.items():
-        there, own = place.predictions, own_labels(place.predictions)
-        named = apply(point, place.scores, [p.study_id for p in there], place.origin, any_convention=True)
-        settled = decisions.coherent(place.scores - cuts, labels)
-        meta, away, missing = decisions.metadata_scores(rows, tuning.facts, place.facts, labels)
-        shuffled = zip(orders(rows), orders(there), strict=True)
-        ranked = ranking_replicates(
-            place.scores, there, labels, kind=point.origin.kind, n_resamples=n_resamples, seed=seed
-        )
-        card["places"][name] = {
-            "n": len(there),
-            "labels": _by_label(named, there, labels),
-            "aimed": figures(rows, own, cut=honest)["cut"],
-            "auroc": asdict(intervals(ranked)["macro_auroc"]),
-            "calibration_error": _calibration_errors(point, place),
-            "changed_by_coherent": float((settled != named).any(axis=1).mean()),
-            "unmentioned": _unmentioned(named, place, labels),
-            "metadata_missing": list(missing),
-            "convention": place.origin.convention,
-        } | figures(
-            there,
-            own,
-            cut=[named],
-            coherent=[settled],
-            all_labels=[np.ones_like(named)],
-            permuted_scores=[by_rule(tuning.scores[a], place.scores[b]) for a, b in shuffled],
-            metadata_alone=[by_rule(meta, away)],
-        )
     return card
+
+
+def _place(
+    point: OperatingPoint, rule: Rule, tuning: Judged, place: Judged, n_permutations: int, many: dict[str, int]
+) -> dict[str, Any]:
+    """What the point attains elsewhere."""
+    labels, rows, there = point.origin.labels, tuning.predictions, place.predictions
+    cut = apply(point, place.scores, [p.study_id for p in there], place.origin, any_convention=True)
+    settled = decisions.coherent(place.scores - np.array(point.cuts), labels)
+    named: dict[str, Iterable[BoolArray]] = {"cut": [cut], "coherent": [settled], "all labels": [np.ones_like(cut)]}
+    own, away, missing = decisions.metadata_scores(rows, tuning.facts, place.facts, labels)
+    home, n = (tuning.scores, rows), n_permutations
+    named[_TWINS[0]] = decisions.image_blind(rule, home, (place.scores, there), labels, n=n, seed=many["seed"])
+    named[_TWINS[1]] = decisions.image_blind(rule, (own, rows), (away, there), labels, n=0)
+    ranked = ranking_replicates(place.scores, there, labels, kind=point.origin.kind, **many)
+    return {
+        "n": len(there),
+        "labels": _by_label(cut, there, labels),
+        "auroc": asdict(intervals(ranked)["macro_auroc"]),
+        "calibration_error": _calibration_errors(point, place),
+        "changed_by_coherent": float((settled != cut).any(axis=1).mean()),
+        "unmentioned": _unmentioned(cut, place, labels),
+        "metadata_missing": list(missing),
+        "convention": place.origin.convention,
+        **_figures(there, named, labels, there, **many),
+    }
 
 
 def remedy_row(place: Mapping[str, Any]) -> dict[str, float]:
@@ -136,18 +125,26 @@ def remedy_row(place: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _figures(
-    answers: Mapping[str, list[list[Prediction]]], labels: Sequence[str], n_resamples: int, seed: int
+    rows: Sequence[Prediction],
+    named: Mapping[str, Iterable[BoolArray]],
+    labels: Sequence[str],
+    judged_in: Sequence[Prediction],
+    **many: int,
 ) -> dict[str, Any]:
-    """Figures with intervals of each kind of answers, the mean of its repeats; gains, and skills above the twins."""
+    """Figures with intervals of own answers and of ``named`` labels, means of repeats, and of the cut against them.
+
+    Averages are over the labels that are judged in ``judged_in``.
+    """
+    over = [x for x, judged in zip(labels, counts(judged_in, labels)[2].T, strict=True) if judged.any()]
+    answers = {kind: [decisions.decided(rows, one, labels) for one in repeats] for kind, repeats in named.items()}
     samples = {
-        name: seed_mean([decisions.decision_replicates(one, labels, n_resamples, seed) for one in repeats])
-        for name, repeats in answers.items()
+        kind: seed_mean([decisions.decision_replicates(one, over, **many) for one in repeats])
+        for kind, repeats in {"own": [list(rows)], **answers}.items()
     }
-    samples["gain"] = difference(samples["own"], samples["cut"])
-    if "apparent" in samples:
-        samples["apparent gain"] = difference(samples["own"], samples["apparent"])
-    samples |= {f"skill above {twin}": difference(samples[twin], samples["cut"]) for twin in _TWINS if twin in samples}
-    return {name: {k: asdict(v) for k, v in intervals(s).items() if k in _FIGURES} for name, s in samples.items()}
+    pairs = {"gain": ("own", "cut"), "apparent gain": ("own", "apparent")}
+    pairs |= {f"skill above {twin}": (twin, "cut") for twin in _TWINS}
+    samples |= {k: difference(samples[a], samples[b]) for k, (a, b) in pairs.items() if {a, b} <= {*samples}}
+    return {kind: {k: asdict(v) for k, v in intervals(s).items() if k in _FIGURES} for kind, s in samples.items()}
 
 
 def _by_label(named: BoolArray, rows: Sequence[Prediction], labels: Sequence[str]) -> dict[str, dict[str, Any]]:

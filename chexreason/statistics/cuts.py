@@ -14,7 +14,7 @@ from chexreason.statistics.bootstrap import Interval, Z, wilson
 from chexreason.statistics.metrics import BoolArray, FloatArray, ratio
 
 CALIBRATIONS = ("platt", "temperature")
-TARGETS = {  # name -> what ``at`` says; None where it says nothing
+CUT_TARGETS = {  # name -> what ``at`` says; None where it says nothing
     "sensitivity": "the specificity that a label keeps; its sensitivity is the highest there",
     "specificity": "the sensitivity that a label keeps; its specificity is the highest there",
     "cost": "the false alarms that one missed finding costs",
@@ -29,19 +29,19 @@ Rule = Callable[[FloatArray, BoolArray, BoolArray, Sequence[str]], FloatArray]  
 
 @dataclass(frozen=True)
 class Target:
-    """What cuts are chosen for: a name of ``TARGETS`` and its figure; raises ValueError on what no cut can meet."""
+    """What cuts are chosen for: a name of ``CUT_TARGETS`` and its figure; raises ValueError on what no cut can meet."""
 
     name: str = "sensitivity"
     at: float | None = 0.9
 
     def __post_init__(self) -> None:
-        if self.name not in TARGETS:
-            raise ValueError(f"target={self.name}: choose one of {', '.join(TARGETS)}")
-        if TARGETS[self.name] is None:
+        if self.name not in CUT_TARGETS:
+            raise ValueError(f"target={self.name}: choose one of {', '.join(CUT_TARGETS)}")
+        if CUT_TARGETS[self.name] is None:
             object.__setattr__(self, "at", None)
         elif self.at is None or not 0 < self.at < (1 if self.name in _SHARES else math.inf):
             span = "between 0 and 1, such as 0.9" if self.name in _SHARES else "a number above 0, such as 5"
-            raise ValueError(f"at={self.at}: for target={self.name} it is {TARGETS[self.name]}, {span}")
+            raise ValueError(f"at={self.at}: for target={self.name} it is {CUT_TARGETS[self.name]}, {span}")
 
     def needed(self, share: float = 1.0) -> int | None:
         """The patients from which on the interval of ``share`` lies above ``at``; None where no number is enough."""

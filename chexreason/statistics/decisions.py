@@ -15,7 +15,7 @@ from chexreason.statistics.predictions import counts, on_judged
 from chexreason.types import Prediction
 
 _ALONE, _BESIDE = "No Finding", "Support Devices"
-METADATA = ("view", "age", "sex", "visit")
+_METADATA = ("view", "age", "sex", "visit")
 
 
 def decided(predictions: Sequence[Prediction], named: BoolArray, labels: Sequence[str]) -> list[Prediction]:
@@ -106,19 +106,20 @@ def image_blind(
     *,
     n: int = 30,
     seed: int = 0,
-) -> list[list[Prediction]]:
-    """The answers to ``scored`` of cuts fitted by ``rule`` on ``tuning``, both with scores permuted between patients.
+) -> list[BoolArray]:
+    """The labels named in ``scored`` by cuts that ``rule`` fits on ``tuning``, with both permuted between patients.
 
-    Each of the ``n`` permutations gives one list; their mean is the image-blind twin. Of swapped films the twin is
-    ``rule`` on the scores of those films, without a permutation (``n=0``).
+    Each of ``n`` permutations gives one array [N, L]; their mean is the image-blind twin. Of scores that saw no film of
+    their own (swapped films, metadata) the twin is ``rule`` as it is: one array, with ``n=0``.
     """
     (values, rows), (others, answers) = tuning, scored
     _, truth, mask = counts(rows, labels)
-    patients = [p.patient_id for p in rows]
-    if not n:
-        return [decided(answers, others >= rule(values, truth, mask, patients), labels)]
-    orders = zip(permuted(patients, n, seed), permuted([p.patient_id for p in answers], n, seed + 1), strict=True)
-    return [decided(answers, others[b] >= rule(values[a], truth, mask, patients), labels) for a, b in orders]
+    patients, there = ([p.patient_id for p in of] for of in (rows, answers))
+    pairs = [(values, others)]
+    if n:
+        orders = zip(permuted(patients, n, seed), permuted(there, n, seed + 1), strict=True)
+        pairs = [(values[a], others[b]) for a, b in orders]
+    return [b >= rule(a, truth, mask, patients) for a, b in pairs]
 
 
 def metadata_scores(
@@ -128,13 +129,13 @@ def metadata_scores(
     labels: Sequence[str],
     seed: int = 0,
 ) -> tuple[FloatArray, FloatArray, tuple[str, ...]]:
-    """Log-odds of labels from ``METADATA`` alone: of ``tuning`` [N, L] cross-fitted, and of others [M, L].
+    """Log-odds of labels from ``_METADATA`` alone: of ``tuning`` [N, L] cross-fitted, and of others [M, L].
 
     One logistic regression a label, on a column for each value (ages by decade). Also returns what no study records.
     """
     both = [*facts, *other_facts]
     values = {
-        name: [str(v // 10 if isinstance(v := fact.get(name), int) else v or "") for fact in both] for name in METADATA
+        name: [str(v // 10 if isinstance(v := fact.get(name), int) else v or "") for fact in both] for name in _METADATA
     }
     x = np.array([[1.0] + [float(v == w) for n in values for v in [values[n][i]] for w in sorted({*values[n]} - {""})]
                   for i in range(len(both))])  # fmt: skip
@@ -147,5 +148,5 @@ def metadata_scores(
     own = np.zeros(truth.shape)
     for inside in folds([p.patient_id for p in tuning], 5, np.random.default_rng(seed)):
         own[inside] = fitted(~inside, known[inside])
-    missing = tuple(name for name in METADATA if not any(values[name][: len(facts)]))
+    missing = tuple(name for name in _METADATA if not any(values[name][: len(facts)]))
     return own, fitted(np.ones(len(tuning), dtype=bool), x[len(facts) :]), missing

@@ -15,7 +15,7 @@ from chexreason.files import read_sealed, write_sealed
 from chexreason.statistics.cuts import CALIBRATIONS, Target
 from chexreason.statistics.metrics import BoolArray, FloatArray
 
-VERSION = 1
+_VERSION = 1
 _WAY_OUT = "it was edited or is damaged; run chexreason.cli.calibrate again, which writes it anew"
 
 
@@ -83,14 +83,14 @@ class OperatingPoint:
 
 def write_point(path: Path, point: OperatingPoint) -> None:
     """Write it with the hash of its content, atomically."""
-    write_sealed(path, {"version": VERSION, **asdict(point)})
+    write_sealed(path, {"version": _VERSION, **asdict(point)})
 
 
 def read_point(path: Path) -> OperatingPoint:
     """The operating point in ``path``; raises ValueError where it is missing, was edited by hand, or does not fit."""
     row = read_sealed(path, _WAY_OUT, needed=True)
-    if (version := row.pop("version", None)) != VERSION:
-        raise ValueError(f"{path} has version {version!r}, this chexreason reads {VERSION}: {_WAY_OUT}")
+    if (version := row.pop("version", None)) != _VERSION:
+        raise ValueError(f"{path} has version {version!r}, this chexreason reads {_VERSION}: {_WAY_OUT}")
     try:
         return OperatingPoint(ScoreOrigin(**_tuples(row.pop("origin"))), **_tuples(row))
     except (TypeError, KeyError, AttributeError) as fault:

@@ -16,8 +16,10 @@ from chexreason.cli import calibrate as verb
 from chexreason.cli.calibrate import calibrate_arm
 from chexreason.files import write_sealed
 from chexreason.labels.catalog import CHEXPERT14
+from chexreason.reports.point_card import remedy_row
+from chexreason.statistics.bootstrap import replicates
 from chexreason.statistics.operating_point import read_point
-from chexreason.statistics.predictions import write_predictions
+from chexreason.statistics.predictions import datasets, evaluated_labels, read_predictions, write_predictions
 from chexreason.statistics.score_files import MADE_FOR, answers_sha256, score_rows, write_scores
 from chexreason.types import Prediction
 from tests.support.configs import composed
@@ -97,6 +99,9 @@ def test_it_writes_a_point_and_a_card_of_home_and_of_the_other_hospital(study: P
     gain = card["places"]["phantom_b"]["gain"]["sensitivity"]
     assert gain["low"] > 0.1  # the answers name too little
     assert card["places"]["phantom_b"]["skill above permuted scores"]["macro_f1"]["low"] > 0.1
+    away = datasets(read_predictions(study / "run" / "eval" / "sft" / "predictions.jsonl"))["phantom_b"]
+    own = replicates(away, evaluated_labels(away, CHEXPERT14), 1).value["macro_f1"]  # over the nine that it judges
+    assert remedy_row(card["places"]["phantom_b"])["own"] == pytest.approx(own)
     errors = card["places"]["phantom_a"]["calibration_error"]
     assert errors["calibrated"] < errors["uncalibrated"] / 2
     assert card["places"]["phantom_a"]["metadata_missing"] == ["visit"]
@@ -122,7 +127,7 @@ def test_the_printed_card_has_80_columns(study: Path, monkeypatch, capsys) -> No
     ("overrides", "words"),
     [
         (("tuning={out}/run",), r"60 studies in .* are not in split val of phantom_a, .*never on test"),
-        (("arm=grpo",), r"eval/grpo is not there or not DONE: python -m chexreason\.cli\.evaluate"),
+        (("arm=grpo",), r"grpo is not there .* -m chexreason\.cli\.evaluate arm=grpo name=run/val split=val"),
         (("target=accuracy",), "target=accuracy: choose one of"),
         (("at=1.0",), "between 0 and 1"),
         (("calibration=isotonic",), "choose one of platt, temperature"),
