@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from omegaconf import DictConfig
 
 from chexreason.build.data import build_labels, declaration, load_manifest, public_sets, training_prevalence
 from chexreason.cli import command
+from chexreason.files import file_sha256
 from chexreason.reports.report import build_report
 from chexreason.reports.study_tables import print_summary
-from chexreason.runs import COLLAPSE, CONFIG, STOPPED, is_done, read_done, read_stage
+from chexreason.runs import COLLAPSE, CONFIG, SCORES, STOPPED, is_done, read_done, read_stage
+from chexreason.statistics.score_files import MADE_FOR, answers_sha256
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +59,26 @@ def report_study(cfg: DictConfig) -> dict[str, Any]:
         public=public_sets(cfg),
         allow_export=cfg.allow_export,
         notes=_notes(cfg, runs),
+        cards=_cards(study, arms),
         declarations={name: declaration(cfg, name, load_manifest(cfg, name)) for name in cfg.data.test},
     )
+
+
+def _cards(study: Path, arms: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """The cards of the arms' operating points; raises ValueError on one that was made of other scores or answers."""
+    cards = {}
+    for arm, answers in arms.items():
+        path, scored = study / "calibrate" / arm / "card.json", study / "scores" / arm
+        if not path.is_file():
+            continue
+        cards[arm] = card = json.loads(path.read_bytes())
+        stale = [n for n, place in card["places"].items() if place["scores_sha256"] != file_sha256(scored / SCORES)]
+        if stale or read_done(scored).get(MADE_FOR) != answers_sha256(answers):
+            raise ValueError(
+                f"{path} was made of other answers or scores than those of {arm} now: run chexreason.cli.scores and "
+                f"chexreason.cli.calibrate of it again, or remove {path.parent}"
+            )
+    return cards
 
 
 def _stages(study: Path, runs: dict[str, Path], arms: list[str]) -> list[dict[str, Any]]:

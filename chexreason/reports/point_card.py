@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from chexreason.reports.study_tables import TWIN
 from chexreason.reports.tables import Table, TableRow, interval_cell
 from chexreason.statistics import decisions
 from chexreason.statistics.bootstrap import Interval, difference, intervals, seed_mean
@@ -28,7 +29,7 @@ _FIGURES = {
     "calls": "labels a film",
     "false_alarms": "false alarms",  # per 100 films
 }
-_TWINS = "permuted scores", "metadata alone"
+_TWINS = TWIN, "metadata alone"
 _READING = (
     "Intervals are 95 %: over patients and with the cuts as fitted, of a label's share by Wilson's rule. `cut` is "
     "cross-validated by patient where the cuts were fitted; `apparent` is of the very studies that fitted them. "
@@ -81,6 +82,7 @@ def point_card(
     named[_TWINS[0]] = [crossed(tuning.scores[order], 1)[0] for order in orders]
     named[_TWINS[1]] = crossed(decisions.metadata_scores(rows, tuning.facts, [], labels)[0])
     card: dict[str, Any] = {"n": len(rows), "n_patients": len({*patients}), "caveats": list(point.caveats)}
+    card |= {"home": point.origin.dataset, "target": str(Target(point.target, point.at))}
     card["tuning"] = {"labels": _by_label(apparent, rows, labels)} | _figures(rows, named, labels, rows, **many)
     card["places"] = {
         name: {
@@ -107,6 +109,7 @@ def _place(
     ranked = ranking_replicates(place.scores, there, labels, kind=point.origin.kind, **many)
     return {
         "n": len(there),
+        "scores_sha256": place.sha256,
         "labels": _by_label(cut, there, labels),
         "auroc": asdict(intervals(ranked)["macro_auroc"]),
         "calibration_error": _calibration_errors(point, place),
@@ -175,8 +178,8 @@ def _calibration_errors(point: OperatingPoint, place: Judged) -> dict[str, float
 def card_page(point: OperatingPoint, card: Mapping[str, Any]) -> Iterator[str | Table]:
     """The card as texts and tables, for a page and for a terminal."""
     target, home = Target(point.target, point.at), point.origin.dataset
-    kept = {"sensitivity": "specificity", "specificity": "sensitivity"}.get(target.name, "")
-    yield f"# Operating point: {target.name}" + (f" at {kept} {target.at}".replace("  ", " ") if target.at else "")
+    kept = target.kept
+    yield f"# Operating point: {card['target']}"
     yield f"Fitted on {card['n']} studies of {card['n_patients']} patients of {home}."
     yield from (f"Caveat: {caveat}." for caveat in card["caveats"])
     if kept:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from chexreason.reports.history import read_history, read_rewards
 from chexreason.reports.payload import StudyFigures, reward_figures, study_figures
 from chexreason.reports.pictures import withheld
 from chexreason.reports.report_page import write_page
-from chexreason.reports.study_tables import ARM_TITLES, label_tables, long_csv, score_tables
+from chexreason.reports.study_tables import ARM_TITLES, label_tables, long_csv, point_tables, score_tables
 from chexreason.reports.tables import COVERAGE
 from chexreason.reports.verdict import verdict
 from chexreason.statistics.comparable import UNRECORDED
@@ -41,6 +42,7 @@ def build_report(
     allow_export: str | None = None,
     notes: Mapping[str, str] | None = None,
     declarations: Mapping[str, Mapping[str, str]] | None = None,
+    cards: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> StudyFigures:
     """Writes report.html, .json, .md and .csv into ``out`` and returns what the JSON holds.
 
@@ -48,8 +50,8 @@ def build_report(
     in their folder; ``stages`` hold name, seconds and peak_rss_bytes; ``attributions`` are the licence texts of the
     images shown, which are "embedded" in the page, lie beside it ("folder") or are left out ("none"), as ``images``
     says; those of sets that are not ``public`` only under the agreement named in ``allow_export``. ``declarations`` say
-    in words what the labels of each prepared set mean (``policy``, ``data_sha256``, ``text``). Changes on the other
-    data sets are compared with those on the first one.
+    in words what the labels of each prepared set mean (``policy``, ``data_sha256``, ``text``). ``cards`` are those of
+    the arms' operating points (``point_card``). Changes on the other data sets are compared with those on the first.
     Raises ValueError or FileNotFoundError naming file, line and way out.
     """
     if not arms:
@@ -71,6 +73,7 @@ def build_report(
         "stages": [dict(stage) for stage in stages],
         "notes": dict(notes or {}),
         "names": ARM_TITLES,
+        "points": {arm: dict(card) for arm, card in (cards or {}).items() if arm in arms},
     })  # fmt: skip
     for name, facts in figures["sets"].items():
         facts["declaration"] = _declaration(facts, (declarations or {}).get(name))
@@ -100,8 +103,13 @@ def _declaration(facts: Mapping[str, Any], prepared: Mapping[str, str] | None) -
 
 
 def _markdown(figures: StudyFigures) -> str:
-    tables = [*score_tables(figures).values(), *label_tables(figures).values()]
-    parts = [f"# {figures['title']}", " ".join(figures["verdict"]), *(t.markdown() for t in tables if t.rows), COVERAGE]
+    tables = [f(figures).values() for f in (score_tables, point_tables, label_tables)]
+    parts = [
+        f"# {figures['title']}",
+        " ".join(figures["verdict"]),
+        *(t.markdown() for t in chain(*tables) if t.rows),
+        COVERAGE,
+    ]
     declared = [facts["declaration"].rstrip() for facts in figures["sets"].values() if facts["declaration"]]
     if declared:
         parts += ["**What the labels mean**", *(f"```\n{text}\n```" for text in declared)]

@@ -18,7 +18,7 @@ from chexreason.reports.figures import PALETTE
 from chexreason.reports.history import Curve
 from chexreason.reports.payload import StudyFigures
 from chexreason.reports.pictures import data_uri, file_address, forget_pictures
-from chexreason.reports.study_tables import arm_title, label_tables, score_tables, stage_table
+from chexreason.reports.study_tables import arm_title, label_tables, point_tables, score_tables, stage_table
 from chexreason.reports.tables import BELOW, COVERAGE
 from chexreason.statistics.trivial import TRIVIAL_ANSWERS
 
@@ -55,6 +55,7 @@ def write_page(
         transfer=[Markup(svg) for svg in transfer_charts(figures)],
         tables=score_tables(figures),
         label_tables=label_tables(figures),
+        point_tables=point_tables(figures),
         charts=[Markup(svg) for run, curves in runs.items() for svg in curve_charts(curves, arm_title(run))],
         cases=cases,
         labels=_labels(figures, cases),

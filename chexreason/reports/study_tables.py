@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -17,6 +18,9 @@ from chexreason.statistics.comparable import UNRECORDED, basis
 from chexreason.statistics.predictions import VOCABULARY
 
 ARM_TITLES = {"base": "Base", "sft": "SFT", "grpo": "GRPO"}
+TWIN = "permuted scores"  # the image-blind twin in a card of ``point_card``
+_DECISIONS = {"own": "own answers", "cut": "cut", TWIN: "cut, no film"}
+_BESIDE = ("micro_f1", "jaccard", "calls", "false_alarms")
 _RATES = ("fail_rate", *VOCABULARY)  # of answers; a constant answer is always readable
 _LONG = ("kind", "row", "dataset", "statistic", "value", "low", "high", "policy", "data_sha256")
 
@@ -84,6 +88,32 @@ def _change_table(figures: Mapping[str, Any], over: str = "") -> Table:
     return Table(caption, ("", *sets), rows, notes=(basis(figures["sets"]),))
 
 
+def point_tables(figures: Mapping[str, Any]) -> dict[str, Table]:
+    """By data set: each arm's own answers, its labels by the cut of ``calibrate``, and its twin that sees no film."""
+    tables = {}
+    for name in data_sets(figures):
+        rows: list[tuple[ScoreCell, ...]] = []
+        for arm, card in figures["points"].items():
+            if (place := card["places"].get(name)) is None:
+                continue
+            for kind, title in _DECISIONS.items():
+                skill = _change_cell(place[f"skill above {TWIN}"]["macro_f1"]) if kind == "cut" else ScoreCell("")
+                auroc = _score_cell(place["auroc"]) if kind == "own" else ScoreCell("")
+                first = _score_cell(place[kind]["macro_f1"])
+                others = [_score_cell({**place[kind][x], "low": None}) for x in _BESIDE]
+                plain = [replace(cell, interval="") for cell in others]
+                rows.append((ScoreCell(f"{arm_title(arm)}, {title}"), first, skill, *plain, auroc))
+        if rows:
+            of = {f"{card['target']} at {card['home']}" for card in figures["points"].values()}
+            header = ("", "macro-F1", "skill", "micro-F1", "Jaccard", "labels a film", "false alarms", "AUROC")
+            note = (
+                "Cuts were fitted on validation films. `no film`: the same rule on scores permuted between patients. "
+                "`skill`: the cut minus that. False alarms are per 100 films."
+            )
+            tables[name] = Table(f"At {name}: cuts for {', '.join(sorted(of))}", header, rows, notes=(note,))
+    return tables
+
+
 def label_tables(figures: Mapping[str, Any]) -> dict[str, Table]:
     """F1 of every evaluated label by arm, beside ``all_labels``, by data set; labels nobody judges are absent."""
     tables = {}
@@ -123,7 +153,8 @@ def long_csv(figures: Mapping[str, Any]) -> str:
 def print_summary(figures: Mapping[str, Any], console: Console | None = None) -> None:
     """Prints the verdict, macro-F1 and paired differences of a report to the terminal."""
     console = console or Console()
-    for table in (score_table(figures, "macro_f1"), _change_table(figures), _change_table(figures, over="common")):
+    changes = (_change_table(figures), _change_table(figures, over="common"))
+    for table in (score_table(figures, "macro_f1"), *changes, *point_tables(figures).values()):
         if table.rows:
             console.print(table.terminal())
     console.print(printable(" ".join(figures["verdict"])), markup=False, highlight=False)

@@ -43,6 +43,14 @@ class Target:
             span = "between 0 and 1, such as 0.9" if self.name in _SHARES else "a number above 0, such as 5"
             raise ValueError(f"at={self.at}: for target={self.name} it is {CUT_TARGETS[self.name]}, {span}")
 
+    @property
+    def kept(self) -> str:
+        """The share that is kept at ``at`` while the other one is raised; "" of other targets."""
+        return {"sensitivity": "specificity", "specificity": "sensitivity"}.get(self.name, "")
+
+    def __str__(self) -> str:
+        return f"{self.name} at {self.kept} {self.at}".replace("  ", " ") if self.at else self.name
+
     def needed(self, share: float = 1.0) -> int | None:
         """The patients from which on the interval of ``share`` lies above ``at``; None where no number is enough."""
         at = self.at or 0.0
