@@ -117,7 +117,7 @@ def prior_shift(
     rng, worse, drawn = np.random.default_rng(seed), 0, 0
     while drawn < n_draws:
         here, there = rng.integers(n, size=n), rng.choice(n, m, p=weight)
-        if 0 < truth[here].sum(axis=0).min() and truth[here].sum(axis=0).max() < n:
+        if truth[here].sum(axis=0).min() > 0 and truth[here].sum(axis=0).max() < n:
             drawn, worse = drawn + 1, worse + (_misfit(apart, scores, truth, here, there)[2] >= observed)
     return PriorShift(tuple(kept.tolist()), truth.mean(axis=0), prior, (1 + worse) / (1 + n_draws))
 

@@ -10,7 +10,7 @@ from chexreason.statistics.shift import energy_test, fit_calibration, prior_shif
 
 
 def hospital(seed: int, share: float, n: int = 300, move: float = 0.0) -> tuple[tuple, np.ndarray]:
-    """Scores [N, 2] and features [N, 4] that follow two labels, of prevalences ``share`` and a quarter, and a device."""
+    """Scores [N, 2] and features [N, 4] that follow two labels, of shares ``share`` and a quarter."""
     rng = np.random.default_rng(seed)
     truth = rng.random((n, 2)) < (share, 0.25)
     scores = 2.0 * truth + rng.normal(size=(n, 2))
@@ -30,14 +30,13 @@ def test_a_calibration_is_found_again_and_needs_both_kinds():
 
 
 def test_prior_shift_finds_another_case_mix_and_refuses_other_films():
-    home, truth = hospital(0, 0.3)
     usable, errors, refused = [], [], []
     for seed in range(1, 9):
-        away, labels = hospital(seed, 0.6)
-        found = prior_shift(home, truth, away, 59, seed)
+        (home, truth), (away, labels) = hospital(100 + seed, 0.3), hospital(seed, 0.6)
+        found = prior_shift(home, truth, away, 39, seed)
         usable.append(found.usable)
         errors.append(abs(found.away - labels.mean(axis=0)))
-        refused.append(not prior_shift(home, truth, hospital(seed, 0.3, move=0.6)[0], 59, seed).usable)
+        refused.append(not prior_shift(home, truth, hospital(seed, 0.3, move=0.6)[0], 39, seed).usable)
     assert sum(usable) >= 7
     assert np.mean(errors, axis=0).max() < 0.06  # home's prevalence is .3 off
     assert all(refused)
