@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 PAGE, MOST = "shift.html", 2000  # training films that are read
 
 
-def shift(cfg: DictConfig) -> dict[str, Any]:
+def compare_hospitals(cfg: DictConfig) -> dict[str, Any]:
     """Every figure of the page, which is written with ``shift.json`` into ``run_dir``.
 
     Raises ValueError where a set is missing or was not answered, or home has no training or no validation film.
@@ -70,7 +70,7 @@ def _films(cfg: DictConfig, figures: dict[str, Any], home: Side, away: Side) -> 
     from chexreason.data.manifest import studies
     from chexreason.labels.uncertainty import label_policy
     from chexreason.model.features import pooled_films
-    from chexreason.statistics.oddity import REASONS, oddities
+    from chexreason.statistics.oddity import ODDITIES, oddities
 
     counts = load_manifest(cfg, cfg.home).split_counts()
     train = next((split for split in TRAIN if split in counts), None)
@@ -88,8 +88,8 @@ def _films(cfg: DictConfig, figures: dict[str, Any], home: Side, away: Side) -> 
     films = [pooled_films(policy, [of[p.study_id] for p in side]) for of, side in zip(known, (home, away), strict=True)]
     odd = [oddities(*usual, pair) for pair in films]  # [N, 6] each
     rows = {"any": [float((o > 1).any(axis=1).mean()) for o in odd]}
-    rows |= {reason: [float((o[:, i] > 1).mean()) for o in odd] for i, reason in enumerate(REASONS)}
-    alone = {p.study_id: REASONS[int(o.argmax())] for p, o in zip(away, odd[1], strict=True) if o.max() > 1}
+    rows |= {reason: [float((o[:, i] > 1).mean()) for o in odd] for i, reason in enumerate(ODDITIES)}
+    alone = {p.study_id: ODDITIES[int(o.argmax())] for p, o in zip(away, odd[1], strict=True) if o.max() > 1}
     figures |= {"unlike": rows, "unlike_films": alone}
     ours, theirs = rows["any"]
     many = " So many that it makes other films: single odd ones do not stand out." if theirs > 0.2 else ""
@@ -128,7 +128,7 @@ def _scores(cfg: DictConfig, figures: dict[str, Any], films: Sequence[FloatArray
     ]
 
 
-def table(figures: Mapping[str, Any]) -> str:
+def label_table(figures: Mapping[str, Any]) -> str:
     """The labels in 80 columns."""
     lines = [f"{'':<27}{'called':^14}{'scores':>9}{'share of positives':>22}"]
     lines.append(f"{'label':<27}{'home':>7}{'away':>7}{'apart':>9}{'home':>10}{'away, by EM':>14}")
@@ -142,8 +142,8 @@ def table(figures: Mapping[str, Any]) -> str:
 @command()
 def main(cfg: DictConfig) -> None:
     """Print the table and what can be said."""
-    figures = shift(cfg)
-    print("\n".join([table(figures), "", *(textwrap.fill(text, 80) for text in figures["said"])]))
+    figures = compare_hospitals(cfg)
+    print("\n".join([label_table(figures), "", *(textwrap.fill(text, 80) for text in figures["said"])]))
     log.info("page: %s", Path(cfg.run_dir) / PAGE)
 
 

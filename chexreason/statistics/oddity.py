@@ -7,15 +7,15 @@ import numpy.typing as npt
 
 from chexreason.statistics.metrics import FloatArray
 
-FIGURES = ("colour", "entropy", "contrast", "grain", "extremes")
-REASONS = ("image features", *FIGURES)
+PICTURE_FIGURES = ("colour", "entropy", "contrast", "grain", "extremes")
+ODDITIES = ("image features", *PICTURE_FIGURES)
 _FLOOR = np.array([0.01, 0.1, 0.02, 0.02, 0.02])  # of a spread: where home has none (grey films have no colour)
 _SHARE = 0.99  # of the validation films of home that are to be ordinary
 _MARGIN = 1.25  # times the threshold that their ranks give: a hundred films do not show the hundredth
 
 
 def picture_figures(picture: npt.NDArray[np.uint8]) -> FloatArray:
-    """``FIGURES`` of a picture [H, W, 3]; take all pictures at one size.
+    """``PICTURE_FIGURES`` of a picture [H, W, 3]; take all pictures at one size.
 
     Colour is the mean distance of the channels, entropy (bits) that of 64 grey levels, contrast the standard deviation,
     grain the mean step between neighbours in units of it, extremes the share of black and white pixels.
@@ -32,7 +32,7 @@ def picture_figures(picture: npt.NDArray[np.uint8]) -> FloatArray:
 def oddities(
     train: tuple[FloatArray, FloatArray], val: tuple[FloatArray, FloatArray], films: tuple[FloatArray, FloatArray]
 ) -> FloatArray:
-    """How unlike home each film is by each of ``REASONS`` [N, 6]; a film with a value above 1 is unlike home.
+    """How unlike home each film is by each of ``ODDITIES`` [N, 6]; a film with a value above 1 is unlike home.
 
     Each argument is features [., D] and figures [., 5]. Features count by the Mahalanobis distance from the
     training films (their covariance shrunken by a tenth), a figure by its distance from their median. All are in units

@@ -11,7 +11,7 @@ import pytest
 
 from chexreason.build.data import load_manifest
 from chexreason.cli.prepare import prepare
-from chexreason.cli.shift import shift, table
+from chexreason.cli.shift import compare_hospitals, label_table
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.statistics.predictions import write_predictions
 from chexreason.statistics.score_files import score_rows, write_scores
@@ -51,17 +51,17 @@ def study(tmp_path_factory):
 
 def test_a_hospital_without_labels_is_set_beside_home(study):
     _, cfg, frame = study
-    figures = shift(cfg)
+    figures = compare_hospitals(cfg)
     assert "no label scores: run scores for this arm" in " ".join(figures["said"])
     assert (figures["labels"]["Edema"]["called"], figures["labels"]["Fracture"]["called"]) == ([1.0, 0.0], [0.0, 1.0])
     assert figures["energy_p"] == 0.01  # of 99 permutations
     home, away = figures["unlike"]["any"]
     assert home <= 0.1 < 0.5 < away == len(figures["unlike_films"]) / 60
     write_scores(Path(cfg.scores), frame)
-    figures = shift(cfg)
+    figures = compare_hospitals(cfg)
     assert not figures["prior_usable"]
     assert 0.05 < figures["labels"]["Edema"]["prior"][0] < 0.3
-    assert max(map(len, table(figures).splitlines())) <= 80
+    assert max(map(len, label_table(figures).splitlines())) <= 80
     folder = Path(cfg.run_dir)
     assert "(refused)" in (folder / "shift.html").read_text()
     assert json.loads((folder / "shift.json").read_text())["prior_p"] == figures["prior_p"]
@@ -78,4 +78,4 @@ def test_a_hospital_without_labels_is_set_beside_home(study):
 def test_what_is_missing_is_named_with_the_way_out(study, word, told):
     words, *_ = study
     with pytest.raises(ValueError, match=told):
-        shift(composed("shift", *words, "name=x", "arm=sft", word))
+        compare_hospitals(composed("shift", *words, "name=x", "arm=sft", word))

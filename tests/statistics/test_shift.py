@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chexreason.statistics.oddity import FIGURES, REASONS, oddities, picture_figures
+from chexreason.statistics.oddity import ODDITIES, PICTURE_FIGURES, oddities, picture_figures
 from chexreason.statistics.shift import energy_test, fit_calibration, prior_shift, score_distances
 
 
@@ -75,5 +75,5 @@ def test_what_is_no_film_is_named_and_ordinary_films_are_not():
     }.items():
         odd = oddities(*sets[:2], (rng.normal(size=(20, 5)), figures(20, make)))
         assert (odd.max(axis=1) > 1).all(), name
-    assert REASONS[int(odd[0].argmax())] == FIGURES[0] == "colour"
+    assert ODDITIES[int(odd[0].argmax())] == PICTURE_FIGURES[0] == "colour"
     assert (oddities(*sets[:2], (np.full((1, 5), 9.0), sets[1][1][:1]))[0].argmax()) == 0  # the features alone
