@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
@@ -26,17 +27,17 @@ from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.uncertainty import POSITIVES_ONLY
 from chexreason.model.load import load_policy
 from chexreason.statistics.bootstrap import intervals, paired, replicates
-from chexreason.types import Prediction, Study
+from chexreason.types import Prediction
 
 CALLED = 1.5  # times the prevalence
 
 
-def features(studies: list[Study]) -> np.ndarray:
-    """Mean image token of each study, [N, hidden]."""
+def features(films: list[Image.Image]) -> np.ndarray:
+    """Mean image token of each film, [N, hidden]."""
     policy = load_policy("tiny:tiny_gemma3", dtype="float32").eval()
     rows = []
-    for start in range(0, len(studies), 50):
-        images = [load_image(study.image) for study in studies[start : start + 50]]
+    for start in range(0, len(films), 50):
+        images = films[start : start + 50]
         prompts = policy.with_features(policy.encode(images, ["x"] * len(images)))
         rows += [tokens.mean(0) for tokens in prompts.features or ()]
     return torch.stack(rows).numpy()
@@ -47,8 +48,9 @@ def main(folder: Path) -> None:
     manifest = manifests.read_manifest(folder / MANIFEST_NAME)
     train = manifests.studies(manifest, CHEXPERT14, POSITIVES_ONLY, ("sft", "rl"))
     test = manifests.studies(manifest, CHEXPERT14, POSITIVES_ONLY, ("test",))
-    scaler = StandardScaler().fit(x_train := features(train))
-    x_train, x_test = scaler.transform(x_train), scaler.transform(features(test))
+    x_train, x_test = (features([load_image(study.image) for study in found]) for found in (train, test))
+    scaler = StandardScaler().fit(x_train)
+    x_train, x_test = scaler.transform(x_train), scaler.transform(x_test)
     labels = [label for i, label in enumerate(CHEXPERT14) if train[0].mask[i]]
     called, areas = {}, {}
     for label in labels:

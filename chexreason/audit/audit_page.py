@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader
+from jinja2 import Environment, FileSystemLoader, Template
 
 from chexreason.audit.agreement import agreement as compare
 from chexreason.audit.facts import AuditFigures, set_figures, shift
@@ -88,10 +88,7 @@ def write_audit(
 
 def _render(figures: AuditFigures, **lists: Sequence[object]) -> str:
     """The page as HTML: self-contained, without scripts, every text from the data escaped."""
-    # Autoescape for every name: select_autoescape() would leave a ".j2" template unescaped.
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template("audit.html.j2").render(
+    return template("audit.html.j2").render(
         figures=figures,
         **lists,
         labels=CHEXPERT14.labels,
@@ -100,6 +97,13 @@ def _render(figures: AuditFigures, **lists: Sequence[object]) -> str:
         far_apart=far_apart,
         limits={"few": FEW, "ratio": RATIO, "fair": FAIR},
     )
+
+
+def template(name: str) -> Template:
+    """A page of this folder, in which every text is escaped."""
+    # Autoescape for every name: select_autoescape() would leave a ".j2" template unescaped.
+    loader = FileSystemLoader(Path(__file__).parent)
+    return Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(name)
 
 
 def _name_on_the_terminal_alone(name: str, splits: Mapping[str, AuditFigures]) -> None:

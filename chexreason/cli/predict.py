@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SET = "films"  # the name of the data set that the films are
-_OF_FILMS = ("images", "path_column", "date_column", "operating_point", "hospital", "workers")
+_OF_FILMS = ("images", "path_column", "date_column", "operating_point", "hospital", "trained_on", "workers")
 _OF_SCORES = ("samples", "temperature", "reasoning", "predictions")
 
 
@@ -49,7 +49,9 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
         raise runs.RunError(f"the films of {cfg.images} changed since {folder} answered them: say restart=true")
     cut = _cut(cfg, point, answers) if point else None
     label_set = build_labels(cfg)
-    rows = film_rows(answers, list(manifest.frame["path"]), label_set, str(cfg.prompt.grammar), cut)
+    rows = film_rows(
+        answers, list(manifest.frame["path"]), label_set, str(cfg.prompt.grammar), cut, _unlike(cfg, manifest)
+    )
     dates = _dates(cfg, manifest)
     weeks = by_week(rows, dates, label_set.labels) if dates is not None else None
     write_films(folder, rows, _said(cfg, cut), weeks, Path(cfg.data.folder) / SET, manifest.root)
@@ -113,6 +115,26 @@ def _cut(cfg: DictConfig, point: Any, answers: list[Prediction]) -> Cut:
                labels, point.origin.dataset, at_home)  # fmt: skip
 
 
+def _unlike(cfg: DictConfig, manifest: Manifest) -> dict[str, str]:
+    """In what the films that are unlike those of ``trained_on`` are so, by their paths."""
+    from chexreason.build.data import build_labels
+    from chexreason.cli.evaluate import ready
+    from chexreason.cli.shift import usual_films
+    from chexreason.data.manifest import read_manifest, studies
+    from chexreason.data.prepare import MANIFEST_NAME
+    from chexreason.labels.uncertainty import label_policy
+    from chexreason.model.features import pooled_films
+    from chexreason.statistics.oddity import ODDITIES, oddities
+
+    if cfg.trained_on is None:
+        return {}
+    policy, home = ready(cfg)[0], read_manifest(Path(cfg.trained_on) / MANIFEST_NAME)
+    films = studies(manifest, build_labels(cfg), label_policy("ignore"), ("test",))
+    far = oddities(*usual_films(policy, home, f"trained_on={cfg.trained_on}"), pooled_films(policy, films))
+    paths = manifest.frame["path"]
+    return {path: ODDITIES[int(row.argmax())] for path, row in zip(paths, far, strict=True) if row.max() > 1}
+
+
 def _dates(cfg: DictConfig, manifest: Manifest) -> pd.Series | None:
     """The dates of the films in the order of the manifest; raises ValueError on a cell that is none."""
     import pandas as pd
@@ -135,13 +157,17 @@ def _dates(cfg: DictConfig, manifest: Manifest) -> pd.Series | None:
 
 def _said(cfg: DictConfig, cut: Cut | None) -> list[str]:
     """What a reader of the rows has to know of them, in sentences."""
+    unlike = "Marked films are unlike the training films: a label there says little."
+    said = [unlike if cfg.trained_on else "No film was compared with the training films: say trained_on=FOLDER."]
     if cut is None:
-        return ["Labels are the answer's own. No operating point was given, so no score stands beside them."]
+        return [*said, "Labels are the answer's own. No operating point was given, so no score stands beside them."]
     if cut.at_home:
-        return [
+        home = (
             f"Cuts and probabilities were fitted at {cut.hospital}, the hospital that these films are said to be from."
-        ]
+        )
+        return [*said, home]
     return [
+        *said,
         f"Cuts were fitted at {cut.hospital}. What they attain on these films is not known: say "
         f"hospital={cut.hospital} if that hospital took them, or calibrate on labelled films of this one. A score is "
         "no probability.",

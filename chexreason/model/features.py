@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load, save
@@ -21,13 +22,17 @@ from torch import Tensor
 from chexreason.data.batches import EncodedPrompts
 from chexreason.data.cache import ImageCache
 from chexreason.data.fingerprint import hashed
+from chexreason.data.image import load_image
 from chexreason.files import read_checked, write_checked
 from chexreason.model.policy import FilmReader, Policy
 from chexreason.owners import remove_leftovers
+from chexreason.statistics.metrics import FloatArray
+from chexreason.statistics.oddity import picture_figures
 from chexreason.types import Study
 
 log = logging.getLogger(__name__)
 RESERVE = 2 * 2**30  # bytes of the disk that are left to checkpoints and predictions
+_SIDE = 128  # pixels of the pictures whose figures are compared
 TEXTS = 1024  # tokenised prompts kept in memory: a run asks one question about images of a few sizes
 
 
@@ -137,6 +142,18 @@ class FeatureCache:
             self._silent = False
             size, room = len(data) / 2**20, (free - RESERVE) // len(data)
             log.info("image features are kept in %s: %.2f MiB an image, room for %d", self.folder, size, room)
+
+
+@torch.no_grad()
+def pooled_films(policy: Policy, studies: Sequence[Study], batch: int = 16) -> tuple[FloatArray, FloatArray]:
+    """The mean image token [N, D] of each study's film, and the figures of the picture [N, 5] (``picture_figures``)."""
+    tokens, figures = [], []
+    for start in range(0, len(studies), batch):
+        films = [load_image(study.image, study.image_sha256) for study in studies[start : start + batch]]
+        prompts = policy.encode(films, ["x"] * len(films)).to(policy.device)
+        tokens += [row.float().flatten(0, -2).mean(0).cpu() for row in policy.with_features(prompts).features or ()]
+        figures += [picture_figures(np.asarray(film.resize((_SIDE, _SIDE)))) for film in films]
+    return torch.stack(tokens).double().numpy(), np.stack(figures)
 
 
 def cache_films(policy: Policy, image_cache: str | None, feature_cache: str | None) -> Policy:
