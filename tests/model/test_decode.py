@@ -8,7 +8,7 @@ from torch import nn
 from transformers import AttentionInterface
 
 from chexreason.model.generate import Sampling, sample
-from chexreason.model.kv import CACHED, next_logits, cached_attention, prefill
+from chexreason.model.kv import CACHED, cached_attention, next_logits, prefill
 
 N, HEADS, KEY_HEADS, SEEN, WIDTH, ROOM = 3, 6, 2, 11, 8, 15
 
