@@ -35,7 +35,7 @@ from chexreason.preflight.meta_model import blank_policy
 from chexreason.prompts import load_prompt, render
 from chexreason.types import Parsed
 
-STUDIES, BATCH, ROUNDS, BAR = 32, 8, 5, 0.25
+STUDIES, BATCH, ROUNDS, BAR = 16, 8, 3, 0.25
 FORMAT = AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION)
 SENTENCES = (  # of an SFT arm of `make demo`
     "I read this frontal PA chest image from the center outward.",
