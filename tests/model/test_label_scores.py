@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from chexreason.labels.catalog import CHEXPERT14, NIH9
 from chexreason.model.adapters import save_adapter
@@ -109,3 +110,20 @@ def test_choices_that_differ_at_once_or_end_early_are_scored_like_whole_completi
         whole = completion_scores(policy, prompts, ids, mask, group_size=8).logp.double().sum(1).reshape(2, 4)
     torch.testing.assert_close(found - found[:, :1], whole - whole[:, :1], atol=1e-5, rtol=0)
     torch.testing.assert_close(found[1], whole[1], atol=1e-5, rtol=0)  # they share nothing
+
+
+def test_they_take_less_than_a_quarter_of_the_products_of_whole_answers_on_shared_prompts(gemma, images):
+    prompts, counted = gemma.with_features(gemma.encode(images[:1], ["Describe. " * 40])), []
+    answer = Parsed(
+        ("Edema", "Fracture"), think="Haze on both sides, more on the left; the heart is not enlarged. " * 3
+    )
+    listed = {labels for present, absent in label_pairs(answer.labels, CHEXPERT14) for labels in (present, *absent)}
+    ids, mask = gemma.encode_answers([format_answer(answer.think, labels) for labels in sorted(listed)])
+    for score in (
+        lambda: label_log_odds(gemma, prompts, [answer], FORMAT),
+        lambda: completion_scores(gemma, prompts, ids, mask, group_size=len(listed)),
+    ):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            score()
+        counted.append(counter.get_total_flops())
+    assert 0 < counted[0] < counted[1] / 4
