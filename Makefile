@@ -45,7 +45,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 4
 
 ABLATIONS := $(addprefix ablation_,reward group_size beta clip prompt label_policy lora_rank seeds)
 
-.PHONY: help docs constraints demo prepare table1 table2 table3 table4 table5 table6 fig1 fig2 fig3 paper ranking $(ABLATIONS) traces dashboard results rewards review test-archive test-ddp test-resume bench-grpo bench-grpo-reward test test-unit test-deep test-processors test-paper test-trl lint bench-basics bench-coverage bench-data bench-fingerprints bench-manifests bench-probe bench-shift bench-sft bench-memory format tiny-models clean
+.PHONY: help docs constraints demo prepare table1 table2 table3 table4 table5 table6 fig1 fig2 fig3 paper ranking $(ABLATIONS) traces dashboard results rewards review test-archive test-ddp test-resume bench-grpo bench-grpo-reward test test-unit test-deep test-processors test-paper test-trl lint bench-basics bench-coverage bench-data bench-fingerprints bench-manifests bench-probe bench-scores bench-shift bench-sft bench-memory format tiny-models clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-21s %s\n", $$1, $$2}'
@@ -213,6 +213,9 @@ bench-probe: $(STAMP) ## what the shipped vision tower knows of NIH (after make 
 
 bench-shift: $(STAMP) ## prior shift, its test and odd films on phantoms (five seeds, 10 min), to out/bench/shift.json
 	$(PY) -m benchmarks.shift 300 5 $(OUT)/bench/shift.json
+
+bench-scores: $(STAMP) ## label scores beside the plain computation, answers of the demo and long ones, MedGemma's FLOPs (2 min), to out/bench/scores.json
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks.scores
 
 bench-sft: $(STAMP) ## an SFT step beside TRL's, epoch 1 and later, two models (5 min), to out/bench/sft.json (installs the extra `bench`)
 	$(INSTALL) --editable '.[dev,bench]'

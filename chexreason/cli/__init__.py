@@ -110,7 +110,11 @@ def misread(error: HydraException, verb: str) -> str:
 
 
 def as_meant(word: str) -> str:
-    """An argument in which ``~/`` begins a path at home, and an option of Lightning's Trainer is added by its name."""
+    """An argument in which ``~/`` begins a path at home, and an option of Lightning's Trainer is added by its name.
+
+    ``reasoning=sampled(4)``, which Hydra would take for a function of its own, is ``sampled:4``.
+    """
+    word = re.sub(r"^reasoning=sampled\((\w*)\)$", r"reasoning=sampled:\1", word)
     if word.partition("=")[0] in {f"trainer.{name}" for name in LIGHTNING}:
         word = f"++{word}"
     return re.sub(r"(?<=[=\[,'\"])~(?=/|$)", lambda _: str(Path.home()), word) if "=" in word else word

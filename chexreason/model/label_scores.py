@@ -47,8 +47,13 @@ def label_log_odds(
     for thinks, both, listed in zip(reasoned, pairs, sets, strict=True):
         found = [dict(zip(listed, next(scores), strict=True)) for _ in thinks]
         odds.append([[logp[p] - max(logp[labels] for labels in absent) for p, absent in both] for logp in found])
-    each = torch.tensor(odds, dtype=torch.float64)  # [B, K, L]
-    return (nn.functional.logsigmoid(each).logsumexp(1) - nn.functional.logsigmoid(-each).logsumexp(1)).float()
+    return mean_odds(torch.tensor(odds, dtype=torch.float64)).float()
+
+
+def mean_odds(each: Tensor) -> Tensor:
+    """Log-odds [B, L] of the mean over K of the probabilities with log-odds ``each`` [B, K, L]; exact for K = 1."""
+    logsigmoid = nn.functional.logsigmoid
+    return each[:, 0] if each.shape[1] == 1 else logsigmoid(each).logsumexp(1) - logsigmoid(-each).logsumexp(1)
 
 
 Labels = tuple[str, ...]

@@ -239,6 +239,7 @@ def test_home_is_written_with_a_tilde_in_any_path(monkeypatch, tmp_path):
     assert as_meant("adapters=[~/a,'~/b']") == f"adapters=[{tmp_path}/a,'{tmp_path}/b']"
     assert as_meant("name=a~b") == "name=a~b"
     assert as_meant("~scale") == "~scale"
+    assert as_meant("reasoning=sampled(4)") == "reasoning=sampled:4"  # which Hydra takes for a function
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from chexreason.model.generate import Sampling, sample
 from chexreason.model.kv import advance, prefill
 from chexreason.model.logprobs import completion_scores, score_tokens
 from chexreason.model.policy import Policy, pad_right
-from tests.support.adapters import greedy_is_generate, with_lora
+from tests.support.adapters import greedy_is_generate, narrowed, with_lora
 
 WINDOWS = [None, 20, 10]  # of Gemma's sliding layers: none that acts, shorter than the prompt, than the image's tokens
 TEXTS = ["Describe the radiograph.", "Is there a pleural effusion in this film, and on which side?", "Hi"]
@@ -68,18 +68,6 @@ def test_shared_prefix_equals_the_plain_path_in_value_and_gradient(policy, image
     torch.testing.assert_close(values[0], values[1], atol=1e-5, rtol=0)
     for name, gradient in gradients[1].items():
         assert (gradients[0][name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-9, name
-
-
-def narrowed(policy: Policy, window: int | None) -> Policy:
-    """The policy with another sliding window; the packaged one, 512, is wider than any prompt here."""
-    if window is not None and policy.base.config.model_type != "gemma3":
-        pytest.skip("no sliding window")
-    if window is not None:
-        policy.base.config.text_config.sliding_window = window
-        for module in policy.base.modules():
-            if getattr(module, "sliding_window", None) is not None:
-                module.sliding_window = window
-    return policy
 
 
 @pytest.mark.slow

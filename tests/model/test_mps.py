@@ -10,7 +10,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from chexreason.labels.catalog import CHEXPERT14
-from chexreason.model import label_scores
+from chexreason.model import label_scores, logprobs
 from chexreason.model.generate import Sampling, draw_ids, row_uniforms, sample
 from chexreason.parsing import AnswerFormat, Grammar
 from chexreason.training.callbacks.label_f1 import LabelF1
@@ -53,9 +53,12 @@ def test_ids_are_drawn_on_the_cpu_and_come_back(sampling):
 def test_what_is_added_in_float64_has_left_the_device(gemma, images, monkeypatch):
     prompts, keys, marks = gemma.encode(images[:1], ["Hi"]), [(0,), (1,)], np.eye(14, dtype=bool)
     expected = sample(gemma, prompts, Sampling(2), group_size=2, keys=keys).ids
-    policy = SimpleNamespace(encode_answers=lambda texts: [torch.ones(len(texts), 2)] * 2, device=MPS)
-    scored = SimpleNamespace(logp=torch.ones(14, 2).as_subclass(OnMPS))
-    monkeypatch.setattr(label_scores, "completion_scores", lambda *args, **kwargs: scored)
+    policy = SimpleNamespace(encode_answers=gemma.encode_answers, device=MPS, pad_id=0)
+    prefix, states = SimpleNamespace(state=torch.ones(1, 2), head=None), lambda p, f, ids, b: torch.ones(*ids.shape, 2)
+    monkeypatch.setattr(logprobs, "prefill", lambda *args: prefix)
+    monkeypatch.setattr(logprobs, "advance_branches", lambda *args: states(*args).as_subclass(OnMPS))
+    equal = SimpleNamespace(logp=torch.zeros(1, 200).as_subclass(OnMPS))
+    monkeypatch.setattr(logprobs, "score_states", lambda head, states, ids, mask: equal)
     monkeypatch.setattr(type(gemma), "device", property(lambda self: MPS))
     answers = [Parsed(think="x", labels=("Edema",), broken=None)], AnswerFormat(CHEXPERT14, Grammar.THINK_SOLUTION)
     with FakeMPS():

@@ -9,8 +9,10 @@ from chexreason.statistics.score_files import (
     aligned,
     answers_sha256,
     check_made_for,
+    one_reasoning,
     read_scores,
     score_rows,
+    sign_agreement,
     write_scores,
 )
 from chexreason.types import Prediction
@@ -50,3 +52,22 @@ def test_what_has_no_score_is_named(tmp_path):
         aligned(frame, predictions("s1"), ("Edema2",), "frequency")
     with pytest.raises(ValueError, match="scores"):
         score_rows(predictions("s1"), "frequency", LABELS, np.zeros((2, 2)))
+
+
+def test_scores_say_after_which_reasoning_they_are_and_two_kinds_are_not_mixed(tmp_path):
+    frames = [score_rows(predictions("s1"), "log_odds", LABELS, np.array([[1.0, 2.0]])) for _ in range(2)]
+    for frame, said in zip(frames, ({}, {"reasoning": "none"}), strict=True):
+        frame.attrs = said
+    for n, frame in enumerate(frames):
+        write_scores(tmp_path / f"{n}.parquet", frame)
+    own, none = (read_scores(tmp_path / f"{n}.parquet") for n in range(2))
+    assert (one_reasoning([own, own]), one_reasoning([none])) == ("own", "none")  # an earlier version wrote no kind
+    with pytest.raises(ValueError, match=r"different reasonings cannot stand together: none, own; run .* restart=true"):
+        one_reasoning([own, none])
+
+
+def test_agreement_counts_answers_and_each_label():
+    odds, named = np.array([[1.0, -1.0], [1.0, 1.0], [-1.0, 0.0]]), [[1, 0], [0, 1], [0, 1]]
+    expected = {"answers": 1 / 3, "labels": 4 / 6, "Edema": 2 / 3, "Fracture": 2 / 3}
+    assert sign_agreement(odds, named, LABELS) == pytest.approx(expected)
+    assert sign_agreement(odds[:0], named[:0], LABELS) == {}

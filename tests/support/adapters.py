@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from chexreason.data.batches import EncodedPrompts
@@ -17,6 +18,18 @@ def with_lora(policy: Policy, seed: int = 0, *, r: int = 4, alpha: int = 8, drop
     for name, parameter in policy.named_parameters():
         if "lora_B" in name and parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.05)
+    return policy
+
+
+def narrowed(policy: Policy, window: int | None) -> Policy:
+    """The policy with another sliding window; the packaged one, 512, is wider than any prompt here."""
+    if window is not None and policy.base.config.model_type != "gemma3":
+        pytest.skip("no sliding window")
+    if window is not None:
+        policy.base.config.text_config.sliding_window = window
+        for module in policy.base.modules():
+            if getattr(module, "sliding_window", None) is not None:
+                module.sliding_window = window
     return policy
 
 
