@@ -43,6 +43,7 @@ UNREAD = {
     "grpo": _TRAINING,
     "evaluate": _SCORING,
     "scores": (*_SCORING, "data.test", "limit"),
+    "blend": ("data", "model", "prompt", "labels", "split", "limit", "batch_size", "max_new_tokens"),
 }
 
 
@@ -126,4 +127,4 @@ def _phase(config: Mapping[str, Any]) -> str:
     """The phase of training, or the command, that a config is for."""
     if "phase" in config:
         return "grpo" if config["phase"].get("name") == "grpo" else "sft"
-    return "scores" if "predictions" in config else "evaluate"
+    return "blend" if "alpha" in config else "scores" if "predictions" in config else "evaluate"
