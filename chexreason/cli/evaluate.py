@@ -146,14 +146,13 @@ def score_sets(found: list[Prediction], label_set: LabelSet) -> dict[str, dict[s
     return scores
 
 
-@command(runs.RunError, ModuleNotFoundError)
-def main(cfg: DictConfig) -> None:
-    """Evaluate, print the headline figures of each set, and give all of them to the loggers; also of a DONE run."""
+def report_scores(cfg: DictConfig, found: list[Prediction]) -> None:
+    """Log the headline figures of each set, and give all of them to the loggers of ``cfg``."""
     from chexreason.build.data import build_labels
     from chexreason.statistics.comparable import UNRECORDED, basis, set_facts
     from chexreason.statistics.predictions import VOCABULARY
 
-    found, label_set = evaluate(cfg), build_labels(cfg)
+    label_set = build_labels(cfg)
     facts, scores = set_facts({cfg.arm: found}, label_set), score_sets(found, label_set)
     for name, values in scores.items():
         shown = [f"{k} {values[k]:.3f}" for k in ("macro_f1", "macro_f1_supported", "micro_f1", "fail_rate")]
@@ -164,6 +163,12 @@ def main(cfg: DictConfig) -> None:
         from chexreason.build.training import log_scores
 
         log_scores(cfg, scores, label_set)
+
+
+@command(runs.RunError, ModuleNotFoundError)
+def main(cfg: DictConfig) -> None:
+    """Evaluate, print the headline figures of each set, and give all of them to the loggers; also of a DONE run."""
+    report_scores(cfg, evaluate(cfg))
 
 
 if __name__ == "__main__":
