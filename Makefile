@@ -116,7 +116,7 @@ ranking: $(STAMP) ## beyond the paper: did training change the ranking, or where
 
 # Each compares its arms in results/<ablation>. Costs are what plan=true adds up, a cell at a time, before anything has
 # run: the SFT arm and whatever else several ablations need is trained once.
-ablation_reward: ## GRPO under four rewards (10 cells: tiny 25 min; paper 255 h, a guess)
+ablation_reward: ## GRPO under six rewards (14 cells: tiny 36 min; paper 379 h, a guess)
 ablation_group_size: ## 2 to 16 completions an image (10 cells: tiny 25 min; paper 255 h, a guess)
 ablation_beta: ## four weights of the KL term (10 cells: tiny 25 min; paper 255 h, a guess)
 ablation_clip: ## four clip ranges (10 cells: tiny 25 min; paper 255 h, a guess)
