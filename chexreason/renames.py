@@ -41,7 +41,7 @@ _SCORING = ("data.val", "data.home", "data.attributions", "data.allow_overlap", 
 UNREAD = {
     "sft": (*_TRAINING, "reward", "objective", "rollout", "callbacks.collapse"),
     "grpo": _TRAINING,
-    "evaluate": _SCORING,
+    "evaluate": (*_SCORING, "budget", "limits"),
     "scores": (*_SCORING, "data.test", "limit"),
     "blend": ("data", "model", "prompt", "labels", "split", "limit", "batch_size", "max_new_tokens"),
 }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +9,7 @@ from omegaconf import DictConfig
 
 from chexreason import runs
 from chexreason.cli import command
-from chexreason.cli.evaluate import declared, report_scores, score_sets
+from chexreason.cli.evaluate import declared, keep_scores, report_scores, score_sets, written_once
 from chexreason.files import file_sha256, finite, write_json
 from chexreason.types import Prediction
 
@@ -27,11 +25,10 @@ def adopt(cfg: DictConfig) -> list[Prediction]:
     from chexreason.build.data import build_labels, build_prompt, load_manifest, load_studies
     from chexreason.statistics.adopted import read_adopted
     from chexreason.statistics.predictions import write_predictions
-    from chexreason.statistics.score_files import MADE_FOR, answers_sha256, score_rows, write_scores
 
     if cfg.file is None:
         raise ValueError("say which file: file=PREDICTIONS, a csv or JSON lines")
-    label_set, run_dir, scores_dir = build_labels(cfg), Path(cfg.run_dir), Path(cfg.scores_dir)
+    label_set, run_dir = build_labels(cfg), Path(cfg.run_dir)
     studies = [study for name in cfg.data.test for study in load_studies(cfg, name, (cfg.split,), label_set)]
     frames = [load_manifest(cfg, name).frame for name in cfg.data.test]
     relative = {row: path for frame in frames for row, path in zip(frame["study_id"], frame["path"], strict=True)}
@@ -40,29 +37,13 @@ def adopt(cfg: DictConfig) -> list[Prediction]:
     origin, sha256 = declared(cfg, cfg.data.test), file_sha256(Path(cfg.file))
     predictions = [replace(row, **origin[row.dataset]) for row in found.predictions]
     facts: dict[str, object] = {"studies": len(predictions), _FILE: sha256}
-    with _adopting(cfg, run_dir, facts) as is_new:
+    with written_once(cfg, run_dir, facts) as is_new:
         if is_new:
             write_predictions(run_dir / runs.PREDICTIONS, predictions)
             write_json(run_dir / runs.METRICS, finite(score_sets(predictions, label_set)))
     if found.log_odds is not None:
-        facts = {"rows": len(predictions), MADE_FOR: answers_sha256(run_dir / runs.PREDICTIONS)}
-        with _adopting(cfg, scores_dir, facts) as is_new:
-            if is_new:
-                frame = score_rows(predictions, "log_odds", list(label_set), found.log_odds)
-                write_scores(scores_dir / runs.SCORES, frame)
+        keep_scores(cfg, predictions, "log_odds", found.log_odds)
     return predictions
-
-
-@contextmanager
-def _adopting(cfg: DictConfig, folder: Path, facts: dict[str, object]) -> Iterator[bool]:
-    """Hold a run directory, which is DONE with ``facts`` after the block; whether it was not before."""
-    with runs.open_run(folder, cfg):
-        is_new = not runs.is_done(folder)
-        if not is_new and runs.read_done(folder) != facts:
-            raise runs.RunError(f"{folder} is of another file than {cfg.file}: choose another arm=, or restart=true")
-        yield is_new
-        if is_new:
-            runs.mark_done(folder, facts)
 
 
 @command(runs.RunError)

@@ -175,7 +175,7 @@ def test_the_same_command_again_changes_nothing_and_another_file_is_refused(out)
     assert before == {path: path.read_bytes() for path in before}
     rows[0]["Edema"] = 0.123
     written(file, rows)
-    with pytest.raises(runs.RunError, match=r"is of another file than .*: choose another arm=, or restart=true"):
+    with pytest.raises(runs.RunError, match=r"was made of other answers: choose another arm=, or restart=true"):
         adopt(configured(out, file))
     adopt(configured(out, file, "restart=true"))
     assert read_scores(out / "x/scores/theirs/scores.parquet").Edema[0] == pytest.approx(math.log(0.123 / 0.877))
