@@ -43,7 +43,7 @@ STUDY_OF = code=0; $(SWEEP) sweep=$(1) || code=$$?; [ $$code -le 1 ] || exit $$c
 # one process a core, at most four: importing torch in more of them costs more than it gains
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 4
 
-ABLATIONS := $(addprefix ablation_,reward group_size beta clip prompt label_policy lora_rank seeds)
+ABLATIONS := $(addprefix ablation_,reward group_size beta clip prompt label_policy lora_rank alpha seeds)
 
 .PHONY: help docs constraints demo prepare table1 table2 table3 table4 table5 table6 fig1 fig2 fig3 paper ranking $(ABLATIONS) traces dashboard results rewards review test-archive test-ddp test-resume bench-grpo bench-grpo-reward test test-unit test-deep test-processors test-paper test-trl lint bench-basics bench-coverage bench-data bench-fingerprints bench-manifests bench-probe bench-scores bench-shift bench-sft bench-memory format tiny-models clean
 
@@ -116,13 +116,14 @@ ranking: $(STAMP) ## beyond the paper: did training change the ranking, or where
 
 # Each compares its arms in results/<ablation>. Costs are what plan=true adds up, a cell at a time, before anything has
 # run: the SFT arm and whatever else several ablations need is trained once.
-ablation_reward: ## GRPO under four rewards (10 cells: tiny 25 min; paper 255 h, a guess)
+ablation_reward: ## GRPO under six rewards (14 cells: tiny 36 min; paper 379 h, a guess)
 ablation_group_size: ## 2 to 16 completions an image (10 cells: tiny 25 min; paper 255 h, a guess)
 ablation_beta: ## four weights of the KL term (10 cells: tiny 25 min; paper 255 h, a guess)
 ablation_clip: ## four clip ranges (10 cells: tiny 25 min; paper 255 h, a guess)
 ablation_prompt: ## GRPO under three prompts (10 cells: tiny 27 min; paper 201 h, a guess)
 ablation_label_policy: ## what an uncertain or blank mark counts as (9 cells: tiny 18 min; paper 20 h, a guess)
 ablation_lora_rank: ## the SFT adapter's rank (7 cells: tiny 14 min; paper 16 h, a guess)
+ablation_alpha: ## blends of the SFT and the GRPO adapter (15 cells: tiny 13 min; paper 71 h, a guess)
 ablation_seeds: ## SFT and GRPO at three seeds (13 cells: tiny 29 min; paper 202 h, a guess)
 $(ABLATIONS): $(STAMP)
 	$(call STUDY_OF,$(@:ablation_%=%),table=transfer ablation=$(@:ablation_%=%))

@@ -46,8 +46,9 @@ _SCORING = ("data.val", "data.home", "data.attributions", "data.allow_overlap", 
 UNREAD = {
     "sft": (*_TRAINING, "reward", "objective", "rollout", "callbacks.collapse"),
     "grpo": _TRAINING,
-    "evaluate": _SCORING,
+    "evaluate": (*_SCORING, "budget", "limits"),
     "scores": (*_SCORING, "data.test", "limit"),
+    "blend": ("data", "model", "prompt", "labels", "split", "limit", "batch_size", "max_new_tokens"),
 }
 
 
@@ -131,4 +132,4 @@ def _phase(config: Mapping[str, Any]) -> str:
     """The phase of training, or the command, that a config is for."""
     if "phase" in config:
         return "grpo" if config["phase"].get("name") == "grpo" else "sft"
-    return "scores" if "predictions" in config else "evaluate"
+    return "blend" if "alpha" in config else "scores" if "predictions" in config else "evaluate"

@@ -61,14 +61,15 @@ def jobs_of(cfg: DictConfig, cells: Sequence[Cell]) -> list[Job]:
 def _job(cfg: DictConfig, cell: Cell, seed: int, trained: dict[str, dict[str, str]], then: dict[str, str]) -> Job:
     """One cell at one seed, after those it needs.
 
-    ``trained`` keeps what each train cell chose of ``AS_TRAINED`` for the cells after it, ``then`` the digest by which
-    an old ledger knows each job.
+    ``trained`` keeps what each train or blend cell chose of ``AS_TRAINED`` for the cells after it, ``then`` the digest
+    by which an old ledger knows each job.
     """
     study = Path(cfg.paths.out) / cfg.name
     arguments = [*cell.arguments(study, seed), *cfg.extra[cell.verb], f"name={cfg.name}"]
     arguments += [] if cell.verb == "prepare" else [f"scale={cfg.scale}"]
     given = {word.partition("=")[0] for word in arguments}
-    as_trained = trained.get(cell.adapter or "", {}).items() if cell.verb != "train" else ()
+    like = (cell.adapter, *cell.parents)[-1]
+    as_trained = trained.get(like or "", {}).items() if cell.verb != "train" else ()
     arguments += [f"{group}={choice}" for group, choice in as_trained if group not in given]
     if unknown := unknown_choices(arguments):
         raise CellError("; ".join(unknown))
@@ -80,7 +81,7 @@ def _job(cfg: DictConfig, cell: Cell, seed: int, trained: dict[str, dict[str, st
     with open_dict(composed):
         choices = composed.pop("hydra").runtime.choices
     complete_data(composed)
-    if cell.verb == "train":
+    if cell.verb in ("train", "blend"):
         trained[cell.name] = {group: choices[group] for group in AS_TRAINED}
     run_dir = cell.run_dir(study, seed)
     as_begun(run_dir, composed)

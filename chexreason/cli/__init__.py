@@ -27,9 +27,19 @@ from chexreason.runs import ATTEMPT_OF
 from chexreason.signals import Stopped, is_first_rank, on_leave, requeue, watched
 
 # Settings that hold a list, a list of pairs, and a mapping; without a dot also those of a data set.
-LISTS = {"adapters", "arms", "attributions", "credentialed", "data.test", "data.val", "extra.evaluate", "extra.prepare"}
-LISTS |= {"extra.scores", "extra.train", "honest", "only", "parts", "pool_splits", "reviewers", "seeds", "splits"}
-LISTS |= {"tags", "views", "without"}
+LISTS = {"adapters", "arms", "attributions", "credentialed", "data.test", "data.val", "extra.blend", "extra.evaluate"}
+LISTS |= {
+    "extra.prepare",
+    "extra.scores",
+    "extra.train",
+    "honest",
+    "only",
+    "parts",
+    "pool_splits",
+    "reviewers",
+    "seeds",
+}
+LISTS |= {"splits", "tags", "views", "without"}
 # Options of Lightning's Trainer that no config sets, and that some people set by hand.
 LIGHTNING = ("benchmark", "detect_anomaly", "fast_dev_run", "limit_train_batches", "limit_val_batches", "num_nodes")
 LIGHTNING += ("overfit_batches", "profiler", "sync_batchnorm")

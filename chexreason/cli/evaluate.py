@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from chexreason.cli import command
 from chexreason.files import finite, value_sha256, write_json
 from chexreason.progress import track
 from chexreason.renames import settings_read
+from chexreason.traces.store import StoreError
 
 if TYPE_CHECKING:
     from chexreason.data.batches import Batch
@@ -23,8 +25,9 @@ if TYPE_CHECKING:
     from chexreason.model.policy import Policy
     from chexreason.parsing import AnswerFormat
     from chexreason.prompts import Prompt
+    from chexreason.statistics.metrics import FloatArray
     from chexreason.statistics.partial import BatchRows, Partial
-    from chexreason.types import Prediction, Sample
+    from chexreason.types import Prediction, Sample, Study
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +47,7 @@ def evaluate(cfg: DictConfig) -> list[Prediction]:
     Raises ValueError when an adapter was trained with another prompt or label set, and when the data changed since an
     attempt that was cut.
     """
-    from chexreason.build.data import build_labels, build_samples, load_manifest, load_studies
-    from chexreason.model.generate import predict_batch
+    from chexreason.build.data import build_labels, load_manifest, load_studies
     from chexreason.statistics import predictions
     from chexreason.statistics.partial import Partial, partial_path
 
@@ -57,7 +59,6 @@ def evaluate(cfg: DictConfig) -> list[Prediction]:
             log.info("%s is DONE: nothing to evaluate", run_dir)
             return predictions.read_predictions(run_dir / runs.PREDICTIONS)
         origin = declared(cfg, cfg.data.test)
-        partial = Partial(run_dir / runs.PREDICTIONS, made_with(cfg, data=origin))
         if missing := [name for name in cfg.data.test if cfg.split not in load_manifest(cfg, name).split_counts()]:
             others = ",".join(name for name in cfg.data.test if name not in missing)
             way_out = f"evaluate the others with 'data.test=[{others}]'" if others else "choose another split="
@@ -65,21 +66,41 @@ def evaluate(cfg: DictConfig) -> list[Prediction]:
         label_set = build_labels(cfg)
         told = {"limit": cfg.limit, "unlabelled": True}
         studies = {name: load_studies(cfg, name, (cfg.split,), label_set, **told) for name in cfg.data.test}
-        policy, prompt, answer_format = ready(cfg)
-        found: list[Prediction] = []
+        if "endpoint" in cfg:
+            from chexreason.build.served import served_answers
 
-        def answer(batch: Batch) -> BatchRows:
-            return list(map(predictions.to_row, predict_batch(policy, batch, answer_format, cfg.max_new_tokens)))
-
-        for name in cfg.data.test:
-            samples = build_samples(studies[name], prompt, label_set, None)
-            rows = in_batches(cfg, policy, samples, answer, partial, f"{cfg.arm} on {name}")
-            found += [replace(predictions.of_row(row), **origin[name]) for row in rows]
+            answered, often = served_answers(cfg, [study for found in studies.values() for study in found], label_set)
+        else:
+            partial = Partial(run_dir / runs.PREDICTIONS, made_with(cfg, data=origin))
+            answered, often = _answers(cfg, studies, label_set, partial), None
+        found = [replace(row, **origin[row.dataset]) for row in answered]
         predictions.write_predictions(run_dir / runs.PREDICTIONS, found)
         write_json(run_dir / runs.METRICS, finite(score_sets(found, label_set)))
+        if often is not None:
+            keep_scores(cfg, found, "frequency", often)
         runs.mark_done(run_dir, {"studies": len(found)})
-        partial_path(run_dir / runs.PREDICTIONS).unlink()
+        partial_path(run_dir / runs.PREDICTIONS).unlink(missing_ok=True)
         return found
+
+
+def _answers(
+    cfg: DictConfig, studies: Mapping[str, Sequence[Study]], label_set: LabelSet, partial: Partial
+) -> list[Prediction]:
+    """The greedy answers of the policy to the studies of each set."""
+    from chexreason.build.data import build_samples
+    from chexreason.model.generate import predict_batch
+    from chexreason.statistics.predictions import of_row, to_row
+
+    policy, prompt, answer_format = ready(cfg)
+    found: BatchRows = []
+
+    def answer(batch: Batch) -> BatchRows:
+        return list(map(to_row, predict_batch(policy, batch, answer_format, cfg.max_new_tokens)))
+
+    for name, own in studies.items():
+        samples = build_samples(own, prompt, label_set, None)
+        found += in_batches(cfg, policy, samples, answer, partial, f"{cfg.arm} on {name}")
+    return list(map(of_row, found))
 
 
 def declared(cfg: DictConfig, names: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -156,9 +177,32 @@ def score_sets(found: list[Prediction], label_set: LabelSet) -> dict[str, dict[s
     return scores
 
 
-@command(runs.RunError, ModuleNotFoundError)
-def main(cfg: DictConfig) -> None:
-    """Evaluate, print the headline figures of each set, and give all of them to the loggers; also of a DONE run."""
+@contextmanager
+def written_once(cfg: DictConfig, folder: Path, facts: Mapping[str, object]) -> Iterator[bool]:
+    """Hold a run directory, which is DONE with ``facts`` after the block; whether it was not before."""
+    with runs.open_run(folder, cfg):
+        is_new = not runs.is_done(folder)
+        if not is_new and runs.read_done(folder) != facts:
+            raise runs.RunError(f"{folder} was made of other answers: choose another arm=, or restart=true")
+        yield is_new
+        if is_new:
+            runs.mark_done(folder, facts)
+
+
+def keep_scores(cfg: DictConfig, predictions: Sequence[Prediction], kind: str, values: FloatArray) -> None:
+    """Write label scores [N, L] of the predictions in ``cfg.run_dir`` to ``cfg.scores_dir``, a run of its own."""
+    from chexreason.build.data import build_labels
+    from chexreason.statistics.score_files import MADE_FOR, answers_sha256, score_rows, write_scores
+
+    folder = Path(cfg.scores_dir)
+    facts = {"rows": len(predictions), MADE_FOR: answers_sha256(Path(cfg.run_dir) / runs.PREDICTIONS)}
+    with written_once(cfg, folder, facts) as is_new:
+        if is_new:
+            write_scores(folder / runs.SCORES, score_rows(predictions, kind, list(build_labels(cfg)), values))
+
+
+def report_scores(cfg: DictConfig, found: list[Prediction]) -> None:
+    """Print the headline figures of each set that has labels, and give all of them to the loggers of ``cfg``."""
     from rich.console import Console
 
     from chexreason.build.data import build_labels
@@ -166,7 +210,7 @@ def main(cfg: DictConfig) -> None:
     from chexreason.statistics.comparable import UNRECORDED, basis, set_facts
     from chexreason.statistics.predictions import labelled_sets
 
-    found, label_set = labelled_sets(evaluate(cfg)), build_labels(cfg)
+    found, label_set = labelled_sets(found), build_labels(cfg)
     scores = score_sets(found, label_set)
     shown = {name: [values[figure] for figure in _HEADLINE] for name, values in scores.items()}
     rows = [
@@ -181,6 +225,12 @@ def main(cfg: DictConfig) -> None:
         from chexreason.build.training import log_scores
 
         log_scores(cfg, scores, label_set)
+
+
+@command(runs.RunError, StoreError, ModuleNotFoundError)
+def main(cfg: DictConfig) -> None:
+    """Evaluate, print the headline figures of each set, and give all of them to the loggers; also of a DONE run."""
+    report_scores(cfg, evaluate(cfg))
 
 
 if __name__ == "__main__":

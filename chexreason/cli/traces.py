@@ -11,12 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 from chexreason.cli import command
 from chexreason.errors import printable
 from chexreason.files import write_json, write_text
-from chexreason.traces.store import StoreError, TraceStore, open_store
+from chexreason.traces.store import StoreError, open_store
 
 if TYPE_CHECKING:
     from chexreason.labels.schema import LabelSet
-    from chexreason.traces.budget import Budget
-    from chexreason.traces.task import Limits, Task
+    from chexreason.traces.task import Task
     from chexreason.types import Study
 
 log = logging.getLogger(__name__)
@@ -33,6 +32,7 @@ def traces(cfg: DictConfig) -> dict[str, Any]:
     from chexreason.build.data import build_labels
     from chexreason.traces.acceptance import acceptance, as_markdown
     from chexreason.traces.budget import Budget
+    from chexreason.traces.collect import ask_all, to_ask
     from chexreason.traces.export import export
     from chexreason.traces.task import Limits, judge_again
 
@@ -44,13 +44,13 @@ def traces(cfg: DictConfig) -> dict[str, Any]:
         judge_again(task, store, studies)
         budget = Budget(cfg.budget, store.spent(), task.teacher.tariff, task.teacher.endpoint)
         try:
-            stopped = _ask(task, store, studies, limits, budget)
+            stopped = ask_all(task, store, studies, limits, budget)
         finally:
             export(store, folder)
             report = acceptance(store, label_set, limits.attempts, unaskable)
             write_json(folder / f"{REPORT_NAME}.json", report)
             write_text(folder / f"{REPORT_NAME}.md", as_markdown(report))
-        left = len(_to_ask(store, studies, limits))
+        left = len(to_ask(store, studies, limits))
     return report | {"stopped": stopped, "left": left}
 
 
@@ -81,29 +81,6 @@ def _task(cfg: DictConfig, label_set: LabelSet, studies: list[Study]) -> Task:
         side=cfg.image_side,
         seed=cfg.seed,
     )
-
-
-def _ask(task: Task, store: TraceStore, studies: list[Study], limits: Limits, budget: Budget) -> str:
-    """Log what the studies still to ask about will cost, and ask; returns why it stopped early, or an empty string."""
-    from chexreason.progress import Meter
-    from chexreason.traces.budget import estimate
-    from chexreason.traces.collect import collect_traces
-
-    to_ask = _to_ask(store, studies, limits)
-    log.info("%d of %d studies need no answer any more", len(studies) - len(to_ask), len(studies))
-    if not to_ask:
-        return ""
-    if task.teacher.endpoint:
-        forecast = estimate(task, limits, to_ask, store.typical())
-        log.info("%s; budget %.2f USD, %.2f spent", forecast, budget.limit, budget.spent)
-    with Meter(len(to_ask), "traces") as meter:
-        return collect_traces(task, store, to_ask, limits, budget, meter)
-
-
-def _to_ask(store: TraceStore, studies: list[Study], limits: Limits) -> list[Study]:
-    standing = store.progress()
-    stands = [(study, standing[study.study_id]) for study in studies]
-    return [study for study, stand in stands if not stand.accepted and stand.judged < limits.attempts]
 
 
 @command(StoreError, ModuleNotFoundError)

@@ -129,7 +129,7 @@ def keep_adapter(model: Any, folder: str | Path, name: str) -> PeftModel:
         )
     check_sound(folder)
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    made_for, config, weights = _check_fit(base, folder), _config(folder), load_file(folder / WEIGHTS)
+    made_for, config, weights = _check_fit(base, folder), plain_config(folder), load_file(folder / WEIGHTS)
     scale = {"r": config["r"], "lora_alpha": config["lora_alpha"]}
     # Weights and whole names say which modules: PEFT may look for a pattern or a long list for ever.
     wanted, layers, listed = {}, dict(base.named_modules()), config.get("target_modules")
@@ -183,7 +183,7 @@ def save_adapter(policy: Policy, folder: str | Path, card: Mapping[str, object])
     with whole_folder(Path(folder)) as staging:
         policy.model.save_pretrained(str(staging), selected_adapters=[NEW])
         named = {"base_model_name_or_path": policy.source, "target_modules": sorted(n for n, _ in _adapted(policy))}
-        config = _config(staging) | named
+        config = plain_config(staging) | named
         if policy.frozen_adapters():
             factors = {
                 f"base_model.model.{name}.lora_{side}.weight": factor.detach().cpu().contiguous()
@@ -193,12 +193,17 @@ def save_adapter(policy: Policy, folder: str | Path, card: Mapping[str, object])
             save_file(factors, staging / WEIGHTS, metadata={"format": "pt"})
             rank = sum(adapter.r for adapter in policy.model.peft_config.values())
             config |= {"r": rank, "lora_alpha": rank}
-        (staging / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         about = {"model_type": policy.base.config.model_type, "quantise": precision_of(policy.base)}
         about |= {"source": policy.source, "base_fingerprint": base_fingerprint(policy.base)}
         (staging / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-        about[_FILES] = {name: file_sha256(staging / name) for name in (ADAPTER_CONFIG, WEIGHTS)}
-        write_sealed(staging / CARD, {**card, **about})
+        seal_adapter(staging, config, {**card, **about})
+
+
+def seal_adapter(folder: Path, config: Mapping[str, Any], card: Mapping[str, object]) -> None:
+    """Write PEFT's ``config`` beside the weights in ``folder``, and the ``card``, which vouches for both."""
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    files = {name: file_sha256(folder / name) for name in (ADAPTER_CONFIG, WEIGHTS)}
+    write_sealed(folder / CARD, {**card, _FILES: files})
 
 
 def read_card(folder: str | Path) -> dict[str, Any]:
@@ -243,11 +248,15 @@ def answer_tokens(folder: str | Path) -> int:
 
 def rank_of(folder: str | Path) -> int | None:
     """The rank of an adapter; None where the folder holds none yet."""
-    return int(_config(Path(folder))["r"]) if (Path(folder) / ADAPTER_CONFIG).is_file() else None
+    return int(plain_config(Path(folder))["r"]) if (Path(folder) / ADAPTER_CONFIG).is_file() else None
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def plain_config(folder: Path) -> dict[str, Any]:
+    """PEFT's config of an adapter; raises ValueError where it is another variant than plain LoRA."""
     config: dict[str, Any] = json.loads((folder / ADAPTER_CONFIG).read_text())
+    odd = ", ".join(n for n in ("peft_type", *VARIANTS) if config.get(n) not in (None, "LORA", False, [], {}))
+    if odd:
+        raise ValueError(f"adapter {folder} is no plain LoRA ({odd} in {ADAPTER_CONFIG}): train one without")
     return config
 
 
@@ -270,10 +279,7 @@ def base_fingerprint(model: nn.Module) -> str:
 
 def _check_fit(base: Any, folder: Path) -> str:
     """Refuse (ValueError) an adapter of another architecture, precision or base; returns which base it was made for."""
-    config, card = _config(folder), read_card(folder) if (folder / CARD).is_file() else {}
-    odd = ", ".join(n for n in ("peft_type", *VARIANTS) if config.get(n) not in (None, "LORA", False, [], {}))
-    if odd:
-        raise ValueError(f"adapter {folder} is no plain LoRA ({odd} in {ADAPTER_CONFIG}): train one without")
+    config, card = plain_config(folder), read_card(folder) if (folder / CARD).is_file() else {}
     made_for = f"It was made for {config.get('base_model_name_or_path') or 'another model'}: choose its model="
     here = {"model_type": base.config.model_type, "quantise": precision_of(base)}
     trained = here | ({"quantise": None} | card if card else {})

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from chexreason.data.batches import Batch, EncodedPrompts
-from chexreason.labels.schema import LabelSet
 from chexreason.model.adapters import unchanging
 from chexreason.model.kv import next_logits, prefill
 from chexreason.model.policy import Policy
 from chexreason.parsing import AnswerFormat
+from chexreason.statistics.predictions import to_prediction
 from chexreason.types import Completion, Prediction, Study
 
 NUCLEUS = 256, 4096  # most likely ids looked at first: with top_p below 1 they nearly always hold all that may be drawn
@@ -210,25 +210,6 @@ def read_completions(
         Completion(studies[n // group].study_id, text, answer_format.parse(text), int(lengths[n]), bool(done))
         for n, (text, done) in enumerate(zip(texts, sampled.finished.tolist(), strict=True))
     ]
-
-
-def to_prediction(study: Study, completion: Completion, label_set: LabelSet) -> Prediction:
-    """A completion beside the truth of its study; labels its source does not judge are in ``named`` alone."""
-    labelled = label_set.decode(study.mask)
-    return Prediction(
-        study_id=study.study_id,
-        patient_id=study.patient_id,
-        dataset=study.dataset,
-        text=completion.text,
-        predicted=tuple(label for label in completion.parsed.labels if label in labelled),
-        truth=tuple(label for label in label_set.decode(study.target) if label in labelled),
-        labelled=labelled,
-        broken=completion.parsed.broken,
-        n_tokens=completion.n_tokens,
-        image=str(study.image),
-        named=completion.parsed.labels,
-        unknown=completion.parsed.unknown,
-    )
 
 
 def predict_batch(policy: Policy, batch: Batch, answer_format: AnswerFormat, max_new_tokens: int) -> list[Prediction]:

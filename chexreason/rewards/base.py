@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from chexreason.labels.schema import LabelSet
 from chexreason.types import Completion, Study
+
+BY_LABEL = ("true_positive", "false_positive", "format")  # the parts that ``by_label`` makes
 
 
 class Reward(Protocol):
@@ -121,6 +123,51 @@ def scored_labels(completion: Completion, study: Study, label_set: LabelSet) -> 
         )
     labelled = frozenset(label_set.decode(study.mask))
     return labelled & frozenset(label_set.decode(study.target)), labelled & frozenset(completion.parsed.labels)
+
+
+def checked_prevalence(reward: str, prevalence: Mapping[str, float]) -> dict[str, float]:
+    """A copy; raises ValueError on a share outside 0..1."""
+    if wrong := {label: share for label, share in prevalence.items() if not 0.0 <= share <= 1.0}:
+        raise ValueError(f"{reward}: prevalence is a share of the training studies, in 0..1, not {wrong}")
+    return dict(prevalence)
+
+
+def require_prices(reward: str, priced: Collection[str], studies: Sequence[Study], label_set: LabelSet) -> None:
+    """Fails on the first batch, not on the first false positive of a rare label hours later."""
+    for study in studies:
+        if missing := [label for label in label_set.decode(study.mask) if label not in priced]:
+            raise ValueError(
+                f"no training prevalence for {missing}, which study '{study.study_id}' labels: "
+                f"pass {reward} a prevalence for every label the training manifest labels"
+            )
+
+
+def by_label(
+    completions: Sequence[Completion],
+    studies: Sequence[Study],
+    label_set: LabelSet,
+    gain: Mapping[str, float],
+    cost: Mapping[str, float],
+    broken: float,
+) -> dict[str, Tensor]:
+    """Parts [N] of a reward that prices each label: what was rightly named, wrongly named, and malformed output.
+
+    ``true_positive`` is the mean over the study's judged labels of the ``gain`` of those rightly named,
+    ``false_positive`` minus that of the ``cost`` of those wrongly named, ``format`` minus ``broken`` for an output that
+    is not valid, which names nothing. All are 0 for a study without a judged label.
+    """
+    rows = []
+    for completion, study in zip(completions, studies, strict=True):
+        truth, named = scored_labels(completion, study, label_set)
+        named, judged = named if completion.parsed.valid else frozenset(), sum(study.mask)
+        # Sorted, so that the rounded sum does not depend on the order in which a set yields its labels.
+        right, wrong = (
+            sum(price[x] for x in sorted(found)) for found, price in ((named & truth, gain), (named - truth, cost))
+        )
+        rows.append(
+            (right / max(judged, 1), -wrong / max(judged, 1), -broken * bool(judged and not completion.parsed.valid))
+        )
+    return dict(zip(BY_LABEL, torch.tensor(rows).reshape(-1, len(BY_LABEL)).unbind(1), strict=True))
 
 
 def set_jaccard(truth: frozenset[str], predicted: frozenset[str], n_unknown: int = 0) -> float:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from chexreason.labels.schema import LabelSet
-from chexreason.rewards.base import named_weights, scored_labels, set_jaccard
+from chexreason.rewards.base import checked_prevalence, named_weights, require_prices, scored_labels, set_jaccard
 from chexreason.rewards.collapse import CollapseWindow
 from chexreason.types import Completion, Parsed, Study
 
@@ -44,12 +44,8 @@ class NuancedReward:
         broken: float = 100.0,
         weights: Mapping[str, float] | None = None,
     ) -> None:
-        wrong = {label: share for label, share in prevalence.items() if not 0.0 <= share <= 1.0}
-        if wrong:
-            raise ValueError(f"prevalence is a share of the training studies, in 0..1, not {wrong}")
-        self.false_positive_cost = {
-            label: false_positive_base + false_positive_slope * share for label, share in prevalence.items()
-        }
+        shares = checked_prevalence("NuancedReward", prevalence)
+        self.false_positive_cost = {x: false_positive_base + false_positive_slope * shares[x] for x in shares}
         self.collapse = collapse
         self.exact, self.recall, self.precision = exact, recall, precision
         self.unknown, self.duplicate, self.stray, self.broken = unknown, duplicate, stray, broken
@@ -59,7 +55,7 @@ class NuancedReward:
         self, completions: Sequence[Completion], studies: Sequence[Study], label_set: LabelSet
     ) -> dict[str, Tensor]:
         """Parts ``exact``, ``partial``, ``false_positive``, ``collapse``, ``format`` and ``jaccard``, each [N]."""
-        self._check_prevalence(studies, label_set)
+        require_prices("NuancedReward", self.false_positive_cost, studies, label_set)
         sets = [scored_labels(c, s, label_set) for c, s in zip(completions, studies, strict=True)]
         rated = [row for row, study in enumerate(studies) if any(study.mask)]
         valid = [row for row in rated if completions[row].parsed.valid]
@@ -98,13 +94,3 @@ class NuancedReward:
             return self.broken
         unknown = self.unknown * len(parsed.unknown)
         return unknown + self.duplicate * len(parsed.duplicates) + self.stray * parsed.stray_blocks
-
-    def _check_prevalence(self, studies: Sequence[Study], label_set: LabelSet) -> None:
-        """Fails on the first batch, not on the first false positive of a rare label hours later."""
-        for study in studies:
-            missing = [x for x in label_set.decode(study.mask) if x not in self.false_positive_cost]
-            if missing:
-                raise ValueError(
-                    f"no training prevalence for {missing}, which study '{study.study_id}' labels: "
-                    f"pass NuancedReward a prevalence for every label the training manifest labels"
-                )

@@ -14,7 +14,7 @@ import numpy as np
 from chexreason.files import write_text
 from chexreason.labels.schema import LabelSet
 from chexreason.statistics.metrics import BoolArray, FloatArray
-from chexreason.types import Prediction
+from chexreason.types import Completion, Prediction, Study
 
 VOCABULARY = ("unknown_rate", "no_label_rate")  # answers with an item that is no label; with such items alone
 _REQUIRED = ("study_id", "patient_id", "dataset", "text", "predicted", "truth", "labelled")
@@ -23,6 +23,25 @@ _TEXTS = ("study_id", "patient_id", "dataset", "text", "broken", "image", "polic
 _DROPPED = ("extra",)  # written before policy and data_sha256 were: such files stay readable, both unknown
 _VERSION = 2  # of a line; 1 had no ``version``, ``named`` and ``unknown``
 _WAY_OUT = "run the evaluation of this arm again with restart=true"
+
+
+def to_prediction(study: Study, completion: Completion, label_set: LabelSet) -> Prediction:
+    """A completion beside the truth of its study; labels its source does not judge are in ``named`` alone."""
+    labelled = label_set.decode(study.mask)
+    return Prediction(
+        study_id=study.study_id,
+        patient_id=study.patient_id,
+        dataset=study.dataset,
+        text=completion.text,
+        predicted=tuple(label for label in completion.parsed.labels if label in labelled),
+        truth=tuple(label for label in label_set.decode(study.target) if label in labelled),
+        labelled=labelled,
+        broken=completion.parsed.broken,
+        n_tokens=completion.n_tokens,
+        image=str(study.image),
+        named=completion.parsed.labels,
+        unknown=completion.parsed.unknown,
+    )
 
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:

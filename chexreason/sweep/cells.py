@@ -1,4 +1,4 @@
-"""The cells of a sweep: a graph of train, evaluate and scores commands, read, varied and put in order."""
+"""The cells of a sweep: a graph of train, blend, evaluate and scores commands, read, varied and put in order."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 from chexreason.errors import did_you_mean
 from chexreason.runs import PREDICTIONS
 
-VERBS = ("prepare", "train", "evaluate", "scores")
-FOLDERS = {"train": "", "evaluate": "eval", "scores": "scores"}  # of a study
+VERBS = ("prepare", "train", "blend", "evaluate", "scores")
+FOLDERS = {"train": "", "blend": "", "evaluate": "eval", "scores": "scores"}  # of a study
 CHECKPOINTS = ("best", "last")
 PREPARE = "prepare"  # the cell every other one needs where it is there
 
@@ -25,8 +25,9 @@ class CellError(ValueError):
 class Cell:
     """One command of a sweep.
 
-    ``adapter`` is the train cell whose ``checkpoint`` ("best" or "last") is loaded first, ``of`` the evaluate cell
-    that a scores cell scores the labels of, ``needs`` the cells that must be done before, these included.
+    ``adapter`` is the train or blend cell whose ``checkpoint`` ("best" or "last") is loaded first, ``of`` the evaluate
+    cell that a scores cell scores the labels of, ``parents`` the two train cells whose adapters a blend cell mixes,
+    ``needs`` the cells that must be done before, these included.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Cell:
     checkpoint: str = "best"
     needs: tuple[str, ...] = ()
     of: str | None = None
+    parents: tuple[str, ...] = ()
 
     @property
     def arm(self) -> str:
@@ -53,9 +55,10 @@ class Cell:
         if self.verb == "prepare":
             return list(self.overrides)
         given = [*self.overrides, f"arm={self.arm}", f"seed={seed}"]
-        if self.adapter is not None:
-            folder = study / self.adapter / f"seed{seed}" / "adapter" / self.checkpoint
-            given.append(f"adapters=['{folder}']")
+        loaded = self.parents or (self.adapter,) * bool(self.adapter)
+        folders = [study / cell / f"seed{seed}" / "adapter" / self.checkpoint for cell in loaded]  # type: ignore[operator]
+        if folders:
+            given.append("adapters=[" + ",".join(f"'{folder}'" for folder in folders) + "]")
         if self.verb == "scores":  # an experiment puts an evaluation's run in its own place
             answers = study / FOLDERS["evaluate"] / self.arm / f"seed{seed}" / PREDICTIONS
             given += [f"predictions='{answers}'", f"run_dir='{self.run_dir(study, seed)}'"]
@@ -70,7 +73,8 @@ def read_cells(raw: Mapping[str, Mapping[str, Any]]) -> dict[str, Cell]:
         of = node.get("of")
         scored = raw.get(of, {}) if of else {}  # what is scored is loaded as it was evaluated
         adapter = node.get("adapter", scored.get("adapter"))
-        needs = dict.fromkeys((*node.get("needs", ()), *(need for need in (adapter, of) if need)))
+        parents = tuple(node.get("parents", ()))
+        needs = dict.fromkeys((*node.get("needs", ()), *(need for need in (adapter, of, *parents) if need)))
         if name != PREPARE and PREPARE in raw:
             needs = {PREPARE: None, **needs}
         cells[name] = Cell(
@@ -81,6 +85,7 @@ def read_cells(raw: Mapping[str, Mapping[str, Any]]) -> dict[str, Cell]:
             node.get("checkpoint", scored.get("checkpoint", "best")),
             tuple(needs),
             of,
+            parents,
         )
     if not faults:
         try:
@@ -94,21 +99,24 @@ def read_cells(raw: Mapping[str, Mapping[str, Any]]) -> dict[str, Cell]:
 
 def _faults(name: str, node: Mapping[str, Any], raw: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What is wrong with one cell, a line each."""
-    known = ("verb", "overrides", "adapter", "checkpoint", "needs", "of")
+    known = ("verb", "overrides", "adapter", "checkpoint", "needs", "of", "parents")
     faults = [f"{name}: {key}: no such key{did_you_mean(key, known)}" for key in node if key not in known]
     if node.get("verb") not in VERBS:
         faults.append(f"{name}: verb={node.get('verb')}; choose one of: {', '.join(VERBS)}")
     if node.get("checkpoint", "best") not in CHECKPOINTS:
         faults.append(f"{name}: checkpoint={node['checkpoint']}; choose one of: {', '.join(CHECKPOINTS)}")
-    adapter = node.get("adapter")
-    if adapter is not None and adapter in raw and raw[adapter].get("verb") != "train":
-        faults.append(f"{name}: adapter={adapter} is not a train cell")
+    adapter, parents = node.get("adapter"), node.get("parents") or ()
+    for key, cell in [("adapter", adapter), *(("parents", parent) for parent in parents)]:
+        if cell in raw and raw[cell].get("verb") not in ("train", "blend"):
+            faults.append(f"{name}: {key}={cell} is not a train cell")
+    if len(parents) != 2 * (node.get("verb") == "blend"):
+        faults.append(f"{name}: a blend cell, and no other, says of which two train cells (parents=)")
     of = node.get("of")
     if (node.get("verb") == "scores") != (of is not None):
         faults.append(f"{name}: a scores cell, and no other, says of which evaluate cell (of=)")
     elif of and raw.get(of, {}).get("verb", "evaluate") != "evaluate":
         faults.append(f"{name}: of={of} is not an evaluate cell")
-    needed = [*node.get("needs", ()), *(need for need in (adapter, of) if need)]
+    needed = [*node.get("needs", ()), *(need for need in (adapter, of, *parents) if need)]
     return faults + [
         f"{name}: needs {need}, which is no cell{did_you_mean(need, raw)}" for need in needed if need not in raw
     ]

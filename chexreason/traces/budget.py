@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from chexreason.traces.ask import Tariff
 from chexreason.traces.endpoint import is_loopback
-from chexreason.traces.instruction import compose
 from chexreason.traces.task import Limits, Task
 from chexreason.types import Study
 
@@ -69,9 +68,8 @@ def estimate(
     the reasoning that the instruction asks for gives the tokens.
     """
     n, tariff = len(studies), task.teacher.tariff
-    text = compose(task.instruction, studies[0], task.prompt, task.label_set)
-    most_in = tariff.tokens_in(text, task.teacher.sees_image)
-    words = sum(task.instruction.words) / 2
+    most_in = tariff.tokens_in(task.text(studies[0]), task.teacher.sees_image)
+    words = sum(task.instruction.words) / 2 if task.instruction else tariff.max_tokens
     guessed = most_in, min(words * _TOKENS_PER_WORD, tariff.max_tokens), _SECONDS
     tokens_in, tokens_out, seconds = measured or guessed
     together = n * seconds / max(1, min(limits.concurrency, n))

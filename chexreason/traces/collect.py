@@ -15,9 +15,9 @@ from PIL import Image
 
 from chexreason.data.fingerprint import content_sha256
 from chexreason.data.image import ImageError, grey_file
+from chexreason.progress import Meter
 from chexreason.traces.ask import Question, Reply, Then, Unanswered
-from chexreason.traces.budget import Budget
-from chexreason.traces.instruction import compose
+from chexreason.traces.budget import Budget, estimate
 from chexreason.traces.pace import Pace
 from chexreason.traces.store import ANSWERED, GARBLED, Progress, TraceStore, Verdict
 from chexreason.traces.task import Limits, Task
@@ -43,6 +43,26 @@ def collect_traces(
     answer cannot be kept, after the requests in flight have been waited for.
     """
     return asyncio.run(_Run(task, store, limits, budget, show).all(studies))
+
+
+def ask_all(task: Task, store: TraceStore, studies: Sequence[Study], limits: Limits, budget: Budget) -> str:
+    """Log what the studies still to ask about will cost, and ask; returns why it stopped early, or an empty string."""
+    waiting = to_ask(store, studies, limits)
+    log.info("%d of %d studies need no answer any more", len(studies) - len(waiting), len(studies))
+    if not waiting:
+        return ""
+    if task.teacher.endpoint:
+        forecast = estimate(task, limits, waiting, store.typical())
+        log.info("%s; budget %.2f USD, %.2f spent", forecast, budget.limit, budget.spent)
+    with Meter(len(waiting), "answers") as meter:
+        return collect_traces(task, store, waiting, limits, budget, meter)
+
+
+def to_ask(store: TraceStore, studies: Sequence[Study], limits: Limits) -> list[Study]:
+    """The studies without an accepted answer that have attempts left."""
+    standing = store.progress()
+    stands = [(study, standing[study.study_id]) for study in studies]
+    return [study for study, stand in stands if not stand.accepted and stand.judged < limits.attempts]
 
 
 class _Run:
@@ -185,8 +205,7 @@ class _Run:
         if task.teacher.sees_image:
             shown = study.image, side, "JPEG", Image.Resampling.LANCZOS
             image = await asyncio.to_thread(grey_file, *shown, study.image_sha256, quality=_QUALITY)
-        text = compose(task.instruction, study, task.prompt, task.label_set, faults)
-        return Question(study, task.prompt, task.label_set, text, image, attempt)
+        return Question(study, task.prompt, task.label_set, task.text(study, faults), image, attempt)
 
     async def _wait(self, outcome: Unanswered, failures: int) -> None:
         if outcome.wait is not None and outcome.wait > self._limits.longest_wait:

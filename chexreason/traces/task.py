@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from chexreason.labels.schema import LabelSet
-from chexreason.prompts import Prompt
+from chexreason.prompts import Prompt, render
 from chexreason.traces.ask import Reply, Teacher
-from chexreason.traces.instruction import Instruction
+from chexreason.traces.instruction import Instruction, compose
 from chexreason.traces.store import TraceStore, Verdict
 from chexreason.traces.verify import Fault, verify
 from chexreason.types import Study
@@ -19,21 +19,25 @@ from chexreason.types import Study
 class Task:
     """The teacher, its instruction, the prompt to write answers for, and the agreement under which data is sent.
 
-    ``side`` is the largest side of the image that is sent, in pixels.
+    Without an ``instruction`` the prompt alone is asked, word for word, and every answer counts as it comes. ``side``
+    is the largest side of the image that is sent, in pixels; ``asked_with`` is what else all answers must share.
     """
 
     teacher: Teacher
-    instruction: Instruction
+    instruction: Instruction | None
     prompt: Prompt
     label_set: LabelSet
     agreement: str | None = None
     side: int = 1024
     seed: int = 0
+    asked_with: str = ""
 
     @property
     def identity(self) -> dict[str, str]:
         """The settings that all answers of one database share; the database refuses others."""
-        words = "\n".join((self.instruction.text, self.instruction.retry, self.instruction.unjudged, self.prompt.text))
+        own = self.instruction
+        told = (own.text, own.retry, own.unjudged) if own else (render(self.prompt, self.label_set), self.asked_with)
+        words = "\n".join((*told, self.prompt.text))
         return {
             "teacher": type(self.teacher).__name__,
             "model": self.teacher.model,
@@ -42,6 +46,12 @@ class Task:
             "words": hashlib.sha256(words.encode()).hexdigest(),
             "labels": ", ".join(self.label_set),
         }
+
+    def text(self, study: Study, faults: Sequence[Fault] = ()) -> str:
+        """The words of a request; ``faults`` are those of the answer that was rejected last."""
+        if self.instruction is None:
+            return render(self.prompt, self.label_set)
+        return compose(self.instruction, study, self.prompt, self.label_set, faults)
 
     def read(self, body: str) -> Reply:
         """The reply in a body, in Unicode that a database can hold; raises ValueError where there is none."""
@@ -59,6 +69,8 @@ class Task:
 
     def judge(self, reply: Reply, study: Study) -> list[Fault]:
         """The faults of a reply; empty where it is accepted."""
+        if self.instruction is None:
+            return []
         return verify(reply, study, self.prompt.answer_format(self.label_set), self.instruction.words)
 
 

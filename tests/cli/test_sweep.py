@@ -58,7 +58,7 @@ def test_every_printed_row_has_its_cell(name):
 
 
 def test_the_sweeps_beyond_the_paper_are_there():
-    ablations = {"reward", "group_size", "beta", "clip", "prompt", "label_policy", "lora_rank", "seeds"}
+    ablations = {"reward", "group_size", "beta", "clip", "prompt", "label_policy", "lora_rank", "alpha", "seeds"}
     assert {*ablations, "ranking"} == set(BEYOND)
 
 
@@ -78,7 +78,8 @@ def test_every_cell_composes_and_fits_its_constructors(scale, sweeps, monkeypatc
         assert misfits(cfg) == [], cell.name
         if cell.verb != "prepare":
             assert (cfg.run_dir, cfg.name) == (str(cell.run_dir(Path("out/x"), 0)), "x")
-            adapters = [f"out/x/{cell.adapter}/seed0/adapter/{cell.checkpoint}"] * bool(cell.adapter)
+            loaded = cell.parents or (cell.adapter,) * bool(cell.adapter)
+            adapters = [f"out/x/{name}/seed0/adapter/{cell.checkpoint}" for name in loaded]
             assert list(cfg.adapters) == adapters
             assert cell.verb != "scores" or cfg.predictions == f"out/x/eval/{cell.of}/seed0/predictions.jsonl"
             assert cfg.data.name == {"tiny": "phantom", "paper": "paper"}[scale]

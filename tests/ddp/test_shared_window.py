@@ -1,4 +1,4 @@
-"""The collapse window on two ranks is the window of one rank that saw the same studies."""
+"""What a reward remembers on two ranks is the memory of one rank that saw the same studies."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch.distributed as dist
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.rewards.base import AcrossRanks
 from chexreason.rewards.collapse import CollapseWindow
+from chexreason.rewards.macro_f1 import MacroF1Reward
 from chexreason.rewards.nuanced import NuancedReward
 from chexreason.types import Completion, Parsed
 
@@ -34,8 +35,11 @@ ANSWERS = [
 ]
 
 
-def reward() -> NuancedReward:
-    return NuancedReward(dict.fromkeys(CHEXPERT14, 0.1), CollapseWindow(size=8, dominance=0.5, cap=None))
+PREVALENCE = dict.fromkeys(CHEXPERT14, 0.1)
+REWARDS = {
+    "collapse": lambda: NuancedReward(PREVALENCE, CollapseWindow(size=8, dominance=0.5, cap=None)),
+    "false_positive": lambda: MacroF1Reward(PREVALENCE, memory=16),
+}
 
 
 def rows(studies, answers):
@@ -52,7 +56,10 @@ def scores(score, pairs) -> dict[str, torch.Tensor]:
     return score([c for c, _ in pairs], [s for _, s in pairs], CHEXPERT14)
 
 
-def test_two_ranks_charge_as_one_and_hold_the_same_window(on_ranks, studies):
+@pytest.mark.parametrize("part", REWARDS)
+def test_two_ranks_charge_as_one_and_hold_the_same_memory(part, on_ranks, studies):
+    reward = REWARDS[part]
+
     def one(rank: int):
         scored = reward()
         return [scores(scored, rows(studies, answers)) for answers in ANSWERS], scored.state_dict()
@@ -68,7 +75,7 @@ def test_two_ranks_charge_as_one_and_hold_the_same_window(on_ranks, studies):
         return parts, scored.state_dict()
 
     (whole, window), *ranks = on_ranks(1, one) + on_ranks(2, two)
-    assert sum(float(parts["collapse"].sum()) for parts in whole) < 0  # the window was active
+    assert sum(float(parts[part].sum()) for parts in whole) < 0  # the memory was active
     for rank, (parts, state) in enumerate(ranks):
         assert state == window
         for call, expected in zip(parts, whole, strict=True):

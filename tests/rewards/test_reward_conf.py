@@ -42,7 +42,9 @@ def test_prevalence_reaches_every_reward_that_prices_labels_and_is_asked_for_onl
 
 
 @pytest.mark.parametrize(
-    "node", [load("hard"), load("nuanced"), load("nuanced").collapse], ids=["hard", "nuanced", "window"]
+    "node",
+    [load("hard"), load("nuanced"), load("nuanced").collapse, load("macro_f1"), load("balanced")],
+    ids=["hard", "nuanced", "window", "macro_f1", "balanced"],
 )
 def test_numbers_agree_with_the_constructor(node: Any) -> None:
     apart = ("prevalence", "weights", "collapse")

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.schema import LabelSet
 from chexreason.parsing import parse
+from chexreason.rewards.balanced import BalancedReward
 from chexreason.rewards.base import Reward, Stateful, score
 from chexreason.rewards.collapse import CollapseWindow
 from chexreason.rewards.format import FormatReward
 from chexreason.rewards.hard import HardReward
+from chexreason.rewards.macro_f1 import MacroF1Reward
 from chexreason.rewards.mix import MixReward
 from chexreason.rewards.nuanced import NuancedReward
 from chexreason.types import Completion, Study
@@ -32,6 +34,8 @@ REWARDS: dict[str, Reward] = {
     "hard_penalise": HardReward(unknown="penalise"),
     "nuanced": NUANCED,
     "format": FormatReward(),
+    "macro_f1": MacroF1Reward(PREVALENCE),
+    "balanced": BalancedReward(PREVALENCE),
     "mix": MixReward(
         {"hard": HardReward(), "nuanced": NUANCED, "format": FormatReward()}, {"nuanced": 0.01, "format": 0.1}
     ),
@@ -42,6 +46,8 @@ BOUNDS: dict[str, Callable[[int], tuple[float, float]]] = {
     "hard_penalise": lambda n: (-0.1, 1),
     "nuanced": lambda n: (-FALSE_POSITIVES - 200 - 100 * n - 0.01, 150),
     "format": lambda n: (1 - min(n, 4), 1),
+    "macro_f1": lambda n: (-25, 50),
+    "balanced": lambda n: (-50, 50),
     "mix": lambda n: (-0.1 - 0.01 * (FALSE_POSITIVES + 200 + 100 * n) - 0.3, 2.6),
 }
 some = st.lists(st.sampled_from(LABELS), min_size=1, unique=True)
@@ -108,7 +114,7 @@ def test_a_duplicate_or_an_unknown_label_never_pays(name, study, truth, named, t
 def test_both_empty_agree_whatever_else_is_paid(name, study):
     """Nothing true, and an unknown label alone: predicts nothing, and matches."""
     nothing, wrong = paid(name, study(), written(["Cat"]), written(["Edema", "Cat"]))
-    at = {"hard": 1.0, "hard_penalise": 0.0, "nuanced": 50.0, "format": 0.0, "mix": 1 + 0.5 + 0.0}[name]
+    at = {"hard": 1.0, "hard_penalise": 0.0, "nuanced": 50.0, "format": 0.0, "mix": 1 + 0.5 + 0.0}.get(name, 0.0)
     assert nothing == pytest.approx(at)
     assert nothing >= wrong
 
@@ -140,7 +146,7 @@ def test_length_matters_between_249_and_250_tokens_only(name, study, truth, name
 @pytest.mark.parametrize("text", ["", "Edema", "<think></think><solution></solution>", "<solution>Edema", "\x00" * 99])
 def test_an_output_that_is_not_valid_earns_what_is_set_for_it(name, study, text):
     (total,) = paid(name, study("Edema"), text)
-    assert total == {"nuanced": -100.0, "mix": -1.0}.get(name, 0.0)
+    assert total == {"nuanced": -100.0, "mix": -1.0, "macro_f1": -1.0, "balanced": -1.0}.get(name, 0.0)
 
 
 @every
@@ -185,7 +191,7 @@ def test_memory_goes_through_a_checkpoint(name, study, answer):
     rows, studies = [answer("Edema")] * 70, [study("Edema")] * 70  # the limit of a window, which the next call passes
     straight, resumed = copy.deepcopy(REWARDS[name]), copy.deepcopy(REWARDS[name])
     first = score(straight, rows, studies, CHEXPERT14)[0].tolist()
-    assert isinstance(straight, Stateful) == (name in ("nuanced", "mix"))
+    assert isinstance(straight, Stateful) == (name in ("nuanced", "mix", "macro_f1"))
     if isinstance(straight, Stateful):
         resumed.load_state_dict(json.loads(json.dumps(straight.state_dict())))
     expected, got = (score(reward, rows, studies, CHEXPERT14)[0].tolist() for reward in (straight, resumed))

@@ -9,10 +9,15 @@ import pytest
 
 from chexreason.labels.schema import LabelSet
 from chexreason.labels.uncertainty import IGNORE, ONES, POSITIVES_ONLY, ZEROS, LabelPolicy, resolve
-from chexreason.model.generate import to_prediction
 from chexreason.statistics.bootstrap import replicates
 from chexreason.statistics.metrics import confusion, label_f1
-from chexreason.statistics.predictions import counts, evaluated_labels, read_predictions, write_predictions
+from chexreason.statistics.predictions import (
+    counts,
+    evaluated_labels,
+    read_predictions,
+    to_prediction,
+    write_predictions,
+)
 from chexreason.types import Completion, Parsed, Prediction, Study
 
 LABELS = LabelSet("three", ("Edema", "Pneumonia", "Fracture"))

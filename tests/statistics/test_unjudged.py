@@ -16,11 +16,13 @@ from chexreason.parsing import AnswerFormat, Grammar, format_answer
 from chexreason.reports.cases import choose_cases
 from chexreason.reports.payload import study_figures
 from chexreason.reports.provenance import common_ground
+from chexreason.rewards.balanced import BalancedReward
 from chexreason.rewards.base import AcrossRanks, score
 from chexreason.rewards.collapse import CollapseWindow
 from chexreason.rewards.hard import HardReward
 from chexreason.rewards.lab import accounts, earnings
 from chexreason.rewards.lab.answers import Answers
+from chexreason.rewards.macro_f1 import MacroF1Reward
 from chexreason.rewards.mix import MixReward
 from chexreason.rewards.nuanced import NuancedReward
 from chexreason.statistics.bootstrap import intervals, patient_totals, replicates
@@ -148,7 +150,9 @@ def _rewards() -> dict:
     def nuanced():
         return NuancedReward(dict.fromkeys(LABELS, 0.2), CollapseWindow(20, 0.3))
 
+    prices = dict.fromkeys(CHEXPERT14, 0.1)
     return {"hard": HardReward, "nuanced": nuanced, "own": Share,
+            "macro_f1": lambda: MacroF1Reward(prices), "balanced": lambda: BalancedReward(prices),
             "mix": lambda: MixReward({"a": nuanced(), "b": HardReward(), "c": Share()}, {"b": 0.5})}  # fmt: skip
 
 
@@ -161,7 +165,7 @@ def _pairs(rows: list[Prediction]) -> tuple[list[Completion], list[Study]]:
     return completions, studies
 
 
-@pytest.mark.parametrize("name", ["hard", "nuanced", "own", "mix"])
+@pytest.mark.parametrize("name", ["hard", "nuanced", "own", "mix", "macro_f1", "balanced"])
 @settings(max_examples=10, deadline=None)
 @given(places=PLACES)
 def test_they_earn_nothing_and_change_no_other_reward(name, places) -> None:
@@ -177,7 +181,7 @@ def test_they_earn_nothing_and_change_no_other_reward(name, places) -> None:
         assert {k: v[judged].tolist() for k, v in found.items()} == {k: v.tolist() for k, v in parts.items()}
 
 
-@pytest.mark.parametrize("name", ["hard", "nuanced"])
+@pytest.mark.parametrize("name", ["hard", "nuanced", "macro_f1", "balanced"])
 def test_a_reward_called_by_itself_pays_nothing_for_them(name) -> None:
     parts = _rewards()[name]()(*_pairs([_unjudged(1), _unjudged(2)]), CHEXPERT14)
     assert not any(values.any() for values in parts.values())

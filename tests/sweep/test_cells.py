@@ -63,15 +63,17 @@ def test_every_fault_is_listed_at_once():
         "e": {"verb": "scores", "of": "c"},
         "f": {"verb": "evaluate", "of": "bare"},
         "g": {"verb": "scores", "of": "bara"},
+        "h": {"verb": "blend", "parents": ["c", "bare"]},
+        "i": {"verb": "blend", "parents": ["c"]},
         "bare": {"verb": "evaluate"},
     }
     with pytest.raises(CellError) as raised:
         read_cells(faulty)
     lines = str(raised.value).splitlines()
-    assert lines[0] == "9 faults in the sweep's cells:"
+    assert lines[0] == "11 faults in the sweep's cells:"
     assert lines[1:] == [
         "  a: override: no such key: did you mean overrides?",
-        "  a: verb=trian; choose one of: prepare, train, evaluate, scores",
+        "  a: verb=trian; choose one of: prepare, train, blend, evaluate, scores",
         "  b: checkpoint=first; choose one of: best, last",
         "  b: adapter=bare is not a train cell",
         "  c: needs bar, which is no cell: did you mean bare?",
@@ -79,6 +81,8 @@ def test_every_fault_is_listed_at_once():
         "  e: of=c is not an evaluate cell",
         "  f: a scores cell, and no other, says of which evaluate cell (of=)",
         "  g: needs bara, which is no cell: did you mean bare?",
+        "  h: parents=bare is not a train cell",
+        "  i: a blend cell, and no other, says of which two train cells (parents=)",
     ]
 
 

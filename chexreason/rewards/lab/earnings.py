@@ -23,7 +23,7 @@ from chexreason.statistics.bootstrap import patient_weights
 from chexreason.types import Completion, Study
 
 ROLLOUT = 32  # completions a call: the paper's 8 studies of 4
-WARM_UP = 8  # calls that fill a memory: 256 completions, where the paper's window holds 100
+WARM_UP = 16  # calls that fill a memory: 512 completions, where the paper's window holds 100
 PAPER_TOKENS = 370  # about the mean length of the paper's completions
 LOOKED_AT = 128  # studies, at most, before training
 BAR = 0.5  # the F1 of the honest answers that no degenerate policy should out-earn
