@@ -182,7 +182,7 @@ def _check_columns(frame: pd.DataFrame) -> None:
 
 
 def _text(column: pd.Series) -> pd.Series:
-    return column.astype(object).where(column.notna(), "").astype(str).astype("str")
+    return column.astype("str").fillna("")
 
 
 def _age(column: pd.Series) -> pd.Series:
