@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from chexreason.data.fingerprint import content_sha256
 from chexreason.data.sources.csv_text import Unreadable, dialect, letters, read_lines, records, refuse_swallowed
+from chexreason.files import file_sha256
 
 log = logging.getLogger(__name__)
 _SHOWN = 3  # examples of each kind of fault
@@ -223,4 +223,4 @@ def any_mark(marks: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def sha256_by_name(files: Iterable[Path]) -> dict[str, str]:
     """SHA-256 of the bytes of each file, by its name."""
-    return {file.name: content_sha256(file.read_bytes()) for file in files}
+    return {file.name: file_sha256(file) for file in files}

@@ -17,7 +17,7 @@ import pandas as pd
 from chexreason.data.manifest import READERS, parameters
 from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, sha256_by_name
 from chexreason.data.sources.nih14 import IMAGES, by_value, note_missing, patients_of
-from chexreason.data.sources.tree import films, located, without_suffix
+from chexreason.data.sources.tree import VendorFolder, films, located, without_suffix
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import Track
 
@@ -59,15 +59,13 @@ MARKS = {"YES": 1.0, "NO": 0.0, "HEDGE": -1.0}
 
 
 @dataclass(frozen=True)
-class NIH14ReadersSource:
+class NIH14ReadersSource(VendorFolder):
     """The images of ``study`` ("four_findings" or "all_findings") under ``root``, in split ``readers``.
 
     ``csv`` names one or several label files of that study, relative to ``root`` or absolute. Images are those of
     ``NIH14Source`` in the same folder; ``allow_missing`` leaves out the rows of absent images.
     """
 
-    name: str
-    root: Path
     csv: str | Sequence[str]
     study: str = "four_findings"
     allow_missing: bool = False
@@ -75,11 +73,6 @@ class NIH14ReadersSource:
     def __post_init__(self) -> None:
         if self.study not in STUDIES:
             raise ValueError(f"readers' study='{self.study}'; choose one of: {', '.join(STUDIES)}")
-
-    @property
-    def image_root(self) -> Path:
-        """The vendor's folder, absolute: images stay where they are."""
-        return Path(self.root).resolve()
 
     @property
     def provenance(self) -> dict[str, object]:
