@@ -175,7 +175,7 @@ class VendorCsv:
         refuse_swallowed(lines, mark, n, broken, {at[name]: read[name] for name in at})
         self.faults.begins[self.file] = begins
         text = {name: pa.array(map(str.strip, cells), pa.large_string()) for name, cells in read.items()}
-        return pd.DataFrame({name: pd.array(cells, dtype="str") for name, cells in text.items()})
+        return pa.table(text).to_pandas().astype("str")
 
 
 def first_of(names: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from chexreason.data.sampling import random_order
 from chexreason.data.sources.columns import Faults, VendorCsv, closest, first_of, listed_in, sha256_by_name, years
 from chexreason.data.sources.tree import VendorFolder, Where, films, found, located, without_suffix
 from chexreason.labels.catalog import CHEXPERT14
-from chexreason.labels.crosswalk import NIH_TO_CHEXPERT, nih_to_chexpert
+from chexreason.labels.crosswalk import NIH14, nih_to_chexpert
 from chexreason.progress import Track
 
 log = logging.getLogger(__name__)
@@ -169,9 +169,9 @@ def note_missing(file: Path, image: pd.Series, where: Where, allow_missing: bool
 def _check_findings(file: Path, findings: pd.Series, faults: Faults) -> None:
     """Notes rows whose findings ("Effusion|Mass") have a name NIH does not use, or contradict themselves."""
     parts = {text: text.split("|") for text in findings.unique()}
-    unknown = dict.fromkeys(name for names in parts.values() for name in names if name not in NIH_TO_CHEXPERT)
+    unknown = dict.fromkeys(name for names in parts.values() for name in names if name not in NIH14.names)
     strange = [text for text, names in parts.items() if unknown.keys() & set(names)]
-    hints = ", ".join(f"'{name}'{closest(name, tuple(NIH_TO_CHEXPERT))}" for name in list(unknown)[:3])
+    hints = ", ".join(f"'{name}'{closest(name, tuple(NIH14.names))}" for name in list(unknown)[:3])
     faults.add_rows(file, f"with a finding NIH does not have ({hints})", findings.isin(strange), findings)
     torn = [text for text, names in parts.items() if "No Finding" in names and len(names) > 1]
     faults.add_rows(file, "with 'No Finding' beside another finding", findings.isin(torn), findings)

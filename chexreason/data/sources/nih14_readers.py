@@ -48,11 +48,6 @@ ALL_FINDINGS = {
 }
 OPPOSITE = "Abnormal"
 STUDIES: Mapping[str, Mapping[str, str]] = {"four_findings": FOUR_FINDINGS, "all_findings": ALL_FINDINGS}
-READERS_TO_CHEXPERT = {
-    f"{study}: {'not ' if column == OPPOSITE else ''}{column}": label
-    for study, columns in STUDIES.items()
-    for column, label in columns.items()
-}
 IMAGE_COLUMN = {"four_findings": "Image Index", "all_findings": "Image ID"}
 READER_COLUMN = "Reader ID"  # of the files that hold each reader's marks, several rows an image
 MARKS = {"YES": 1.0, "NO": 0.0, "HEDGE": -1.0}
@@ -80,7 +75,10 @@ class NIH14ReadersSource(VendorFolder):
         return {
             "source": "nih14_readers",
             **parameters(self, "root", "csv"),
-            "crosswalk": {k: v for k, v in READERS_TO_CHEXPERT.items() if k.startswith(f"{self.study}: ")},
+            "crosswalk": {
+                f"{self.study}: {'not ' if column == OPPOSITE else ''}{column}": label
+                for column, label in STUDIES[self.study].items()
+            },
             "sha256": sha256_by_name(self._files()),
             "images_found": len(films(self.image_root, IMAGES)),
         }
