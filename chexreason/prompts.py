@@ -82,7 +82,10 @@ def render(prompt: Prompt, label_set: LabelSet) -> str:
     Raises ValueError naming the prompt: on another placeholder or a lone brace, on labels that the text does not name
     or define, and on definitions that the text does not use.
     """
-    found = _placeholders(prompt)
+    try:
+        found = placeholders(prompt.text)
+    except ValueError as error:
+        raise ValueError(f"prompt '{prompt.name}': {error}; double a literal brace: {{{{ or }}}}") from error
     if unknown := [name for name in found if name not in {"labels", "definitions"}]:
         shown = ", ".join(f"{{{name}}}" for name in unknown)
         raise ValueError(f"prompt '{prompt.name}': unknown placeholder {shown}; known: {{labels}}, {{definitions}}")
@@ -101,14 +104,10 @@ def render(prompt: Prompt, label_set: LabelSet) -> str:
     return text
 
 
-def _placeholders(prompt: Prompt) -> list[str]:
-    try:
-        parsed = [part for part in Formatter().parse(prompt.text) if part[1] is not None]
-    except ValueError as error:
-        raise ValueError(f"prompt '{prompt.name}': {error}; double a literal brace: {{{{ or }}}}") from error
-    return [
-        f"{name}{'!' if kind else ''}{kind or ''}{':' if spec else ''}{spec or ''}" for _, name, spec, kind in parsed
-    ]
+def placeholders(text: str) -> list[str]:
+    """What stands in braces in ``text``, in order; raises ValueError on a lone brace."""
+    parsed = [(name, kind, spec) for _, name, spec, kind in Formatter().parse(text) if name is not None]
+    return [name + (f"!{kind}" if kind else "") + (f":{spec}" if spec else "") for name, kind, spec in parsed]
 
 
 def _defined(prompt: Prompt, label_set: LabelSet) -> str:

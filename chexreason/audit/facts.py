@@ -13,7 +13,7 @@ import pandas as pd
 from chexreason.data.leakage import EVALUATION, TRAIN
 from chexreason.data.manifest import Manifest, content_hash
 from chexreason.data.prepare import POOL
-from chexreason.data.prevalence import pool_counts
+from chexreason.data.prevalence import pool_counts, pool_marks
 from chexreason.data.sources.film_folder import OWN_PATIENT
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.schema import LabelSet
@@ -23,7 +23,7 @@ AuditFigures = dict[str, Any]
 DEVICES = "Support Devices"  # a device is no disease: CheXpert's labeller lets it stand beside No Finding
 ADULT = 18
 _NORMAL = "No Finding"
-_MARKS = {"positive": 1.0, "negative": 0.0, "uncertain": -1.0}  # and blank, which is NaN
+_MARKS = ("positive", "negative", "uncertain", "blank")  # as ``pool_marks`` counts them
 _DECADES = tuple(range(0, 101, 10))
 _DETAILS = ("view", "age", "sex", "exam_id", "sha256")  # columns in which a value may be missing
 _SHOWN_VIEWS = 8
@@ -34,7 +34,7 @@ def resolved(
     manifest: Manifest, policy: LabelPolicy, label_list: LabelSet | None = None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """Targets and mask, both [N, 14], of all rows under ``policy``; labels outside ``label_list`` are masked."""
-    raw = _marks(manifest)
+    raw = manifest.frame[list(CHEXPERT14.labels)].to_numpy(dtype=np.float64)  # [N, 14]
     wanted = [label_list is None or label in label_list.labels for label in CHEXPERT14.labels]
     return resolve(raw, policy, np.asarray(~np.isnan(raw).all(axis=0)) & np.array(wanted))
 
@@ -71,7 +71,7 @@ def set_figures(manifest: Manifest, policy: LabelPolicy, label_list: LabelSet | 
             for split, rows in splits.items()
         },
         "pool": {label: _prevalence(*pair) for label, pair in counts.items()},
-        "labels": _labels(_marks(manifest), target, mask),
+        "labels": _labels(frame, target, mask),
         "cooccurrence": _cooccurrence(target, mask),
         "labels_per_image": np.bincount(target[rated].sum(axis=1)).tolist(),
         "contradictions": int((normal & target[:, disease].any(axis=1)).sum()),
@@ -114,11 +114,6 @@ def shift(sets: Mapping[str, AuditFigures], home: str) -> AuditFigures:
     return {"home": home, "splits": ["pool"] if sets[home]["pool"] else learnt, "labels": base, "evaluation": rows}
 
 
-def _marks(manifest: Manifest) -> npt.NDArray[np.float64]:
-    """The raw marks [N, 14] of a conformed frame: 1, 0, -1 or NaN."""
-    return manifest.frame[list(CHEXPERT14.labels)].to_numpy(dtype=np.float64)
-
-
 def _sizes(frame: pd.DataFrame) -> AuditFigures:
     """Images, patients and exams; ``exams`` is None where the source does not say which images belong together."""
     exams = frame.get("exam_id", pd.Series([], dtype="str"))
@@ -136,20 +131,18 @@ def _prevalences(target: npt.NDArray[np.int64], mask: npt.NDArray[np.bool_]) -> 
     return {label: _prevalence(*pair) for label, pair in zip(CHEXPERT14.labels, counts, strict=True)}
 
 
-def _labels(
-    raw: npt.NDArray[np.float64], target: npt.NDArray[np.int64], mask: npt.NDArray[np.bool_]
-) -> dict[str, AuditFigures]:
+def _labels(frame: pd.DataFrame, target: npt.NDArray[np.int64], mask: npt.NDArray[np.bool_]) -> dict[str, AuditFigures]:
     """Of each label: the marks as the source wrote them (``raw``), and what the policy makes of them."""
-    found = {}
-    for i, (label, counts) in enumerate(_prevalences(target, mask).items()):
-        marks = {name: int((raw[:, i] == mark).sum()) for name, mark in _MARKS.items()}
-        found[label] = {
-            "raw": {**marks, "blank": int(np.isnan(raw[:, i]).sum())},
+    marks: Any = pool_marks(frame)["marks"]
+    return {
+        label: {
+            "raw": dict(zip(_MARKS, marks[label], strict=True)),
             **counts,
             "negative": counts["judged"] - counts["positive"],
-            "masked": len(raw) - counts["judged"],
+            "masked": len(frame) - counts["judged"],
         }
-    return found
+        for label, counts in _prevalences(target, mask).items()
+    }
 
 
 def _cooccurrence(target: npt.NDArray[np.int64], mask: npt.NDArray[np.bool_]) -> dict[str, dict[str, int]]:

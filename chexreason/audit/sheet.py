@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from chexreason.data.image import ImageError, grey_file, opened
 from chexreason.data.leakage import Leak
 from chexreason.data.manifest import Manifest
+from chexreason.data.sampling import random_order
 from chexreason.labels.catalog import CHEXPERT14
 
 N_HEADERS = 200  # files a set whose header is read: enough to see a mixture, few enough for a network disk
@@ -64,9 +64,7 @@ def formats(manifest: Manifest, seed: int) -> dict[str, Any]:
 
 def drawn_rows(frame: pd.DataFrame, n: int, seed: int) -> pd.DataFrame:
     """At most ``n`` rows without replacement, in the order of ``study_id``."""
-    chosen = np.random.default_rng(seed).permutation(len(frame))[:n]
-    ranked = frame["study_id"].to_numpy(dtype=object).argsort(kind="stable")  # the same draw for shuffled rows
-    return frame.iloc[ranked[np.sort(chosen)]]
+    return frame.iloc[random_order(frame["study_id"].tolist(), seed)[:n]].sort_values("study_id")
 
 
 def _picture(manifest: Manifest, row: pd.Series) -> Picture:

@@ -33,7 +33,7 @@ from chexreason.preflight.memory import (
 from chexreason.preflight.meta_model import blank_policy, count_text_tokens
 from chexreason.preflight.settings import SettingFault
 from chexreason.prompts import render
-from chexreason.rewards.lab.earnings import degenerate_warning
+from chexreason.rewards.lab.accounts import degenerate_warning
 from chexreason.types import Sample
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -38,12 +38,7 @@ class EncodedPrompts:
 
     def to(self, device: torch.device | str) -> EncodedPrompts:
         """The same prompts on ``device``."""
-        moved = {
-            name: value.to(device) if isinstance(value := getattr(self, name), Tensor) else None
-            for name in ("input_ids", "attention_mask", "type_ids", "pixel_values", "grid")
-        }
-        features = None if self.features is None else tuple(f.to(device) for f in self.features)
-        return replace(self, features=features, **moved)
+        return replace(self, **{field.name: _sent(getattr(self, field.name), device) for field in fields(self)})
 
     def select(self, rows: Sequence[int]) -> EncodedPrompts:
         """The prompts of ``rows``, with padding that none of them needs cut from the left."""
@@ -86,11 +81,14 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on ``device``."""
-        answers = {
-            name: None if (value := getattr(self, name)) is None else value.to(device)
-            for name in ("answer_ids", "answer_mask")
-        }
-        return replace(self, prompts=self.prompts.to(device), **answers)
+        return replace(self, **{field.name: _sent(getattr(self, field.name), device) for field in fields(self)})
+
+
+def _sent(value: Any, device: torch.device | str) -> Any:
+    """``value`` on ``device``: a tensor, prompts, or a tuple that may hold tensors; anything else as it is."""
+    if isinstance(value, Tensor | EncodedPrompts):
+        return value.to(device)
+    return tuple(_sent(item, device) for item in value) if type(value) is tuple else value
 
 
 LoadImage = Callable[[Study], Any]  # returns what ``EncodePrompts`` takes: an image, or its known features

@@ -9,12 +9,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import Any
 
 from chexreason.data.fingerprint import VERSION, content_sha256, perceptual_hash
 from chexreason.data.image import ImageError, decode, read_film
 from chexreason.progress import Track, silent
 
 _RECORDED = ("transparent", "sha256", "phash")
+_WHERE = ("path", "size", "mtime_ns", "ctime_ns")  # of content and status: such an image is not read again
+_Key = tuple[str, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,6 @@ class ImageFacts:
     sha256: str = ""
     phash: str = ""
     reason: str = ""
-
-
-_Key = tuple[str, int, int, int]  # path, size, times (ns) of content and status: such an image is not read again
 
 
 def inspect_images(
@@ -52,9 +52,8 @@ def inspect_images(
                 file = closed.enter_context(record.open("a", encoding="utf-8", buffering=1))
                 file.write("\n")  # closes a line that was cut short
             if file and key:
-                where = dict(zip(("path", "size", "mtime_ns", "ctime_ns"), key, strict=True))
-                own = {name: getattr(facts, name) for name in _RECORDED}
-                file.write(json.dumps({"version": VERSION, **where, **own}) + "\n")  # a killed pass keeps its work
+                own = dict(zip(_WHERE, key, strict=True)) | {name: getattr(facts, name) for name in _RECORDED}
+                file.write(json.dumps({"version": VERSION, **own}) + "\n")  # a killed pass keeps its work
             found.append(facts)
     return found
 
@@ -78,7 +77,7 @@ def _look(path: Path, known: dict[_Key, ImageFacts]) -> tuple[ImageFacts, _Key |
 
 def _read_record(record: Path) -> dict[_Key, ImageFacts]:
     """What earlier passes recorded; a line that was cut short, or that another version wrote, is ignored."""
-    known: dict[_Key, ImageFacts] = {}
+    known: dict[Any, ImageFacts] = {}
     if not record.is_file():
         return known
     with record.open(encoding="utf-8") as file:
@@ -87,7 +86,7 @@ def _read_record(record: Path) -> dict[_Key, ImageFacts]:
                 row = json.loads(line)
                 if row["version"] == VERSION:
                     facts = ImageFacts(Path(row["path"]), **{name: row[name] for name in _RECORDED})
-                    known[row["path"], row["size"], row["mtime_ns"], row["ctime_ns"]] = facts
+                    known[tuple(row[name] for name in _WHERE)] = facts
             except (ValueError, KeyError, TypeError):
                 continue
     return known

@@ -10,7 +10,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
-from typing import NamedTuple
 
 import pandas as pd
 
@@ -43,20 +42,6 @@ _VENDORS = {
     "chexpert": ("chexpert(v10)?(small|plus)?", r"(?:.*/)?(?:patient)?0*(\d{1,5})(?:/.*)?", "patient{:0>5}"),
 }
 _FREE = re.compile(r"^p(at(ient)?)?[\W_]*(?=\d)|(?<!\d)0+(?=\d)")  # what one file writes before a number, another not
-
-
-class _Row(NamedTuple):
-    dataset: str
-    patient: str
-    key: str  # equal where patients may be the same
-    number: str  # of the key, without its vendor
-    study: str
-    sha256: str
-    phash: str
-
-
-Shared = dict[str, tuple[_Row, _Row]]  # by what is shared: one row of each side
-Twins = dict[tuple[str, str], Shared]  # by sets
 
 
 class LeakageError(ManifestError):
@@ -125,19 +110,22 @@ def find_leaks(
     what is no pair of two of ``frames``.
     """
     named = _pairs(allowed, frames)
-    rows = {side: [row for name in frames for row in _rows(name, frames[name], side)] for side in _SIDES}
+    rows = {
+        side: pd.concat([_rows(name, frames[name], side) for name in frames], ignore_index=True)
+        for side in _SIDES
+        if frames
+    }
     leaks = []
-    for sides in combinations(_SIDES, 2):
+    for sides in combinations(rows, 2):
         left, right = rows[sides[0]], rows[sides[1]]
         found = {"patient": _equal(left, right, "key"), "image": _equal(left, right, "sha256")}
         found |= _near(left, right, RADIUS if vague is None else WARNING_RADIUS)
-        bare = _equal(left, right, "number") if vague else {}
-        found["unlinked"] = {s: bare[s] for s in bare if s not in found["patient"] and set(s) & set(vague or ())}
-        leaks += [
-            _leak(kind, sets, sides, twins, kind in SUSPECTED or frozenset(sets) in named)
-            for kind in found
-            for sets, twins in found[kind].items()
-        ]
+        known = set(zip(found["patient"]["dataset"], found["patient"]["dataset_2"], strict=True))
+        found["unlinked"] = _equal(left, right, "number") if vague else found["patient"][:0]
+        for kind, pairs in found.items():
+            for (one, other), twins in pairs.groupby(["dataset", "dataset_2"], sort=False):
+                if kind != "unlinked" or ({one, other} & set(vague or ()) and (one, other) not in known):
+                    leaks.append(_leak(kind, sides, twins, kind in SUSPECTED or frozenset((one, other)) in named))
     return leaks
 
 
@@ -161,45 +149,40 @@ def _pairs(allowed: Collection[Sequence[str]], frames: Mapping[str, pd.DataFrame
     return {frozenset(pair) for pair in allowed}
 
 
-def _rows(name: str, frame: pd.DataFrame, side: str) -> list[_Row]:
-    """The rows of one set that are on ``side``; hashes that the frame does not have are empty."""
+def _rows(name: str, frame: pd.DataFrame, side: str) -> pd.DataFrame:
+    """The rows of one set that are on ``side``; hashes that the frame does not have are empty.
+
+    ``key`` is equal where patients may be the same, ``number`` is that key without its vendor.
+    """
     rows = frame[frame["split"].isin(_SIDES[side])]
-    empty = [""] * len(rows)
-    hashes = [rows.get(column, empty) for column in ("sha256", "phash")]
-    keys = [same_patient(patient) for patient in rows["patient_id"]]
-    patients = (rows["patient_id"], keys, [key.partition(":")[2] for key in keys])
-    return [_Row(name, *values) for values in zip(*patients, rows["study_id"], *hashes, strict=True)]
+    key = rows["patient_id"].map({patient: same_patient(patient) for patient in rows["patient_id"].unique()})
+    columns = {column: rows.get(column, "") for column in ("patient_id", "study_id", "sha256", "phash")}
+    number = [patient.partition(":")[2] for patient in key]
+    return pd.DataFrame({"dataset": name, **columns, "key": key, "number": number}, rows.index)
 
 
-def _equal(left: list[_Row], right: list[_Row], field: str) -> Twins:
-    """Rows with the same, known value of ``field``, one pair a value."""
-    index: dict[str, dict[str, _Row]] = {}
-    for row in right:
-        index.setdefault(getattr(row, field), {}).setdefault(row.dataset, row)
-    index.pop("", None)
-    twins: Twins = {}
-    for row in left:
-        value = getattr(row, field)
-        for name, twin in index.get(value, {}).items():
-            twins.setdefault((row.dataset, name), {}).setdefault(value, (row, twin))
-    return twins
+def _equal(left: pd.DataFrame, right: pd.DataFrame, field: str) -> pd.DataFrame:
+    """Pairs of rows with the same, known value of ``field``, one a value and two sets; ``_2`` ends right's columns."""
+    sides = [rows[rows[field] != ""].drop_duplicates(["dataset", field]) for rows in (left, right)]
+    one, other = (rows.assign(shared=rows[field]) for rows in sides)
+    return one.merge(other, on="shared", suffixes=("", "_2"))
 
 
-def _near(left: list[_Row], right: list[_Row], radius: int) -> dict[str, Twins]:
-    """Rows with near hashes but other bytes, nearest first, one pair a row on the right; by kind of leak."""
-    kinds: dict[str, Twins] = {"picture": {}, "alike": {}}
-    found = near_pairs([row.phash for row in left], [row.phash for row in right], radius)
-    for i, j, bits in found[found[:, 2].argsort(kind="stable")].tolist():
-        row, twin = left[i], right[j]
-        kind = "picture" if bits <= RADIUS else "alike"
-        if row.sha256 != twin.sha256 and (kind == "picture" or row.key != twin.key):
-            kinds[kind].setdefault((row.dataset, twin.dataset), {}).setdefault(twin.study, (row, twin))
-    return kinds
+def _near(left: pd.DataFrame, right: pd.DataFrame, radius: int) -> dict[str, pd.DataFrame]:
+    """Pairs of rows with near hashes but other bytes, nearest first, one a row on the right; by kind of leak."""
+    found = near_pairs(left["phash"].tolist(), right["phash"].tolist(), radius)
+    i, j, bits = found[found[:, 2].argsort(kind="stable")].T
+    one, other = left.iloc[i].reset_index(drop=True), right.iloc[j].reset_index(drop=True)
+    pairs = one.join(other, rsuffix="_2")[one["sha256"] != other["sha256"]]
+    close = bits[pairs.index] <= RADIUS
+    kinds = {"picture": pairs[close], "alike": pairs[~close & (pairs["key"] != pairs["key_2"])]}
+    return {kind: of.drop_duplicates(["dataset", "dataset_2", "study_id_2"]) for kind, of in kinds.items()}
 
 
-def _leak(kind: str, sets: tuple[str, str], sides: tuple[str, str], twins: Shared, allowed: bool) -> Leak:
-    of_patients, of_pictures = kind in ("patient", "unlinked"), kind in ("picture", "alike")
-    first = [[(row.patient if of_patients else row.study) for row in pair] for pair in list(twins.values())[:_PAIRS]]
+def _leak(kind: str, sides: tuple[str, str], twins: pd.DataFrame, allowed: bool) -> Leak:
+    """The leak of all ``twins``, pairs of rows of the same two sets."""
+    name = "patient_id" if kind in ("patient", "unlinked") else "study_id"
+    first = list(zip(twins[name][:_PAIRS], twins[f"{name}_2"][:_PAIRS], strict=True))
     examples = tuple(one if one == other else f"{one} = {other}" for one, other in first[:_SHOWN])
-    pairs = tuple((one, other) for one, other in first if of_pictures)
-    return Leak(kind, *sets, sides, len(twins), examples, allowed, pairs)
+    pairs = tuple(first) if kind in ("picture", "alike") else ()
+    return Leak(kind, *twins[["dataset", "dataset_2"]].iloc[0], sides, len(twins), examples, allowed, pairs)

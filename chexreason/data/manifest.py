@@ -182,7 +182,8 @@ def _check_columns(frame: pd.DataFrame) -> None:
 
 
 def _text(column: pd.Series) -> pd.Series:
-    return column.astype(object).where(column.notna(), "").astype(str).astype("str")
+    text = column if column.dtype == "str" else column.astype(object)
+    return text.where(column.notna(), "").astype("str")
 
 
 def _age(column: pd.Series) -> pd.Series:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -21,7 +19,7 @@ from chexreason.data.manifest import READERS, Manifest, ManifestError
 from chexreason.data.prevalence import pool_marks, prevalence_png
 from chexreason.data.selection import PaperSelection
 from chexreason.data.sources.columns import first_of
-from chexreason.files import write_bytes, write_json, write_text, written
+from chexreason.files import value_sha256, write_bytes, write_json, write_text, written
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.uncertainty import LabelPolicy
 from chexreason.owners import remove_leftovers
@@ -223,4 +221,4 @@ def _request(source: Source, select: PaperSelection | None, on_error: str, check
         "on_error": on_error,
         "check": check,
     }
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    return value_sha256(asked)

@@ -29,10 +29,6 @@ def never_judged(names: Names) -> tuple[str, ...]:
 
 
 NIH = names_of("nih14")
-# Every name NIH uses, and the CheXpert label it makes positive; "" has no CheXpert counterpart of its own.
-NIH_TO_CHEXPERT = dict.fromkeys(("Emphysema", "Fibrosis", "Hernia", "Infiltration"), "")
-NIH_TO_CHEXPERT |= {name: label for label, names in NIH.items() if label != "Lung Opacity" for name in names}
-NIH_TO_CHEXPERT = dict(sorted(NIH_TO_CHEXPERT.items()))
 
 
 @dataclass(frozen=True)
@@ -54,11 +50,10 @@ class Crosswalk:
         ]
 
 
-NIH14 = Crosswalk(
-    "NIH ChestX-ray14",
-    {name: (label,) if label else () for name, label in NIH_TO_CHEXPERT.items()},
-    {"Lung Opacity": NIH["Lung Opacity"]},
-)
+# Every name NIH uses; those of the second line have no label of their own.
+_OWN = {name: (label,) for label, names in NIH.items() if label != "Lung Opacity" for name in names}
+_OWN |= dict.fromkeys(("Emphysema", "Fibrosis", "Hernia", "Infiltration"), ())
+NIH14 = Crosswalk("NIH ChestX-ray14", dict(sorted(_OWN.items())), {"Lung Opacity": NIH["Lung Opacity"]})
 
 
 def crosswalk_of(provenance: Mapping[str, object]) -> Crosswalk | None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from string import Formatter
 
 from chexreason.labels.schema import LabelSet
-from chexreason.prompts import Prompt, render
+from chexreason.prompts import Prompt, placeholders, render
 from chexreason.traces.verify import TRACE_RULES, Fault
 from chexreason.types import Study
 
@@ -31,7 +30,7 @@ class Instruction:
 
     def __post_init__(self) -> None:
         for field, wanted in (("text", {"findings", "prompt"}), ("unjudged", {"labels"}), ("retry", {"reasons"})):
-            found = {part[1] for part in Formatter().parse(getattr(self, field)) if part[1] is not None}
+            found = set(placeholders(getattr(self, field)))
             if found != wanted:
                 raise ValueError(
                     f"teacher_instruction={self.name}: {field} must hold exactly {sorted(wanted)}, "

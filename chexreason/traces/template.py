@@ -15,8 +15,7 @@ from chexreason.labels.schema import LabelSet
 from chexreason.parsing import Grammar, format_answer
 from chexreason.prompts import Prompt
 from chexreason.traces.ask import Question, Reply, Tariff
-from chexreason.traces.phrases import CHECKLIST, FINDINGS, FRAMES
-from chexreason.traces.sayable import Facts, facts_of, join_words
+from chexreason.traces.sayable import CHECKLIST, FINDINGS, FRAMES, Facts, facts_of, join_words
 from chexreason.types import Study
 
 # Words in the reasoning, at least and at most.

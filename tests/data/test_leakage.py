@@ -181,6 +181,13 @@ def test_two_csv_of_one_hospital_are_linked_by_their_vendor_and_suspected_withou
     assert ("set ++data.sets.SET.source.vendor, one name" in caplog.text) == ("unlinked" in kinds)
 
 
+def test_sets_with_a_patient_in_common_for_certain_raise_no_suspicion():
+    home, away = rows(("a", "x:7", "sft", "", ""), ("b", "y:8", "sft", "", "")), rows(("c", "z:8", "test", "", ""))
+    known = pd.concat([away, rows(("d", "x:7", "test", "", ""))])
+    kinds = [[leak.kind for leak in find_leaks({"home": home, "away": of}, vague=["home"])] for of in (away, known)]
+    assert kinds == [["unlinked"], ["patient"]]
+
+
 @pytest.mark.parametrize("pair", ["home", ["home"], ["home", "elsewhere"]])
 def test_what_is_no_pair_of_sets_is_refused(pair):
     with pytest.raises(ValueError, match=r"allow_overlap has .*home.*; name pairs of these sets: home, away"):

@@ -191,21 +191,6 @@ def test_a_label_may_be_read_from_several_columns(tmp_path):
     assert set(rows["patient_id"]) == {"nih14:1"}
 
 
-@pytest.mark.slow
-def test_radiologists_and_the_text_miner_on_the_real_set(shared_data):
-    """The known agreement of airspace opacity with the Lung Opacity that is derived from NIH's findings."""
-    pairs = []
-    for name in ("nih", "nih_lowres128"):  # which share 23 of the re-read images
-        csv = shared_data / name / "labels.csv"
-        options = {"label_columns": {"Lung Opacity": "expert4_airspace_opacity"}, "labelled_only": True}
-        sources = (TableSource("readers", csv, split="readers", **options), TableSource("mined", csv))
-        read, mined = (rows_of(source).set_index("path")["Lung Opacity"] for source in sources)
-        pairs.append(pd.DataFrame({"read": read, "mined": mined.loc[read.index]}))
-    both = pd.concat(pairs)
-    both = both[~both.index.duplicated()]
-    assert (int((both["read"] == both["mined"]).sum()), len(both)) == (175, 263)
-
-
 def test_provenance_follows_the_csv_and_a_missing_one_is_named(tmp_path):
     frame(tmp_path)
     source = TableSource("t", tmp_path / "t.csv")

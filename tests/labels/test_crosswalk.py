@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from chexreason.labels.catalog import CHEXPERT14, NIH9
-from chexreason.labels.crosswalk import NIH, NIH_TO_CHEXPERT, never_judged, nih_to_chexpert
+from chexreason.labels.crosswalk import NIH, NIH14, never_judged, nih_to_chexpert
 
 
 def positives(text: str) -> set[str]:
@@ -43,7 +43,7 @@ def test_what_nih_never_judges_is_blank_and_the_rest_is_not():
 
 
 def test_all_of_nih_s_names_are_known_and_rows_share_no_memory():
-    assert len(NIH_TO_CHEXPERT) == 15
+    assert len(NIH14.names) == 15
     marks = nih_to_chexpert(["Mass", "Mass"])
     marks[0] = 5
     assert marks[1, CHEXPERT14.index("Lung Lesion")] == 1

@@ -17,6 +17,7 @@ from chexreason.rewards.base import score
 from chexreason.rewards.collapse import CollapseWindow
 from chexreason.rewards.hard import HardReward
 from chexreason.rewards.lab import earnings as lab
+from chexreason.rewards.lab.accounts import degenerate_warning
 from chexreason.rewards.lab.adversaries import ADVERSARIES, honest_answers, prior_answers
 from chexreason.rewards.lab.cohorts import chexpert_cohort, phantom_cohort
 from chexreason.rewards.nuanced import NuancedReward
@@ -151,7 +152,7 @@ class PaysForSilence:
 
 
 def test_a_warning_names_the_policies_that_out_earn_and_their_way_out(cohort: list[Study]) -> None:
-    text = lab.degenerate_warning(PaysForSilence(), cohort[:60], FORMAT, PROMPT)
+    text = degenerate_warning(PaysForSilence(), cohort[:60], FORMAT, PROMPT)
     assert text is not None
     for words in ("PaysForSilence pays", "empty_text 0", "no_finding -1", "F1 0.5 (-", "reward= or its weights"):
         assert words in text
@@ -160,12 +161,12 @@ def test_a_warning_names_the_policies_that_out_earn_and_their_way_out(cohort: li
 
 @pytest.mark.slow
 def test_the_hard_reward_is_sound_on_phantoms_and_not_on_chexperts_prevalence(cohort: list[Study]) -> None:
-    assert lab.degenerate_warning(HardReward(), cohort, FORMAT, PROMPT) is None
-    text = lab.degenerate_warning(HardReward(), chexpert_cohort(CHEXPERT14), FORMAT, PROMPT)
+    assert degenerate_warning(HardReward(), cohort, FORMAT, PROMPT) is None
+    text = degenerate_warning(HardReward(), chexpert_cohort(CHEXPERT14), FORMAT, PROMPT)
     assert text is not None
     assert "training studies: best_constant 0." in text
     mostly_normal = [s for s in cohort if s.target[CHEXPERT14.index("No Finding")]] * 5 + cohort
-    assert "no_finding" in str(lab.degenerate_warning(HardReward(), mostly_normal, FORMAT, PROMPT))
+    assert "no_finding" in str(degenerate_warning(HardReward(), mostly_normal, FORMAT, PROMPT))
 
 
 def test_chexperts_counts_are_met_label_by_label_and_normal_goes_with_nothing_but_devices() -> None:

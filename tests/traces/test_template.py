@@ -16,8 +16,7 @@ from chexreason.labels.catalog import CHEXPERT14, NIH9
 from chexreason.labels.schema import LabelSet
 from chexreason.parsing import parse
 from chexreason.prompts import load_prompt
-from chexreason.traces.phrases import CHECKLIST, FINDINGS
-from chexreason.traces.sayable import facts_of
+from chexreason.traces.sayable import CHECKLIST, FINDINGS, facts_of
 from chexreason.traces.template import ARMS, FREE_WORDS, NARRATIVE_WORDS, TemplateTeacher
 from chexreason.types import Sign, Study
 from tools.tiny_models.captions import QUESTIONS, describe, question

@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 
 from chexreason.labels.schema import LabelSet
-from chexreason.traces.phrases import FINDINGS, FRAMES
-from chexreason.traces.sayable import facts_of
+from chexreason.traces.sayable import FINDINGS, FRAMES, facts_of
 from chexreason.types import Study
 
 QUESTIONS = {

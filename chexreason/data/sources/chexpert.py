@@ -18,7 +18,7 @@ import pandas as pd
 
 from chexreason.data.manifest import parameters
 from chexreason.data.sources.columns import Faults, VendorCsv, sha256_by_name, years
-from chexreason.data.sources.tree import elsewhere
+from chexreason.data.sources.tree import VendorFolder, elsewhere
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import Track
 
@@ -34,7 +34,7 @@ _OUTSIDE = r"(?:^|.*/)\.\.(?:/.*|$)|^/.*|.*[\\:].*"  # "..", an absolute path, a
 
 
 @dataclass(frozen=True)
-class CheXpertSource:
+class CheXpertSource(VendorFolder):
     """The images of the ``parts`` (train, valid, test) of CheXpert, one row an image.
 
     ``root`` is the release's folder or its parent: the csv's paths begin with the release's name, whatever the folder
@@ -43,8 +43,6 @@ class CheXpertSource:
     The splits are train, val (the vendor's valid) and test.
     """
 
-    name: str
-    root: Path
     parts: Sequence[str] = ("test",)
     frontal_only: bool = True
     test_csv: Path | None = None
@@ -53,11 +51,6 @@ class CheXpertSource:
         wrong = [part for part in self.parts if part not in _CSV_NAMES]
         if isinstance(self.parts, str) or wrong or not self.parts:
             raise ValueError(f"CheXpert parts={self.parts!r}; write a list of: {', '.join(_CSV_NAMES)}")
-
-    @property
-    def image_root(self) -> Path:
-        """The vendor's folder, absolute: images stay where they are."""
-        return Path(self.root).resolve()
 
     @property
     def provenance(self) -> dict[str, object]:

@@ -7,14 +7,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 
-from chexreason.data.fingerprint import content_sha256
 from chexreason.data.sources.csv_text import Unreadable, dialect, letters, read_lines, records, refuse_swallowed
+from chexreason.files import file_sha256
 from chexreason.labels.catalog import CHEXPERT14
 
 log = logging.getLogger(__name__)
@@ -157,22 +159,26 @@ class VendorCsv:
         *span, names = next(reading)
         self.header, n = [name.strip() for name in names], len(names)
         at = self._match(columns)
-        spans, rows = [tuple(span)], []
+        pick = itemgetter(*at.values(), 0)  # a tuple, of one column too: of lists there would be too many to collect
+        begins, rows, broken = [], [], [span]
         shifted = []  # an unquoted comma moves every later value into the wrong column
         for first, last, cells in reading:
             if len(cells) == n:
-                spans.append((first, last))
-                rows.append([cells[i] for i in at.values()])
+                begins.append(first)
+                rows.append(pick(cells))
+                if last > first:
+                    broken.append([first, last])
             else:
                 shifted.append(f"line {first} {len(cells)} values for {n} columns")
         if shifted:
             raise Unreadable(f"has {len(shifted)} rows of another length than the header: {first_of(shifted)}")
         if not rows:
             raise Unreadable("has a header and no rows")
-        read = list(zip(*rows, strict=True))
-        refuse_swallowed(lines, mark, n, spans, dict(zip(at.values(), read, strict=True)))
-        self.faults.begins[self.file] = [first for first, _ in spans[1:]]
-        return pd.DataFrame({name: map(str.strip, cells) for name, cells in zip(at, read, strict=True)}, dtype="str")
+        read = dict(zip(at, zip(*rows, strict=True), strict=False))
+        refuse_swallowed(lines, mark, n, broken, {at[name]: read[name] for name in at})
+        self.faults.begins[self.file] = begins
+        text = {name: pa.array(map(str.strip, cells), pa.large_string()) for name, cells in read.items()}
+        return pa.table(text).to_pandas().astype("str")
 
 
 def first_of(names: Iterable[str]) -> str:
@@ -220,7 +226,7 @@ def any_mark(marks: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def sha256_by_name(files: Iterable[Path]) -> dict[str, str]:
     """SHA-256 of the bytes of each file, by its name."""
-    return {file.name: content_sha256(file.read_bytes()) for file in files}
+    return {file.name: file_sha256(file) for file in files}
 
 
 def nearest_label(column: str, found: Sequence[str]) -> list[str]:

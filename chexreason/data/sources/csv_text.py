@@ -80,7 +80,7 @@ def records(lines: Sequence[str], skip: int, mark: str) -> Iterator[tuple[int, i
 
 
 def refuse_swallowed(
-    lines: Sequence[str], mark: str, n: int, spans: Sequence[tuple[int, int]], columns: Mapping[int, Sequence[str]]
+    lines: Sequence[str], mark: str, n: int, spans: Sequence[Sequence[int]], columns: Mapping[int, Sequence[str]]
 ) -> None:
     """Raises Unreadable where one of ``spans``, the lines of each record, hides rows behind a quotation mark.
 

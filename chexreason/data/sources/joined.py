@@ -15,7 +15,7 @@ import pandas as pd
 
 from chexreason.data.prepare import Source
 from chexreason.data.sources.table import TableSource
-from chexreason.data.sources.tree import elsewhere
+from chexreason.data.sources.tree import found
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.labels.crosswalk import names_of
 from chexreason.progress import Track
@@ -94,7 +94,7 @@ def padchest(
         raise ValueError(f"PadChest views={wrong}; choose from: {', '.join(PROJECTIONS)}")
     return TableSource(
         name,
-        _found(Path(root), (PADCHEST_CSV, f"{PADCHEST_CSV}.gz")),
+        found(Path(root), (PADCHEST_CSV, f"{PADCHEST_CSV}.gz")),
         Path(root),
         path_column="ImageID",
         patient_column="PatientID",
@@ -120,7 +120,7 @@ def vindr(name: str, root: Path, parts: Sequence[str] = ("train", "test")) -> Jo
     tables = {
         part: TableSource(
             part,
-            _found(Path(root), (f"image_labels_{part}.csv", f"annotations/image_labels_{part}.csv")),
+            found(Path(root), (f"image_labels_{part}.csv", f"annotations/image_labels_{part}.csv")),
             Path(root),
             path_column="image_id",
             patient_column="image_id",
@@ -132,10 +132,3 @@ def vindr(name: str, root: Path, parts: Sequence[str] = ("train", "test")) -> Jo
         for part in parts
     }
     return JoinedSource(name, tables)
-
-
-def _found(root: Path, names: Sequence[str]) -> Path:
-    for name in names:
-        if (root / name).is_file():
-            return root / name
-    raise FileNotFoundError(f"no {' or '.join(names)} in {root.resolve()}{elsewhere(root.resolve(), names, '')}")

@@ -14,7 +14,7 @@ import pandas as pd
 
 from chexreason.data.manifest import READERS, parameters
 from chexreason.data.sources.columns import Faults, VendorCsv, sha256_by_name
-from chexreason.data.sources.tree import elsewhere
+from chexreason.data.sources.tree import VendorFolder, elsewhere
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import Track
 
@@ -33,7 +33,7 @@ DICOM_ID = r"[\w-]+"  # becomes a file name: neither "/" nor ".." may be in it
 
 
 @dataclass(frozen=True)
-class MIMICCXRSource:
+class MIMICCXRSource(VendorFolder):
     """The images of MIMIC-CXR-JPG in ``views`` (null: all) with the labels that ``labeler`` gave their study.
 
     ``labeler`` is "chexpert" or "negbio", both text-mined, or "radiologist": the studies of the test set that 2.1.0
@@ -42,8 +42,6 @@ class MIMICCXRSource:
     row in the csv: all its marks are blank. Paths follow from the identifiers; no folder is looked into.
     """
 
-    name: str
-    root: Path
     labeler: str = "chexpert"
     views: Sequence[str] | None = ("AP", "PA")
     readers: bool = False
@@ -53,11 +51,6 @@ class MIMICCXRSource:
             raise ValueError(f"MIMIC-CXR labeler='{self.labeler}'; choose one of: {', '.join(LABEL_FILES)}")
         if isinstance(self.views, str) or (self.views is not None and not self.views):
             raise ValueError(f"views={self.views!r}; write a list like [AP, PA], or null for every view")
-
-    @property
-    def image_root(self) -> Path:
-        """The release's folder, absolute: images stay where they are."""
-        return Path(self.root).resolve()
 
     @property
     def provenance(self) -> dict[str, object]:
@@ -93,7 +86,7 @@ class MIMICCXRSource:
     def _frame(self, images: pd.DataFrame, marks: pd.DataFrame) -> pd.DataFrame:
         subject, study, dicom = images["subject_id"], images["study_id"], images["dicom_id"]
         raw = marks[list(CHEXPERT14.labels)].reindex(study).set_axis(images.index)  # [N, 14]
-        if blank := int((~study.isin(marks.index)).sum()):
+        if blank := int((marks.index.get_indexer(study) < 0).sum()):
             counts = (self.name, blank, len(raw), self.labeler)
             log.warning("%s: %d of %d images are of studies that '%s' left out", *counts)
         return pd.DataFrame(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,11 @@ import pandas as pd
 
 from chexreason.data.leakage import patient_number
 from chexreason.data.manifest import parameters
+from chexreason.data.sampling import random_order
 from chexreason.data.sources.columns import Faults, VendorCsv, closest, first_of, listed_in, sha256_by_name, years
-from chexreason.data.sources.tree import Where, elsewhere, films, located, without_suffix
+from chexreason.data.sources.tree import VendorFolder, Where, films, found, located, without_suffix
 from chexreason.labels.catalog import CHEXPERT14
-from chexreason.labels.crosswalk import NIH_TO_CHEXPERT, nih_to_chexpert
+from chexreason.labels.crosswalk import NIH14, nih_to_chexpert
 from chexreason.progress import Track
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ _SPLITS = ("official", "patient_hash")
 
 
 @dataclass(frozen=True)
-class NIH14Source:
+class NIH14Source(VendorFolder):
     """The rows of ChestX-ray14 with CheXpert labels.
 
     ``split="official"`` follows the vendor's two lists and takes val from the training patients; ``"patient_hash"``
@@ -37,8 +38,6 @@ class NIH14Source:
     ``allow_missing`` keeps the rows whose image is present (a partial download).
     """
 
-    name: str
-    root: Path
     split: str = "official"
     sft_share: float = 0.7
     include_opacity: bool = True
@@ -51,11 +50,6 @@ class NIH14Source:
             raise ValueError(f"NIH split='{self.split}'; choose one of: {', '.join(_SPLITS)}")
         if not 0.0 <= self.sft_share <= 1.0:
             raise ValueError(f"sft_share={self.sft_share} is not in 0..1")
-
-    @property
-    def image_root(self) -> Path:
-        """The vendor's folder, absolute: images stay where they are."""
-        return Path(self.root).resolve()
 
     @property
     def provenance(self) -> dict[str, object]:
@@ -98,17 +92,12 @@ class NIH14Source:
         return self._drawn(rows[present])
 
     def _csv(self) -> Path:
-        return self._file(_CSV_NAMES, elsewhere(self.image_root, _CSV_NAMES, "; download it beside the images"))
+        return found(self.image_root, _CSV_NAMES, "; download it beside the images")
 
     def _lists(self) -> dict[str, Path]:
         way_out = "; download the official list, or set split=patient_hash"
-        return {part: self._file((f"{n}.txt", f"{n}_NIH.txt"), way_out) for part, n in _LIST_NAMES.items()}
-
-    def _file(self, names: Sequence[str], way_out: str) -> Path:
-        for name in names:
-            if (self.image_root / name).is_file():
-                return self.image_root / name
-        raise FileNotFoundError(f"no {' or '.join(names)} in {self.image_root}{way_out}")
+        names = {part: (f"{name}.txt", f"{name}_NIH.txt") for part, name in _LIST_NAMES.items()}
+        return {part: found(self.image_root, names[part], way_out) for part in names}
 
     def _in_test(self, table: pd.DataFrame, faults: Faults) -> pd.Series:
         """Which rows [N] the vendor's test list names; an image in both lists or in none is a fault."""
@@ -140,8 +129,7 @@ class NIH14Source:
             inside = rows["study_id"][rows["split"] == split]
             if n > len(inside):
                 raise ValueError(f"n_per_split asks for {n} studies of '{split}'; '{self.name}' has {len(inside)}")
-            order = inside.map(lambda study: _fraction(f"{self.seed}:{study}")).sort_values(kind="stable")
-            keep[order.index[n:]] = False
+            keep[inside.index[random_order(inside.tolist(), self.seed)[n:]]] = False
         return rows[keep].reset_index(drop=True)
 
 
@@ -181,9 +169,9 @@ def note_missing(file: Path, image: pd.Series, where: Where, allow_missing: bool
 def _check_findings(file: Path, findings: pd.Series, faults: Faults) -> None:
     """Notes rows whose findings ("Effusion|Mass") have a name NIH does not use, or contradict themselves."""
     parts = {text: text.split("|") for text in findings.unique()}
-    unknown = dict.fromkeys(name for names in parts.values() for name in names if name not in NIH_TO_CHEXPERT)
+    unknown = dict.fromkeys(name for names in parts.values() for name in names if name not in NIH14.names)
     strange = [text for text, names in parts.items() if unknown.keys() & set(names)]
-    hints = ", ".join(f"'{name}'{closest(name, tuple(NIH_TO_CHEXPERT))}" for name in list(unknown)[:3])
+    hints = ", ".join(f"'{name}'{closest(name, tuple(NIH14.names))}" for name in list(unknown)[:3])
     faults.add_rows(file, f"with a finding NIH does not have ({hints})", findings.isin(strange), findings)
     torn = [text for text, names in parts.items() if "No Finding" in names and len(names) > 1]
     faults.add_rows(file, "with 'No Finding' beside another finding", findings.isin(torn), findings)

@@ -17,7 +17,7 @@ import pandas as pd
 from chexreason.data.manifest import READERS, parameters
 from chexreason.data.sources.columns import Faults, VendorCsv, any_mark, sha256_by_name
 from chexreason.data.sources.nih14 import IMAGES, by_value, note_missing, patients_of
-from chexreason.data.sources.tree import films, located, without_suffix
+from chexreason.data.sources.tree import VendorFolder, films, located, without_suffix
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import Track
 
@@ -48,26 +48,19 @@ ALL_FINDINGS = {
 }
 OPPOSITE = "Abnormal"
 STUDIES: Mapping[str, Mapping[str, str]] = {"four_findings": FOUR_FINDINGS, "all_findings": ALL_FINDINGS}
-READERS_TO_CHEXPERT = {
-    f"{study}: {'not ' if column == OPPOSITE else ''}{column}": label
-    for study, columns in STUDIES.items()
-    for column, label in columns.items()
-}
 IMAGE_COLUMN = {"four_findings": "Image Index", "all_findings": "Image ID"}
 READER_COLUMN = "Reader ID"  # of the files that hold each reader's marks, several rows an image
 MARKS = {"YES": 1.0, "NO": 0.0, "HEDGE": -1.0}
 
 
 @dataclass(frozen=True)
-class NIH14ReadersSource:
+class NIH14ReadersSource(VendorFolder):
     """The images of ``study`` ("four_findings" or "all_findings") under ``root``, in split ``readers``.
 
     ``csv`` names one or several label files of that study, relative to ``root`` or absolute. Images are those of
     ``NIH14Source`` in the same folder; ``allow_missing`` leaves out the rows of absent images.
     """
 
-    name: str
-    root: Path
     csv: str | Sequence[str]
     study: str = "four_findings"
     allow_missing: bool = False
@@ -77,17 +70,15 @@ class NIH14ReadersSource:
             raise ValueError(f"readers' study='{self.study}'; choose one of: {', '.join(STUDIES)}")
 
     @property
-    def image_root(self) -> Path:
-        """The vendor's folder, absolute: images stay where they are."""
-        return Path(self.root).resolve()
-
-    @property
     def provenance(self) -> dict[str, object]:
         """Parameters, the crosswalk, the hashes of the csv files and the number of images found."""
         return {
             "source": "nih14_readers",
             **parameters(self, "root", "csv"),
-            "crosswalk": {k: v for k, v in READERS_TO_CHEXPERT.items() if k.startswith(f"{self.study}: ")},
+            "crosswalk": {
+                f"{self.study}: {'not ' if column == OPPOSITE else ''}{column}": label
+                for column, label in STUDIES[self.study].items()
+            },
             "sha256": sha256_by_name(self._files()),
             "images_found": len(films(self.image_root, IMAGES)),
         }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from itertools import chain
 from pathlib import Path
@@ -17,6 +18,19 @@ _NO_FILMS = (".", "__MACOSX")  # begin macOS's twins (._1.png), caches, bins, th
 Where = tuple[pd.Series, pd.Series]  # the file of each row, and the places of a row with two
 
 
+@dataclass(frozen=True)
+class VendorFolder:
+    """A data set in a local folder, laid out as its vendor ships it."""
+
+    name: str
+    root: Path
+
+    @property
+    def image_root(self) -> Path:
+        """The vendor's folder, absolute: images stay where they are."""
+        return Path(self.root).resolve()
+
+
 def without_suffix(name: str) -> str:
     """``name`` without an image file's suffix; "1.2.840.113" and "st.john_1" have none."""
     return re.sub(_SUFFIX, "", name)
@@ -27,7 +41,7 @@ def films(root: Path, folders: str = "*") -> dict[str, list[str]]:
 
     Looked into are the root and the folders whose names fit the pattern ``folders``, down to any depth.
     """
-    found: dict[str, list[str]] = {}
+    at: dict[str, list[str]] = {}
     seen = set()
     for folder, inner, names in os.walk(root, followlinks=True):
         inner[:] = sorted(n for n in inner if fnmatch(n.casefold(), folders) and not n.startswith(_NO_FILMS))
@@ -38,8 +52,8 @@ def films(root: Path, folders: str = "*") -> dict[str, list[str]]:
         prefix = "" if folder == str(root) else Path(folder).relative_to(root).as_posix() + "/"
         for name in sorted(names):
             if _FILM.match(name) and not name.startswith(_NO_FILMS):
-                found.setdefault(without_suffix(name), []).append(prefix + name)
-    return found
+                at.setdefault(without_suffix(name), []).append(prefix + name)
+    return at
 
 
 def located(root: Path, paths: pd.Series, folders: str = "") -> Where:
@@ -60,6 +74,15 @@ def located(root: Path, paths: pd.Series, folders: str = "") -> Where:
         if len(fits) > 1 and len({os.path.realpath(root / film) for film in fits}) > 1:
             two[path] = " and ".join(fits[:2])
     return paths.map(lambda path: one.get(path, path)), paths.map(lambda path: two.get(path, ""))
+
+
+def found(root: Path, names: Sequence[str], way_out: str = "") -> Path:
+    """The first of the files ``names`` that is in ``root``; raises FileNotFoundError that says where one lies."""
+    there = next((root / name for name in names if (root / name).is_file()), None)
+    if there is None:
+        root = root.resolve()
+        raise FileNotFoundError(f"no {' or '.join(names)} in {root}{elsewhere(root, names, way_out)}")
+    return there
 
 
 def elsewhere(root: Path, names: Iterable[str], way_out: str) -> str:

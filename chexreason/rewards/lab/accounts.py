@@ -18,6 +18,7 @@ from chexreason.statistics.metrics import averages, confusion
 from chexreason.types import Completion, Study
 
 Row = dict[str, Any]
+LOOKED_AT = 128  # studies, at most, before training
 
 
 def policy_table(
@@ -43,6 +44,27 @@ def policy_table(
     names, earned = [row["policy"] for row in rows], columns.pop("reward")
     ranks = {k: lab.rank_correlation(earned, column, names, n_resamples=0)[0] for k, column in columns.items()}
     return {"best_constant": list(labels), "rank_correlation": _defined(ranks), "rows": rows}
+
+
+def degenerate_warning(
+    reward: Reward, studies: Sequence[Study], answer_format: AnswerFormat, prompt: str
+) -> str | None:
+    """The degenerate strategies that earn more than honest answers of F1 ``BAR`` on (some of) ``studies``, or None.
+
+    Takes a few seconds and leaves the reward as it was.
+    """
+    looked = studies[:: -(-len(studies) // LOOKED_AT)]  # evenly spaced
+    tried = lab.strategies(looked, answer_format, prompt, honest=[lab.BAR])
+    table = policy_table(reward, tried, looked, answer_format, lab.PAPER_TOKENS)
+    above = ", ".join(f"{row['policy']} {row['reward']:.4g}" for row in table["rows"] if row["out_earns"])
+    if not above:
+        return None
+    return (
+        f"{type(reward).__name__} pays policies that look at no image more than honest answers of F1 {lab.BAR:g} "
+        f"({table['rows'][0]['reward']:.4g}) on {len(looked)} training studies: {above} (best_constant: "
+        f"{', '.join(table['best_constant'])}). Change reward= or its weights, or balance the training set; python -m "
+        "chexreason.cli.rewards shows what it pays for"
+    )
 
 
 def answers_row(reward: Reward, own: Answers, label_set: LabelSet, n_resamples: int, seed: int) -> Row:

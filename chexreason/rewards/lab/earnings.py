@@ -25,7 +25,6 @@ from chexreason.types import Completion, Study
 ROLLOUT = 32  # completions a call: the paper's 8 studies of 4
 WARM_UP = 16  # calls that fill a memory: 512 completions, where the paper's window holds 100
 PAPER_TOKENS = 370  # about the mean length of the paper's completions
-LOOKED_AT = 128  # studies, at most, before training
 BAR = 0.5  # the F1 of the honest answers that no degenerate policy should out-earn
 
 
@@ -170,30 +169,6 @@ def constant_strategy(
     """The strategy that lists ``labels`` for every study."""
     text = adversaries.listing(labels, answer_format.grammar)
     return Strategy(name, _completions([text] * len(studies), studies, answer_format, n_tokens))
-
-
-def degenerate_warning(
-    reward: Reward, studies: Sequence[Study], answer_format: AnswerFormat, prompt: str
-) -> str | None:
-    """The degenerate strategies that earn more than honest answers of F1 0.5 on (some of) ``studies``, or None.
-
-    Takes a few seconds and leaves the reward as it was.
-    """
-    looked = studies[:: -(-len(studies) // LOOKED_AT)]  # evenly spaced
-    labels = best_paid_labels(reward, looked, answer_format)
-    tried = strategies(looked, answer_format, prompt, honest=[BAR])
-    tried.append(constant_strategy("best_constant", labels, looked, answer_format))
-    paid = {s.name: earn(reward, s.completions, looked, answer_format.label_set, settled=True).mean for s in tried}
-    bar = paid[honest_name(BAR)]
-    above = sorted((name for name in paid if paid[name] > bar), key=lambda name: -paid[name])  # best paid first
-    if not above:
-        return None
-    listed = ", ".join(f"{name} {paid[name]:.4g}" for name in above)
-    return (
-        f"{type(reward).__name__} pays policies that look at no image more than honest answers of F1 {BAR:g} "
-        f"({bar:.4g}) on {len(looked)} training studies: {listed} (best_constant: {', '.join(labels)}). Change "
-        "reward= or its weights, or balance the training set; python -m chexreason.cli.rewards shows what it pays for"
-    )
 
 
 def honest_name(f1: float) -> str:
