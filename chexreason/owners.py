@@ -62,8 +62,9 @@ def peak_rss() -> int:
 
     Linux's ``ru_maxrss`` begins at the size of the process that started this one, its VmHWM does not.
     """
-    with suppress(OSError, AttributeError):
-        return int(re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)[1]) * 1024
+    with suppress(OSError):
+        if found := re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M):
+            return int(found[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
