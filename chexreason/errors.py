@@ -80,17 +80,12 @@ def unknown_key(key: str, known: Sequence[str]) -> str:
     the long form (``phase.learning_rate``: ``phase.lr``), or one that is spelled nearly so.
     """
     place, _, name = key.rpartition(".")
+    initials = "".join(word[0] for word in name.split("_") if word)
     beside = [other for other in known if other.rpartition(".")[0] == place]
-    short = [
-        other for other in beside if other.rpartition(".")[2] == "".join(word[0] for word in name.split("_") if word)
-    ]
-    same = sorted((other for other in known if other.rpartition(".")[2] == name), key=len)
-    meant = (
-        f": did you mean {[*short, *same][0]}?"
-        if short or same
-        else did_you_mean(key, beside) or did_you_mean(key, known)
-    )
-    return f"there is no setting {key}{meant or f'; +{key}= adds one that a library takes'}"
+    meant = [other for other in beside if other.rpartition(".")[2] == initials]
+    meant += sorted((other for other in known if other.rpartition(".")[2] == name), key=len)
+    near = f": did you mean {meant[0]}?" if meant else did_you_mean(key, beside) or did_you_mean(key, known)
+    return f"there is no setting {key}{near or f'; +{key}= adds one that a library takes'}"
 
 
 def unknown_choices(arguments: Sequence[str]) -> list[str]:

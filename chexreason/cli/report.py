@@ -40,6 +40,8 @@ def report_study(cfg: DictConfig) -> dict[str, Any]:
             )
     label_set = build_labels(cfg)
     runs = {arm: Path(folder) for arm, folder in cfg.runs.items() if (Path(folder) / "metrics.csv").is_file()}
+    folders = {f"train {arm}": folder for arm, folder in runs.items()}
+    folders |= {f"evaluate {arm}": path.parent for arm, path in arms.items()}
     return build_report(
         arms,
         study,
@@ -47,7 +49,7 @@ def report_study(cfg: DictConfig) -> dict[str, Any]:
         label_set=label_set,
         train_prevalence=training_prevalence(cfg, label_set, needed=False),
         curves={arm: folder / "metrics.csv" for arm, folder in runs.items()},
-        stages=_stages(study, runs, list(arms)),
+        stages=[stage | {"name": name} for name, folder in folders.items() if (stage := read_stage(folder))],
         attributions=[Path(path) for path in cfg.data.attributions],
         n_resamples=cfg.n_resamples,
         seed=cfg.seed,
@@ -58,12 +60,6 @@ def report_study(cfg: DictConfig) -> dict[str, Any]:
         notes=_notes(cfg, runs),
         declarations={name: declaration(cfg, name, load_manifest(cfg, name)) for name in cfg.data.test},
     )
-
-
-def _stages(study: Path, runs: dict[str, Path], arms: list[str]) -> list[dict[str, Any]]:
-    folders = [(f"train {arm}", folder) for arm, folder in runs.items()]
-    folders += [(f"evaluate {arm}", study / "eval" / arm) for arm in arms]
-    return [stage | {"name": name} for name, folder in folders if (stage := read_stage(folder))]
 
 
 def _notes(cfg: DictConfig, runs: dict[str, Path]) -> dict[str, str]:

@@ -96,6 +96,37 @@ def assert_same(left, right, atol: float = 0.0) -> None:
         torch.testing.assert_close(value, right[name], atol=atol, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
 
 
+class OneWeight(L.LightningModule):
+    """The smallest module that a trainer takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def training_step(self, batch, batch_idx):
+        return self.layer(batch).sum()
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        return None
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Zeros(L.LightningDataModule):
+    """For ``OneWeight``: ``train`` batches of one zero, and so many of each validation set."""
+
+    def __init__(self, train: int, **val: int) -> None:
+        super().__init__()
+        self.train, self.val, self.val_names = train, val, tuple(val)
+
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader(torch.zeros(self.train, 1))
+
+    def val_dataloader(self):
+        return [torch.utils.data.DataLoader(torch.zeros(n, 1)) for n in self.val.values()]
+
+
 class SaveAt(L.Callback):
     """Saves a checkpoint after a given batch, the way a killed run leaves one."""
 

@@ -21,6 +21,7 @@ from chexreason.labels.catalog import CHEXPERT14
 from chexreason.training.callbacks import adapter_export
 from chexreason.training.callbacks.adapter_export import AdapterExport
 from chexreason.training.callbacks.transfer_rules import CHOSEN_BY, TransferRules, monitor_mode, transfer_rules
+from tests.support.training import OneWeight, Zeros
 
 SCORED = st.fixed_dictionaries({"a": st.floats(0, 1), "b": st.floats(0, 1)})
 
@@ -58,33 +59,6 @@ class Scores(L.Callback):
         self.seen += 1
 
 
-class Line(L.LightningModule):
-    """One weight; an epoch is a step and a validation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = torch.nn.Linear(1, 1)
-
-    def training_step(self, batch, batch_idx):
-        return self.layer(batch).sum()
-
-    def validation_step(self, batch, batch_idx, dataloader_idx=0):
-        return None
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-class Data(L.LightningDataModule):
-    val_names = ("a", "b")
-
-    def train_dataloader(self):
-        return torch.utils.data.DataLoader(torch.zeros(1, 1))
-
-    def val_dataloader(self):
-        return [torch.utils.data.DataLoader(torch.zeros(1, 1))] * 2
-
-
 def run(scores, rules, *more, steps=4, path=None, num_sanity_val_steps=0):
     """Train ``steps`` steps from the checkpoint ``path``, a validation after each; returns the trainer."""
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -96,7 +70,7 @@ def run(scores, rules, *more, steps=4, path=None, num_sanity_val_steps=0):
         enable_checkpointing=any(isinstance(m, ModelCheckpoint) for m in more),
         **quiet,
     )
-    trainer.fit(Line(), Data(), ckpt_path=path)
+    trainer.fit(OneWeight(), Zeros(1, a=1, b=1), ckpt_path=path)
     return trainer
 
 
@@ -121,7 +95,7 @@ def test_early_stopping_reads_it_in_the_same_validation():
 def test_a_validation_without_a_score_chooses_no_adapter_and_stops_no_run(none, monkeypatch):
     saved, monitor = [], "val/a/macro_f1"
     monkeypatch.setattr(adapter_export, "save_adapter", lambda *given: saved.append((given[1].name, given[2]["value"])))
-    monkeypatch.setattr(Line, "policy", None, raising=False)
+    monkeypatch.setattr(OneWeight, "policy", None, raising=False)
     watching = build.EarlyStopping(monitor, mode="max", patience=2), AdapterExport("adapter", monitor, "max", {})
     scores = [{"a": value, "b": 0.5} for value in (0.75, none, 0.25, 0.125, none, 0.5, none)]
     trainer = run(scores, TransferRules("a"), *watching, steps=6, num_sanity_val_steps=1)

@@ -75,34 +75,16 @@ class CollapseWatch(L.Callback):
 
     Looks at what the GRPO module logs of each rollout, from the first full window on; at the first rollout itself only
     whether any group's rewards differ. A sign is told once, and again only after it was gone; all of them stand in
-    ``path``, a JSON list of rollout, limit and reason, and ``stopped`` is the reason that ended the run. Every limit
-    may be None. Raises KeyError when the module does not log what is watched.
+    ``path``, a JSON list of rollout, limit and reason, and ``stopped`` is the reason that ended the run. ``limits`` are
+    those of ``SENTENCES``; each may be None. Raises KeyError when the module does not log what is watched.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        window: int = 10,
-        stop: bool = False,
-        min_entropy: float | None = 0.2,
-        max_label_dominance: float | None = 0.9,
-        min_distinct: float | None = 0.4,
-        max_length_drift: float | None = 0.5,
-        max_zero_variance: float | None = 0.8,
-        max_fail_rate: float | None = 0.5,
-    ) -> None:
+    def __init__(self, path: str | Path, *, window: int, stop: bool, **limits: float | None) -> None:
         if window < 1:
             raise ValueError(f"callbacks.collapse.window={window}: look back on 1 or more rollouts")
-        self.path, self.window, self.stop = Path(path), window, stop
-        self.limits = {
-            "min_entropy": min_entropy,
-            "max_label_dominance": max_label_dominance,
-            "min_distinct": min_distinct,
-            "max_length_drift": max_length_drift,
-            "max_zero_variance": max_zero_variance,
-            "max_fail_rate": max_fail_rate,
-        }
+        if odd := sorted(limits.keys() ^ SENTENCES.keys()):
+            raise ValueError(f"callbacks.collapse holds {', '.join(SENTENCES)}: add or leave out {', '.join(odd)}")
+        self.path, self.window, self.stop, self.limits = Path(path), window, stop, limits
         self._recent: deque[dict[str, float]] = deque(maxlen=window)
         self._first: dict[str, float] | None = None
         self._shown: set[str] = set()
