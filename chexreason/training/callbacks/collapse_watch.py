@@ -94,9 +94,13 @@ class CollapseWatch(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._recent.append(_logged(trainer.callback_metrics))
-        if self._first is None and len(self._recent) == 1:
-            self._look_at_the_first(trainer, self._recent[0])
+        logged = {name: trainer.callback_metrics.get(f"train/{name}") for name in WATCHED}
+        if missing := [name for name, value in logged.items() if value is None]:
+            raise KeyError(f"the collapse watch needs train/{', train/'.join(missing)}, which the module did not log")
+        self._recent.append({name: float(value) for name, value in logged.items()})
+        constant = self.limits["max_zero_variance"] is not None and self._recent[0]["zero_variance_groups"] >= 1
+        if self._first is None and len(self._recent) == 1 and constant:
+            self._tell(trainer, {"constant_reward": CONSTANT})
         if len(self._recent) < self.window:
             return
         now = {name: sum(rollout[name] for rollout in self._recent) / self.window for name in WATCHED}
@@ -106,10 +110,6 @@ class CollapseWatch(L.Callback):
         self._shown = set(found)
         if new:
             self._tell(trainer, {name: found[name] for name in new})
-
-    def _look_at_the_first(self, trainer: L.Trainer, rollout: Mapping[str, float]) -> None:
-        if self.limits["max_zero_variance"] is not None and rollout["zero_variance_groups"] >= 1:
-            self._tell(trainer, {"constant_reward": CONSTANT})
 
     def _tell(self, trainer: L.Trainer, found: Mapping[str, str]) -> None:
         rollout = trainer.fit_loop.epoch_loop.total_batch_idx
@@ -130,12 +130,6 @@ class CollapseWatch(L.Callback):
         self._recent = deque(state_dict["recent"], maxlen=self.window)
         self._first, self._shown = state_dict["first"], set(state_dict["shown"])
         self._events = list(state_dict["events"])
-
-
-def _logged(metrics: Mapping[str, Any]) -> dict[str, float]:
-    if missing := [name for name in WATCHED if f"train/{name}" not in metrics]:
-        raise KeyError(f"the collapse watch needs train/{', train/'.join(missing)}, which the module did not log")
-    return {name: float(metrics[f"train/{name}"]) for name in WATCHED}
 
 
 def _share(value: float, first: float) -> float:
