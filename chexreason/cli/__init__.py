@@ -24,7 +24,7 @@ from chexreason.errors import PrintableRecord, friendly, printable, unknown_choi
 from chexreason.files import value_sha256, without_secrets
 from chexreason.renames import flat
 from chexreason.runs import ATTEMPT_OF
-from chexreason.signals import Stopped, is_first_rank, on_leave, requeue, watched
+from chexreason.signals import is_first_rank, on_leave, requeue, watched
 
 # Settings that hold a list, a list of pairs, and a mapping; without a dot also those of a data set.
 LISTS = {"adapters", "arms", "attributions", "credentialed", "data.test", "data.val", "extra.evaluate", "extra.prepare"}
@@ -110,7 +110,7 @@ def as_meant(word: str) -> str:
     return re.sub(r"(?<=[=\[,'\"])~(?=/|$)", lambda _: str(Path.home()), word) if "=" in word else word
 
 
-def _ask_for_requeue(cfg: DictConfig, name: str) -> None:
+def ask_for_requeue(cfg: DictConfig) -> None:
     """Have SLURM run the job again: asked once a job, by the first rank, and by a sweep for all of its cells."""
     if cfg.get("requeue", True) and is_first_rank() and ATTEMPT_OF not in os.environ:
         requeue()
@@ -140,13 +140,8 @@ def command(*kinds: type[BaseException]) -> Callable[[Callable[..., Any]], Calla
 
                     complete_data(cfg)
                 check_types(cfg, verb)
-                ask = functools.partial(_ask_for_requeue, cfg)
-                try:
-                    with watched(), on_leave(ask):  # a launcher's process begins here
-                        return body(cfg)
-                except Stopped as stopped:
-                    ask(str(stopped))
-                    raise
+                with watched(), on_leave(lambda _: ask_for_requeue(cfg)):  # a launcher's process begins here
+                    return body(cfg)
 
         @functools.wraps(body)
         def run() -> Any:
