@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from chexreason.confdir import command_help, confdir
-from chexreason.errors import PrintableRecord, friendly, printable, unknown_choices, unknown_key
+from chexreason.errors import PrintableRecord, friendly, unknown_choices, unknown_key
 from chexreason.files import value_sha256, without_secrets
 from chexreason.renames import flat
 from chexreason.runs import ATTEMPT_OF
@@ -149,21 +149,17 @@ def command(*kinds: type[BaseException]) -> Callable[[Callable[..., Any]], Calla
                 print(command_help(verb))
                 raise SystemExit(0)
             sys.argv[1:] = map(as_meant, sys.argv[1:])
-            faults = [
-                f"{shown}: a run keeps its arguments; write ${{oc.env:VARIABLE}} in place of the password or key"
-                for word in sys.argv[1:]
-                if (shown := without_secrets(word)) != word
-            ]
-            if faults := faults or unknown_choices(sys.argv[1:]):
-                print("error: " + printable("\n       ".join(faults)), file=sys.stderr)
-                raise SystemExit(1)
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that Hydra's own errors are raised and not printed
-            try:
-                with watched():
-                    return configured()
-            except HydraException as error:
-                print(f"error: {printable(without_secrets(misread(error, verb)))}", file=sys.stderr)
-                raise SystemExit(1) from None
+            with friendly(ValueError):
+                told = "would be kept by the run: write ${oc.env:VARIABLE} in place of the password or key"
+                faults = [f"{shown} {told}" for word in sys.argv[1:] if (shown := without_secrets(word)) != word]
+                if faults := faults or unknown_choices(sys.argv[1:]):
+                    raise ValueError("\n       ".join(faults))
+                try:
+                    with watched():
+                        return configured()
+                except HydraException as error:
+                    raise ValueError(misread(error, verb)) from None
 
         return run
 
