@@ -9,7 +9,9 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from omegaconf import OmegaConf
 
+from chexreason.confdir import confdir
 from chexreason.grpo.module import GRPOModule
 from chexreason.grpo.objective import ObjectiveSpec
 from chexreason.labels.catalog import CHEXPERT14
@@ -18,6 +20,7 @@ from chexreason.model.generate import Sampling
 from chexreason.model.load import load_policy
 from chexreason.model.policy import Policy
 from chexreason.parsing import AnswerFormat, Grammar
+from chexreason.training.callbacks.collapse_watch import CollapseWatch
 from chexreason.training.datamodule import StudyData
 from chexreason.types import Completion, Sample, Study
 from tests.support.families import source_of
@@ -85,6 +88,12 @@ def fit(module, data, tmp_path: Path, *, ckpt_path=None, callbacks=(), **kwargs)
     trainer = L.Trainer(**(options | kwargs), callbacks=list(callbacks))
     trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
     return trainer
+
+
+def watching(path: str | Path, **settings: object) -> CollapseWatch:
+    """The collapse watch as ``conf/callbacks`` sets it, and otherwise."""
+    node = OmegaConf.load(f"{confdir()}/callbacks/default.yaml")["collapse"]
+    return CollapseWatch(path, **OmegaConf.to_container(node) | settings)
 
 
 def weights(module) -> dict[str, torch.Tensor]:

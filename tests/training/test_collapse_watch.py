@@ -9,11 +9,9 @@ from types import SimpleNamespace
 import lightning as L
 import pytest
 import torch
-from omegaconf import OmegaConf
 
-from chexreason.confdir import confdir
 from chexreason.training.callbacks.collapse_watch import CollapseWatch, signs
-from tests.support.training import OneWeight
+from tests.support.training import OneWeight, watching
 
 HEALTHY = {
     "entropy": 1.0,
@@ -23,8 +21,7 @@ HEALTHY = {
     "zero_variance_groups": 0.2,
     "fail_rate": 0.1,
 }
-SETTINGS = OmegaConf.to_container(OmegaConf.load(f"{confdir()}/callbacks/default.yaml"))["collapse"]
-LIMITS = {name: limit for name, limit in SETTINGS.items() if name not in ("window", "stop")}
+LIMITS = watching("unused").limits
 FAULTS = [
     ("entropy", 0.19, "min_entropy", r"entropy .* 19% .*limit 20%.*kl_beta"),
     ("label_dominance", 0.95, "max_label_dominance", r"one label is in 95% .*limit 90%"),
@@ -34,10 +31,6 @@ FAULTS = [
     ("zero_variance_groups", 0.9, "max_zero_variance", r"90% of the groups earn one reward"),
     ("fail_rate", 0.6, "max_fail_rate", r"60% of the answers break the format"),
 ]
-
-
-def watching(path, **settings) -> CollapseWatch:
-    return CollapseWatch(path, **SETTINGS | settings)
 
 
 class Run:
