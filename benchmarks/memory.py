@@ -27,7 +27,7 @@ from chexreason.files import write_json
 from chexreason.model.adapters import attach_lora
 from chexreason.model.generate import Sampling, sample
 from chexreason.model.policy import Policy
-from chexreason.preflight.memory import endless, last_token, rehearse, update
+from chexreason.preflight.memory import WorstBatch, endless, last_token, rehearse
 from chexreason.preflight.meta_model import blank_policy, blank_prompts
 
 # stage, studies, completions of each, words of the prompt, answer tokens
@@ -49,13 +49,12 @@ def planned(model: str, stage: str, studies: int, group: int, text: int, answer:
     prompts = blank_prompts(policy, studies, text_tokens=text, n_image_tokens=16)
     if stage == "rollout":
         return sum(rehearse(policy, partial(last_token, policy, prompts, Sampling(answer), group), 8.0).values())
-    ids = torch.full((studies * group, answer), 3)
-    return sum(rehearse(policy, lambda _: step(policy, prompts, ids, group, stage), 8.0).values())
+    return sum(rehearse(policy, lambda _: step(policy, prompts, group, answer, stage), 8.0).values())
 
 
-def step(policy: Policy, prompts, ids, group: int, stage: str) -> None:
+def step(policy: Policy, prompts, group: int, answer: int, stage: str) -> None:
     """One forward and backward pass of all studies."""
-    update(policy, prompts, ids, group_size=group, studies=len(prompts), shared=stage == "grpo")
+    WorstBatch(0, 0, answer, group, 0, stage == "grpo", {}, {}).update(policy, prompts, len(prompts))
 
 
 def work(model: str, stage: str, studies: int, group: int, text: int, answer: int) -> None:
@@ -66,9 +65,8 @@ def work(model: str, stage: str, studies: int, group: int, text: int, answer: in
     prompts = blank_prompts(policy, studies, text_tokens=text, n_image_tokens=16)
     optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad])
     few = stage == "rollout"  # its updates only leave gradients and optimiser state behind
-    ids = torch.full((1 if few else studies * group, 2 if few else answer), 3)
     for _ in range(2):
-        step(policy, prompts.select([0]) if few else prompts, ids, 1 if few else group, stage)
+        step(policy, prompts.select([0]) if few else prompts, 1 if few else group, 2 if few else answer, stage)
         optimizer.step()
     if few:
         keys = [(k,) for k in range(studies * group)]

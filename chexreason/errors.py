@@ -16,7 +16,7 @@ from unicodedata import category
 
 from chexreason.confdir import choices, confdir
 from chexreason.files import without_secrets
-from chexreason.signals import PREEMPTED, Stopped, continues
+from chexreason.signals import continues
 
 RENAMED_ARGUMENTS = {  # how an argument began, and what is said now
     "answers": "sft_answers",
@@ -44,17 +44,14 @@ class PrintableRecord(logging.LogRecord):
 def friendly(*kinds: type[BaseException]) -> Iterator[None]:
     """Ends the process with ``error: message`` and exit status 1 on errors of these kinds in the block.
 
-    With CHEXREASON_TRACEBACK=1 the traceback is shown as well. Ctrl-C ends with status 130, and a signal under
-    ``signals.raised`` with PREEMPTED; both say that the same command continues.
+    With CHEXREASON_TRACEBACK=1 the traceback is shown as well. Ctrl-C ends with status 130, and it is said that the
+    same command continues.
     """
     try:
         yield
     except KeyboardInterrupt:
         print(f"\ninterrupted: {continues()} from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
-    except Stopped as stopped:
-        print(f"{stopped}: stopped; {continues()}", file=sys.stderr)
-        raise SystemExit(PREEMPTED) from None
     except kinds as error:
         if os.environ.get("CHEXREASON_TRACEBACK"):
             print(printable(without_secrets(traceback.format_exc())), file=sys.stderr)
@@ -80,17 +77,12 @@ def unknown_key(key: str, known: Sequence[str]) -> str:
     the long form (``phase.learning_rate``: ``phase.lr``), or one that is spelled nearly so.
     """
     place, _, name = key.rpartition(".")
+    initials = "".join(word[0] for word in name.split("_") if word)
     beside = [other for other in known if other.rpartition(".")[0] == place]
-    short = [
-        other for other in beside if other.rpartition(".")[2] == "".join(word[0] for word in name.split("_") if word)
-    ]
-    same = sorted((other for other in known if other.rpartition(".")[2] == name), key=len)
-    meant = (
-        f": did you mean {[*short, *same][0]}?"
-        if short or same
-        else did_you_mean(key, beside) or did_you_mean(key, known)
-    )
-    return f"there is no setting {key}{meant or f'; +{key}= adds one that a library takes'}"
+    meant = [other for other in beside if other.rpartition(".")[2] == initials]
+    meant += sorted((other for other in known if other.rpartition(".")[2] == name), key=len)
+    near = f": did you mean {meant[0]}?" if meant else did_you_mean(key, beside) or did_you_mean(key, known)
+    return f"there is no setting {key}{near or f'; +{key}= adds one that a library takes'}"
 
 
 def unknown_choices(arguments: Sequence[str]) -> list[str]:

@@ -65,9 +65,8 @@ def whole(path: Path, scratch: Path | None = None, *, flush: bool = True) -> Ite
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_of(path, scratch)
-    created = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    mode = os.fstat(created).st_mode & 0o777
-    os.close(created)
+    temporary.touch(exist_ok=False)
+    mode = temporary.stat().st_mode & 0o777
     try:
         with written(path):
             yield temporary

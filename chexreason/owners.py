@@ -129,11 +129,10 @@ def _say_no_locks(path: Path, reason: str, instead: Path) -> None:
 def _own(path: Path, refusal: Exception) -> None:
     """Make the file that stands for a lock; raises ``refusal`` where another process was faster."""
     try:
-        made = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        with path.open("x") as file:
+            json.dump(_this_process(), file)
     except FileExistsError:
         raise refusal from None
-    with os.fdopen(made, "w") as file:
-        json.dump(_this_process(), file)
 
 
 def _refuse_living(path: Path, refusal: Exception) -> None:

@@ -10,7 +10,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -174,26 +174,8 @@ def open_run(run_dir: str | Path, cfg: DictConfig) -> Iterator[Path]:
             write_text(folder / CONFIG, OmegaConf.to_yaml(config))
             for path in (folder / ".hydra").glob("*.yaml"):  # a config file of the user's own may hold a key
                 write_text(path, without_secrets(path.read_text(encoding="utf-8")))
-        start = time.monotonic()
-        earlier = read_stage(folder).get("seconds", 0.0)
-        recorded = is_done(folder) or os.environ.get(ATTEMPT_OF) == str(folder.resolve())
-
-        def time_stage() -> None:
-            seconds = earlier + time.monotonic() - start
-            with suppress(OSError):  # a time hides no other error, and fails no run that has ended
-                write_sealed(folder / STAGE, {"name": folder.name, "seconds": seconds, "peak_rss_bytes": peak_rss()})
-
-        def preempted(name: str) -> None:
-            if not recorded:
-                seconds = time.monotonic() - start
-                record_attempt(folder, digest(cfg), "preempted", seconds=seconds, status=PREEMPTED, error=name)
-            time_stage()
-
-        try:
-            with nullcontext() if recorded else _attempt(folder, digest(cfg)), on_leave(preempted):
-                yield folder
-        finally:
-            time_stage()
+        with _attempt(folder, digest(cfg)):
+            yield folder
 
 
 def restarts(cfg: DictConfig) -> bool:
@@ -219,11 +201,27 @@ def _set_aside(folder: Path) -> None:
 
 @contextmanager
 def _attempt(folder: Path, own: str) -> Iterator[None]:
-    """Record the start and the end of what the block does."""
-    record_attempt(folder, own, "running")
-    start, state, facts = time.monotonic(), "failed", {"status": 1, "error": f"ended without {folder / DONE}"}
+    """Record the start and the end of what the block does, and add its time to STAGE.
+
+    A run that was done before, or whose starter records its attempts, is timed alone.
+    """
+    recorded = is_done(folder) or os.environ.get(ATTEMPT_OF) == str(folder.resolve())
+    start, earlier = time.monotonic(), read_stage(folder).get("seconds", 0.0)
+
+    def end(state: str, facts: Mapping[str, Any]) -> None:
+        seconds = time.monotonic() - start
+        if not recorded:
+            record_attempt(folder, own, state, seconds=seconds, **facts)
+        with suppress(OSError):  # a time hides no other error, and fails no run that has ended
+            stage = {"name": folder.name, "seconds": earlier + seconds, "peak_rss_bytes": peak_rss()}
+            write_sealed(folder / STAGE, stage)
+
+    if not recorded:
+        record_attempt(folder, own, "running")
+    state, facts = "failed", {"status": 1, "error": f"ended without {folder / DONE}"}
     try:
-        yield
+        with on_leave(lambda name: end("preempted", {"status": PREEMPTED, "error": name})):
+            yield
         if is_done(folder):
             state, facts = "done", {"status": 0}
     except KeyboardInterrupt:
@@ -233,7 +231,7 @@ def _attempt(folder: Path, own: str) -> Iterator[None]:
         facts["error"] = without_secrets("".join(str(error).splitlines()[-1:])) or type(error).__name__
         raise
     finally:
-        record_attempt(folder, own, state, seconds=time.monotonic() - start, **facts)
+        end(state, facts)
 
 
 def _check_config(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], bool]:

@@ -28,10 +28,6 @@ _reading = threading.Lock()  # held while a byte of the pipe is taken and unders
 _pipe: tuple[int, int] | None = None  # wakes the waiting thread: its two ends
 
 
-class Stopped(BaseException):
-    """A signal that ends a command reached a block under ``raised``."""
-
-
 @contextmanager
 def watched() -> Iterator[None]:
     """In the block, a signal does what ``on_leave`` asked for and ends the process with status PREEMPTED.
@@ -74,28 +70,6 @@ def on_leave(act: Callable[[str], None]) -> Iterator[None]:
         _park_if_told()
         if act in _acts:  # a forked process has forgotten it
             _acts.remove(act)
-
-
-@contextmanager
-def raised() -> Iterator[None]:
-    """In the block, a signal raises Stopped in the main thread, once: for a block that never waits for long."""
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        for each in _ENDING:
-            signal.signal(each, signal.SIG_IGN)
-        raise Stopped(signal.Signals(number).name)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pipe = signal.set_wakeup_fd(-1)
-    earlier = {number: signal.signal(number, handler) for number in _ENDING}
-    try:
-        yield
-    finally:
-        for number, before in earlier.items():
-            signal.signal(number, before or signal.SIG_DFL)
-        signal.set_wakeup_fd(pipe, warn_on_full_buffer=False)
 
 
 def say(text: str) -> None:

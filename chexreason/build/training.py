@@ -147,8 +147,10 @@ def build_trainer(
     cfg: DictConfig, run_dir: Path, card: Mapping[str, object], label_set: LabelSet, data: StudyData
 ) -> L.Trainer:
     """Lightning's Trainer with this run's length, callbacks and loggers, whose figures are of ``data``."""
-    phase = cfg.phase
-    every_epoch = phase.val_check_interval is None
+    phase, every_epoch = cfg.phase, cfg.phase.val_check_interval is None
+    scored = {name: [sample.study for sample in samples] for name, samples in data.val_samples.items()}
+    held = [sample.study for samples in data.held.values() for sample in samples] or scored.get(cfg.data.home, [])
+    slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
     return make(
         cfg.trainer,
         max_epochs=phase.max_epochs if "max_epochs" in phase else -1,
@@ -159,18 +161,12 @@ def build_trainer(
         check_val_every_n_epoch=1 if every_epoch else None,
         enable_progress_bar=False,  # RunProgress shows the whole run
         callbacks=_callbacks(cfg, run_dir, card, label_set),
-        logger=[csv_logger(run_dir), *_train_loggers(cfg, run_dir, label_set, data)],
+        logger=[csv_logger(run_dir), *build_loggers(cfg, run_dir, label_set, "train", "val", scored, held)],
         default_root_dir=str((run_dir / CHECKPOINT).parent),  # Lightning prefers an hpc_ckpt_* that it finds there
-        plugins=_plugins(),
+        # SLURM's ranks, where Lightning would find them, without its requeue: that saves in the middle of a step
+        plugins=[SLURMEnvironment(auto_requeue=False)] if slurm else [],
         _convert_="object",
     )
-
-
-def _plugins() -> list[SLURMEnvironment]:
-    """SLURM's ranks, where Lightning would find them, without its requeue: that saves in the middle of a step."""
-    if TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():
-        return []
-    return [SLURMEnvironment(auto_requeue=False)]
 
 
 def max_steps(cfg: DictConfig) -> int:
@@ -266,12 +262,6 @@ def _small_groups(
         few = sum(having[label] < least for label in rare)
         found += [f"{split}/{name}/f1/{label}" for label in label_set if label not in rare[few + (few == 1) :]]
     return found
-
-
-def _train_loggers(cfg: DictConfig, run_dir: Path, label_set: LabelSet, data: StudyData) -> list[Gate]:
-    scored = {name: [sample.study for sample in samples] for name, samples in data.val_samples.items()}
-    held = [sample.study for samples in data.held.values() for sample in samples]
-    return build_loggers(cfg, run_dir, label_set, "train", "val", scored, held or scored.get(cfg.data.home, []))
 
 
 def _patients(studies: Iterable[Study]) -> int:

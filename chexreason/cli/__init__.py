@@ -20,11 +20,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from chexreason.confdir import command_help, confdir
-from chexreason.errors import PrintableRecord, friendly, printable, unknown_choices, unknown_key
+from chexreason.errors import PrintableRecord, friendly, unknown_choices, unknown_key
 from chexreason.files import value_sha256, without_secrets
 from chexreason.renames import flat
 from chexreason.runs import ATTEMPT_OF
-from chexreason.signals import Stopped, is_first_rank, on_leave, requeue, watched
+from chexreason.signals import is_first_rank, on_leave, requeue, watched
 
 # Settings that hold a list, a list of pairs, and a mapping; without a dot also those of a data set.
 LISTS = {"adapters", "arms", "attributions", "credentialed", "data.test", "data.val", "extra.blend", "extra.evaluate"}
@@ -130,7 +130,7 @@ def as_meant(word: str) -> str:
     return re.sub(r"(?<=[=\[,'\"])~(?=/|$)", lambda _: str(Path.home()), word) if "=" in word else word
 
 
-def _ask_for_requeue(cfg: DictConfig, name: str) -> None:
+def ask_for_requeue(cfg: DictConfig) -> None:
     """Have SLURM run the job again: asked once a job, by the first rank, and by a sweep for all of its cells."""
     if cfg.get("requeue", True) and is_first_rank() and ATTEMPT_OF not in os.environ:
         requeue()
@@ -160,13 +160,8 @@ def command(*kinds: type[BaseException]) -> Callable[[Callable[..., Any]], Calla
 
                     complete_data(cfg)
                 check_types(cfg, verb)
-                ask = functools.partial(_ask_for_requeue, cfg)
-                try:
-                    with watched(), on_leave(ask):  # a launcher's process begins here
-                        return body(cfg)
-                except Stopped as stopped:
-                    ask(str(stopped))
-                    raise
+                with watched(), on_leave(lambda _: ask_for_requeue(cfg)):  # a launcher's process begins here
+                    return body(cfg)
 
         @functools.wraps(body)
         def run() -> Any:
@@ -174,21 +169,17 @@ def command(*kinds: type[BaseException]) -> Callable[[Callable[..., Any]], Calla
                 print(command_help(verb))
                 raise SystemExit(0)
             sys.argv[1:] = map(as_meant, sys.argv[1:])
-            faults = [
-                f"{shown}: a run keeps its arguments; write ${{oc.env:VARIABLE}} in place of the password or key"
-                for word in sys.argv[1:]
-                if (shown := without_secrets(word)) != word
-            ]
-            if faults := faults or unknown_choices(sys.argv[1:]):
-                print("error: " + printable("\n       ".join(faults)), file=sys.stderr)
-                raise SystemExit(1)
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that Hydra's own errors are raised and not printed
-            try:
-                with watched():
-                    return configured()
-            except HydraException as error:
-                print(f"error: {printable(without_secrets(misread(error, verb)))}", file=sys.stderr)
-                raise SystemExit(1) from None
+            with friendly(ValueError):
+                told = "would be kept by the run: write ${oc.env:VARIABLE} in place of the password or key"
+                faults = [f"{shown} {told}" for word in sys.argv[1:] if (shown := without_secrets(word)) != word]
+                if faults := faults or unknown_choices(sys.argv[1:]):
+                    raise ValueError("\n       ".join(faults))
+                try:
+                    with watched():
+                        return configured()
+                except HydraException as error:
+                    raise ValueError(misread(error, verb)) from None
 
         return run
 

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -31,7 +31,6 @@ from chexreason.preflight.memory import (
     plan_stages,
 )
 from chexreason.preflight.meta_model import blank_policy, count_text_tokens
-from chexreason.preflight.settings import SettingFault
 from chexreason.prompts import render
 from chexreason.rewards.lab.accounts import degenerate_warning
 from chexreason.types import Sample
@@ -197,57 +196,40 @@ def check_settings(cfg: DictConfig, samples: Sequence[Sample], policy: Policy, l
 
     Raises ValueError listing, once, all that would corrupt the run.
     """
+    return table.refuse(_faults(cfg, samples, policy, label_set))
+
+
+def _faults(
+    cfg: DictConfig, samples: Sequence[Sample], policy: Policy, label_set: LabelSet
+) -> Iterator[table.SettingFault]:
     grpo, limit = cfg.phase.name == "grpo", cfg.model.max_new_tokens
     lengths = {} if cfg.phase.teacher is None else _answer_lengths(samples, policy)
-    faults = table.precision_faults(cfg.trainer.precision) + (_of_grpo(cfg, policy, lengths) if grpo else [])
+    yield from table.precision_faults(cfg.trainer.precision)
+    if grpo:
+        yield from table.rollout_faults(
+            group_size=cfg.phase.module.group_size,
+            temperature=cfg.phase.module.sampling.temperature,
+            checkpointing=bool(cfg.model.get("gradient_checkpointing", False)),
+            dropout=table.dropout_rates(policy),
+        )
+        learned = {adapter: answer_tokens(adapter) for adapter in cfg.adapters}
+        learned |= {"phase.teacher": max(lengths.values())} if lengths else {}
+        read = {k: OmegaConf.to_container(cfg[k], resolve=True) for k in ("phase", "objective", "reward", "adapters")}
+        yield from table.grpo_faults(read, learned)
     longest = max((sample.prompt for sample in samples), key=len)
-    faults += table.policy_faults(**table.policy_facts(policy, longest), max_new_tokens=limit)
-    faults += table.label_faults(list(label_set), [sample.study.mask for sample in samples])
+    yield from table.policy_faults(**table.policy_facts(policy, longest), max_new_tokens=limit)
+    yield from table.label_faults(list(label_set), [sample.study.mask for sample in samples])
     n_steps = max_steps(cfg)
     if n_steps < 0:
         n_steps = -(-len(samples) // (cfg.phase.batch_size * cfg.phase.accumulate)) * int(cfg.phase.max_epochs)
-    faults += table.schedule_faults(n_steps, cfg.optim.scheduler.warmup)
+    yield from table.schedule_faults(n_steps, cfg.optim.scheduler.warmup)
     if cfg.phase.teacher is not None:
-        faults += table.learned_faults(lengths, limit)
-    if grpo:
-        faults += _of_reward(cfg, samples, label_set)
-    return table.refuse(faults)
-
-
-def _of_grpo(cfg: DictConfig, policy: Policy, lengths: Mapping[str, int]) -> list[SettingFault]:
-    """``lengths`` are those of the training answers, where GRPO is given some."""
-    objective, sampling, reward = cfg.objective, cfg.phase.module.sampling, cfg.reward
-    learned = {adapter: answer_tokens(adapter) for adapter in cfg.adapters}
-    learned |= {"phase.teacher": max(lengths.values())} if lengths else {}
-    asked = {name: objective[name] for name in ("updates_per_rollout", "normaliser", "scale", "kl_beta")}
-    paid = (reward.get("weights") or {}).get("length_penalty", 1.0)  # of a hard reward, not of the members of a mix
-    return [
-        *table.rollout_faults(
-            group_size=cfg.phase.module.group_size,
-            temperature=sampling.temperature,
-            checkpointing=bool(cfg.model.get("gradient_checkpointing", False)),
-            dropout=table.dropout_rates(policy),
-        ),
-        *table.trainer_faults(cfg.phase.accumulate, cfg.phase.gradient_clip_val),
-        *table.objective_faults(objective.name, **asked, adapters=list(cfg.adapters)),
-        *table.completion_faults(
-            max_new_tokens=sampling.max_new_tokens,
-            top_p=sampling.top_p,
-            top_k=sampling.get("top_k", 0),
-            corrected=objective.get("correction", "none") != "none",
-            min_length=reward.get("min_length", 0),
-            length_penalty=reward.get("length_penalty", 0.0) * paid,
-            learned=learned,
-        ),
-    ]
-
-
-def _of_reward(cfg: DictConfig, samples: Sequence[Sample], label_set: LabelSet) -> list[SettingFault]:
-    """The rewards lab's warning: a policy that looks at no image out-earns an honest one."""
-    studies = [sample.study for sample in samples]
-    reward = build_reward(cfg.reward, lambda: training_prevalence(cfg, label_set))
-    text = degenerate_warning(reward, studies, build_prompt(cfg).answer_format(label_set), samples[0].prompt)
-    return [] if text is None else [SettingFault(text, stops=False)]
+        yield from table.learned_faults(lengths, limit)
+    if grpo:  # the rewards lab: does a policy that looks at no image out-earn an honest one?
+        reward = build_reward(cfg.reward, lambda: training_prevalence(cfg, label_set))
+        studies, answer_format = [sample.study for sample in samples], build_prompt(cfg).answer_format(label_set)
+        if text := degenerate_warning(reward, studies, answer_format, samples[0].prompt):
+            yield table.warning(text)
 
 
 def _answer_lengths(samples: Sequence[Sample], policy: Policy) -> dict[str, int]:

@@ -145,11 +145,7 @@ def _public(node: Any) -> Any:
     return [_public(value) for value in node] if isinstance(node, list) else node
 
 
-@command(ModuleNotFoundError)
-def main(cfg: DictConfig) -> None:
-    """Write the dashboard, or make it."""
-    dashboard(cfg)
-
+main = command(ModuleNotFoundError)(dashboard)
 
 if __name__ == "__main__":
     main()

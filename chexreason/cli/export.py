@@ -177,11 +177,7 @@ def _model_card(facts: dict[str, Any]) -> str:
     return environment.get_template("model_card.md.j2").render(**versions, **facts) + "\n"
 
 
-@command(runs.RunError)
-def main(cfg: DictConfig) -> None:
-    """Export, and say where to."""
-    publish(cfg)
-
+main = command(runs.RunError)(publish)
 
 if __name__ == "__main__":
     main()

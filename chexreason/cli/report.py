@@ -43,6 +43,8 @@ def report_study(cfg: DictConfig) -> dict[str, Any]:
             )
     label_set = build_labels(cfg)
     runs = {arm: Path(folder) for arm, folder in cfg.runs.items() if (Path(folder) / "metrics.csv").is_file()}
+    folders = {f"train {arm}": folder for arm, folder in runs.items()}
+    folders |= {f"evaluate {arm}": path.parent for arm, path in arms.items()}
     return build_report(
         arms,
         study,
@@ -50,7 +52,7 @@ def report_study(cfg: DictConfig) -> dict[str, Any]:
         label_set=label_set,
         train_prevalence=training_prevalence(cfg, label_set, needed=False),
         curves={arm: folder / "metrics.csv" for arm, folder in runs.items()},
-        stages=_stages(study, runs, list(arms)),
+        stages=[stage | {"name": name} for name, folder in folders.items() if (stage := read_stage(folder))],
         attributions=[Path(path) for path in cfg.data.attributions],
         n_resamples=cfg.n_resamples,
         seed=cfg.seed,
@@ -79,12 +81,6 @@ def _cards(study: Path, arms: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
                 f"chexreason.cli.calibrate of it again, or remove {path.parent}"
             )
     return cards
-
-
-def _stages(study: Path, runs: dict[str, Path], arms: list[str]) -> list[dict[str, Any]]:
-    folders = [(f"train {arm}", folder) for arm, folder in runs.items()]
-    folders += [(f"evaluate {arm}", study / "eval" / arm) for arm in arms]
-    return [stage | {"name": name} for name, folder in folders if (stage := read_stage(folder))]
 
 
 def _notes(cfg: DictConfig, runs: dict[str, Path]) -> dict[str, str]:

@@ -14,11 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from chexreason.build.jobs import cells_of, jobs_of
-from chexreason.cli import command
+from chexreason.cli import ask_for_requeue, command
 from chexreason.errors import printable
 from chexreason.progress import duration
 from chexreason.runs import RunError, is_done, read_done
-from chexreason.signals import Stopped
+from chexreason.signals import PREEMPTED, continues, say
 from chexreason.sweep.cells import PREPARE
 from chexreason.sweep.launch import Job, failures, last_error, launch, only_sweep, seconds_of, states_of
 from chexreason.sweep.old_ledger import convert_ledger
@@ -83,10 +83,7 @@ def damages(jobs: Sequence[Job]) -> Iterator[str]:
 
 
 def sweep(cfg: DictConfig) -> int:
-    """Run or plan the sweep ``cfg`` describes; returns how many of its cells are not done.
-
-    Raises Stopped where nothing failed and a cell was preempted alone: the same command continues.
-    """
+    """Run or plan the sweep ``cfg`` describes; returns the exit status: PREEMPTED where cells were, and none failed."""
     study = Path(cfg.paths.out) / cfg.name
     try:
         convert_ledger(study)
@@ -107,15 +104,17 @@ def sweep(cfg: DictConfig) -> int:
         states = launch(jobs, slots=cfg.jobs, limit=cfg.attempts, say=log.info)
         left = show_end(jobs, states)
     if {*states.values()} & {"failed", "blocked"} or not left:
-        return left
-    raise Stopped("a preempted cell")
+        return int(left > 0)
+    say(f"a preempted cell: stopped; {continues()}")
+    ask_for_requeue(cfg)
+    return PREEMPTED
 
 
 @command(RunError)
 def main(cfg: DictConfig) -> None:
     """Run the sweep; exit status 1 when a cell failed or is blocked, 75 when the same command continues it."""
-    if sweep(cfg):
-        raise SystemExit(1)
+    if status := sweep(cfg):
+        raise SystemExit(status)
 
 
 if __name__ == "__main__":

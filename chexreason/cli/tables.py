@@ -257,11 +257,7 @@ def _dataset(cfg: DictConfig, name: str) -> str:
     )
 
 
-@command(RunError)
-def main(cfg: DictConfig) -> None:
-    """Write the tables."""
-    tables(cfg)
-
+main = command(RunError)(tables)
 
 if __name__ == "__main__":
     main()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -166,12 +167,8 @@ def ending(run_dir: Path, metrics: Mapping[str, float | None]) -> list[str]:
     """What a finished run says: its last scores on validation studies, and its adapters, the chosen one first."""
     from chexreason.model.adapters import read_card
 
-    found = (
-        (name.removeprefix("val/").removesuffix("/macro_f1"), value)
-        for name, value in sorted(metrics.items())
-        if name.startswith("val/") and name.endswith("/macro_f1")
-    )
-    scores = ", ".join(f"{name} {value:.3f}" for name, value in found if value is not None)
+    found = [(re.fullmatch(r"val/(.+)/macro_f1", name), value) for name, value in sorted(metrics.items())]
+    scores = ", ".join(f"{at[1]} {value:.3f}" for at, value in found if at and value is not None)
     lines = [f"last validation, macro-F1: {scores}"] if scores else []
     for which in ("best", "last"):
         folder = run_dir / "adapter" / which

@@ -9,7 +9,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from chexreason.data.batches import EncodedPrompts
 from chexreason.model.adapters import unchanging
@@ -108,9 +108,15 @@ class WorstBatch:
         return blank_prompts(policy, n, text_tokens=self.text, n_image_tokens=self.image)
 
     def update(self, policy: Policy, prompts: EncodedPrompts, studies: int) -> None:
-        """The update of ``studies`` of the prompts, every answer of full length."""
+        """Forward and backward of the first ``studies`` prompts and their completions, every answer of full length.
+
+        The images of all prompts are encoded before, as a rollout or an SFT batch does it.
+        """
+        prompts = policy.with_features(prompts)
         ids = torch.full((studies * self.group_size, self.answer), 3, device=prompts.input_ids.device)
-        update(policy, prompts, ids, group_size=self.group_size, studies=studies, shared=self.shared)
+        part, mask = prompts.select(range(studies)), torch.ones_like(ids)
+        scores = completion_scores(policy, part, ids, mask, group_size=self.group_size, shared=self.shared)
+        (-scores.logp.sum()).backward()
 
     def group(self, name: str) -> int:
         """Completions of a study in a stage that samples."""
@@ -155,19 +161,6 @@ def measure_stages(policy: Policy, worst: WorstBatch) -> dict[str, int]:
             peaks[name] = peak_on(policy.device, work, f"{setting}={studies}")
         policy.zero_grad()
     return peaks
-
-
-def update(
-    policy: Policy, prompts: EncodedPrompts, ids: Tensor, *, group_size: int, studies: int, shared: bool
-) -> None:
-    """Forward and backward of the first ``studies`` prompts and their completions, all tokens of ``ids`` [N, T] real.
-
-    The images of all prompts are encoded before, as a rollout or an SFT batch does it.
-    """
-    prompts = policy.with_features(prompts)
-    part, rows = prompts.select(range(studies)), ids[: studies * group_size]
-    scores = completion_scores(policy, part, rows, torch.ones_like(rows), group_size=group_size, shared=shared)
-    (-scores.logp.sum()).backward()
 
 
 def last_token(policy: Policy, prompts: EncodedPrompts, sampling: Sampling, group_size: int, book: Rehearsal) -> None:

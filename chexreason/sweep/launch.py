@@ -9,15 +9,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from chexreason import signals
+from chexreason.files import start_of
 from chexreason.owners import locked
 from chexreason.runs import ATTEMPT_OF, ATTEMPTS, RunError, attempts, record_attempt
-from chexreason.signals import PREEMPTED, Stopped, raised
 
 _PATIENCE = 15.0  # seconds a process has to end after a signal before it is killed; its run resumes either way
 _PR_SET_PDEATHSIG = 1
@@ -105,21 +106,18 @@ def launch(jobs: Sequence[Job], *, slots: int, limit: int, say: Callable[[str], 
 
     A job that a signal ended with status PREEMPTED is "cut" and runs again in the next sweep; what needs it is
     "waiting". ``say`` is called with a line about each start and end. On Ctrl-C or a signal the running processes get
-    it and are waited for, and KeyboardInterrupt or Stopped passes on. Raises ValueError when ``slots`` is below 1.
+    it and are waited for; KeyboardInterrupt passes on. Raises ValueError when ``slots`` or ``limit`` is below 1.
     """
     if slots < 1:
         raise ValueError(f"jobs={slots}: one process at a time is the least")
     if limit < 1:
         raise ValueError(f"attempts={limit}: one attempt at a cell is the least")
     running: dict[str, _Process] = {}
-    with raised():
+    with signals.on_leave(lambda name: _stop(running, signals.say, signal.Signals[name], "preempted")):
         try:
             return _run_all(jobs, running, slots, limit, say)
         except KeyboardInterrupt:
-            _stop(list(running.values()), say, signal.SIGINT, "cut")
-            raise
-        except Stopped as stopped:
-            _stop(list(running.values()), say, signal.Signals[str(stopped)], "preempted")
+            _stop(running, say, signal.SIGINT, "cut")
             raise
 
 
@@ -165,7 +163,7 @@ class _Process:
         job = self.job
         if state != "running":
             status = self.popen.returncode
-            how = {"status": status} if status >= 0 else {"signal": -status}
+            how = {"status": status} if status is None or status >= 0 else {"signal": -status}
             facts |= {"pid": self.popen.pid, "seconds": time.monotonic() - self.start, **how}
         record_attempt(job.run_dir, job.digest, state, cell=job.name, kind=job.kind, log=str(job.log), **facts)
 
@@ -175,7 +173,7 @@ class _Process:
         if status == 0 and job.proof.exists():
             self.record("done")
             return "done", f"{job.name}: done in {time.monotonic() - self.start:.0f} s"
-        if status == PREEMPTED:
+        if status == signals.PREEMPTED:
             self.record("preempted")
             return "preempted", f"{job.name}: preempted; the next start of the sweep continues it"
         error = _reason(job, status)
@@ -187,17 +185,16 @@ class _Process:
             os.killpg(self.popen.pid, number)
 
 
-def _stop(running: Sequence[_Process], say: Callable[[str], None], number: int, state: str) -> None:
-    for process in running:
-        say(f"{process.job.name}: stopping")
+def _stop(running: Mapping[str, _Process], say: Callable[[str], None], number: int, state: str) -> None:
+    for name, process in running.items():
+        say(f"{name}: stopping")
         process.signal(number)
     deadline = time.monotonic() + _PATIENCE
-    for process in running:
-        try:
-            process.popen.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.signal(signal.SIGKILL)
-            process.popen.wait()
+    for process in running.values():
+        while process.popen.poll() is None and start_of(process.popen.pid) is not None:
+            if time.monotonic() > deadline:
+                process.signal(signal.SIGKILL)
+            time.sleep(0.05)
         process.record(state)
 
 

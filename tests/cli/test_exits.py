@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lightning.pytorch.loggers import Logger
 from PIL import Image
 
 import chexreason
@@ -29,24 +28,12 @@ from chexreason.statistics.predictions import write_predictions
 from chexreason.types import Prediction
 from tests.data.test_dicom import film
 from tests.support.configs import composed
+from tests.support.recorder import MADE
 from tests.support.scripted_server import ScriptedServer, error, good
 
 pytestmark = pytest.mark.slow
 AGREEMENT = "allow_export='the DUA of May'"
 OWN = ("Jane", "own-0", "films/")  # what of the hospital must be nowhere
-RECORDED: list[dict] = []
-
-
-class Recorder(Logger):
-    """A tracking server that keeps what it is sent."""
-
-    name = version = "recorder"
-
-    def log_metrics(self, metrics, step=None):
-        RECORDED.append(metrics)
-
-    def log_hyperparams(self, params, *args, **kwargs):
-        RECORDED.append(params)
 
 
 def hospital(tmp_path: Path, kind: str) -> list[str]:
@@ -112,8 +99,8 @@ def test_what_nobody_declared_public_reaches_no_endpoint_and_no_page(kind, tmp_p
 def test_a_trackers_record_of_a_run_holds_figures_of_enough_patients_and_nothing_of_them(tmp_path, monkeypatch) -> None:
     words = hospital(tmp_path, "csv")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    RECORDED.clear()
-    words += ["prompt=only_label", "logger=wandb", "+logger.mine._target_=tests.cli.test_exits.Recorder"]
+    MADE.clear()
+    words += ["prompt=only_label", "logger=wandb", "+logger.mine._target_=tests.support.recorder.Recorder"]
     words += ["phase.limit=4", "phase.max_epochs=1", "phase.holdout=0", "phase.batch_size=2", "preflight=false"]
     words += ["callbacks.progress=false", "model.max_new_tokens=4", "logger.min_patients=5"]
     words += [f"+data.note=from {tmp_path}/x", "+data.login=https://a:bcd@host/x", "+data.told=${oc.env:THE_KEY}"]
@@ -123,8 +110,9 @@ def test_a_trackers_record_of_a_run_holds_figures_of_enough_patients_and_nothing
     with pytest.raises(ExportError, match=r"studies of own .* may not go to Weights & Biases with logger.wandb.media"):
         train(composed("train", *words, "logger.wandb.media=true", "run_dir=" + str(tmp_path / "asked")))
     train(cfg)
-    figures = {name for found in RECORDED for name in found}
-    assert not [value for found in RECORDED for value in found.values() if not isinstance(value, (int, float))]
+    recorded = [found for made in MADE for found in made.sent]
+    figures = {name for found in recorded for name in found}
+    assert not [value for found in recorded for value in found.values() if not isinstance(value, (int, float))]
     assert "train/loss" in figures
     assert "val/phantom_b/macro_f1" in figures  # public: two films are enough
     assert not [name for name in figures if name.startswith(("val/own/", "val/worst/", "val/loss"))]  # 4 patients of 5

@@ -21,13 +21,6 @@ from chexreason.training.callbacks.run_files import merge_attempts
 CFG = OmegaConf.create({"name": "x", "phase": {"lr": 0.1, "betas": [0.9, 0.95]}, "paths": {"out": "out"}})
 
 
-def test_a_second_run_in_the_same_directory_is_refused(tmp_path):
-    with runs.open_run(tmp_path, CFG), pytest.raises(runs.RunError, match="in use by another run"):
-        runs.open_run(tmp_path, CFG).__enter__()
-    with runs.open_run(tmp_path, CFG):
-        pass
-
-
 def test_a_folder_that_moved_or_is_spelled_in_another_way_is_the_same(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import stat
 import subprocess
 import sys
 import textwrap
 import time
-from pathlib import Path
 
 import pytest
 
@@ -114,57 +114,39 @@ def test_outside_the_block_a_signal_means_what_it_did():
     assert ended(started(code), TERM) == (-TERM, "")
 
 
-# The state of a job as `scontrol -o show job` says it, and whether it is requeued.
+# What `scontrol -o show job` says of a job, what else is set, which number is requeued, and what is said of it.
+RUNNING = "echo JobId=7 Command=/a=b JobState=RUNNING Reason=None Requeue=1 BatchFlag=1"
+ARRAY = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}
+WAY_OUT = r".*set #SBATCH --requeue, .*--signal=B:USR1@120"
 JOBS = {
-    "running": ("JobState=RUNNING Reason=None Requeue=1 BatchFlag=1", {}, "7", "SLURM job 7 is requeued"),
-    "an array's task": (
-        "JobState=RUNNING Reason=None Requeue=1 BatchFlag=1",
-        {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"},
-        "7_3",
-        "SLURM job 7_3 is requeued",
+    "running": (RUNNING, {}, "7", "SLURM job 7 is requeued"),
+    "an array's task": (RUNNING, ARRAY, "7_3", "SLURM job 7_3 is requeued"),
+    "out of time": ("echo JobState=COMPLETING Reason=TimeLimit Requeue=1 BatchFlag=1", {}, "7", "7 is requeued"),
+    "cancelled": (
+        "echo JobState=CANCELLED Reason=None Requeue=1 BatchFlag=1",
+        {},
+        None,
+        r"7 was cancelled \(CANCELLED",
     ),
-    "out of time": ("JobState=COMPLETING Reason=TimeLimit Requeue=1 BatchFlag=1", {}, "7", "SLURM job 7 is requeued"),
-    "cancelled": ("JobState=CANCELLED Reason=None Requeue=1 BatchFlag=1", {}, None, "7 was cancelled (CANCELLED)"),
-    "being cancelled": ("JobState=COMPLETING Reason=None Requeue=1 BatchFlag=1", {}, None, "7 was cancelled"),
-    "not requeueable": ("JobState=RUNNING Reason=None Requeue=0 BatchFlag=1", {}, None, "set #SBATCH --requeue"),
-    "interactive": ("JobState=RUNNING Reason=None Requeue=1 BatchFlag=0", {}, None, ""),
+    "being cancelled": ("echo JobState=COMPLETING Reason=None Requeue=1 BatchFlag=1", {}, None, "7 was cancelled"),
+    "not requeueable": (RUNNING.replace("Requeue=1", "Requeue=0"), {}, None, f"Requeue is 0{WAY_OUT}"),
+    "interactive": (RUNNING.replace("BatchFlag=1", "BatchFlag=0"), {}, None, "^$"),
+    "no answer": ("exec sleep 60", {}, None, f"timed out{WAY_OUT}"),
+    "no controller": ("echo Unable to contact slurm controller >&2; exit 1", {}, None, f"Unable to contact{WAY_OUT}"),
+    "forbidden": (RUNNING, {"DOES": "echo it is disabled >&2; exit 1"}, "7", f"it is disabled{WAY_OUT}"),
 }
 
 
-def asked(tmp_path: Path, monkeypatch, capfd, show: str, requeue: str = "true") -> tuple[str | None, str]:
-    """The job that is requeued, and what is said, where scontrol says ``show`` and does ``requeue``."""
-    path, requeued = tmp_path / "scontrol", tmp_path / "requeued"
-    path.write_text(f'#!/bin/sh\ncase "$*" in *show*) {show};; *) echo "$2" >> {requeued}; {requeue};; esac\n')
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    signals.requeue()
-    return requeued.read_text().strip() if requeued.exists() else None, capfd.readouterr().err
-
-
 @pytest.mark.parametrize("job", JOBS)
-def test_a_job_is_requeued_unless_it_was_cancelled(tmp_path, monkeypatch, capfd, job):
-    facts, more, number, says = JOBS[job]
-    for name, value in more.items():
+def test_a_job_is_requeued_or_it_is_said_why_not_and_what_to_set(tmp_path, monkeypatch, capfd, job):
+    show, more, number, says = JOBS[job]
+    path, requeued = tmp_path / "scontrol", tmp_path / "requeued"
+    path.write_text(f'#!/bin/sh\ncase "$*" in *show*) {show};; *) echo "$2" >> {requeued}; eval "$DOES";; esac\n')
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    for name, value in {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", **more}.items():
         monkeypatch.setenv(name, value)
-    found, said = asked(tmp_path, monkeypatch, capfd, f"echo JobId=7 {facts} Command=/a=b")
-    assert found == number
-    assert says in said
-
-
-@pytest.mark.parametrize(
-    ("show", "requeue", "reason"),
-    [
-        ("exec sleep 60", "true", "timed out"),
-        ("echo slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1", "true", "Unable to contact"),
-        ("echo JobState=RUNNING", "echo Requested operation is presently disabled >&2; exit 1", "presently disabled"),
-    ],
-)
-def test_a_slurm_that_does_not_answer_or_refuses_is_named_with_the_way_out(
-    tmp_path, monkeypatch, capfd, show, requeue, reason
-):
     start = time.monotonic()
-    _, said = asked(tmp_path, monkeypatch, capfd, show, requeue)
+    signals.requeue()
     assert time.monotonic() - start < 10  # of the 18 s that a command has to end
-    assert reason in said
-    assert "--signal=B:USR1@120" in said
+    assert (requeued.read_text().strip() if requeued.exists() else None) == number
+    assert re.search(says, capfd.readouterr().err)

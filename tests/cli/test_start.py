@@ -42,6 +42,10 @@ def test_a_command_explains_itself_at_once(verb, arguments):
         assert done.returncode == 0, done.stderr
         assert done.stderr == "torch: False\n"
         spent.append(seconds)
+    if arguments == ("--help",):
+        assert re.match(
+            rf"(?s)# .*python -m chexreason\.cli\.{verb}.*# Every setting, composed: --cfg job\n", done.stdout
+        )
     assert min(spent) <= 2.0
 
 

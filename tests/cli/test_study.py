@@ -85,13 +85,6 @@ def test_the_whole_study(out):
     assert train_sft(out)[1] == {}  # DONE: skipped
 
 
-def test_an_adapter_with_other_words_is_refused(out):
-    train_sft(out)
-    folder = out / "demo" / "sft" / "seed0" / "adapter" / "best"
-    with pytest.raises(ValueError, match="other words than prompt=only_label has: set prompt=free_reasoning"):
-        evaluate(configured("evaluate", out, "name=other", "prompt=only_label", f"adapters=[{folder}]"))
-
-
 def test_a_missing_arm_is_named_with_the_way_out(out):
     with pytest.raises(FileNotFoundError, match=r"run `.*evaluate name=nowhere arm=base data=phantom paths.out=.*`"):
         report_study(configured("report", out, "name=nowhere"))

@@ -17,7 +17,6 @@ from chexreason.model.adapters import attach_lora
 from chexreason.model.generate import Sampling
 from chexreason.model.load import load_policy
 from chexreason.reports.history import read_rewards
-from chexreason.training.callbacks.collapse_watch import CollapseWatch
 from chexreason.training.callbacks.run_files import RewardLog
 from chexreason.training.sft import SFTModule
 from chexreason.types import Completion
@@ -194,7 +193,7 @@ def test_a_resumed_grpo_run_ends_with_the_same_weights(studies, whole_run, tmp_p
 @pytest.mark.parametrize("max_steps", [2, 8])
 def test_a_run_that_the_watch_stopped_says_so_unless_it_was_at_its_end(studies, tmp_path, max_steps):
     policy = t.policy_with_lora()
-    watch = CollapseWatch(tmp_path / "collapse.json", window=1, stop=True, max_fail_rate=0.0)
+    watch = t.watching(tmp_path / "collapse.json", window=1, stop=True, max_fail_rate=0.0)
     how = {"max_steps": max_steps, "max_epochs": -1, "callbacks": [watch]}
     trainer = t.fit(t.grpo(policy), t.grpo_data(policy, studies), tmp_path, **how)
     assert trainer.global_step == 2  # of one rollout

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from dataclasses import replace
 
 import pytest
+from omegaconf import OmegaConf
 
 from chexreason.cli import checks
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.model.adapters import attach_lora
+from chexreason.preflight.settings import grpo_faults
 from chexreason.types import Sample
 from tests.support.configs import composed
 
@@ -59,43 +63,46 @@ def test_the_settings_of_a_run_are_checked_together(gemma, studies):
         checks.check_settings(faulty, samples, gemma, CHEXPERT14)
 
 
-SOUND = (
-    "phase=grpo",
-    "objective=paper",
-    "objective.updates_per_rollout=2",
-    "reward=hard",
-    "reward.min_length=0",
-    "model.max_new_tokens=96",
-)
-SOUND += ("phase.module.sampling.top_p=1", "objective.scale=none")
 SAMPLING = "phase.module.sampling"
-# overrides that plant one fault in a sound GRPO run, words of what is said of it, and whether it ends the run
+SOUND = ("phase=grpo", "objective=paper", "objective.scale=none", "reward=hard", "reward.min_length=0")
+SOUND += ("model.max_new_tokens=96", f"{SAMPLING}.top_p=1")
+LEARNED = {"out/sft": 96, "out/short": 90, "out/old": 0}  # the last one is of a version that did not record it
+# Overrides of a sound GRPO run, and what is said of it; nothing where they only look like a fault.
 PLANTED = {
-    "clip": (["objective.updates_per_rollout=1"], "its clip never acts", False),
-    "std": (["objective.scale=std"], "still divides advantages by the group's std", False),
-    "top_p": ([f"{SAMPLING}.top_p=0.9"], "drawn with top_p=0.9", False),
-    "top_k": ([f"+{SAMPLING}.top_k=50"], "top_k=50", False),
-    "dropout": (["adapter.dropout=0.1"], "dropout is on in rollouts", True),
-    "short": (["model.max_new_tokens=64"], "learned answers of up to 96", False),
-    "base": (["adapters=[]"], "pulls towards the base model", False),
-    "greedy": ([f"{SAMPLING}.temperature=0"], "give every group one answer", True),
-    "group": (["phase.module.group_size=1"], "a group of one has no advantage", True),
-    "checkpointing": (["model.gradient_checkpointing=true"], "drops the cache", True),
-    "accumulate": (["phase.accumulate=2"], "the module accumulates and clips by itself", True),
-    "clip value": (["phase.gradient_clip_val=1"], "the module accumulates and clips by itself", True),
-    "reward": (["+reward.weights.jaccard=-1"], "HardReward pays policies that look at no image", False),
-    "reward length": (["reward.min_length=250"], "every valid answer pays the length penalty", False),
-    "learned length": (
-        ["reward.min_length=250", "model.max_new_tokens=640"],
-        "no answer learned from has more than 96",
-        False,
+    "nothing": ([], ""),
+    "clip": (["objective.updates_per_rollout=1"], "its clip never acts"),
+    "std": (["objective.scale=std"], r"still divides .* objective\.scale=none"),
+    "std of another kind": (["objective.scale=std", "objective.normaliser=sequence_mean"], ""),
+    "top_p": ([f"{SAMPLING}.top_p=0.95"], r"drawn with top_p=0\.95, top_k=0"),
+    "top_k": ([f"+{SAMPLING}.top_k=50"], "top_k=50"),
+    "top_p, corrected": ([f"{SAMPLING}.top_p=0.95", "objective.correction=token"], ""),
+    "short": (["model.max_new_tokens=95"], r"95 tokens, but out/sft learned .* up to 96: set model\.max_new_tokens=96"),
+    "base": (["adapters=[]"], "towards the base model"),
+    "base, not pulled to": (["adapters=[]", "objective.kl_beta=0"], ""),
+    "accumulate": (["phase.accumulate=2"], r"phase\.accumulate=2: .*the module accumulates .*micro_studies"),
+    "clip value": (["phase.gradient_clip_val=0.5"], r"phase\.gradient_clip_val=0\.5: .*max_grad_norm"),
+    "length": (["reward.min_length=250"], r"reward\.min_length=250 .*sampling\.max_new_tokens=96: every valid"),
+    "length, not paid": (["reward.min_length=250", "reward.length_penalty=0"], ""),
+    "learned": (["reward.min_length=97", "model.max_new_tokens=97"], r"=97 tokens, .* more than 96: .*=96 or less"),
+    "learned, of weight 0": (
+        ["reward.min_length=97", "model.max_new_tokens=97", "+reward.weights.length_penalty=0"],
+        "",
     ),
 }
 
 
-def grpo_findings(gemma, studies, folder, overrides=()) -> list[str]:
+@pytest.mark.parametrize("fault", PLANTED)
+def test_what_does_not_go_together_in_a_grpo_run_is_told(fault):
+    overrides, words = PLANTED[fault]
+    config = OmegaConf.to_container(composed("preflight", "adapters=[out/sft]", *SOUND, *overrides), resolve=True)
+    found = list(grpo_faults(config, LEARNED))
+    assert [bool(re.search(words, fault.text)) for fault in found] == [True] * bool(words)
+    assert all(fault.stops == ("micro_studies" in fault.text) for fault in found)
+    assert list(grpo_faults(config, {})) == [fault for fault in found if "learned" not in fault.text]
+
+
+def grpo_findings(gemma, studies, folder, *overrides: str) -> list[str]:
     """What the checks say of a GRPO run from an SFT adapter that writes up to 96 tokens, errors raised."""
-    folder.mkdir(exist_ok=True)
     (folder / "adapter_config.json").write_text("{}")
     (folder / "chexreason.json").write_text('{"answer_tokens": 96}')
     cfg = composed("preflight", *SOUND, f"adapters=[{folder}]", *overrides)
@@ -104,18 +111,11 @@ def grpo_findings(gemma, studies, folder, overrides=()) -> list[str]:
 
 
 @pytest.mark.slow
-def test_of_a_sound_grpo_run_nothing_is_said(gemma, studies, tmp_path):
-    assert grpo_findings(gemma, studies, tmp_path) == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("fault", PLANTED)
-def test_a_fault_planted_in_a_grpo_run_is_told(gemma, studies, tmp_path, fault):
-    overrides, words, stops = PLANTED[fault]
-    if stops:
-        with pytest.raises(ValueError, match=words):
-            grpo_findings(gemma, studies, tmp_path, overrides)
-    else:
-        found = grpo_findings(gemma, studies, tmp_path, overrides)
-        assert len(found) == 1, found
-        assert words in found[0]
+def test_all_faults_of_a_grpo_run_are_told_at_once(gemma, studies, tmp_path):
+    assert grpo_findings(copy.deepcopy(gemma), studies, tmp_path) == []
+    module = ("adapter.dropout=0.1", f"{SAMPLING}.temperature=0", "phase.module.group_size=1")
+    others = ("model.gradient_checkpointing=true", "phase.accumulate=2", "model.max_new_tokens=64")
+    said = ("5 of the settings", "dropout is on", "one answer", "a group of one", "drops the cache", "accumulates")
+    said += (r"\(warning\) rollouts end after 64 .* up to 96", "HardReward pays policies that look at no image")
+    with pytest.raises(ValueError, match="(?s)" + ".*".join(said)):
+        grpo_findings(gemma, studies, tmp_path, *module, *others, "+reward.weights.jaccard=-1")

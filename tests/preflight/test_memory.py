@@ -25,12 +25,12 @@ from chexreason.preflight.memory import (
     GIB,
     MemoryPlan,
     Stage,
+    WorstBatch,
     endless,
     in_four_bits,
     largest_of,
     last_token,
     rehearse,
-    update,
 )
 from chexreason.preflight.meta_model import (
     NoProcessor,
@@ -77,13 +77,9 @@ def prompts_of(policy: Policy, n: int, text: int):
     return blank_prompts(policy, n, text_tokens=text, n_image_tokens=16)
 
 
-def answers(n: int, length: int) -> torch.Tensor:
-    return torch.full((n, length), 3)
-
-
 def step(policy: Policy, prompts, size) -> None:
-    studies, group, _, answer, shared = size
-    update(policy, prompts, answers(studies * group, answer), group_size=group, studies=studies, shared=shared)
+    studies, group, text, answer, shared = size
+    WorstBatch(text, 16, answer, group, 0, shared, {}, {}).update(policy, prompts, studies)
 
 
 @pytest.mark.slow

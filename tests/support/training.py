@@ -9,7 +9,9 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from omegaconf import OmegaConf
 
+from chexreason.confdir import confdir
 from chexreason.grpo.module import GRPOModule
 from chexreason.grpo.objective import ObjectiveSpec
 from chexreason.labels.catalog import CHEXPERT14
@@ -18,6 +20,7 @@ from chexreason.model.generate import Sampling
 from chexreason.model.load import load_policy
 from chexreason.model.policy import Policy
 from chexreason.parsing import AnswerFormat, Grammar
+from chexreason.training.callbacks.collapse_watch import CollapseWatch
 from chexreason.training.datamodule import StudyData
 from chexreason.types import Completion, Sample, Study
 from tests.support.families import source_of
@@ -87,6 +90,12 @@ def fit(module, data, tmp_path: Path, *, ckpt_path=None, callbacks=(), **kwargs)
     return trainer
 
 
+def watching(path: str | Path, **settings: object) -> CollapseWatch:
+    """The collapse watch as ``conf/callbacks`` sets it, and otherwise."""
+    node = OmegaConf.load(f"{confdir()}/callbacks/default.yaml")["collapse"]
+    return CollapseWatch(path, **OmegaConf.to_container(node) | settings)
+
+
 def weights(module) -> dict[str, torch.Tensor]:
     return {n: p.detach().clone() for n, p in module.trainable().items()}
 
@@ -94,6 +103,37 @@ def weights(module) -> dict[str, torch.Tensor]:
 def assert_same(left, right, atol: float = 0.0) -> None:
     for name, value in left.items():
         torch.testing.assert_close(value, right[name], atol=atol, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+class OneWeight(L.LightningModule):
+    """The smallest module that a trainer takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def training_step(self, batch, batch_idx):
+        return self.layer(batch).sum()
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        return None
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Zeros(L.LightningDataModule):
+    """For ``OneWeight``: ``train`` batches of one zero, and so many of each validation set."""
+
+    def __init__(self, train: int, **val: int) -> None:
+        super().__init__()
+        self.train, self.val, self.val_names = train, val, tuple(val)
+
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader(torch.zeros(self.train, 1))
+
+    def val_dataloader(self):
+        return [torch.utils.data.DataLoader(torch.zeros(n, 1)) for n in self.val.values()]
 
 
 class SaveAt(L.Callback):

@@ -9,15 +9,30 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from chexreason.runs import attempts, record_attempt
-from chexreason.sweep.launch import failures, last_error, launch, seconds_of, states_of
+from chexreason.sweep.launch import Job, failures, last_error, launch, seconds_of, states_of
 from tests.support.deep import all_deep_but
 
 WORK = "test -f $DONE || { sleep 0.15; basename $(dirname $DONE) >> $RUNS; echo {} > $DONE; }"
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Callable[..., Job]:
+    """``job(name, script, *needs)``; ``$DONE`` is the marker and ``$RUNS`` a file that every job appends to."""
+
+    def make(name: str, script: str = "echo {} > $DONE", *needs: str) -> Job:
+        run_dir = tmp_path / name
+        run_dir.mkdir(exist_ok=True)
+        done = run_dir / "DONE"
+        command = ("sh", "-c", f"DONE={done}; RUNS={tmp_path}/runs.txt; {script}")
+        return Job(name, f"hash-{name}", "fake", command, run_dir, done, tmp_path / "logs" / f"{name}.log", needs)
+
+    return make
 
 
 def launched(jobs, slots=1, limit=2):

@@ -144,15 +144,8 @@ def test_workers_however_started_get_no_weights_and_make_equal_batches(gemma, st
     assert len(expected) == 3 * 4 + 2 + 1 + 1
 
 
-def padded_share(order: Tensor, lengths: Tensor, batch_size: int, window: int) -> float:
-    """Share of padding among the tokens of batches cut from ``order``; a batch never spans two windows."""
-    batches = [batch for part in order.split(window) for batch in part.split(batch_size)]
-    tokens = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
-    return 1 - int(lengths[order].sum()) / max(tokens, 1)
-
-
 @settings(max_examples=50, deadline=None)
-@given(LENGTHS, st.integers(1, 12), st.integers(0, 5))
+@given(LENGTHS, st.integers(1, 16), st.integers(0, 5))
 def test_each_update_keeps_its_samples_shortest_first_and_equal_ones_in_order(values, window, seed):
     lengths = torch.tensor(values)
     order = torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))
@@ -160,28 +153,6 @@ def test_each_update_keeps_its_samples_shortest_first_and_equal_ones_in_order(va
     expected = [sorted(before[i : i + window], key=values.__getitem__) for i in range(0, len(values), window)]
     assert length_grouped(order, lengths, window).tolist() == [i for update in expected for i in update]
     assert order.tolist() == before
-
-
-@settings(max_examples=50, deadline=None)
-@given(LENGTHS, st.integers(1, 4), st.integers(1, 4))
-def test_padding_of_full_batches_never_grows(values, batch_size, accumulate):
-    values = values[: len(values) // batch_size * batch_size] or [0] * batch_size  # no promise of a batch not full
-    lengths, order = torch.tensor(values, dtype=torch.long), torch.arange(len(values))
-    window = batch_size * accumulate
-    grouped = length_grouped(order, lengths, window)
-    assert padded_share(grouped, lengths, batch_size, window) <= padded_share(order, lengths, batch_size, window) + 1e-9
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.integers(0, 30), min_size=4, max_size=40), st.integers(1, 4), st.integers(1, 4))
-def test_ranks_differ_by_the_longest_sample_of_an_update_at_most(values, world, share):
-    lengths = torch.tensor(values)
-    order = torch.arange(len(values) // world * world)
-    grouped = length_grouped(order, lengths, share * world)
-    for update in grouped.split(share * world):
-        work = [int(lengths[update[rank::world]].sum()) for rank in range(world)]
-        assert max(work) - min(work) <= int(lengths[update].max())
-        assert {len(update[rank::world]) for rank in range(world)} == {len(update) // world}
 
 
 def test_a_window_of_nothing_is_refused():

@@ -1,4 +1,4 @@
-"""The rules a checkpoint is chosen by: their values, in a real trainer, over a resume, and what is refused."""
+"""The rules a checkpoint is chosen by: their values, in a real trainer, over a resume, what is refused or not there."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from omegaconf import OmegaConf
 from chexreason.build import training as build
 from chexreason.confdir import confdir
 from chexreason.labels.catalog import CHEXPERT14
+from chexreason.model.adapters import CARD, read_card
 from chexreason.training.callbacks import adapter_export
 from chexreason.training.callbacks.adapter_export import AdapterExport
 from chexreason.training.callbacks.transfer_rules import CHOSEN_BY, TransferRules, monitor_mode, transfer_rules
+from tests.support.training import OneWeight, Zeros
 
 SCORED = st.fixed_dictionaries({"a": st.floats(0, 1), "b": st.floats(0, 1)})
 
@@ -58,33 +60,6 @@ class Scores(L.Callback):
         self.seen += 1
 
 
-class Line(L.LightningModule):
-    """One weight; an epoch is a step and a validation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = torch.nn.Linear(1, 1)
-
-    def training_step(self, batch, batch_idx):
-        return self.layer(batch).sum()
-
-    def validation_step(self, batch, batch_idx, dataloader_idx=0):
-        return None
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-class Data(L.LightningDataModule):
-    val_names = ("a", "b")
-
-    def train_dataloader(self):
-        return torch.utils.data.DataLoader(torch.zeros(1, 1))
-
-    def val_dataloader(self):
-        return [torch.utils.data.DataLoader(torch.zeros(1, 1))] * 2
-
-
 def run(scores, rules, *more, steps=4, path=None, num_sanity_val_steps=0):
     """Train ``steps`` steps from the checkpoint ``path``, a validation after each; returns the trainer."""
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -96,7 +71,7 @@ def run(scores, rules, *more, steps=4, path=None, num_sanity_val_steps=0):
         enable_checkpointing=any(isinstance(m, ModelCheckpoint) for m in more),
         **quiet,
     )
-    trainer.fit(Line(), Data(), ckpt_path=path)
+    trainer.fit(OneWeight(), Zeros(1, a=1, b=1), ckpt_path=path)
     return trainer
 
 
@@ -121,7 +96,7 @@ def test_early_stopping_reads_it_in_the_same_validation():
 def test_a_validation_without_a_score_chooses_no_adapter_and_stops_no_run(none, monkeypatch):
     saved, monitor = [], "val/a/macro_f1"
     monkeypatch.setattr(adapter_export, "save_adapter", lambda *given: saved.append((given[1].name, given[2]["value"])))
-    monkeypatch.setattr(Line, "policy", None, raising=False)
+    monkeypatch.setattr(OneWeight, "policy", None, raising=False)
     watching = build.EarlyStopping(monitor, mode="max", patience=2), AdapterExport("adapter", monitor, "max", {})
     scores = [{"a": value, "b": 0.5} for value in (0.75, none, 0.25, 0.125, none, 0.5, none)]
     trainer = run(scores, TransferRules("a"), *watching, steps=6, num_sanity_val_steps=1)
@@ -244,3 +219,30 @@ def test_a_monitor_alone_says_how_a_run_chooses_and_stops(rule, tmp_path):
     assert rules.monitor == f"val/{rule}/macro_f1"
     with pytest.raises(ValueError, match=r"phase.mode=min would keep"):
         trainer(monitor, "phase.mode=min")
+
+
+def test_a_run_that_never_validated_says_that_it_wrote_no_best_adapter(tmp_path, monkeypatch, caplog):
+    export = AdapterExport(str(tmp_path), "val/f1", "max", {})
+    saved = []
+    monkeypatch.setattr(export, "_save", lambda module, which, step, value: saved.append(which))
+    trainer = SimpleNamespace(is_global_zero=True, sanity_checking=False, callback_metrics={}, global_step=2)
+    export.on_train_end(trainer, None)
+    assert saved == ["last"]
+    assert f"no validation scored val/f1 before the end: {tmp_path / 'best'} is not written, take last" in caplog.text
+    caplog.clear()
+    trainer.callback_metrics = {"val/f1": 0.5}
+    export.on_validation_end(trainer, None)
+    export.on_train_end(trainer, None)
+    assert (saved, caplog.text) == (["last", "best", "last"], "")
+
+
+def test_an_adapter_that_is_not_there_is_told_from_one_of_others_and_its_neighbours_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=rf"adapter {tmp_path}/best is not there$"):
+        read_card(tmp_path / "best")
+    (tmp_path / "last").mkdir()
+    (tmp_path / "last" / CARD).write_text("{}")
+    with pytest.raises(FileNotFoundError, match=rf"best is not there; beside it: {tmp_path}/last$"):
+        read_card(tmp_path / "best")
+    (tmp_path / "best").mkdir()
+    with pytest.raises(FileNotFoundError, match=rf"holds no {CARD}: it was not written by chexreason .*; beside it"):
+        read_card(tmp_path / "best")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 from types import SimpleNamespace
@@ -10,10 +9,9 @@ from types import SimpleNamespace
 import lightning as L
 import pytest
 import torch
-from omegaconf import OmegaConf
 
-from chexreason.confdir import confdir
 from chexreason.training.callbacks.collapse_watch import CollapseWatch, signs
+from tests.support.training import OneWeight, watching
 
 HEALTHY = {
     "entropy": 1.0,
@@ -23,14 +21,7 @@ HEALTHY = {
     "zero_variance_groups": 0.2,
     "fail_rate": 0.1,
 }
-LIMITS = {
-    "min_entropy": 0.2,
-    "max_label_dominance": 0.9,
-    "min_distinct": 0.4,
-    "max_length_drift": 0.5,
-    "max_zero_variance": 0.8,
-    "max_fail_rate": 0.5,
-}
+LIMITS = watching("unused").limits
 FAULTS = [
     ("entropy", 0.19, "min_entropy", r"entropy .* 19% .*limit 20%.*kl_beta"),
     ("label_dominance", 0.95, "max_label_dominance", r"one label is in 95% .*limit 90%"),
@@ -69,7 +60,7 @@ def test_each_sign_is_found_alone_and_can_be_switched_off(figure, value, limit, 
 
 def test_a_sign_is_told_once_and_again_after_it_was_gone(tmp_path, caplog):
     path = tmp_path / "collapse.json"
-    run = Run(CollapseWatch(path, window=2))
+    run = Run(watching(path, window=2))
     ill = HEALTHY | {"label_dominance": 1.0}
     run.rollouts(HEALTHY, HEALTHY, ill)  # the mean over two is 0.7: not yet
     assert not path.exists()
@@ -84,10 +75,10 @@ def test_a_sign_is_told_once_and_again_after_it_was_gone(tmp_path, caplog):
 
 def test_entropy_and_length_are_measured_against_the_first_rollouts(tmp_path):
     low = HEALTHY | {"entropy": 0.1, "completion_length": 10.0}
-    steady = Run(CollapseWatch(tmp_path / "a.json", window=2))
+    steady = Run(watching(tmp_path / "a.json", window=2))
     steady.rollouts(*[low] * 5)
     assert not (tmp_path / "a.json").exists()
-    falling = Run(CollapseWatch(tmp_path / "b.json", window=2))
+    falling = Run(watching(tmp_path / "b.json", window=2))
     falling.rollouts(HEALTHY, HEALTHY, low, low)
     found = json.loads((tmp_path / "b.json").read_text())
     assert {e["limit"] for e in found} == {"min_entropy", "max_length_drift"}
@@ -95,7 +86,7 @@ def test_entropy_and_length_are_measured_against_the_first_rollouts(tmp_path):
 
 def test_it_stops_the_run_only_where_asked_and_only_the_first_rank_writes(tmp_path):
     ill = HEALTHY | {"fail_rate": 1.0}
-    run = Run(CollapseWatch(tmp_path / "collapse.json", window=1, stop=True))
+    run = Run(watching(tmp_path / "collapse.json", window=1, stop=True))
     run.trainer.is_global_zero = False
     run.rollouts(HEALTHY)
     assert run.trainer.should_stop is False
@@ -108,7 +99,7 @@ def test_a_reward_that_is_constant_in_the_first_rollout_is_told_at_once(tmp_path
     flat = HEALTHY | {"zero_variance_groups": 1.0}
     for window, limit, figures in ((5, 0.8, [flat, HEALTHY]), (1, 0.8, [flat, HEALTHY]), (5, 0.8, [HEALTHY, flat])):
         path = tmp_path / f"{window}{figures[0] is flat}.json"
-        Run(CollapseWatch(path, window=window, max_zero_variance=limit)).rollouts(*figures)
+        Run(watching(path, window=window, max_zero_variance=limit)).rollouts(*figures)
         told = (
             [e["rollout"] for e in json.loads(path.read_text()) if e["limit"] == "constant_reward"]
             if path.exists()
@@ -116,25 +107,25 @@ def test_a_reward_that_is_constant_in_the_first_rollout_is_told_at_once(tmp_path
         )
         assert told == ([1] if figures[0] is flat else [])
     assert "start from an SFT adapter" in caplog.text
-    off = Run(CollapseWatch(tmp_path / "off.json", window=5, max_zero_variance=None, stop=True))
+    off = Run(watching(tmp_path / "off.json", window=5, max_zero_variance=None, stop=True))
     off.rollouts(flat)
     assert not (tmp_path / "off.json").exists()
-    stopped = Run(CollapseWatch(tmp_path / "stop.json", window=5, stop=True))
+    stopped = Run(watching(tmp_path / "stop.json", window=5, stop=True))
     stopped.rollouts(flat)
     assert stopped.trainer.should_stop is True
 
 
 def test_a_resumed_watch_tells_what_an_uninterrupted_one_tells(tmp_path):
     figures = [HEALTHY] * 3 + [HEALTHY | {"entropy": 0.1}] * 4 + [HEALTHY] * 3 + [HEALTHY | {"fail_rate": 0.9}] * 3
-    whole = Run(CollapseWatch(tmp_path / "whole.json", window=3))
+    whole = Run(watching(tmp_path / "whole.json", window=3))
     whole.rollouts(*figures)
     expected = json.loads((tmp_path / "whole.json").read_text())
     assert [e["limit"] for e in expected] == ["min_entropy", "max_fail_rate"]
     for cut in range(1, len(figures)):
         path = tmp_path / f"{cut}.json"
-        first = Run(CollapseWatch(path, window=3))
+        first = Run(watching(path, window=3))
         first.rollouts(*figures[:cut])
-        second = Run(CollapseWatch(path, window=3))
+        second = Run(watching(path, window=3))
         second.watch.load_state_dict(json.loads(json.dumps(first.watch.state_dict())))
         second.step = cut
         second.rollouts(*figures[cut:])
@@ -142,40 +133,26 @@ def test_a_resumed_watch_tells_what_an_uninterrupted_one_tells(tmp_path):
 
 
 def test_what_is_not_logged_is_named(tmp_path):
-    run = Run(CollapseWatch(tmp_path / "collapse.json"))
+    run = Run(watching(tmp_path / "collapse.json"))
     with pytest.raises(KeyError, match="needs train/label_dominance, which"):
         run.rollouts({k: v for k, v in HEALTHY.items() if k != "label_dominance"})
     with pytest.raises(ValueError, match=r"window=0"):
-        CollapseWatch(tmp_path / "collapse.json", window=0)
+        watching(tmp_path / "collapse.json", window=0)
+    with pytest.raises(ValueError, match=r"add or leave out min_entrpy$"):
+        watching(tmp_path / "collapse.json", min_entrpy=0.1)
 
 
-def test_the_yaml_holds_the_constructors_defaults():
-    node = OmegaConf.to_container(OmegaConf.load(f"{confdir()}/callbacks/default.yaml"))["collapse"]
-    parameters = inspect.signature(CollapseWatch).parameters
-    assert node == {name: p.default for name, p in parameters.items() if name != "path"}
-
-
-class Collapsing(L.LightningModule):
+class Collapsing(OneWeight):
     """Logs like the GRPO module, and loses its entropy from the third rollout on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = torch.nn.Linear(1, 1)
-        self.automatic_optimization = False
 
     def training_step(self, batch, batch_idx):
         figures = HEALTHY | ({"entropy": 0.01} if batch_idx > 2 else {})
         self.log_dict({f"train/{k}": v for k, v in figures.items()}, batch_size=1)
-        optimizer = self.optimizers()
-        self.manual_backward(self.layer(batch).sum())
-        optimizer.step()
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
+        return super().training_step(batch, batch_idx)
 
 
 def test_in_a_real_trainer_it_sees_each_rollout_and_ends_the_run(tmp_path):
-    watch = CollapseWatch(tmp_path / "collapse.json", window=1, stop=True)
+    watch = watching(tmp_path / "collapse.json", window=1, stop=True)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = L.Trainer(accelerator="cpu", max_epochs=1, callbacks=[watch], enable_model_summary=False, **quiet)
     trainer.fit(Collapsing(), torch.utils.data.DataLoader(torch.zeros(8, 1)))

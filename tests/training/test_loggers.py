@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from chexreason.build.data import load_studies
@@ -13,25 +12,10 @@ from chexreason.labels.catalog import CHEXPERT14
 from chexreason.types import Study
 from tests.support.configs import composed
 from tests.support.manifests import manifest_rows
+from tests.support.recorder import MADE, Recorder
 
 CHOICES = {"csv": [], "many_loggers": ["wandb", "tensorboard", "mlflow"], "[csv,mlflow]": ["mlflow"]}
 CHOICES |= {"[wandb,csv]": ["wandb"]} | {name: [name] for name in ("wandb", "tensorboard", "mlflow")}
-MADE: list[Recorder] = []
-
-
-class Recorder(Logger):
-    name = version = "recorder"
-
-    def __init__(self, run_dir=None, config=None, **settings) -> None:
-        super().__init__()
-        self.run_dir, self.config, self.settings, self.sent = run_dir, config, settings, []
-        MADE.append(self)
-
-    def log_metrics(self, metrics, step=None):
-        self.sent.append(metrics)
-
-    def log_hyperparams(self, params, *args, **kwargs):
-        self.sent.append(params)
 
 
 @pytest.fixture
@@ -75,7 +59,7 @@ def test_figures_of_enough_patients_reach_each_logger_that_is_chosen(choice, nam
 
 
 def test_the_figures_of_an_evaluation_pass_the_same_gate(words):
-    own = f"+logger.mine._target_={__name__}.Recorder"
+    own = "+logger.mine._target_=tests.support.recorder.Recorder"
     scores = {"phantom_a": {"macro_f1": 0.5, "f1/Edema": 0.1}, "phantom_b": {"macro_f1": 0.6, "no": float("nan")}}
     log_scores(composed("evaluate", "logger=wandb", own, "arm=sft", *words), scores, CHEXPERT14)
     board, mine = MADE

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 
 import lightning as L
 import pytest
-import torch
 import wandb
 from PIL import Image
 from wandb.proto import wandb_internal_pb2 as proto
@@ -23,6 +22,7 @@ from chexreason.training.callbacks.wandb_run import TABLE_COLUMNS, WandbRun, wan
 from chexreason.training.gate import Gate, shareable
 from chexreason.types import Prediction, Study
 from tests.support.configs import composed
+from tests.support.training import OneWeight, Zeros
 
 AGREEMENT = "data use agreement 17"
 
@@ -49,15 +49,15 @@ def records(run_dir: Path) -> list[proto.Record]:
     return found
 
 
-class Module(L.LightningModule):
+class Module(OneWeight):
     """Answers each validation with the rows it was given, a set at a time."""
 
     def __init__(self, rows: dict[str, list[Prediction]]) -> None:
         super().__init__()
-        self.layer, self.rows = torch.nn.Linear(1, 1), list(rows.values())
+        self.rows = list(rows.values())
 
     def training_step(self, batch, batch_idx):
-        loss = self.layer(batch).sum()
+        loss = super().training_step(batch, batch_idx)
         self.log("train/loss", loss)
         return loss
 
@@ -66,23 +66,6 @@ class Module(L.LightningModule):
 
     def on_validation_epoch_end(self):
         self.log("val/a/macro_f1", 0.5 - 0.1 * self.current_epoch)
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-class Data(L.LightningDataModule):
-    def __init__(self, rows: dict[str, list[Prediction]]) -> None:
-        super().__init__()
-        self.rows, self.val_names = rows, tuple(rows)
-        study = SimpleNamespace(dataset="a", patient_id="p:0")
-        self.train_samples = [SimpleNamespace(study=study)]
-
-    def train_dataloader(self):
-        return torch.utils.data.DataLoader(torch.zeros(2, 1))
-
-    def val_dataloader(self):
-        return [torch.utils.data.DataLoader(torch.zeros(len(rows), 1)) for rows in self.rows.values()]
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +94,9 @@ def run(folder: Path, rows: dict[str, list[Prediction]], **kwargs) -> WandbRun:
     quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     length = {"max_epochs": 2, "num_sanity_val_steps": 0, "log_every_n_steps": 1}
     trainer = L.Trainer(accelerator="cpu", logger=gate, callbacks=[board], **length, **quiet)
-    trainer.fit(Module(rows), Data(rows))
+    data = Zeros(2, **{name: len(found) for name, found in rows.items()})
+    data.train_samples = [SimpleNamespace(study=SimpleNamespace(dataset="a", patient_id="p:0"))]
+    trainer.fit(Module(rows), data)
     return board
 
 

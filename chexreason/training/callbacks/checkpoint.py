@@ -60,7 +60,8 @@ class ResumePoint(Checkpoint):
     ) -> None:
         between = (batch_idx + 1) % trainer.accumulate_grad_batches != 0 and not trainer.is_last_batch
         if not (between or _closes_epoch(trainer) or _validates_after(trainer, batch_idx)):
-            self._save(trainer, unlogged=_figures(trainer))
+            values = {k: float(value) for k, value in trainer.logged_metrics.items() if k.startswith("train/")}
+            self._save(trainer, unlogged={"epoch": trainer.current_epoch, **values})
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == "fit" and not _closes_epoch(trainer):
@@ -165,9 +166,3 @@ def _over(trainer: L.Trainer) -> bool:
     steps, epochs = trainer.max_steps, trainer.max_epochs
     last_epoch = trainer.is_last_batch and epochs is not None and 0 < epochs <= trainer.current_epoch + 1
     return trainer.should_stop or 0 < steps <= trainer.global_step or last_epoch
-
-
-def _figures(trainer: L.Trainer) -> dict[str, float]:
-    """What Lightning will log of the batch whose end this is."""
-    values = {name: float(value) for name, value in trainer.logged_metrics.items() if name.startswith("train/")}
-    return {"epoch": trainer.current_epoch, **values}

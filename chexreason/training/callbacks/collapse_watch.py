@@ -75,34 +75,16 @@ class CollapseWatch(L.Callback):
 
     Looks at what the GRPO module logs of each rollout, from the first full window on; at the first rollout itself only
     whether any group's rewards differ. A sign is told once, and again only after it was gone; all of them stand in
-    ``path``, a JSON list of rollout, limit and reason, and ``stopped`` is the reason that ended the run. Every limit
-    may be None. Raises KeyError when the module does not log what is watched.
+    ``path``, a JSON list of rollout, limit and reason, and ``stopped`` is the reason that ended the run. ``limits`` are
+    those of ``SENTENCES``; each may be None. Raises KeyError when the module does not log what is watched.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        window: int = 10,
-        stop: bool = False,
-        min_entropy: float | None = 0.2,
-        max_label_dominance: float | None = 0.9,
-        min_distinct: float | None = 0.4,
-        max_length_drift: float | None = 0.5,
-        max_zero_variance: float | None = 0.8,
-        max_fail_rate: float | None = 0.5,
-    ) -> None:
+    def __init__(self, path: str | Path, *, window: int, stop: bool, **limits: float | None) -> None:
         if window < 1:
             raise ValueError(f"callbacks.collapse.window={window}: look back on 1 or more rollouts")
-        self.path, self.window, self.stop = Path(path), window, stop
-        self.limits = {
-            "min_entropy": min_entropy,
-            "max_label_dominance": max_label_dominance,
-            "min_distinct": min_distinct,
-            "max_length_drift": max_length_drift,
-            "max_zero_variance": max_zero_variance,
-            "max_fail_rate": max_fail_rate,
-        }
+        if odd := sorted(limits.keys() ^ SENTENCES.keys()):
+            raise ValueError(f"callbacks.collapse holds {', '.join(SENTENCES)}: add or leave out {', '.join(odd)}")
+        self.path, self.window, self.stop, self.limits = Path(path), window, stop, limits
         self._recent: deque[dict[str, float]] = deque(maxlen=window)
         self._first: dict[str, float] | None = None
         self._shown: set[str] = set()
@@ -112,9 +94,13 @@ class CollapseWatch(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._recent.append(_logged(trainer.callback_metrics))
-        if self._first is None and len(self._recent) == 1:
-            self._look_at_the_first(trainer, self._recent[0])
+        logged = {name: trainer.callback_metrics.get(f"train/{name}") for name in WATCHED}
+        if missing := [name for name, value in logged.items() if value is None]:
+            raise KeyError(f"the collapse watch needs train/{', train/'.join(missing)}, which the module did not log")
+        self._recent.append({name: float(value) for name, value in logged.items()})
+        constant = self.limits["max_zero_variance"] is not None and self._recent[0]["zero_variance_groups"] >= 1
+        if self._first is None and len(self._recent) == 1 and constant:
+            self._tell(trainer, {"constant_reward": CONSTANT})
         if len(self._recent) < self.window:
             return
         now = {name: sum(rollout[name] for rollout in self._recent) / self.window for name in WATCHED}
@@ -124,10 +110,6 @@ class CollapseWatch(L.Callback):
         self._shown = set(found)
         if new:
             self._tell(trainer, {name: found[name] for name in new})
-
-    def _look_at_the_first(self, trainer: L.Trainer, rollout: Mapping[str, float]) -> None:
-        if self.limits["max_zero_variance"] is not None and rollout["zero_variance_groups"] >= 1:
-            self._tell(trainer, {"constant_reward": CONSTANT})
 
     def _tell(self, trainer: L.Trainer, found: Mapping[str, str]) -> None:
         rollout = trainer.fit_loop.epoch_loop.total_batch_idx
@@ -148,12 +130,6 @@ class CollapseWatch(L.Callback):
         self._recent = deque(state_dict["recent"], maxlen=self.window)
         self._first, self._shown = state_dict["first"], set(state_dict["shown"])
         self._events = list(state_dict["events"])
-
-
-def _logged(metrics: Mapping[str, Any]) -> dict[str, float]:
-    if missing := [name for name in WATCHED if f"train/{name}" not in metrics]:
-        raise KeyError(f"the collapse watch needs train/{', train/'.join(missing)}, which the module did not log")
-    return {name: float(metrics[f"train/{name}"]) for name in WATCHED}
 
 
 def _share(value: float, first: float) -> float:

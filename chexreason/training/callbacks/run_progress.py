@@ -35,7 +35,8 @@ class RunProgress(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._show(trainer, ", ".join(f"{name.rpartition('/')[2]} {value:.3g}" for name, value in _shown(trainer)))
+        logged = {k.partition("/")[2]: float(v) for k, v in trainer.progress_bar_metrics.items() if "progress/" in k}
+        self._show(trainer, ", ".join(f"{name} {value:.3g}" for name, value in logged.items()))
 
     def on_validation_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -53,10 +54,3 @@ class RunProgress(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self.on_train_end(trainer, pl_module)
-
-
-def _shown(trainer: L.Trainer) -> list[tuple[str, float]]:
-    """What the module logs for the progress bar."""
-    return [
-        (name, float(value)) for name, value in trainer.progress_bar_metrics.items() if name.startswith("progress/")
-    ]
