@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from chexreason.data.batches import Batch, EncodedPrompts
-from chexreason.grpo.advantages import group_advantages, zero_variance
-from chexreason.grpo.objective import ObjectiveSpec, loss_mask
+from chexreason.grpo.objective import ObjectiveSpec, group_advantages, loss_mask, zero_variance
 from chexreason.model.generate import SHARED_PREFIX, Engine, Sampling, read_completions
 from chexreason.model.logprobs import scored_by_chunks
 from chexreason.model.policy import Policy

@@ -17,7 +17,7 @@ from chexreason.reports.tables import MISSING, Table, TableRow, csv_text, interv
 from chexreason.statistics.bootstrap import Interval, Replicates, intervals, paired, replicates, seed_mean
 from chexreason.statistics.predictions import datasets, evaluated_labels
 from chexreason.statistics.ranking import ranking_replicates
-from chexreason.statistics.rate_matched import PARTS, ScoredAnswers, split_change
+from chexreason.statistics.rate_matched import CHANGE_PARTS, ScoredAnswers, split_change
 from chexreason.statistics.score_files import aligned
 from chexreason.types import Prediction
 
@@ -141,11 +141,11 @@ def step_table(view: View) -> Table:
     """One row a pair of arms (earlier before later)."""
     rows: list[TableRow] = []
     for a, b in combinations(view.arms, 2):
-        figures: list[Interval | None] = [None] * (len(PARTS) + 1)
+        figures: list[Interval | None] = [None] * (len(CHANGE_PARTS) + 1)
         first, second = view.arms[a], view.arms[b]
         if first and second:
             split = view.splits[a, b]
-            figures = [split.percentiles(part) for part in PARTS]
+            figures = [split.percentiles(part) for part in CHANGE_PARTS]
             figures.append(paired(first.ranking, second.ranking)["macro_auroc"])
         rows.append((f"{a} → {b}", *(interval_cell(figure, "+.3f") for figure in figures)))
     header = ("step", "change", "operating point", "ranking", "decoding", "change in AUROC")

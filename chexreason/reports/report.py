@@ -20,6 +20,7 @@ from chexreason.reports.tables import COVERAGE
 from chexreason.reports.verdict import verdict
 from chexreason.statistics.comparable import UNRECORDED
 from chexreason.statistics.predictions import labelled_sets, read_predictions
+from chexreason.types import Prediction
 
 _IMAGES = ("embedded", "folder", "none")
 
@@ -54,13 +55,9 @@ def build_report(
     the arms' operating points (``point_card``). Changes on the other data sets are compared with those on the first.
     Raises ValueError or FileNotFoundError naming file, line and way out.
     """
-    if not arms:
-        raise ValueError("a report needs at least one arm: {'base': Path('.../predictions.jsonl')}")
     if images not in _IMAGES:
         raise ValueError(f"unknown images '{images}'; known: {', '.join(_IMAGES)}")
-    predictions = {arm: labelled_sets(read_predictions(path)) for arm, path in arms.items()}
-    if lost := [arm for arm, found in predictions.items() if not found]:
-        raise ValueError(f"no set that {', '.join(lost)} answered has labels, so no figure can be reported: see shift")
+    predictions = _labelled(arms)
     hidden = withheld([row for rows in predictions.values() for row in rows], public, allow_export, declarations or {})
     runs = {run: read_history(path) for run, path in (curves or {}).items()}
     rewards = [reward_figures(read_rewards(path.parent), n_resamples, seed) for path in (curves or {}).values()]
@@ -85,6 +82,15 @@ def build_report(
     write_text(out / "report.md", _markdown(figures))
     write_page(out, figures, runs, cases, licences, embedded=images == "embedded", withheld=hidden)
     return figures
+
+
+def _labelled(arms: Mapping[str, Path]) -> dict[str, list[Prediction]]:
+    if not arms:
+        raise ValueError("a report needs at least one arm: {'base': Path('.../predictions.jsonl')}")
+    predictions = {arm: labelled_sets(read_predictions(path)) for arm, path in arms.items()}
+    if lost := [arm for arm, found in predictions.items() if not found]:
+        raise ValueError(f"no set that {', '.join(lost)} answered has labels, so no figure can be reported: see shift")
+    return predictions
 
 
 def _declaration(facts: Mapping[str, Any], prepared: Mapping[str, str] | None) -> str:

@@ -13,14 +13,14 @@ from chexreason.statistics.predictions import counts
 from chexreason.statistics.ranking import judged_scores
 from chexreason.types import Prediction
 
-PARTS = ("total", "operating_point", "ranking", "residue")
+CHANGE_PARTS = ("total", "operating_point", "ranking", "residue")
 ScoredAnswers = tuple[FloatArray, Sequence[Prediction]]  # scores [N, L] and the answers to the same N studies
 
 
 def split_change(
     before: ScoredAnswers, after: ScoredAnswers, labels: Sequence[str], n_resamples: int = 10_000, seed: int = 0
 ) -> Replicates:
-    """The change in macro-F1 from one arm to another and its ``PARTS``, on the data and on each resample of patients.
+    """The change in macro-F1 from one arm to another and its ``CHANGE_PARTS``, on the data and on each resample of patients.
 
     A(b) is arm A's scores cut, label by label, so that A names as many of the studies as arm B's own answers do. With
     both orders averaged, ``operating_point`` is ((A(b) - A(a)) + (B(b) - B(a))) / 2, ``ranking`` is

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chexreason.grpo.advantages import group_advantages, zero_variance
+from chexreason.grpo.objective import group_advantages, zero_variance
 
 groups = st.lists(st.lists(st.floats(-300, 150, width=32), min_size=4, max_size=4), min_size=1, max_size=3)
 

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from chexreason.grpo.advantages import group_advantages
-from chexreason.grpo.objective import ObjectiveSpec
+from chexreason.grpo.objective import ObjectiveSpec, group_advantages
 from tests.support.presets import NAMES, parts_of, preset
 
 ROOT = Path(__file__).parents[2]

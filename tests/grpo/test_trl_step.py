@@ -14,8 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from chexreason.grpo.advantages import group_advantages
-from chexreason.grpo.objective import LOG_RATIO_LIMIT, ObjectiveSpec, denominator, policy_loss
+from chexreason.grpo.objective import LOG_RATIO_LIMIT, ObjectiveSpec, denominator, group_advantages, policy_loss
 from tests.support.presets import preset
 
 pytestmark = [

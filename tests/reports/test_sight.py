@@ -14,7 +14,7 @@ from chexreason.labels.catalog import CHEXPERT14, NIH9
 from chexreason.reports.provenance import Origin
 from chexreason.reports.ranking_page import see, step_table, write_ranking
 from chexreason.statistics.predictions import datasets
-from chexreason.statistics.rate_matched import PARTS
+from chexreason.statistics.rate_matched import CHANGE_PARTS
 from chexreason.statistics.score_files import score_rows
 from chexreason.types import Prediction
 
@@ -96,7 +96,7 @@ def test_the_parts_of_a_step_add_up_over_other_numbers_of_seeds(make_arm) -> Non
     arms = {"sft": [scored(make_arm(0.6, 40))], "grpo": [scored(make_arm(q, 40), k) for k, q in ((1, 0.8), (2, 0.7))]}
     view = see(arms, "phantom_a", CHEXPERT14, kind="log_odds", n_resamples=40)
     split, own = view.splits["sft", "grpo"], [view.arms[arm].own.value["macro_f1"] for arm in arms]
-    parts = [split.value[part] for part in PARTS]
+    parts = [split.value[part] for part in CHANGE_PARTS]
     assert parts[0] == pytest.approx(sum(parts[1:]), abs=1e-12)
     assert parts[0] == pytest.approx(own[1] - own[0], abs=1e-12)
     assert [str(cell)[0] for cell in step_table(view).rows[0][1:]] == ["+" if p >= 0 else "-" for p in parts] + ["+"]

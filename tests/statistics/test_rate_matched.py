@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.statistics.bootstrap import paired, replicates
 from chexreason.statistics.predictions import counts
-from chexreason.statistics.rate_matched import PARTS, split_change
+from chexreason.statistics.rate_matched import CHANGE_PARTS, split_change
 from chexreason.types import Prediction
 
 LABELS = CHEXPERT14.labels
@@ -103,17 +103,17 @@ def test_every_resample_equals_a_slow_loop_with_ties_masks_and_patients(seed: in
             n = weights[on] @ counts(arms[b][1], labels)[0][on, i]
             cut[a, b, i] = _slow_f1(arms[a][0][on, i], n, (truth & mask)[on, i], weights[on])
         (aa, ab), (ba, bb) = cut.mean(axis=2)
-        parts = {name: found.value[name] if r is None else found.draws[name][r] for name in PARTS}
+        parts = {name: found.value[name] if r is None else found.draws[name][r] for name in CHANGE_PARTS}
         assert parts["operating_point"] == pytest.approx((ab - aa + bb - ba) / 2, abs=1e-12)
         assert parts["ranking"] == pytest.approx((ba - aa + bb - ab) / 2, abs=1e-12)
-        assert sum(parts[name] for name in PARTS[1:]) == pytest.approx(parts["total"], abs=1e-12)
+        assert sum(parts[name] for name in CHANGE_PARTS[1:]) == pytest.approx(parts["total"], abs=1e-12)
 
 
 def test_arms_that_swap_places_swap_the_sign_and_no_true_label_sets_a_cut() -> None:
     rng, (scores, truth) = np.random.default_rng(0), _films(0, 60)
     a, b = _arm(scores, scores > 0, truth), _arm(rng.permutation(scores), scores > 1, truth)
     there, back = split_change(a, b, LABELS, 5), split_change(b, a, LABELS, 5)
-    for part in PARTS:
+    for part in CHANGE_PARTS:
         assert there.value[part] == pytest.approx(-back.value[part], abs=1e-12)
         np.testing.assert_allclose(there.draws[part], -back.draws[part], atol=1e-12)
     exact = split_change(a, _arm(3 * scores - 7, scores > 1, truth), LABELS, 5)  # the same order, other answers
