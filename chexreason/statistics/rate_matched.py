@@ -20,7 +20,7 @@ ScoredAnswers = tuple[FloatArray, Sequence[Prediction]]  # scores [N, L] and the
 def split_change(
     before: ScoredAnswers, after: ScoredAnswers, labels: Sequence[str], n_resamples: int = 10_000, seed: int = 0
 ) -> Replicates:
-    """The change in macro-F1 from one arm to another and its ``CHANGE_PARTS``, on the data and on each resample of patients.
+    """The change in macro-F1 from one arm to another and its ``CHANGE_PARTS``, on the data and on each resample.
 
     A(b) is arm A's scores cut, label by label, so that A names as many of the studies as arm B's own answers do. With
     both orders averaged, ``operating_point`` is ((A(b) - A(a)) + (B(b) - B(a))) / 2, ``ranking`` is
