@@ -51,7 +51,9 @@ class Crosswalk:
 
 
 # Every name NIH uses; those of the second line have no label of their own.
-_OWN = {name: (label,) for label, names in NIH.items() if label != "Lung Opacity" for name in names}
+_OWN: dict[str, tuple[str, ...]] = {
+    name: (label,) for label, names in NIH.items() if label != "Lung Opacity" for name in names
+}
 _OWN |= dict.fromkeys(("Emphysema", "Fibrosis", "Hernia", "Infiltration"), ())
 NIH14 = Crosswalk("NIH ChestX-ray14", dict(sorted(_OWN.items())), {"Lung Opacity": NIH["Lung Opacity"]})
 
