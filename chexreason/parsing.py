@@ -11,7 +11,7 @@ broken rules, "solution" is the block that holds the list. Our readings of what 
 - text outside the blocks is counted (``stray_blocks``), not broken;
 - a broken answer predicts nothing, and its solution is not read at all.
 
-A list that is not written as asked for is read in the forms that models write: see ``labels/list_forms.py``.
+A list that is not written as asked for is read in the forms that models write: see ``read_list``.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from chexreason.labels.list_forms import Item, read_list
-from chexreason.labels.schema import LabelSet, folded, plain
+from chexreason.labels.schema import Item, LabelSet, folded, plain, read_list
 from chexreason.types import Parsed
 
 

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from chexreason.files import file_sha256
 from chexreason.types import Study
 
 VERSION = 2  # of both hashes: what was recorded under another is computed again
@@ -37,7 +36,7 @@ def content_sha256(data: bytes) -> str:
 def hashed(study: Study) -> Study:
     """``study`` with the SHA-256 of its image file; without one where the file cannot be read: the decoder says why."""
     try:
-        return study if study.image_sha256 else replace(study, image_sha256=file_sha256(study.image))
+        return study if study.image_sha256 else replace(study, image_sha256=content_sha256(study.image.read_bytes()))
     except OSError:
         return study
 
