@@ -43,8 +43,9 @@ def read_adopted(
     """The prediction of each study from the rows of ``path``, and log-odds [N, L] where these give probabilities.
 
     A row names its study by ``study_id`` (with or without "set:") or by the image's path, as much of it as is unique;
-    ``relative`` are these paths by study. Text is parsed as an answer. A label whose probability is ``cut`` or more is named, and its log-odds are those of
-    the probability clipped to ``clip`` .. 1 - ``clip``; a table of zeros and ones alone is labels and has no log-odds.
+    ``relative`` are these paths by study. Text is parsed as an answer. A label whose probability is ``cut`` or more is
+    named, and its log-odds are those of the probability clipped to ``clip`` .. 1 - ``clip``; a table of zeros and ones
+    alone is labels and has no log-odds.
     Raises ValueError listing every kind of fault with its count and first rows: studies that lack a row, rows of no
     study asked for (unless ``drop_surplus``), doubles, unknown labels, values that are no probability.
     """
