@@ -33,16 +33,18 @@ def adopt(cfg: DictConfig) -> list[Prediction]:
     frames = [load_manifest(cfg, name).frame for name in cfg.data.test]
     relative = {row: path for frame in frames for row, path in zip(frame["study_id"], frame["path"], strict=True)}
     ways = {"cut": cfg.cut, "clip": cfg.clip, "drop_surplus": cfg.drop_surplus}
-    found = read_adopted(Path(cfg.file), studies, relative, build_prompt(cfg).answer_format(label_set), **ways)
+    found, log_odds = read_adopted(
+        Path(cfg.file), studies, relative, build_prompt(cfg).answer_format(label_set), **ways
+    )
     origin, sha256 = declared(cfg, cfg.data.test), file_sha256(Path(cfg.file))
-    predictions = [replace(row, **origin[row.dataset]) for row in found.predictions]
+    predictions = [replace(row, **origin[row.dataset]) for row in found]
     facts: dict[str, object] = {"studies": len(predictions), _FILE: sha256}
     with written_once(cfg, run_dir, facts) as is_new:
         if is_new:
             write_predictions(run_dir / runs.PREDICTIONS, predictions)
             write_json(run_dir / runs.METRICS, finite(score_sets(predictions, label_set)))
-    if found.log_odds is not None:
-        keep_scores(cfg, predictions, "log_odds", found.log_odds)
+    if log_odds is not None:
+        keep_scores(cfg, predictions, "log_odds", log_odds)
     return predictions
 
 

@@ -7,7 +7,6 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -31,14 +30,6 @@ class Misfit(Exception):
     """A row that is no prediction: what is wrong, and the value."""
 
 
-@dataclass(frozen=True)
-class Adopted:
-    """The predictions of all studies in their order, and log-odds [N, L] where probabilities were given."""
-
-    predictions: tuple[Prediction, ...]
-    log_odds: FloatArray | None
-
-
 def read_adopted(
     path: Path,
     studies: Sequence[Study],
@@ -48,12 +39,13 @@ def read_adopted(
     cut: float = 0.5,
     clip: float = 1e-6,
     drop_surplus: bool = False,
-) -> Adopted:
-    """The prediction of each of ``studies`` from the rows of ``path``; ``relative`` are their images' paths, by id.
+) -> tuple[list[Prediction], FloatArray | None]:
+    """The prediction of each study from the rows of ``path``, and log-odds [N, L] where these give probabilities.
 
-    A row names its study by ``study_id`` (with or without "set:") or by the image's path, as much of it as is unique.
-    Text is parsed as an answer. A label whose probability is ``cut`` or more is named, and its log-odds are those of
-    the probability clipped to ``clip`` .. 1 - ``clip``; a table of zeros and ones alone is labels and has no log-odds.
+    A row names its study by ``study_id`` (with or without "set:") or by the image's path, as much of it as is unique;
+    ``relative`` are these paths by study. Text is parsed as an answer. A label whose probability is ``cut`` or more is
+    named, and its log-odds are those of the probability clipped to ``clip`` .. 1 - ``clip``; a table of zeros and ones
+    alone is labels and has no log-odds.
     Raises ValueError listing every kind of fault with its count and first rows: studies that lack a row, rows of no
     study asked for (unless ``drop_surplus``), doubles, unknown labels, values that are no probability.
     """
@@ -76,11 +68,11 @@ def read_adopted(
         faults[f"of {len(studies):,} studies have no row"] = lost
     if faults:
         raise ValueError(f"{path} is not adopted; nothing was written\n  " + "\n  ".join(_listed(faults)))
-    predictions = tuple(to_prediction(study, completions[i], label_set) for i, study in enumerate(studies))
+    predictions = [to_prediction(study, completions[i], label_set) for i, study in enumerate(studies)]
     if kind != "probabilities" or bool(np.isin(shares, (0.0, 1.0)).all()):
-        return Adopted(predictions, None)
+        return predictions, None
     inside = shares.clip(clip, 1 - clip)
-    return Adopted(predictions, np.log(inside) - np.log1p(-inside))
+    return predictions, np.log(inside) - np.log1p(-inside)
 
 
 def _by_study(
@@ -89,7 +81,7 @@ def _by_study(
     """The row of each study that has one; what is wrong with others goes to ``faults``."""
     found: _Rows = {}
     for line, row in rows:
-        name = next((str(row[key]) for key in _NAMES if row.get(key)), "")
+        name = next((str(row[key]) for key in _NAMES if row.get(key) not in (None, "")), "")
         matches = _matches(name, places)
         if len(matches) > 1:
             faults["of two films or more"].append(f"{line} ({name!r}: {', '.join(sorted(matches)[:2])})")

@@ -137,7 +137,7 @@ def test_probabilities_become_log_odds_and_the_labels_above_the_cut(out):
     for prediction, share in zip(found, wanted, strict=True):
         assert prediction.named == tuple(label for label, p in zip(CHEXPERT14, share, strict=True) if p >= 0.4)
         assert prediction.broken is None
-    nested = [{"study_id": row.pop("study_id").partition(":")[2], "probabilities": row} for row in map(dict, rows)]
+    nested = [{"study_id": int(row.pop("study_id").partition(":")[2]), "probabilities": row} for row in map(dict, rows)]
     only = [f"{word}" for word in ("data.test=[phantom_a]", "arm=nested", "cut=0.4", "clip=0.001")]
     again = adopt(configured(out, written(out / "p.jsonl", nested[:N]), *only))  # ids without their set
     assert again == found[:N]
