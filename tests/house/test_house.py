@@ -34,8 +34,8 @@ PURE = ("labels/", "parsing.py", "rewards/", "grpo/objective.py", "statistics/")
 BUDGET = {
     "top": (640, 1_564),
     "prompts and parsing": (290, 290),
-    "labels": (400, 669),
-    "data": (1_560, 1_999),
+    "labels": (400, 662),
+    "data": (1_560, 1_998),
     "data/sources": (1_050, 1_723),
     "phantom": (1_150, 1_178),
     "audit": (650, 692),
@@ -47,13 +47,13 @@ BUDGET = {
     "grpo": (640, 640),
     "training": (1_150, 1_431),
     "preflight": (750, 786),
-    "statistics": (1_120, 2_561),
+    "statistics": (1_120, 2_553),
     "reports": (1_830, 2_672),
     "build": (330, 877),
     "sweep": (250, 437),
-    "cli": (1_160, 3_048),
+    "cli": (1_160, 3_050),
 }
-TOTAL, WORKSHOP, TESTS, CONF = (18_000, 26_910), (3_800, 4_378), (16_500, 26_163), (1_700, 2_126)
+TOTAL, WORKSHOP, TESTS, CONF = (18_000, 26_895), (3_800, 4_378), (16_500, 26_154), (1_700, 2_126)
 SHORT, MAX_SHORT = 50, 15  # files of fewer lines, and how many of them there may be
 
 
