@@ -36,6 +36,7 @@ ADDED |= dict.fromkeys(("table", "root", "policy", "split", "split_column", "ven
 ADDED |= dict.fromkeys(("images", "label_columns", "view_column", "age_column", "sex_column"))
 SHIFTS_OF = ("data.shift", "data.sets.phantom_b.source.shift")  # their value "labels" is now called "annotation"
 REMOVED: dict[str, str] = {"rollout.adapters": "the policy hands its earlier adapters over itself; leave it out"}
+REMOVED["fit_patients"] = "a change is split at matched call rates, for which nothing is fitted; leave it out"
 # Settings that may change between a run and its continuation: they do not change what is computed.
 FREE = ("paths", "logger", "callbacks.progress", "run_dir", "num_workers", "restart", "requeue")
 # Nor does what says where the data of a set may go.

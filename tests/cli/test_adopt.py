@@ -119,7 +119,7 @@ def test_the_pages_take_an_adopted_arm_as_they_take_any(out):
     adopt(configured(out, out / "ours.jsonl", "arm=ours"))
     words = [f"paths.out={out}", f"paths.data={out}/data", "name=x", "arms=[theirs,ours]", "n_resamples=20"]
     for table in ("transfer", "ranking"):
-        tables(composed("tables", *words, "n_permutations=20", f"table={table}", "scores=log_odds", "fit_patients=4"))
+        tables(composed("tables", *words, "n_permutations=20", f"table={table}", "scores=log_odds"))
         page = (out / f"x/results/{table}.md").read_text()
         assert "| theirs |" in page
     assert "not recorded" not in page

@@ -133,7 +133,8 @@ def test_a_family_of_ones_own_is_named_in_the_config_and_goes_to_the_loaders_wor
 def test_every_shipped_model_names_its_family():
     known = {"medgemma_4b": "Gemma3", "medgemma_1_5_4b": "Gemma3", "tiny_gemma3": "Gemma3", "qwen3_vl_4b": "Qwen3VL"}
     known |= dict.fromkeys(("qwen2_5_vl_3b", "nv_reason_cxr_3b", "tiny_qwen2_5_vl"), "Qwen2_5VL")
-    models = {path.stem: composed("train", f"model={path.stem}").model for path in MODELS.glob("*.yaml")}
+    shipped = [path.stem for path in MODELS.glob("*.yaml") if path.stem != "endpoint"]  # which has no weights here
+    models = {name: composed("train", f"model={name}").model for name in shipped}
     assert {name: model.family for name, model in models.items()} == {n: f"{PACKAGE}.{f}" for n, f in known.items()}
     for name in set(known) - {"medgemma_1_5_4b", "nv_reason_cxr_3b"}:  # whose configs are not at hand
         assert family_of(read_config(models[name].source).model_type, models[name].family)
