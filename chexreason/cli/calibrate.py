@@ -46,7 +46,7 @@ def calibrate_arm(cfg: DictConfig) -> tuple[OperatingPoint, dict[str, Any]]:
     few = cfg.min_positives
     slopes, biases = cuts.calibrate(fitted.scores, truth, mask, cfg.calibration, few)
     rule = partial(cuts.fit_cuts, target=target, min_positives=few)
-    found = rule(fitted.scores, truth, mask, [p.patient_id for p in fitted.predictions])
+    found = rule(fitted.scores, truth, mask)
     salt = "" if home in public_sets(cfg) else value_sha256([fitted.origin.data_sha256, fitted.sha256])
     point = OperatingPoint(
         origin=fitted.origin,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -24,7 +23,7 @@ CUT_TARGETS = {  # name -> what ``at`` says; None where it says nothing
 }
 _SHARES = ("sensitivity", "specificity", "rate")
 _MAX_STEPS, _MAX_ROUNDS = 100, 20
-Rule = Callable[[FloatArray, BoolArray, BoolArray, Sequence[str]], FloatArray]  # scores, truth, mask, patients -> cuts
+Rule = Callable[[FloatArray, BoolArray, BoolArray], FloatArray]  # scores, truth, mask -> cuts
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,6 @@ def fit_cuts(
     scores: FloatArray,
     truth: BoolArray,
     mask: BoolArray,
-    patients: Sequence[str],
     target: Target,
     *,
     min_positives: int = 10,
@@ -119,29 +117,28 @@ def fit_cuts(
 ) -> FloatArray:
     """The cut of each label [L], named where score >= cut, on studies [N] that count ``weights`` each; arrays [N, L].
 
-    A share that is to be kept is kept by the lower bound of its Wilson interval over patients, where they are enough;
-    else by the share itself. Labels with fewer than ``min_positives`` share one cut, in standard deviations of their
+    A share that is to be kept is kept on these studies; whether it is met elsewhere is what its interval says
+    (``attained``). Labels with fewer than ``min_positives`` share one cut, in standard deviations of their
     scores from their mean: that of these labels taken as one, drawn towards the median of the others as if that were
     ``min_positives`` positives more. Raises ValueError where no label has a positive.
     """
     weights = np.ones(len(scores)) if weights is None else weights
     if not (truth & mask).any():
         raise ValueError("no label has a positive among the studies that cuts are fitted on: add labelled studies")
-    owner = np.unique(np.asarray(patients), return_inverse=True)[1]
     rare = rare_labels(truth, mask, min_positives)
     middle, spread = (f(scores, axis=0, where=mask | ~mask.any(axis=0)) for f in (np.mean, np.std))
     spread = np.where(spread > 0, spread, 1.0)
     cuts, often = np.zeros(len(rare)), np.flatnonzero(~rare).tolist()
     for i in often:
         on = mask[:, i]
-        cuts[i] = _best(scores[on, i], truth[on, i], weights[on], owner[on], target)
+        cuts[i] = _best(scores[on, i], truth[on, i], weights[on], target)
     shared = ((cuts - middle) / spread)[often]
     if rare.any():
         rows, column = np.nonzero(mask & rare)
         found = int((truth & mask)[:, rare].sum())
         if found:
             level = ((scores - middle) / spread)[rows, column]
-            pooled = _best(level, truth[rows, column], weights[rows], owner[rows], target)
+            pooled = _best(level, truth[rows, column], weights[rows], target)
             common = np.median(shared) if len(shared) else pooled
             shrunk = (found * pooled + min_positives * common) / (found + min_positives)
         else:
@@ -168,21 +165,16 @@ def _steps(scores: FloatArray) -> tuple[NDArray[np.intp], FloatArray, NDArray[np
     )
 
 
-def _best(scores: FloatArray, truth: BoolArray, weights: FloatArray, owner: NDArray[np.intp], target: Target) -> float:
+def _best(scores: FloatArray, truth: BoolArray, weights: FloatArray, target: Target) -> float:
     """The cut of one label; of equally good ones the highest."""
     order, cuts, n = _steps(scores)
     hits, alarms = (np.r_[0.0, (weights * of)[order].cumsum()][n] for of in (truth, ~truth))  # [K + 1], [K + 1]
     found, wrong, name, at = hits[-1], alarms[-1], target.name, target.at or 0.0
-    if name in ("sensitivity", "specificity"):
-        kept_of = ~truth if name == "sensitivity" else truth
-        units = len(np.unique(owner[kept_of]))
-        share = 1 - ratio(alarms, wrong, 0.0) if name == "sensitivity" else ratio(hits, found, 1.0)
-        bounds = [wilson(k * units, units)[0] if units else 0.0 for k in share]
-        goal = bounds if max(bounds) >= at else share  # too few patients: by the share itself
-        if name == "specificity":  # the first cut that finds enough
-            return float(cuts[next(k for k, kept in enumerate(goal) if kept >= at)])
-        last = bisect_right([-kept for kept in goal], -at) - 1
-        return float(cuts[int(np.searchsorted(hits, hits[last]))])  # of equal sensitivity with the fewest alarms
+    if name == "specificity":  # the first cut that finds enough
+        return float(cuts[(ratio(hits, found, 1.0) >= at).argmax()])
+    if name == "sensitivity":  # of equal sensitivity with the fewest alarms
+        last = np.flatnonzero(1 - ratio(alarms, wrong, 0.0) >= at)[-1]
+        return float(cuts[int(np.searchsorted(hits, hits[last]))])
     if name == "cost":
         return float(cuts[(at * (found - hits) + alarms).argmin()])
     if name == "rate":
@@ -249,7 +241,7 @@ def cross_fitted(
     for repeat in named:
         for inside in folds(patients, n_folds, rng):
             rest = ~inside
-            cuts = rule(scores[rest], truth[rest], mask[rest], [p for p, on in zip(patients, rest, strict=True) if on])
+            cuts = rule(scores[rest], truth[rest], mask[rest])
             repeat[inside] = scores[inside] >= cuts
     return named
 

@@ -119,7 +119,7 @@ def image_blind(
     if n:
         orders = zip(permuted(patients, n, seed), permuted(there, n, seed + 1), strict=True)
         pairs = [(values[a], others[b]) for a, b in orders]
-    return [b >= rule(a, truth, mask, patients) for a, b in pairs]
+    return [b >= rule(a, truth, mask) for a, b in pairs]
 
 
 def metadata_scores(

@@ -95,7 +95,7 @@ def test_it_writes_a_point_and_a_card_of_home_and_of_the_other_hospital(study: P
     assert point.caveats == ()
     assert [p + n for p, n in zip(point.positives, point.negatives, strict=True)] == [90] * 14
     for label, row in card["tuning"]["labels"].items():
-        assert row["specificity"]["low"] >= 0.9 or label in point.rare
+        assert row["specificity"]["value"] >= 0.9 or label in point.rare
     gain = card["places"]["phantom_b"]["gain"]["sensitivity"]
     assert gain["low"] > 0.1  # the answers name too little
     assert card["places"]["phantom_b"]["skill above permuted scores"]["macro_f1"]["low"] > 0.1
