@@ -60,7 +60,13 @@ $(STAMP): pyproject.toml constraints.txt
 # $(call STEP,number,percent of the time that the steps before it took when measured,what)
 STEP = @[ $(1) -gt 1 ] || { mkdir -p $(OUT); date +%s > $(OUT)/.begun; }; \
   spent=$$(( $$(date +%s) - $$(cat $(OUT)/.begun) )); \
-  echo "[$(1)/7] $(3)$$([ $(2) -eq 0 ] || echo ", about $$(( spent * (100 - $(2)) / $(2) / 60 + 1 )) min left")"
+  echo "[$(1)/8] $(3)$$([ $(2) -eq 0 ] || echo ", about $$(( spent * (100 - $(2)) / $(2) / 60 + 1 )) min left")"
+# $(call POINT,arm): cuts of the arm's label scores from home's validation films, and what they attain on the test films
+VAL = paths.out=$(OUT) name=$(STUDY)/val $(CHOOSE) split=val 'data.test=[$${data.home}]'
+POINT = for verb in "evaluate" "scores samples=0"; do \
+  $(PY) -m chexreason $$verb $(VAL) arm=$(1) 'adapters=[$(call ARM,$(1))]' || exit 1; done; \
+  $(PY) -m chexreason scores $(COMMON) arm=$(1) samples=0 'adapters=[$(call ARM,$(1))]' && \
+  $(PY) -m chexreason calibrate $(COMMON) arm=$(1)
 demo: $(STAMP) ## the whole study, small: base, SFT, GRPO, two hospitals, report (DATA=nih: real radiographs)
 	$(call STEP,1,0,Prepare two hospitals)
 	$(PY) -m chexreason prepare $(COMMON)
@@ -74,7 +80,10 @@ demo: $(STAMP) ## the whole study, small: base, SFT, GRPO, two hospitals, report
 	$(PY) -m chexreason train experiment=demo_grpo $(COMMON)
 	$(call STEP,6,92,GRPO: answers)
 	$(PY) -m chexreason evaluate $(COMMON) arm=grpo 'adapters=[$(call ARM,grpo)]'
-	$(call STEP,7,97,Report)
+	$(call STEP,7,87,Operating points: label scores and cuts)
+	$(call POINT,sft)
+	$(call POINT,grpo)
+	$(call STEP,8,97,Report)
 	$(PY) -m chexreason report $(COMMON)
 
 prepare: $(STAMP) ## manifests, leakage guard and audit page of DATA=phantom|nih|paper (MIMIC_ROOT= CHEXPERT_ROOT= NIH_ROOT=)

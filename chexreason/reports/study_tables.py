@@ -107,8 +107,8 @@ def point_tables(figures: Mapping[str, Any]) -> dict[str, Table]:
             of = {f"{card['target']} at {card['home']}" for card in figures["points"].values()}
             header = ("", "macro-F1", "skill", "micro-F1", "Jaccard", "labels a film", "false alarms", "AUROC")
             note = (
-                "Cuts were fitted on validation films. `no film`: the same rule on scores permuted between patients. "
-                "`skill`: the cut minus that. False alarms are per 100 films."
+                "Cuts were fitted on validation films. No film: the same rule on scores permuted between patients. "
+                "Skill: the cut minus that. False alarms are per 100 films."
             )
             tables[name] = Table(f"At {name}: cuts for {', '.join(sorted(of))}", header, rows, notes=(note,))
     return tables
@@ -154,7 +154,8 @@ def print_summary(figures: Mapping[str, Any], console: Console | None = None) ->
     """Prints the verdict, macro-F1 and paired differences of a report to the terminal."""
     console = console or Console()
     changes = (_change_table(figures), _change_table(figures, over="common"))
-    for table in (score_table(figures, "macro_f1"), *changes, *point_tables(figures).values()):
+    points = [replace(t, header=t.header[:3], rows=[row[:3] for row in t.rows]) for t in point_tables(figures).values()]
+    for table in (score_table(figures, "macro_f1"), *changes, *points):
         if table.rows:
             console.print(table.terminal())
     console.print(printable(" ".join(figures["verdict"])), markup=False, highlight=False)

@@ -168,12 +168,9 @@ def _points(figures: Mapping[str, Any]) -> list[str]:
                 clause += f"; answering all labels scores as well ({constant:.3f})"
             clauses.append(clause)
         if clauses:
-            sentences.append(
-                f"At {name}, with labels called at cuts of home validation films instead of own answers, macro-F1 is: "
-                f"{'. '.join(clauses)}. The twin is the same rule on scores of other patients: what a cut buys without "
-                "the film."
-            )
-    return sentences
+            sentences.append(f"At {name}, macro-F1 at cuts of home validation films is: {'. '.join(clauses)}.")
+    twin = "Its twin is the same rule on scores of other patients: what a cut buys without the film."
+    return [*sentences, twin] if sentences else []
 
 
 def _vocabulary(figures: Mapping[str, Any]) -> list[str]:

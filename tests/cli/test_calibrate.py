@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from omegaconf import DictConfig
 
@@ -14,6 +15,7 @@ from chexreason import runs
 from chexreason.build.data import build_manifests, choosing, declaration, load_manifest, load_studies
 from chexreason.cli import calibrate as verb
 from chexreason.cli.calibrate import calibrate_arm
+from chexreason.cli.report import report_study
 from chexreason.files import write_sealed
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.reports.point_card import remedy_row
@@ -174,3 +176,23 @@ def test_studies_that_chose_the_checkpoint_set_no_cut_or_are_said(study: Path, t
         assert {*point.ids} == {s.study_id for s in (kept or chose)}
         assert not {s.patient_id for s in kept} & {s.patient_id for s in chose}
     assert "chose this arm's checkpoint" not in (out / "run" / "calibrate" / "sft" / "card.md").read_text()
+
+
+def test_the_report_shows_the_card_and_refuses_that_of_other_scores(study: Path, tmp_path: Path) -> None:
+    shutil.copytree(study, tmp_path / "out")
+    out = tmp_path / "out"
+    calibrate_arm(configured(out))
+    cfg = composed("report", f"paths.out={out}", *DATA[:4], "arms=[sft]", "n_resamples=50", "n_cases=1", "images=none")
+    figures = report_study(cfg)
+    assert set(figures["points"]["sft"]["places"]) == {"phantom_a", "phantom_b"}
+    page = (out / "run" / "report.html").read_text()
+    assert page.count("SFT, cut, no film") == 2
+    assert "beyond its twin" in page
+    scores = pd.read_parquet(out / "run/scores/sft/scores.parquet")
+    scores.iloc[::-1].to_parquet(out / "run/scores/sft/scores.parquet", index=False)
+    with pytest.raises(
+        ValueError, match=r"card\.json was made of other answers or scores .* chexreason\.cli\.calibrate"
+    ):
+        report_study(cfg)
+    shutil.rmtree(out / "run/calibrate/sft")  # as the error says
+    assert report_study(cfg)["points"] == {}

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 
+from chexreason.reports.study_tables import TWIN, point_tables
 from chexreason.reports.verdict import verdict
 
 
@@ -139,3 +140,34 @@ def test_reward_and_unreadable_answers_are_told() -> None:
     assert "25% of SFT at a" in text
     assert "The training reward does not clearly move from 0.2" in text
     assert "7 of its 8 patients were in the first" in text
+
+
+@pytest.mark.parametrize(
+    ("skill", "auroc", "constant", "words"),
+    [
+        ((0.2, 0.1, 0.3), (0.7, 0.6, 0.8), 0.2, "SFT 0.400, +0.200 [+0.100, +0.300] beyond its twin."),
+        ((0.01, -0.1, 0.1), (0.7, 0.6, 0.8), 0.2, "which is not above its twin."),
+        ((0.2, 0.1, 0.3), (0.51, 0.48, 0.54), 0.2, "beyond its twin; it ranks no better than chance (AUROC 0.510)."),
+        ((0.2, 0.1, 0.3), (0.7, 0.6, 0.8), 0.5, "beyond its twin; answering all labels scores as well (0.500)."),
+    ],
+)
+def test_a_cut_is_told_with_its_twin(skill: tuple, auroc: tuple, constant: float, words: str) -> None:
+    figures = _figures(GAIN, GAIN)
+    same = {name: _interval(0.1) for name in ("micro_f1", "jaccard", "calls", "false_alarms")}
+    f1 = {name: {"macro_f1": _interval(v), **same} for name, v in (("own", 0.3), ("cut", 0.4), (TWIN, 0.2))}
+    place = {**f1, "all labels": {"macro_f1": _interval(constant)}, "auroc": _interval(*auroc)}
+    place[f"skill above {TWIN}"] = {"macro_f1": _interval(*skill)}
+    figures["points"] = {"sft": {"home": "a", "target": "f1", "places": {"a": place}}}
+    told = [sentence for sentence in verdict(figures) if "cuts of home" in sentence]
+    assert len(told) == 1
+    assert told[0].startswith("At a, macro-F1 at cuts of home validation films is: ")
+    assert told[0].endswith(words)
+    (table,) = point_tables(figures).values()
+    assert [str(row[0]) for row in table.rows] == ["SFT, own answers", "SFT, cut", "SFT, cut, no film"]
+    assert "no film" in " ".join(table.notes).lower()
+    del figures["points"]
+    assert not [sentence for sentence in verdict(figures) if "twin" in sentence]
+
+
+def _interval(value: float, low: float | None = None, high: float | None = None) -> dict:
+    return {"value": value, "low": low, "high": high}

@@ -140,7 +140,7 @@ def test_the_overlap_is_at_a_top_from_which_no_cut_of_one_label_leads_up() -> No
 
 
 def test_rare_labels_share_a_cut_drawn_towards_the_others() -> None:
-    scores, truth, mask, patients = _scored(prevalence=(0.4, 0.02, 0.0, 0.3))
+    scores, truth, mask, _ = _scored(prevalence=(0.4, 0.02, 0.0, 0.3))
     scores[:, 1:3] = 10 * scores[:, 1:3] + 5  # of another scale: what they share is in standard deviations
     target = Target("f1")
 
