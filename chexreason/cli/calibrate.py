@@ -66,7 +66,10 @@ def calibrate_arm(cfg: DictConfig) -> tuple[OperatingPoint, dict[str, Any]]:
         caveats=tuple(caveats),
     )
     others = _judged(cfg, Path(cfg.transport)) if cfg.transport is not None else {}
-    how = {"n_permutations": cfg.n_permutations, "n_resamples": cfg.n_resamples, "seed": cfg.seed}
+    if cfg.draw not in ("random", "consecutive"):
+        raise ValueError(f"draw={cfg.draw}: write random or consecutive")
+    few_labels: dict[str, Any] = {"few_labels": list(cfg.few_labels), "consecutive": cfg.draw == "consecutive"}
+    how = few_labels | {"n_permutations": cfg.n_permutations, "n_resamples": cfg.n_resamples, "seed": cfg.seed}
     card = point_card(point, rule, fitted, others, **how)
     folder = Path(cfg.run_dir)
     write_point(folder / "operating_point.json", point)

@@ -18,8 +18,9 @@ from chexreason.cli.calibrate import calibrate_arm
 from chexreason.cli.report import report_study
 from chexreason.files import write_sealed
 from chexreason.labels.catalog import CHEXPERT14
-from chexreason.reports.point_card import remedy_row
+from chexreason.reports.point_card import card_page, remedy_row
 from chexreason.statistics.bootstrap import replicates
+from chexreason.statistics.few_labels import WAYS
 from chexreason.statistics.operating_point import read_point
 from chexreason.statistics.predictions import datasets, evaluated_labels, read_predictions, write_predictions
 from chexreason.statistics.score_files import MADE_FOR, answers_sha256, score_rows, write_scores
@@ -196,3 +197,15 @@ def test_the_report_shows_the_card_and_refuses_that_of_other_scores(study: Path,
         report_study(cfg)
     shutil.rmtree(out / "run/calibrate/sft")  # as the error says
     assert report_study(cfg)["points"] == {}
+
+
+def test_a_few_labels_of_the_other_hospital_are_on_the_card(study: Path) -> None:
+    point, card = calibrate_arm(configured(study, "target=f1", "few_labels=[0,5]", f"run_dir={study}/few"))
+    assert "few_labels" not in card["places"]["phantom_a"]
+    gains = card["places"]["phantom_b"]["few_labels"]
+    assert {way: list(by_n) for way, by_n in gains.items()} == dict.fromkeys(WAYS, ["0", "5"])
+    assert gains["free cuts"]["0"]["value"] == pytest.approx(card["places"]["phantom_b"]["gain"]["macro_f1"]["value"])
+    (table,) = (part for part in card_page(point, card) if getattr(part, "header", ("",))[0] == "n")
+    assert len(table.rows) == 2
+    with pytest.raises(ValueError, match="draw=sorted: write random or consecutive"):
+        calibrate_arm(configured(study, "few_labels=[0,5]", "draw=sorted", f"run_dir={study}/few"))
