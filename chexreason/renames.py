@@ -61,9 +61,12 @@ def current(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_before(key: str, value: Any) -> bool:
-    """Whether ``value`` of a key of ``ADDED`` means what its absence meant; the package's own families were all."""
+    """Whether ``value`` of a key of ``ADDED`` means what its absence meant; the package's own families were all.
+
+    One that takes the value of another key of ``ADDED`` does: that key says what it means.
+    """
     own = key == "model.family" and str(value).startswith("chexreason.model.family.")
-    return bool(own or value == ADDED[key])
+    return bool(own or value == ADDED[key] or value in [f"${{{other}}}" for other in ADDED])
 
 
 def old_names(settings: Mapping[str, Any]) -> Iterator[str]:

@@ -21,7 +21,7 @@ from chexreason.data import manifest
 from chexreason.data.prepare import MANIFEST_NAME
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.runs import DONE
-from chexreason.statistics.partial import holds_batch, partial_path
+from chexreason.statistics.partial import partial_path
 from tests.support.configs import composed
 
 pytestmark = pytest.mark.slow
@@ -32,6 +32,7 @@ SETTINGS = (
 )
 TRAIN = ("phase=sft", "phase.max_epochs=1", "phase.batch_size=2", "preflight=false", "callbacks.progress=false")
 SHORT = "model.max_new_tokens=4"
+NINE = "data.sets.phantom_b.label_list=nih9"
 NO_VALUE = "macro_f1_supported"
 
 
@@ -65,14 +66,15 @@ def test_no_reward_is_computed_without_a_positive_label(paths):
 
 def test_a_set_that_cannot_be_scored_is_refused_before_any_is_answered(paths, tmp_path):
     shutil.copytree(paths[1].partition("=")[2], tmp_path, dirs_exist_ok=True)
-    cfg = composed("evaluate", *SETTINGS, f"paths.out={tmp_path}", f"paths.data={tmp_path}", SHORT, "arm=blank")
+    cfg = composed("evaluate", *SETTINGS, f"paths.out={tmp_path}", f"paths.data={tmp_path}", SHORT, "arm=blank", NINE)
     path = Path(cfg.data.folder) / "phantom_b" / MANIFEST_NAME
     away = manifest.read_manifest(path)
     frame = away.frame.assign(**dict.fromkeys(CHEXPERT14.labels, float("nan")))
+    frame["Fracture"] = 1.0  # which is not in the list of the set: without any mark it would be a set without labels
     manifest.write_manifest(manifest.Manifest(frame, away.provenance, away.root), path)
     with pytest.raises(ValueError, match="none of the 2 studies of 'phantom_b' in test has a judged label"):
         evaluate(cfg)
-    assert not holds_batch(partial_path(Path(cfg.run_dir) / runs.PREDICTIONS))
+    assert not partial_path(Path(cfg.run_dir) / runs.PREDICTIONS).exists()
 
 
 def test_a_training_run_ends_and_is_read_back(paths):

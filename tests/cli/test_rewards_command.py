@@ -56,13 +56,23 @@ def test_the_tables_of_the_docs_are_what_the_command_prints(chexpert):
     page = (Path(__file__).parents[2] / "docs" / "REWARDS.md").read_text()
     found = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if "|" in line]
     shown = [cells for cells in found if re.fullmatch(r"F1 0\.\d|`\w+`( .*)?", cells[0])]
-    rows = [row for table in chexpert["rewards"].values() for row in table["rows"]]
+    by_label = [cells for cells in shown if len(cells) == 7]
+    shown = [cells for cells in shown if len(cells) != 7]
+    rows = [row for reward in ("hard", "nuanced") for row in chexpert["rewards"][reward]["rows"]]
     assert [re.sub(r"`| \*.*", "", cells[0]) for cells in shown] == [row["policy"] for row in rows]
     assert [cells[0] for cells in shown if "above" in cells[0]] == ["`best_constant` **(above F1 0.5)**"]
     for cells, row in zip(shown, rows, strict=True):
         assert float(cells[1]) == pytest.approx(row["reward"], abs=0.0006 if len(cells) == 5 else 0.51)
         scores = [row[name] for name in ("sample_f1", "macro_f1", "micro_f1")]
         assert [float(cell) for cell in cells[-3:]] == pytest.approx(scores, abs=0.0006)
+    others = command.adversarial(composed("rewards", "studies=chexpert", "only=[macro_f1, balanced]"))["rewards"]
+    for place, reward in ((1, "macro_f1"), (4, "balanced")):
+        earned = {row["policy"]: row for row in others[reward]["rows"]}
+        assert {cells[0].strip("`") for cells in by_label} == set(earned)
+        for cells in by_label:
+            row = earned[cells[0].strip("`")]
+            parts = [row["reward"], row["parts"]["true_positive"], row["parts"]["false_positive"]]
+            assert [float(cell) for cell in cells[place : place + 3]] == pytest.approx(parts, abs=0.0006)
 
 
 def test_the_rank_correlations_of_the_docs_are_scipys(chexpert):
@@ -83,7 +93,7 @@ def test_a_file_is_scored_under_every_reward(tmp_path):
     path.write_text("\n".join(lines))
     found = command.scored_file(composed("rewards", f"completions={path}", "n_resamples=50"))
     rows = {row["reward_name"]: row for row in found["rows"]}
-    assert list(rows) == ["hard", "nuanced", "mix"]
+    assert list(rows) == ["hard", "nuanced", "macro_f1", "balanced", "mix"]
     assert rows["hard"]["reward"] == pytest.approx(0.5)
     assert rows["hard"]["rank_correlation"] == pytest.approx(1.0)
     assert rows["nuanced"]["metrics"] == pytest.approx({"jaccard": 0.5})
@@ -95,7 +105,7 @@ def test_a_file_is_scored_under_every_reward(tmp_path):
 
 
 def test_wrong_choices_are_refused_with_the_right_ones():
-    with pytest.raises(ValueError, match=r"no reward \['soft'\]; there are hard, nuanced, mix"):
+    with pytest.raises(ValueError, match=r"no reward \['soft'\]; there are hard, nuanced, macro_f1, balanced, mix"):
         command.adversarial(composed("rewards", "only=[soft]"))
     with pytest.raises(ValueError, match="studies=mimic: choose phantom, chexpert or prepared"):
         command.adversarial(composed("rewards", "studies=mimic"))
