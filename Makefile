@@ -221,8 +221,8 @@ bench-manifests: $(STAMP) ## MIMIC's manifest at 10k, 100k, 377k rows and the sa
 bench-probe: $(STAMP) ## what the shipped vision tower knows of NIH (after make demo DATA=nih), to out/bench/probe.json
 	$(PY) -m benchmarks.probe $(OUT)/data/nih_kermany/nih
 
-bench-shift: $(STAMP) ## prior shift, its test and odd films on phantoms (five seeds, 10 min), to out/bench/shift.json
-	$(PY) -m benchmarks.shift 300 5 $(OUT)/bench/shift.json
+bench-shift: $(STAMP) ## prior shift, its test and odd films on phantoms (five seeds, 15 min), to out/bench/shift.json
+	$(PY) -m benchmarks.shift 300 5 20 $(OUT)/bench/shift.json
 
 bench-scores: $(STAMP) ## label scores beside the plain computation, answers of the demo and long ones, MedGemma's FLOPs (2 min), to out/bench/scores.json
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.scores
