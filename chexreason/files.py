@@ -203,7 +203,7 @@ def read_sealed(path: Path, way_out: str, *, needed: bool = False) -> dict[str, 
         sound = sealed == [_SEAL] or not (needed or sealed or _SEAL in value)  # its own name may be what is damaged
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}): {way_out}") from None
-    except (ValueError, AttributeError, TypeError, RecursionError):
+    except (ValueError, AttributeError, TypeError, LookupError, RecursionError):
         sound = False
     if not sound or not isinstance(value, dict):
         raise ValueError(f"{path} is damaged: {way_out}")

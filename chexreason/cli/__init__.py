@@ -32,6 +32,7 @@ LISTS |= {
     "extra.prepare",
     "extra.scores",
     "extra.train",
+    "few_labels",
     "honest",
     "only",
     "parts",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from chexreason.data.manifest import Manifest
     from chexreason.reports.film_rows import Cut
+    from chexreason.statistics.operating_point import OperatingPoint, ScoreOrigin
     from chexreason.types import Prediction
 
 log = logging.getLogger(__name__)
@@ -44,17 +46,19 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
         wall_off(folder)  # nobody declared the films public
     point = read_point(Path(cfg.operating_point)) if cfg.operating_point else None
     manifest = build_manifests(cfg, on_error="quarantine", workers=cfg.workers)[SET]
+    dates, asked = _dates(cfg, manifest), declared(cfg, [SET])[SET]
+    scored = _scored(cfg, point, asked) if point else None  # what can be refused is so before any film is answered
     answers = evaluate(_part(cfg, "answers", _OF_SCORES))
-    if answers[0].data_sha256 != declared(cfg, [SET])[SET]["data_sha256"]:
+    if answers[0].data_sha256 != asked["data_sha256"]:
         raise runs.RunError(f"the films of {cfg.images} changed since {folder} answered them: say restart=true")
-    cut = _cut(cfg, point, answers) if point else None
+    cut = _cut(cfg, point, answers, *scored) if point and scored else None
     label_set = build_labels(cfg)
     rows = film_rows(
         answers, list(manifest.frame["path"]), label_set, str(cfg.prompt.grammar), cut, _unlike(cfg, manifest)
     )
-    dates = _dates(cfg, manifest)
     weeks = by_week(rows, dates, label_set.labels) if dates is not None else None
-    write_films(folder, rows, _said(cfg, cut), weeks, Path(cfg.data.folder) / SET, manifest.root)
+    prepared, left_out = Path(cfg.data.folder) / SET, _left_out(cfg, manifest)
+    write_films(folder, rows, _said(cfg, cut), weeks, prepared, manifest.root, left_out)
     return rows
 
 
@@ -65,6 +69,8 @@ def _of_films(cfg: DictConfig) -> DictConfig:
     if cfg.images is None:
         raise ValueError("images= is missing: say a folder of films, or a csv with their paths")
     path, cfg = Path(cfg.images).absolute(), cfg.copy()
+    if not path.exists():
+        raise FileNotFoundError(f"images={cfg.images}: no folder and no csv at {path}")
     if path.is_dir():
         if given := [key for key in ("path_column", "date_column") if cfg[key] is not None]:
             raise ValueError(f"{', '.join(given)}: {path} is a folder, and only a csv has columns")
@@ -85,14 +91,12 @@ def _part(cfg: DictConfig, name: str, left_out: tuple[str, ...] = (), **more: An
     return OmegaConf.merge(OmegaConf.masked_copy(cfg, keys), {"run_dir": str(Path(cfg.run_dir) / name), **more})  # type: ignore[return-value]
 
 
-def _cut(cfg: DictConfig, point: Any, answers: list[Prediction]) -> Cut:
-    """The scores of the films and the labels that the operating point names."""
+def _scored(cfg: DictConfig, point: OperatingPoint, asked: Mapping[str, str]) -> tuple[DictConfig, ScoreOrigin]:
+    """The config of the scores and how they come about; raises ValueError where the operating point is of others."""
+    from chexreason.build.data import build_labels
     from chexreason.cli.calibrate import score_origin
-    from chexreason.cli.scores import score_labels
-    from chexreason.reports.film_rows import Cut
-    from chexreason.statistics.decisions import coherent
-    from chexreason.statistics.operating_point import apply, check_origin, probabilities
-    from chexreason.statistics.score_files import aligned
+    from chexreason.statistics.operating_point import check_origin
+    from chexreason.types import Prediction
 
     part = _part(
         cfg,
@@ -102,12 +106,25 @@ def _cut(cfg: DictConfig, point: Any, answers: list[Prediction]) -> Cut:
         samples=cfg.samples if point.origin.kind == "frequency" else 0,
         batch_size=8,
     )
-    labels, kept = point.origin.labels, OmegaConf.to_container(part, resolve=True)
+    kept = OmegaConf.to_container(part, resolve=True)
     kept[runs.ADAPTERS] = [runs.adapter_sha256(folder) for folder in cfg.adapters]  # type: ignore[index, call-overload]
-    from chexreason.build.data import build_labels
-
-    origin = score_origin(kept, answers, build_labels(cfg).labels, point.origin.kind)  # type: ignore[arg-type]
+    film = Prediction("", "", SET, "", (), (), (), **asked)  # type: ignore[arg-type]
+    origin = score_origin(kept, [film], build_labels(cfg).labels, point.origin.kind)  # type: ignore[arg-type]
     check_origin(point, origin, any_convention=True)
+    return part, origin
+
+
+def _cut(
+    cfg: DictConfig, point: OperatingPoint, answers: list[Prediction], part: DictConfig, origin: ScoreOrigin
+) -> Cut:
+    """The scores of the films and the labels that the operating point names."""
+    from chexreason.cli.scores import score_labels
+    from chexreason.reports.film_rows import Cut
+    from chexreason.statistics.decisions import coherent
+    from chexreason.statistics.operating_point import apply, probabilities
+    from chexreason.statistics.score_files import aligned
+
+    labels = point.origin.labels
     scores = aligned(score_labels(part), answers, labels, point.origin.kind)
     named = apply(point, scores, [p.study_id for p in answers], origin, any_convention=True)
     at_home = cfg.hospital is not None and cfg.hospital == point.origin.dataset
@@ -140,6 +157,7 @@ def _dates(cfg: DictConfig, manifest: Manifest) -> pd.Series | None:
     import pandas as pd
 
     from chexreason.data.sources.columns import Faults, VendorCsv
+    from chexreason.data.sources.table import TableSource
 
     if cfg.date_column is None:
         return None
@@ -147,12 +165,22 @@ def _dates(cfg: DictConfig, manifest: Manifest) -> pd.Series | None:
     faults = Faults(f"images={cfg.images}")
     frame = VendorCsv(Path(cfg.images), [column, cfg.date_column], faults).rows
     faults.stop()
+    source = TableSource(SET, Path(cfg.images), path_column=column, patient_column="", label_columns={})
+    _, file = source.paths(frame, faults)  # a cell may lack its suffix, or be absolute
     found = pd.to_datetime(frame[cfg.date_column], errors="coerce", format="mixed")
     if found.isna().any():
         raise ValueError(
             f"{cfg.images}: '{frame[cfg.date_column][found.isna()].iloc[0]}' in {cfg.date_column} is no date"
         )
-    return found.set_axis(frame[column]).reindex(manifest.frame["path"])
+    return found.set_axis(file).reindex(manifest.frame["path"])
+
+
+def _left_out(cfg: DictConfig, manifest: Manifest) -> list[str]:
+    """The films of a folder that have no row: too small, or broken."""
+    from chexreason.data.sources.film_folder import FilmFolder
+
+    known, folder = {*manifest.frame["path"]}, Path(cfg.images)
+    return [path for path in FilmFolder(SET, folder).files() if path not in known] if folder.is_dir() else []
 
 
 def _said(cfg: DictConfig, cut: Cut | None) -> list[str]:

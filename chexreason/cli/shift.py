@@ -36,7 +36,7 @@ def compare_hospitals(cfg: DictConfig) -> dict[str, Any]:
     from chexreason.statistics.predictions import datasets, read_predictions
     from chexreason.statistics.shift import ALPHA, energy_test
 
-    if cfg.away is None or cfg.away == cfg.home:
+    if cfg.away == cfg.home or cfg.away not in cfg.data.sets:
         raise ValueError(f"away={cfg.away}: name another set than home={cfg.home}: {', '.join(cfg.data.sets)}")
     answered = datasets(read_predictions(Path(cfg.predictions)))
     if lost := [name for name in (cfg.home, cfg.away) if name not in answered]:

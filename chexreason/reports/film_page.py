@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from chexreason.data.prepare import QUARANTINE_NAME
+from chexreason.data.sources.film_folder import MIN_SIDE
 from chexreason.files import write_text
 from chexreason.reports.charts import week_chart
 from chexreason.reports.tables import csv_text
@@ -21,12 +22,18 @@ _SHOWN = 2_000  # rows of the page; the files hold all
 
 
 def write_films(
-    out: Path, rows: pd.DataFrame, said: Sequence[str], weeks: pd.DataFrame | None, prepared: Path, root: Path
+    out: Path,
+    rows: pd.DataFrame,
+    said: Sequence[str],
+    weeks: pd.DataFrame | None,
+    prepared: Path,
+    root: Path,
+    left_out: Sequence[str] = (),
 ) -> None:
     """Writes predictions.csv, .jsonl and .html into ``out``: no picture, no tag of a header.
 
-    What could not be read of the films below ``root`` is in their ``prepared`` folder, and goes to broken.csv;
-    ``weeks`` go to drift.csv.
+    What could not be read of the films below ``root`` is in their ``prepared`` folder, and goes to broken.csv, as do
+    those ``left_out`` for their size; ``weeks`` go to drift.csv.
     """
     write_text(out / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in rows.to_dict("records")))
     flat = rows.map(lambda cell: "; ".join(cell) if isinstance(cell, tuple) else cell)
@@ -35,6 +42,9 @@ def write_films(
     if (prepared / QUARANTINE_NAME).is_file():
         broken = pd.read_csv(prepared / QUARANTINE_NAME, dtype=str)
         broken["path"] = [os.path.relpath(path, root) for path in broken["path"]]
+    small = sorted({*left_out} - {*broken["path"]})
+    reason = f"a side has fewer than {MIN_SIDE} pixels"
+    broken = pd.concat([broken, pd.DataFrame({"path": small, "reason": [reason] * len(small)})], ignore_index=True)
     write_text(out / "broken.csv", broken.to_csv(index=False))
     if weeks is not None:
         write_text(out / "drift.csv", csv_text(weeks))

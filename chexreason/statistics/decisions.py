@@ -84,11 +84,13 @@ def coherent(margins: FloatArray, labels: Sequence[str]) -> BoolArray:
 def permuted(patients: Sequence[str], n: int, seed: int = 0) -> Iterator[list[int]]:
     """``n`` times, for each study the row of a study of another patient, drawn anew.
 
-    Raises ValueError with one patient.
+    Raises ValueError with one patient, and where ``n`` is below 1.
     """
     names, owner = np.unique(np.asarray(patients), return_inverse=True)
     if len(names) < 2:
         raise ValueError("scores of one patient cannot be permuted between patients: add patients")
+    if n < 1:
+        raise ValueError(f"n_permutations={n}: skill is the mean of at least 1 permutation")
     own, rng = [np.flatnonzero(owner == k) for k in range(len(names))], np.random.default_rng(seed)
     for _ in range(n):
         order = rng.permutation(len(names))

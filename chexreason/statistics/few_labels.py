@@ -42,7 +42,9 @@ def few_label_gain(
     owner = np.unique(np.asarray(patients), return_inverse=True)[1]
     order = np.argsort(np.unique(owner, return_index=True)[1])  # patients as the rows have them
     n_patients, rng = len(order), np.random.default_rng(seed)
-    if too_many := [n for n in n_labelled if 2 * n > n_patients or n < 0]:
+    if odd := [n for n in n_labelled if type(n) is not int or n < 0]:
+        raise ValueError(f"few_labels: '{odd[0]}' is no number of patients; write such as [0,10,20]")
+    if too_many := [n for n in n_labelled if 2 * n > n_patients]:
         raise ValueError(f"{too_many[0]} of {n_patients} patients leave fewer than half to score: label fewer")
     found: dict[str, dict[int, Interval]] = {way: {} for way in WAYS}
     for n in n_labelled:

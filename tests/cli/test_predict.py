@@ -92,14 +92,31 @@ def test_a_csv_gives_the_order_and_the_weeks(folder):
     assert set(drift["films"]) == {1}
     (folder / "films" / "list.csv").write_text("file,day\na.jpg,yesterday\n")
     with pytest.raises(ValueError, match=r"'yesterday' in day is no date"):
-        predict(config(folder, *words, "restart=true"))
+        predict(config(folder, *words, "arm=none"))
+    assert not (folder / "t/predict/none/answers").exists()  # said before any film is answered
+
+
+def test_a_date_is_its_films_however_the_csv_writes_the_path(folder):
+    paths = ("./sub/a.jpg", f"{folder}/films/a.jpg", HOSTILE.replace("/", "").removesuffix(".jpg"))
+    (folder / "films" / "list.csv").write_text("path,day\n" + "".join(f"{path},2026-01-13\n" for path in paths))
+    predict(config(folder, f"images={folder}/films/list.csv", "date_column=day", "arm=csv"))
+    assert set(pd.read_csv(folder / "t/predict/csv/drift.csv")["films"]) == {len(FILES)}
+
+
+def test_a_film_that_is_too_small_has_no_row_and_is_listed_at_each_start(folder):
+    Image.fromarray(np.full((20, 20), 90, np.uint8)).save(folder / "films" / "tiny.png")
+    for _ in range(2):
+        assert len(predict(config(folder))) == len(FILES)
+        broken = pd.read_csv(folder / "t/predict/base/broken.csv")
+        assert broken["path"].tolist() == ["broken.jpg", "tiny.png"]
+        assert broken["reason"].tolist()[1] == "a side has fewer than 32 pixels"
 
 
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
         (("images=null",), "images= is missing"),
-        (("images=FOLDER/none",), "none"),
+        (("images=FOLDER/none",), "images=.*none: no folder and no csv"),
         (("date_column=day",), "date_column: .* is a folder"),
     ],
 )
@@ -144,3 +161,6 @@ def test_an_operating_point_of_another_adapter_is_refused(folder):
     with pytest.raises(ValueError, match=r"other adapters"):
         predict(config(folder, f"operating_point={point(folder, adapters=('another',))}"))
     assert written(folder) == before
+    with pytest.raises(ValueError, match=r"other adapters"):
+        predict(config(folder, f"operating_point={folder}/operating_point.json", "arm=other"))
+    assert not (folder / "t/predict/other/answers").exists()  # said before any film is answered

@@ -137,7 +137,7 @@ def test_yaml_nested_too_deeply_is_a_damaged_config(tmp_path):
         runs.stored_config(tmp_path)
 
 
-@pytest.mark.parametrize("value", ["null", "[]", "3", '"x"', "true"])
+@pytest.mark.parametrize("value", ["null", "[]", "[1]", "3", '"x"', "true"])
 def test_a_sealed_file_that_holds_no_object_is_damaged(tmp_path, value):
     (tmp_path / runs.DONE).write_text(value)
     with pytest.raises(ValueError, match="DONE is damaged: delete it"):

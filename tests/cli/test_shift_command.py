@@ -72,10 +72,11 @@ def test_a_hospital_without_labels_is_set_beside_home(study):
     [
         ("away=null", "away=None: name another set"),
         ("away=phantom_a", "name another set than home=phantom_a"),
-        ("away=nowhere", r"has no answer to nowhere, only to phantom_a, phantom_b: evaluate arm=sft with"),
+        ("away=nowhere", "away=nowhere: name another set than home=phantom_a: phantom_a, phantom_b"),
+        ("home=nowhere away=phantom_b", r"has no answer to nowhere, only to phantom_a, phantom_b: evaluate arm=sft"),
     ],
 )
 def test_what_is_missing_is_named_with_the_way_out(study, word, told):
     words, *_ = study
     with pytest.raises(ValueError, match=told):
-        compare_hospitals(composed("shift", *words, "name=x", "arm=sft", word))
+        compare_hospitals(composed("shift", *words, "name=x", "arm=sft", *word.split()))

@@ -214,7 +214,13 @@ def test_one_value_where_a_list_is_meant_is_a_list_of_one():
     read_lists(cfg)
     assert (cfg.adapters, cfg.data.test, cfg.data.allow_overlap) == (["out/a"], ["phantom_a"], [["a", "b"]])
     assert cfg.data.sets.phantom_b.source.n.test == 300
-    for given, there in {"tables": "arms", "sweep": "seeds", "rewards": "only", "review": "reviewers"}.items():
+    for given, there in {
+        "tables": "arms",
+        "calibrate": "few_labels",
+        "sweep": "seeds",
+        "rewards": "only",
+        "review": "reviewers",
+    }.items():
         cfg = composed(given, f"{there}=7", *["sweep=fig2"] * (given == "sweep"), *["file=x"] * (given == "review"))
         read_lists(cfg)
         assert cfg[there] == [7]

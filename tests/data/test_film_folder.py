@@ -96,6 +96,12 @@ def test_a_folder_without_films_is_refused(tmp_path, name, told):
             ask(FilmFolder("mine", tmp_path / name))
 
 
+def test_a_folder_of_tiny_films_alone_is_refused(tmp_path):
+    picture(tmp_path / "films" / "tiny.png", 20)
+    with pytest.raises(ValueError, match=r"no film of 32 pixels below .*films; say images=FOLDER"):
+        rows(tmp_path / "films", tmp_path / "set")
+
+
 def test_broken_films_are_listed_once_and_the_rest_is_prepared(root, tmp_path, caplog):
     for i in range(3):
         (root / f"bad{i}.png").write_bytes(b"no picture")

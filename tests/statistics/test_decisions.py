@@ -99,6 +99,8 @@ def test_a_permuted_study_has_another_patients_scores() -> None:
     assert len({tuple(rows) for rows in drawn}) > 12
     with pytest.raises(ValueError, match="scores of one patient cannot be permuted"):
         next(permuted(["p", "p"], 1))
+    with pytest.raises(ValueError, match=r"n_permutations=0: .* at least 1"):
+        next(permuted(patients, 0))
 
 
 def test_the_twin_loses_what_the_film_shows_and_a_blind_arm_is_its_own_twin() -> None:

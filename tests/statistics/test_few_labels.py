@@ -79,5 +79,8 @@ def test_a_label_of_one_kind_keeps_homes_cut_and_too_many_patients_are_refused()
     assert all(np.isfinite(found[way][20].value) for way in WAYS)
     none = gain((scores, truth & False, mask, patients), [20])
     assert none["free cuts"][20] == none["shrunken cuts"][20] == none["intercept alone"][20]
+    for odd in ("a", -1):
+        with pytest.raises(ValueError, match=f"few_labels: '{odd}' is no number of patients"):
+            gain((scores, truth, mask, patients), [odd])
     with pytest.raises(ValueError, match="21 of 40 patients leave fewer than half to score"):
         gain((scores, truth, mask, patients), [0, 21])

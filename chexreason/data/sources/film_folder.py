@@ -56,17 +56,19 @@ class FilmFolder:
     @property
     def provenance(self) -> dict[str, object]:
         """Parameters, and a hash of the files' names and sizes."""
-        sizes = {path: (self.image_root / path).stat().st_size for path in self._files()}
+        sizes = {path: (self.image_root / path).stat().st_size for path in self.files()}
         vendor = {"vendor": vendor_of(self.vendor) if self.vendor else None}
         return {"source": "film folder", **parameters(self, "root"), **vendor, "files_sha256": value_sha256(sizes)}
 
     def prepare(self, folder: Path, progress: Track) -> pd.DataFrame:
         """The manifest's rows; raises FileNotFoundError or ValueError where there is no folder or no film in it."""
-        files = self._files()
+        files = self.files()
         if tiny := [path for path in files if _side(self.image_root / path) < MIN_SIDE]:
             told = (self.name, len(tiny), len(files), MIN_SIDE, first_of(tiny))
             log.warning("%s: %d of %d films are left out, for a side has fewer than %d pixels: %s", *told)
             files = [path for path in files if path not in set(tiny)]
+        if not files:
+            raise ValueError(f"'{self.name}': no film of {MIN_SIDE} pixels below {self.image_root}; {_NO_FOLDER}")
         stems = Counter(map(without_suffix, files))
         if twins := sorted(stem for stem, n in stems.items() if n > 1):
             log.warning("%s: %d names have several files, each a film: %s", self.name, len(twins), first_of(twins))
@@ -84,7 +86,8 @@ class FilmFolder:
             }
         )
 
-    def _files(self) -> list[str]:
+    def files(self) -> list[str]:
+        """The paths of all films below ``root``, also of those that ``prepare`` leaves out."""
         if not self.image_root.is_dir():
             raise FileNotFoundError(f"'{self.name}': no folder {self.image_root}; {_NO_FOLDER}")
         every = sorted(path for paths in films(self.image_root).values() for path in paths)

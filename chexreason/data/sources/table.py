@@ -130,7 +130,7 @@ class TableSource:
             self._check_spelling(table, list(labels))
         marks = self._from_lists(table, labels) if self.list_column else _from_columns(table, labels)
         table.named(self.path_column)
-        study, file = self._paths(table.rows, faults)
+        study, file = self.paths(table.rows, faults)
         patient = self._patients(table) if self.patient_column else self._file_patients(file, folder, progress)
         split: object = self.split
         if self.split_column:
@@ -217,7 +217,7 @@ class TableSource:
             faults.add(table.file, f"{fault}; its columns: {', '.join(table.header)}")
             faults.stop()
 
-    def _paths(self, table: pd.DataFrame, faults: Faults) -> tuple[pd.Series, pd.Series]:
+    def paths(self, table: pd.DataFrame, faults: Faults) -> tuple[pd.Series, pd.Series]:
         """The path of each row without its suffix, which names the study, and the file of each row."""
         written = table[self.path_column]
         path = written.map(self._inside).astype("str")
