@@ -35,8 +35,13 @@ def calibrate_arm(cfg: DictConfig) -> tuple[OperatingPoint, dict[str, Any]]:
     from chexreason.statistics import cuts
     from chexreason.statistics.operating_point import OperatingPoint, hashed_ids, write_point
     from chexreason.statistics.predictions import counts
+    from chexreason.statistics.score_files import SCORE_KINDS
 
     target = cuts.Target(cfg.target, cfg.at)
+    if cfg.scores not in SCORE_KINDS:
+        raise ValueError(f"scores={cfg.scores}: choose one of {', '.join(SCORE_KINDS)}")
+    if cfg.transport is not None and not Path(cfg.transport).is_dir():
+        raise ValueError(f"transport={cfg.transport}: no such folder; null applies the point to no other studies")
     labels, home = build_labels(cfg).labels, cfg.data.home
     tuning = _judged(cfg, Path(cfg.tuning), "val")
     if home not in tuning:

@@ -46,7 +46,9 @@ def write_films(
     reason = f"a side has fewer than {MIN_SIDE} pixels"
     broken = pd.concat([broken, pd.DataFrame({"path": small, "reason": [reason] * len(small)})], ignore_index=True)
     write_text(out / "broken.csv", broken.to_csv(index=False))
-    if weeks is not None:
+    if weeks is None:
+        (out / "drift.csv").unlink(missing_ok=True)  # of a start with another date_column
+    else:
         write_text(out / "drift.csv", csv_text(weeks))
     environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.get_template("films.html.j2").render(

@@ -136,6 +136,8 @@ def test_the_printed_card_has_80_columns(study: Path, monkeypatch, capsys) -> No
         (("calibration=isotonic",), "choose one of platt, temperature"),
         (("data.home=phantom_b",), "has no studies of data.home=phantom_b; it has: phantom_a"),
         (("scores=frequency",), "no frequency scores for 90 studies"),
+        (("scores=odds",), "scores=odds: choose one of log_odds, frequency"),
+        (("transport={out}/nowhere",), "transport=.*nowhere: no such folder"),
     ],
 )  # fmt: skip
 def test_what_it_cannot_do_is_refused_and_nothing_is_written(study: Path, tmp_path: Path, overrides, words) -> None:

@@ -90,6 +90,8 @@ def test_a_csv_gives_the_order_and_the_weeks(folder):
     drift = pd.read_csv(folder / "t/predict/csv/drift.csv")
     assert drift["week"].unique().tolist() == ["2026-01-05", "2026-01-12"]
     assert set(drift["films"]) == {1}
+    predict(config(folder, *words[:2], "arm=csv"))
+    assert not (folder / "t/predict/csv/drift.csv").exists()
     (folder / "films" / "list.csv").write_text("file,day\na.jpg,yesterday\n")
     with pytest.raises(ValueError, match=r"'yesterday' in day is no date"):
         predict(config(folder, *words, "arm=none"))
