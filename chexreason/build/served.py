@@ -29,11 +29,15 @@ def served_answers(
     """The own answer to every study and, with ``cfg.samples``, the share [N, L] of sampled answers that name a label.
 
     Every response is stored in ``cfg.run_dir`` before anything reads it; the same command again asks what is open.
-    Raises ExportError before anything is sent where studies that are not declared public would leave the machine, and
-    StoreError where studies are left open, with the reason.
+    Raises ValueError, or ExportError where studies that are not declared public would leave the machine, before
+    anything is sent, and StoreError where studies are left open, with the reason.
     """
     if not cfg.endpoint or not cfg.served_model:
         raise ValueError("say which model, and where: endpoint=http://127.0.0.1:8000/v1 served_model=NAME")
+    if cfg.adapters:
+        raise ValueError("an endpoint takes no adapters=: serve the adapter there and give its name as served_model=")
+    if cfg.samples < 0 or cfg.image_side < 1:
+        raise ValueError(f"samples={cfg.samples}, image_side={cfg.image_side}: samples are 0 or more, a side 1 or more")
     answer_format = build_prompt(cfg).answer_format(label_set)
     own, spent = _asked(cfg, studies, label_set, "own", {"temperature": 0.0}, 0.0)
     completions = [

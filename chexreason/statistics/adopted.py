@@ -83,13 +83,15 @@ def _by_study(
     for line, row in rows:
         name = next((str(row[key]) for key in _NAMES if row.get(key) not in (None, "")), "")
         matches = _matches(name, places)
-        if len(matches) > 1:
+        if not name:
+            faults["with neither a study_id nor an image"].append(f"{line}")
+        elif len(matches) > 1:
             faults["of two films or more"].append(f"{line} ({name!r}: {', '.join(sorted(matches)[:2])})")
         elif matches and matches[0] in found:
             faults[f"of a study that line {found[matches[0]][0]} predicts"].append(f"{line} ({name!r})")
         elif matches:
             found[matches[0]] = (line, row)
-        elif not (drop_surplus and name):
+        elif not drop_surplus:
             faults["of no study that is asked for"].append(f"{line} ({name!r})")
     return found
 
@@ -109,11 +111,16 @@ def _rows(path: Path, label_set: LabelSet) -> Iterator[tuple[int, Mapping[str, A
         mark = dialect(lines[start : start + 1], [*_NAMES, *_OWN, *label_set])[1]
         for first, last, cells in records(lines, 0, mark):
             if not header:
-                header = [cell.strip() for cell in cells]
+                header = [cell.strip().casefold() for cell in cells]
+                read = [names.get(letters(cell), cell) for cell in header]
+                if twice := [key for key in (*_NAMES, *_TOKENS, *_OWN, *label_set) if read.count(key) > 1]:
+                    raise Unreadable(
+                        f"has more than one column {twice[0]!r}: leave one, so that it is clear which counts"
+                    )
                 continue
             if len(cells) != len(header):
                 raise Unreadable(f"has {len(cells)} cells in line {first} to {last}, its header {len(header)}")
-            row: dict[str, Any] = dict(zip(map(str.casefold, header), cells, strict=True))
+            row: dict[str, Any] = dict(zip(header, cells, strict=True))
             given = {names[letters(key)]: value for key, value in row.items() if letters(key) in names}
             yield first, row | ({"probabilities": given} if given else {})
     except Unreadable as fault:
@@ -166,6 +173,8 @@ def _shares(given: Any, label_set: LabelSet) -> list[float]:
     if not isinstance(given, Mapping):
         raise Misfit("with probabilities that are no mapping of labels", repr(given))
     named = {_label(name, label_set): value for name, value in given.items()}
+    if len(named) < len(given):
+        raise Misfit("with more than one probability of a label", ", ".join(map(str, given)))
     if lost := [label for label in label_set if label not in named]:
         raise Misfit("without a probability of some labels (give all, or choose labels=)", ", ".join(lost))
     shares = []

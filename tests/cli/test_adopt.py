@@ -21,6 +21,7 @@ from chexreason.cli.tables import tables
 from chexreason.data.manifest import Manifest, write_manifest
 from chexreason.labels.catalog import CHEXPERT14, NIH9
 from chexreason.parsing import AnswerFormat, format_answer
+from chexreason.statistics.adopted import read_adopted
 from chexreason.statistics.predictions import read_predictions, to_prediction, write_predictions
 from chexreason.statistics.score_files import aligned, read_scores
 from chexreason.types import Completion
@@ -212,7 +213,7 @@ CASES = {
     "true": r"outside 0\.\.1, in line \d \(Edema = '?True",
     "no label": r"(without a probability of some labels .*\(Edema\)|Edema = '')",
     "foreign": r"1 rows of no study that is asked for, in line \d \('phantom_a:99'\).*\n.*1 of 24 studies have no row",
-    "nameless": r"1 rows of no study that is asked for, in line \d \(''\)",
+    "nameless": r"1 rows with neither a study_id nor an image, in line \d",
     "twice": r"1 rows of a study that line (4|5) predicts, in line (5|6) \('phantom_a:3'\)",
     "two films": r"of two films or more, in line \d \('3\.png': phantom_a:3, phantom_b:3\)",
     "both": r"(give one of text, labels and probabilities, the same in all rows; found .*text and prob)",
@@ -241,10 +242,15 @@ def test_further_faults_and_the_ways_out_that_are_printed(out):
         "unknown label": [rows[0] | {"labels": "Edema, Oedema"}, *rows[1:]],
         "line 2 to 2": "study_id,labels\nphantom_a:0\n",
         "no JSON object in line 2": '{"study_id": "phantom_a:0"}\n[1]\n',
+        "more than one column 'labels': leave one": "study_id,labels,Labels\nphantom_a:0,Edema,\n",
+        "more than one column 'Edema'": "study_id,Edema,EDEMA\nphantom_a:0,1,0\n",
+        "more than one probability of a label": [
+            {"study_id": row["study_id"], "probabilities": {"Edema": 1, "edema": 0}} for row in rows
+        ],
         "stray quotation mark": 'study_id,labels\n"phantom_a:0"x,Edema\n',
     }
     for match, given in faults.items():
-        file = out / "f.csv"
+        file = out / ("f.jsonl" if "a label" in match else "f.csv")
         written(file, given) if isinstance(given, list) else file.write_text(given)
         with pytest.raises(ValueError, match=match):
             adopt(configured(out, file))
@@ -258,6 +264,16 @@ def test_further_faults_and_the_ways_out_that_are_printed(out):
     assert len(adopt(configured(out, more, "drop_surplus=true"))) == 2 * N
     half = written(out / "h.csv", [row | {"labels": ""} for row in rows[:N]])
     assert len(adopt(configured(out, half, "data.test=[phantom_a]", "arm=half"))) == N  # the way out of half a file
+
+
+def test_a_row_without_a_name_is_no_row_of_the_only_film_whose_id_names_no_set(tmp_path, out):
+    study = replace(asked(out)[0], study_id="p1-1")
+    file = written(tmp_path / "f.csv", [{"study_id": "", "labels": "Edema"}])
+    for drop_surplus in (False, True):
+        with pytest.raises(ValueError, match=r"1 rows with neither a study_id nor an image, in line 2"):
+            read_adopted(
+                file, [study], {"p1-1": "a.png"}, AnswerFormat(CHEXPERT14, "think_solution"), drop_surplus=drop_surplus
+            )
 
 
 def test_answers_that_read_differently_under_another_prompt_are_refused(out):

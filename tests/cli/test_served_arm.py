@@ -169,3 +169,14 @@ def test_nothing_private_leaves_the_machine_and_nothing_priced_is_asked_without_
             evaluate(asked(out, server.url, "arm=b", "teacher.tariff.usd_in=1", "teacher.tariff.usd_out=1"))
     with pytest.raises(ValueError, match="say which model, and where"):
         evaluate(asked(out, "x", "endpoint=null", "arm=c"))
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [("adapters=[x]", "serve the adapter there"), ("samples=-1", "0 or more"), ("image_side=0", "a side 1 or more")],
+)
+def test_what_an_endpoint_cannot_take_is_refused_before_it_is_asked(word, said, out):
+    prepared(out, 2)
+    with s.ScriptedServer(answer) as server, pytest.raises(ValueError, match=said):
+        evaluate(asked(out, server.url, word))
+    assert not server.asked
