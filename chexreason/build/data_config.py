@@ -44,7 +44,9 @@ def complete_data(cfg: DictConfig) -> None:
         for name, node in sets.items():
             if isinstance(node.get("source"), DictConfig) and _absent(node.source, "name"):
                 node.source.name = name
-    used = re.findall(r"\$\{data\.(\w+)", str(OmegaConf.to_container(cfg)))
+    shipped = Path(confdir(), "data", f"{data.get('name')}.yaml")  # whose keys may be those of a set that was left out
+    texts = str(OmegaConf.to_container(cfg)), shipped.read_text(encoding="utf-8") if shipped.is_file() else ""
+    used = [key for text in texts for key in re.findall(r"\$\{data\.(\w+)", text)]
     faults = [*_unknown("data", data, (*_KEYS, *used)), *(fault for name in sets for fault in _of_set(cfg, name))]
     faults += ["data.name is missing: say what the folders of this data are called"] * _absent(data, "name")
     for key in _OF_SETS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,8 @@ def served_answers(
     """
     if not cfg.endpoint or not cfg.served_model:
         raise ValueError("say which model, and where: endpoint=http://127.0.0.1:8000/v1 served_model=NAME")
+    if not re.match("https?://", cfg.endpoint):
+        raise ValueError(f"endpoint={cfg.endpoint}: begin it with http:// or https://, as http://127.0.0.1:8000/v1")
     if cfg.adapters:
         raise ValueError("an endpoint takes no adapters=: serve the adapter there and give its name as served_model=")
     if cfg.samples < 0 or cfg.image_side < 1:

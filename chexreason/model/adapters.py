@@ -226,6 +226,8 @@ def trained_on(folder: str | Path) -> list[dict[str, Any]]:
 
 def check_sound(folder: Path) -> None:
     """Refuse (ValueError) an adapter whose files are not those that were written, or whose weights are not finite."""
+    if not (folder / ADAPTER_CONFIG).exists() and not (folder / WEIGHTS).exists():
+        raise ValueError(f"{folder} holds no adapter: give the folder of one, such as a run's adapter/best")
     known = read_card(folder).get(_FILES, {}) if (folder / CARD).is_file() else {}
     for path in (folder / ADAPTER_CONFIG, folder / WEIGHTS):
         try:

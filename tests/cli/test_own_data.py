@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 from PIL import Image
 
 from chexreason.build.data_config import complete_data
@@ -49,6 +49,19 @@ def own(folder: Path, text: str = MINE):
     OmegaConf.set_struct(cfg, False)
     cfg.data = OmegaConf.create(text.replace("ROOT", str(folder)))
     return cfg
+
+
+@pytest.mark.parametrize("words", [
+    ("data=paper", "~data.sets.chexpert", "~data.sets.nih", "data.test=[mimic]", "data.credentialed=[mimic]"),
+    ("data=phantom", "~data.sets.phantom_b", "data.test=[phantom_a]", "data.val=[phantom_a]"),
+])  # fmt: skip
+def test_a_set_of_a_shipped_config_is_left_out_with_its_keys(words):
+    cfg = composed("prepare", *words)
+    complete_data(cfg)
+    with open_dict(cfg):
+        cfg.data.chexpert_rot = "x"
+    with pytest.raises(ValueError, match=r"data\.chexpert_rot is no setting"):
+        complete_data(cfg)
 
 
 def test_what_has_a_default_may_be_left_out(folder):

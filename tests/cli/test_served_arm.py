@@ -173,7 +173,12 @@ def test_nothing_private_leaves_the_machine_and_nothing_priced_is_asked_without_
 
 @pytest.mark.parametrize(
     ("word", "said"),
-    [("adapters=[x]", "serve the adapter there"), ("samples=-1", "0 or more"), ("image_side=0", "a side 1 or more")],
+    [
+        ("adapters=[x]", "serve the adapter there"),
+        ("samples=-1", "0 or more"),
+        ("image_side=0", "a side 1 or more"),
+        ("endpoint=127.0.0.1:9", "begin it with http"),
+    ],
 )
 def test_what_an_endpoint_cannot_take_is_refused_before_it_is_asked(word, said, out):
     prepared(out, 2)
