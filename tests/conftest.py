@@ -6,6 +6,7 @@ import copy
 import functools
 import os
 import random
+import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,10 @@ if TYPE_CHECKING:  # pytest's controller reads this file and runs no test: torch
 
 _SECONDS: Counter[str] = Counter()  # of each test file, set-up included
 _SAID: list[str] = []  # what tests print on success too: record_property("said", text)
+
+
+# A shell that starts pytest in the background has it ignore Ctrl-C, and every command of a test would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
