@@ -44,6 +44,7 @@ def _fork(rank: int, world: int, port: int, work: Callable[[int], Any], folder: 
     try:
         import torch
 
+        torch.set_num_threads(1)  # torch makes its pool anew in a fork: here, before the threads that load weights race
         if world > 1:
             launch = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": world, "NODE_RANK": 0}
             os.environ.update({name: str(value) for name, value in {**launch, "LOCAL_RANK": rank}.items()})
