@@ -220,8 +220,7 @@ def read_card(folder: str | Path) -> dict[str, Any]:
 
 def trained_on(folder: str | Path) -> list[dict[str, Any]]:
     """The sets that an adapter, or a model merged with one, learned from: ``set``, ``public`` and ``data_sha256``."""
-    sets: list[dict[str, Any]] = read_card(folder).get("training_sets") or [{"set": "not recorded", "public": None}]
-    return sets
+    return list(read_card(folder).get("training_sets") or [{"set": "not recorded", "public": None}])
 
 
 def check_sound(folder: Path) -> None:
