@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,17 +47,17 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
         wall_off(folder)  # nobody declared the films public
     point = read_point(Path(cfg.operating_point)) if cfg.operating_point else None
     manifest = build_manifests(cfg, on_error="quarantine", workers=cfg.workers)[SET]
-    dates, asked = _dates(cfg, manifest), declared(cfg, [SET])[SET]
+    dates, asked = _dates(cfg), declared(cfg, [SET])[SET]
     scored = _scored(cfg, point, asked) if point else None  # what can be refused is so before any film is answered
     answers = evaluate(_part(cfg, "answers", _OF_SCORES))
     if answers[0].data_sha256 != asked["data_sha256"]:
         raise runs.RunError(f"the films of {cfg.images} changed since {folder} answered them: say restart=true")
     cut = _cut(cfg, point, answers, *scored) if point and scored else None
     label_set = build_labels(cfg)
-    rows = film_rows(
-        answers, list(manifest.frame["path"]), label_set, str(cfg.prompt.grammar), cut, _unlike(cfg, manifest)
-    )
-    weeks = by_week(rows, dates, label_set.labels) if dates is not None else None
+    film_of = dict(zip(manifest.frame["study_id"], manifest.frame["path"], strict=True))
+    films = [film_of[p.study_id] for p in answers]
+    rows = film_rows(answers, films, label_set, str(cfg.prompt.grammar), cut, _unlike(cfg, manifest))
+    weeks = by_week(rows, dates.reindex(films), label_set.labels) if dates is not None else None
     prepared, left_out = Path(cfg.data.folder) / SET, _left_out(cfg, manifest)
     write_films(folder, rows, _said(cfg, cut), weeks, prepared, manifest.root, left_out)
     return rows
@@ -148,12 +149,12 @@ def _unlike(cfg: DictConfig, manifest: Manifest) -> dict[str, str]:
     policy, home = ready(cfg)[0], read_manifest(Path(cfg.trained_on) / MANIFEST_NAME)
     films = studies(manifest, build_labels(cfg), label_policy("ignore"), ("test",))
     far = oddities(*usual_films(policy, home, f"trained_on={cfg.trained_on}"), pooled_films(policy, films))
-    paths = manifest.frame["path"]
+    paths = (os.path.relpath(film.image, manifest.root) for film in films)
     return {path: ODDITIES[int(row.argmax())] for path, row in zip(paths, far, strict=True) if row.max() > 1}
 
 
-def _dates(cfg: DictConfig, manifest: Manifest) -> pd.Series | None:
-    """The dates of the films in the order of the manifest; raises ValueError on a cell that is none."""
+def _dates(cfg: DictConfig) -> pd.Series | None:
+    """The dates of the films by their paths; raises ValueError on a cell that is none."""
     import pandas as pd
 
     from chexreason.data.sources.columns import Faults, VendorCsv
@@ -172,7 +173,7 @@ def _dates(cfg: DictConfig, manifest: Manifest) -> pd.Series | None:
         raise ValueError(
             f"{cfg.images}: '{frame[cfg.date_column][found.isna()].iloc[0]}' in {cfg.date_column} is no date"
         )
-    return found.set_axis(file).reindex(manifest.frame["path"])
+    return found.set_axis(file)
 
 
 def _left_out(cfg: DictConfig, manifest: Manifest) -> list[str]:

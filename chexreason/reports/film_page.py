@@ -40,7 +40,7 @@ def write_films(
     write_text(out / "predictions.csv", csv_text(flat))
     broken = pd.DataFrame(columns=["path", "reason"])
     if (prepared / QUARANTINE_NAME).is_file():
-        broken = pd.read_csv(prepared / QUARANTINE_NAME, dtype=str)
+        broken = pd.read_csv(prepared / QUARANTINE_NAME, dtype=str, keep_default_na=False)
         broken["path"] = [os.path.relpath(path, root) for path in broken["path"]]
     small = sorted({*left_out} - {*broken["path"]})
     reason = f"a side has fewer than {MIN_SIDE} pixels"

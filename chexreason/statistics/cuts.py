@@ -79,12 +79,22 @@ def calibrate(
     slopes, at = np.full(len(n), max(slope, 0.0) / unit), np.array(biases)
     flat = np.log((positives + 1) / (n - positives + 1))
     for i in np.flatnonzero(positives >= min_positives) if kind == "platt" else ():
-        on, width = mask[:, i], spread[i] or 1.0
-        own = np.column_stack([(scores[on, i] - middle[i]) / width, np.ones(on.sum())])
-        slopes[i], at[i] = logistic(own, aims[on, i]) / (width, 1)
+        slopes[i], bias = platt(scores[mask[:, i], i], truth[mask[:, i], i])
+        at[i] = bias + slopes[i] * middle[i]
     worse = slopes <= 0  # scores that rank worse than chance say no more than the prevalence
     slopes, at = np.where(worse, 0.0, slopes), np.where(worse, flat, at)
     return slopes, at - slopes * middle
+
+
+def platt(scores: FloatArray, truth: BoolArray) -> tuple[float, float]:
+    """Slope and bias of sigmoid(slope * score + bias) for one label [N], with Platt's targets: finite on any data.
+
+    One over the slope is a temperature; with its bias it is Alexandari et al. 2020 (1901.06852) for a yes or no.
+    """
+    found, n, middle, width = int(truth.sum()), len(truth), float(scores.mean()), float(scores.std()) or 1.0
+    aims = np.where(truth, (found + 1) / (found + 2), 1 / (n - found + 2))
+    slope, at = logistic(np.column_stack([(scores - middle) / width, np.ones(n)]), aims)
+    return float(slope / width), float(at - slope / width * middle)
 
 
 def logistic(x: FloatArray, aims: FloatArray, penalty: float = 1e-3) -> FloatArray:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from chexreason.statistics.cuts import platt
 from chexreason.statistics.metrics import BoolArray, FloatArray
 
 ALPHA = 0.05
@@ -35,26 +36,6 @@ class PriorShift:
     def usable(self) -> bool:
         """Whether nothing contradicts the estimate."""
         return self.p > ALPHA
-
-
-def fit_calibration(scores: FloatArray, truth: BoolArray) -> tuple[float, float]:
-    """Slope and bias of P(positive) = sigmoid(slope * score + bias), by maximum likelihood with Platt's targets [N].
-
-    One over the slope is a temperature; with its bias it is Alexandari et al. 2020 (1901.06852) for a yes or no. Raises
-    ValueError where all are positive, or none is.
-    """
-    n1, n = int(truth.sum()), len(truth)
-    if not 0 < n1 < n:
-        raise ValueError(f"{n1} of {n} studies are positive: a calibration needs both kinds")
-    centre, spread = float(scores.mean()), float(scores.std()) or 1.0
-    x = np.stack([(scores - centre) / spread, np.ones(n)], axis=1)  # [N, 2]
-    target = np.where(truth, (n1 + 1) / (n1 + 2), 1 / (n - n1 + 2))
-    beta = np.array([0.0, np.log(n1 / (n - n1))])
-    for _ in range(25):
-        p = _sigmoid(x @ beta)
-        step = np.linalg.solve((x * (p * (1 - p))[:, None]).T @ x + 1e-6 * np.eye(2), x.T @ (target - p))
-        beta = beta + np.clip(step, -2.0, 2.0)
-    return float(beta[0] / spread), float(beta[1] - beta[0] * centre / spread)
 
 
 def em_prior(log_odds: FloatArray, home: FloatArray) -> FloatArray:
@@ -127,7 +108,7 @@ def _misfit(
 ) -> tuple[FloatArray, FloatArray, float]:
     """The priors of the studies ``there`` [L], weights of those ``here`` for them, and how far the two are apart."""
     labels, y = range(truth.shape[1]), truth[here]
-    slope, bias = np.array([fit_calibration(scores[here, i], y[:, i]) for i in labels]).T
+    slope, bias = np.array([platt(scores[here, i], y[:, i]) for i in labels]).T
     prior = em_prior(scores[there] * slope + bias, y.mean(axis=0))
     weight = case_mix(y, prior)
     across, within = weight @ apart[np.ix_(here, there)].mean(axis=1), weight @ apart[np.ix_(here, here)] @ weight

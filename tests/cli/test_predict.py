@@ -64,6 +64,8 @@ def test_a_film_is_a_row_and_what_cannot_be_read_is_listed_once(first):
     assert [(row["row"], row["film"]) for row in rows] == list(enumerate(sorted(FILES), start=1))
     answers = read_predictions(first / "t/predict/base/answers/predictions.jsonl")
     assert [tuple(row["answer"]) for row in rows] == [p.named for p in answers]
+    text_of = {p.study_id: p.text for p in answers}
+    assert [row["text"] for row in rows] == [text_of["films:" + row["film"].removesuffix(".jpg")] for row in rows]
     assert pd.read_csv(first / "t/predict/base/broken.csv")["path"].tolist() == ["broken.jpg"]
     assert len(pd.read_csv(first / "t/predict/base/predictions.csv")) == len(FILES)
     assert b"<script>" not in found["predictions.html"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from chexreason.statistics.bootstrap import difference, percentile_interval, seed_mean, wilson
-from chexreason.statistics.cuts import Target, attained, calibrate, cross_fitted, fit_cuts, folds, logistic
+from chexreason.statistics.cuts import Target, attained, calibrate, cross_fitted, fit_cuts, folds, logistic, platt
 from chexreason.statistics.decisions import decided, decision_replicates
 from chexreason.statistics.metrics import confusion, jaccard_overlap
 from chexreason.types import Prediction
@@ -58,6 +58,18 @@ def test_calibration_finds_the_probabilities_again() -> None:
     slopes, biases = calibrate((odds - shift) / 3, truth, mask, "temperature")
     assert len({*slopes.round(12)}) == 1
     np.testing.assert_allclose([slopes, biases], [[3] * 4, shift], atol=0.12)
+
+
+def test_one_labels_calibration_is_found_again_and_is_finite_on_any_data() -> None:
+    rng = np.random.default_rng(0)
+    scores = 3 * rng.normal(size=20_000) + 1
+    truth = rng.random(20_000) < 1 / (1 + np.exp(-(0.5 * scores - 1.0)))
+    assert platt(scores, truth) == pytest.approx((0.5, -1.0), abs=0.05)
+    slope, bias = platt(scores, np.zeros(20_000, dtype=bool))
+    p = 1 / (1 + np.exp(-(slope * scores + bias)))
+    assert p == pytest.approx(1 / 20_002, rel=0.02)  # Platt's target where nothing is positive
+    slope, _ = platt(np.arange(20.0), np.arange(20) >= 10)  # separable
+    assert 0 < slope < 10
 
 
 def test_scores_that_say_nothing_or_the_contrary_are_calibrated_to_the_prevalence() -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from chexreason.statistics.oddity import ODDITIES, PICTURE_FIGURES, oddities, picture_figures
-from chexreason.statistics.shift import energy_test, fit_calibration, prior_shift, score_distances
+from chexreason.statistics.shift import energy_test, prior_shift, score_distances
 
 
 def hospital(seed: int, share: float, n: int = 300, move: float = 0.0) -> tuple[tuple, np.ndarray]:
@@ -16,17 +15,6 @@ def hospital(seed: int, share: float, n: int = 300, move: float = 0.0) -> tuple[
     scores = 2.0 * truth + rng.normal(size=(n, 2))
     features = np.concatenate([truth + 0.7 * rng.normal(size=(n, 2)), rng.normal(size=(n, 2))], axis=1)
     return (scores + move, features + move), truth
-
-
-def test_a_calibration_is_found_again_and_needs_both_kinds():
-    rng = np.random.default_rng(0)
-    scores = 3 * rng.normal(size=20_000) + 1
-    truth = rng.random(20_000) < 1 / (1 + np.exp(-(0.5 * scores - 1.0)))
-    assert fit_calibration(scores, truth) == pytest.approx((0.5, -1.0), abs=0.05)
-    with pytest.raises(ValueError, match="0 of 20000 studies are positive"):
-        fit_calibration(scores, np.zeros(20_000, dtype=bool))
-    slope, _ = fit_calibration(np.arange(20.0), np.arange(20) >= 10)  # separable: Platt's targets keep it finite
-    assert 0 < slope < 10
 
 
 def test_prior_shift_finds_another_case_mix_and_refuses_other_films():
