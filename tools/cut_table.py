@@ -3,7 +3,8 @@
     python -m tools.cut_table out/seed11/demo/calibrate/sft out/seed12/demo/calibrate/sft ...
 
 A row a place and seed, then the mean; ``skill`` is the cut minus the same rule on permuted scores. The interval of the
-mean skill is over seeds (Student), each of which has patients of its own.
+mean skill is over seeds (Student), each of which has patients of its own. Below are the means of other figures of own
+answers and cut, and of the gain by labelled patients (``few_labels=``) where the cards have it.
 """
 
 from __future__ import annotations
@@ -40,6 +41,15 @@ def main(folders: list[str]) -> None:
         half = float(t.ppf(0.975, n - 1) * np.std(skills, ddof=1) / n**0.5) if n > 1 else float("nan")
         told = f"{mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}] over {n} seeds"
         print(_line(place, "mean", np.mean(rows, axis=0).tolist(), told, np.mean(errors, axis=0).tolist()))
+    print()
+    for place in next(iter(cards.values()))["places"]:
+        found = [card["places"][place] for card in cards.values()]
+        for name in ("micro_f1", "calls", "false_alarms"):
+            own, cut = (np.mean([one[kind][name]["value"] for one in found]) for kind in ("own", "cut"))
+            print(f"{place}, {name}: own {own:.3f}, cut {cut:.3f}")
+        for way, by_n in found[0].get("few_labels", {}).items():
+            means = {n: np.mean([one["few_labels"][way][n]["value"] for one in found]) for n in by_n}
+            print(f"{place}, {way}: " + ", ".join(f"{n}: {gain:+.3f}" for n, gain in means.items()))
 
 
 def _line(place: str, run: str, row: list[float], skill: str, errors: list[float]) -> str:
