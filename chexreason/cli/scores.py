@@ -59,7 +59,8 @@ def score_labels(cfg: DictConfig) -> pd.DataFrame:
 def _reasoning(text: object) -> tuple[str, str]:
     """The kind of ``reasoning=`` and what it names; raises ValueError, with what there is, on any other."""
     kind, _, of = str(text).partition(":")
-    known = {"own": not of, "none": not of, "sampled": of.isdecimal() and int(of) > 0, "arm": bool(of)}
+    named = bool(of) and "/" not in of
+    known = {"own": not of, "none": not of, "sampled": of.isdecimal() and int(of) > 0, "arm": named}
     if not known.get(kind) or str(text).endswith(":"):
         raise ValueError(
             f"reasoning={text}: write own, none, sampled:K for K sampled reasonings (sampled:4), or arm:NAME for those "

@@ -95,7 +95,9 @@ def test_another_arm_that_saw_other_studies_or_data_is_refused_by_name(out):
         scored(out, "arm:nobody")
 
 
-@pytest.mark.parametrize("words", ["sampled", "sampled:0", "sampled:", "'sampled(4)'", "arm:", "own:3", "nothing"])
+@pytest.mark.parametrize(
+    "words", ["sampled", "sampled:0", "sampled:", "'sampled(4)'", "arm:", "arm:../x", "own:3", "nothing"]
+)
 def test_another_word_is_refused_with_those_there_are(out, words):
     with pytest.raises(ValueError, match=r"write own, none, sampled:K .*\(sampled:4\), or arm:NAME .*\(arm:sft\)"):
         scored(out, words)
