@@ -28,19 +28,8 @@ from chexreason.signals import is_first_rank, on_leave, requeue, watched
 
 # Settings that hold a list, a list of pairs, and a mapping; without a dot also those of a data set.
 LISTS = {"adapters", "arms", "attributions", "credentialed", "data.test", "data.val", "extra.blend", "extra.evaluate"}
-LISTS |= {
-    "extra.prepare",
-    "extra.scores",
-    "extra.train",
-    "few_labels",
-    "honest",
-    "only",
-    "parts",
-    "pool_splits",
-    "reviewers",
-    "seeds",
-}
-LISTS |= {"splits", "tags", "views", "without"}
+LISTS |= {"extra.prepare", "extra.scores", "extra.train", "few_labels", "honest", "only", "parts", "pool_splits"}
+LISTS |= {"reviewers", "seeds", "splits", "tags", "views", "without"}
 # Options of Lightning's Trainer that no config sets, and that some people set by hand.
 LIGHTNING = ("benchmark", "detect_anomaly", "fast_dev_run", "limit_train_batches", "limit_val_batches", "num_nodes")
 LIGHTNING += ("overfit_batches", "profiler", "sync_batchnorm")

@@ -76,6 +76,11 @@ def test_a_patient_is_a_salted_hash_of_dicoms_id_or_the_film_itself(root, tmp_pa
     assert not one.str.contains("P1|P2|ANON").any()
     salt = tmp_path / "a" / "salt"
     assert (stat.S_IMODE(salt.stat().st_mode), len(salt.read_bytes())) == (0o600, 32)
+    salt.write_bytes(b"")  # as a kill could leave it: a hash without a salt can be looked up
+    with pytest.raises(ValueError, match="salt is damaged: remove it and prepare again"):
+        rows(root, tmp_path / "a")
+    salt.unlink()
+    assert not set(rows(root, tmp_path / "a")["patient_id"]) & set(one)
 
 
 def test_one_id_for_most_films_is_said(tmp_path, caplog):

@@ -20,8 +20,8 @@ from chexreason.data.image import DICOM_SIGNATURE, DICOM_SIGNATURE_AT, opened
 from chexreason.data.leakage import vendor_of
 from chexreason.data.manifest import parameters
 from chexreason.data.sources.columns import first_of
-from chexreason.data.sources.tree import films, without_suffix
-from chexreason.files import value_sha256
+from chexreason.data.sources.tree import VendorFolder, films, without_suffix
+from chexreason.files import temporary_of, value_sha256
 from chexreason.labels.catalog import CHEXPERT14
 from chexreason.progress import Track
 
@@ -31,12 +31,13 @@ OWN_PATIENT = "film-"  # begins the id of a patient of whom nothing but one film
 _NOBODY = re.compile(r"[\W_0]*|(anon|unknown|none|null|test|de-?id)\w*", re.IGNORECASE)  # what stands for all patients
 _HEADER = DICOM_SIGNATURE_AT + len(DICOM_SIGNATURE)
 MIN_SIDE = 32  # pixels: less is smaller than a patch or two of a vision tower
+_SALT = 32  # bytes of a salt
 _MANY = 20  # films of one patient
 _NO_FOLDER = "say images=FOLDER, the folder of the films"
 
 
 @dataclass(frozen=True)
-class FilmFolder:
+class FilmFolder(VendorFolder):
     """Every image and DICOM file below ``root``, as test films of which no label is judged.
 
     A film with a side below ``MIN_SIDE`` is left out, and said. A study is named by the path of its file, with the
@@ -44,14 +45,7 @@ class FilmFolder:
     has a patient of its own. ``vendor`` is as in ``TableSource``.
     """
 
-    name: str
-    root: Path
     vendor: str | None = None
-
-    @property
-    def image_root(self) -> Path:
-        """The absolute folder of the films, which stay where they are."""
-        return Path(self.root).resolve()
 
     @property
     def provenance(self) -> dict[str, object]:
@@ -63,10 +57,10 @@ class FilmFolder:
     def prepare(self, folder: Path, progress: Track) -> pd.DataFrame:
         """The manifest's rows; raises FileNotFoundError or ValueError where there is no folder or no film in it."""
         files = self.files()
-        if tiny := [path for path in files if _side(self.image_root / path) < MIN_SIDE]:
+        if tiny := dict.fromkeys(path for path in files if _side(self.image_root / path) < MIN_SIDE):
             told = (self.name, len(tiny), len(files), MIN_SIDE, first_of(tiny))
             log.warning("%s: %d of %d films are left out, for a side has fewer than %d pixels: %s", *told)
-            files = [path for path in files if path not in set(tiny)]
+            files = [path for path in files if path not in tiny]
         if not files:
             raise ValueError(f"'{self.name}': no film of {MIN_SIDE} pixels below {self.image_root}; {_NO_FOLDER}")
         stems = Counter(map(without_suffix, files))
@@ -116,11 +110,15 @@ def file_patients(root: Path, paths: Sequence[str], folder: Path, progress: Trac
 
 
 def _salt(path: Path) -> bytes:
-    """32 random bytes, the same ones once they are there; in a file that nobody else may read (0600)."""
+    """Random bytes, the same ones once they are there; in a file that nobody else may read (0600)."""
     if not path.exists():
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(32))
-    return path.read_bytes()
+        temporary = temporary_of(path)  # a kill leaves no salt that is short, or none
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(_SALT))
+        os.replace(temporary, path)
+    if len(salt := path.read_bytes()) != _SALT:
+        raise ValueError(f"{path} is damaged: remove it and prepare again, and patients get other ids")
+    return salt
 
 
 def _patient_tag(path: Path) -> str:
