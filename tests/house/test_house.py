@@ -36,7 +36,7 @@ BUDGET = {
     "prompts and parsing": (290, 290),
     "labels": (400, 662),
     "data": (1_560, 1_998),
-    "data/sources": (1_050, 1_726),
+    "data/sources": (1_050, 1_724),
     "phantom": (1_150, 1_178),
     "audit": (650, 692),
     "traces": (2_200, 2_200),
@@ -47,13 +47,13 @@ BUDGET = {
     "grpo": (640, 640),
     "training": (1_150, 1_431),
     "preflight": (750, 786),
-    "statistics": (1_120, 2_654),
+    "statistics": (1_120, 2_645),
     "reports": (1_830, 2_715),
     "build": (330, 886),
     "sweep": (250, 437),
-    "cli": (1_160, 3_087),
+    "cli": (1_160, 3_078),
 }
-TOTAL, WORKSHOP, TESTS, CONF = (18_000, 27_093), (3_800, 4_429), (16_500, 26_411), (1_700, 2_128)
+TOTAL, WORKSHOP, TESTS, CONF = (18_000, 27_073), (3_800, 4_439), (16_500, 26_420), (1_700, 2_128)
 SHORT, MAX_SHORT = 50, 15  # files of fewer lines, and how many of them there may be
 
 
