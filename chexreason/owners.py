@@ -57,6 +57,15 @@ def wall_off(folder: Path) -> None:
         log.warning("%s has mode %o: others may read what is not declared public there", folder, mode)
 
 
+def own_folder(folder: Path, private: bool) -> Path:
+    """``folder``, made where it is missing: then, if ``private``, for its owner alone."""
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        if private:
+            wall_off(folder)
+    return folder
+
+
 def peak_rss() -> int:
     """Bytes of this process's largest resident size.
 

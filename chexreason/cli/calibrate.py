@@ -15,6 +15,7 @@ from rich.console import Console
 from chexreason import runs
 from chexreason.cli import command
 from chexreason.files import file_sha256, finite, value_sha256, write_json, write_text
+from chexreason.owners import own_folder
 
 if TYPE_CHECKING:
     from chexreason.reports.point_card import Judged
@@ -30,7 +31,7 @@ def calibrate_arm(cfg: DictConfig) -> tuple[OperatingPoint, dict[str, Any]]:
     Raises ValueError on studies of another split than val, on a target that is none, on scores of other answers, and
     where no label has a positive.
     """
-    from chexreason.build.data import build_labels, public_sets
+    from chexreason.build.data import build_labels, is_private, public_sets
     from chexreason.reports.point_card import card_page, point_card
     from chexreason.statistics import cuts
     from chexreason.statistics.operating_point import OperatingPoint, hashed_ids, write_point
@@ -76,7 +77,7 @@ def calibrate_arm(cfg: DictConfig) -> tuple[OperatingPoint, dict[str, Any]]:
     few_labels: dict[str, Any] = {"few_labels": list(cfg.few_labels), "consecutive": cfg.draw == "consecutive"}
     how = few_labels | {"n_permutations": cfg.n_permutations, "n_resamples": cfg.n_resamples, "seed": cfg.seed}
     card = point_card(point, rule, fitted, others, **how)
-    folder = Path(cfg.run_dir)
+    folder = own_folder(Path(cfg.run_dir), is_private(cfg))
     write_point(folder / "operating_point.json", point)
     write_json(folder / "card.json", finite(card))
     parts = [part if isinstance(part, str) else part.markdown() for part in card_page(point, card)]

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from chexreason import runs
 from chexreason.cli import command
-from chexreason.owners import wall_off
+from chexreason.owners import own_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,10 +41,8 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
     from chexreason.reports.film_rows import by_week, film_rows
     from chexreason.statistics.operating_point import read_point
 
-    folder, cfg = Path(cfg.run_dir), _of_films(cfg)
-    if not folder.exists():
-        folder.mkdir(parents=True)
-        wall_off(folder)  # nobody declared the films public
+    cfg = _of_films(cfg)
+    folder = own_folder(Path(cfg.run_dir), private=True)  # nobody declared the films public
     point = read_point(Path(cfg.operating_point)) if cfg.operating_point else None
     manifest = build_manifests(cfg, on_error="quarantine", workers=cfg.workers)[SET]
     dates, asked = _dates(cfg), declared(cfg, [SET])[SET]

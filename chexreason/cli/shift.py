@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from chexreason.cli import command
 from chexreason.files import write_json, write_text
+from chexreason.owners import own_folder
 
 if TYPE_CHECKING:
     from chexreason.data.manifest import Manifest
@@ -31,7 +32,7 @@ def compare_hospitals(cfg: DictConfig) -> dict[str, Any]:
     Raises ValueError where a set is missing or was not answered, or home has no training or no validation film.
     """
     from chexreason.audit.audit_page import template
-    from chexreason.build.data import build_labels
+    from chexreason.build.data import build_labels, is_private
     from chexreason.data.sources.film_folder import OWN_PATIENT
     from chexreason.statistics.predictions import datasets, read_predictions
     from chexreason.statistics.shift import ALPHA, energy_test
@@ -59,8 +60,9 @@ def compare_hospitals(cfg: DictConfig) -> dict[str, Any]:
     figures["said"] += told + _scores(cfg, figures, films, home, away)
     if n := sum(f":{OWN_PATIENT}" in p.patient_id for p in away):
         figures["said"].append(f"The patient of {n} films is unknown: p is too small where several are one person's.")
-    write_json(Path(cfg.run_dir) / "shift.json", figures)
-    write_text(Path(cfg.run_dir) / PAGE, template("shift.html.j2").render(figures=figures))
+    folder = own_folder(Path(cfg.run_dir), is_private(cfg))
+    write_json(folder / "shift.json", figures)
+    write_text(folder / PAGE, template("shift.html.j2").render(figures=figures))
     return figures
 
 

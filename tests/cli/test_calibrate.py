@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -211,3 +212,13 @@ def test_a_few_labels_of_the_other_hospital_are_on_the_card(study: Path) -> None
     assert len(table.rows) == 2
     with pytest.raises(ValueError, match="draw=sorted: write random or consecutive"):
         calibrate_arm(configured(study, "few_labels=[0,5]", "draw=sorted", f"run_dir={study}/few"))
+
+
+@pytest.mark.parametrize(("public", "mode"), [("true", 0o755), ("false", 0o700)])
+def test_a_point_of_a_set_that_is_not_public_is_its_owners(study: Path, tmp_path: Path, public: str, mode: int) -> None:
+    before = os.umask(0o022)
+    try:
+        calibrate_arm(configured(study, f"data.sets.phantom_b.public={public}", f"run_dir={tmp_path}/point"))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "point").stat().st_mode & 0o777 == mode
