@@ -70,20 +70,20 @@ POINT = for verb in "evaluate" "scores samples=0"; do \
 demo: $(STAMP) ## the whole study, small: base, SFT, GRPO, two hospitals, report (DATA=nih: real radiographs)
 	$(call STEP,1,0,Prepare two hospitals)
 	$(PY) -m chexreason prepare $(COMMON)
-	$(call STEP,2,5,Base model: answers before training)
+	$(call STEP,2,4,Base model: answers before training)
 	$(PY) -m chexreason evaluate $(COMMON) arm=base
-	$(call STEP,3,10,SFT: train on reasoning traces)
+	$(call STEP,3,8,SFT: train on reasoning traces)
 	$(PY) -m chexreason train experiment=demo_sft $(COMMON)
-	$(call STEP,4,41,SFT: answers)
+	$(call STEP,4,32,SFT: answers)
 	$(PY) -m chexreason evaluate $(COMMON) arm=sft 'adapters=[$(call ARM,sft)]'
-	$(call STEP,5,47,GRPO: train on rewards)
+	$(call STEP,5,37,GRPO: train on rewards)
 	$(PY) -m chexreason train experiment=demo_grpo $(COMMON)
-	$(call STEP,6,92,GRPO: answers)
+	$(call STEP,6,72,GRPO: answers)
 	$(PY) -m chexreason evaluate $(COMMON) arm=grpo 'adapters=[$(call ARM,grpo)]'
-	$(call STEP,7,87,Operating points: label scores and cuts)
+	$(call STEP,7,76,Operating points: label scores and cuts)
 	$(call POINT,sft)
 	$(call POINT,grpo)
-	$(call STEP,8,97,Report)
+	$(call STEP,8,98,Report)
 	$(PY) -m chexreason report $(COMMON)
 
 prepare: $(STAMP) ## manifests, leakage guard and audit page of DATA=phantom|nih|paper (MIMIC_ROOT= CHEXPERT_ROOT= NIH_ROOT=)

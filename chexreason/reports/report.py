@@ -15,7 +15,14 @@ from chexreason.reports.history import read_history, read_rewards
 from chexreason.reports.payload import StudyFigures, reward_figures, study_figures
 from chexreason.reports.pictures import withheld
 from chexreason.reports.report_page import write_page
-from chexreason.reports.study_tables import ARM_TITLES, label_tables, long_csv, point_tables, score_tables
+from chexreason.reports.study_tables import (
+    ARM_TITLES,
+    label_tables,
+    long_csv,
+    point_figures,
+    point_tables,
+    score_tables,
+)
 from chexreason.reports.tables import COVERAGE
 from chexreason.reports.verdict import verdict
 from chexreason.statistics.comparable import UNRECORDED
@@ -70,7 +77,7 @@ def build_report(
         "stages": [dict(stage) for stage in stages],
         "notes": dict(notes or {}),
         "names": ARM_TITLES,
-        "points": {arm: dict(card) for arm, card in (cards or {}).items() if arm in arms},
+        "points": {arm: point_figures(card) for arm, card in (cards or {}).items() if arm in arms},
     })  # fmt: skip
     for name, facts in figures["sets"].items():
         facts["declaration"] = _declaration(facts, (declarations or {}).get(name))

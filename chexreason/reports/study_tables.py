@@ -88,6 +88,13 @@ def _change_table(figures: Mapping[str, Any], over: str = "") -> Table:
     return Table(caption, ("", *sets), rows, notes=(basis(figures["sets"]),))
 
 
+def point_figures(card: Mapping[str, Any]) -> dict[str, Any]:
+    """What a report shows of an operating point's card, which holds the rest."""
+    shown = (*_DECISIONS, "all labels", f"skill above {TWIN}", "auroc")
+    places = {name: {key: place[key] for key in shown} for name, place in card["places"].items()}
+    return {"home": card["home"], "target": card["target"], "places": places}
+
+
 def point_tables(figures: Mapping[str, Any]) -> dict[str, Table]:
     """By data set: each arm's own answers, its labels by the cut of ``calibrate``, and its twin that sees no film."""
     tables = {}
